@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -130,6 +131,10 @@ class WhiteningConfig(Config):
     )
 
 
+LOGISTIC_SPREAD = 0.15
+"""Scale of the logistic distribution of noise levels, as a share of the log-SNR range it is cut to."""
+
+
 class DiffusionConfig(Config):
     """The forward process as it is trained."""
 
@@ -143,6 +148,14 @@ class DiffusionConfig(Config):
         if self.log_snr_min >= self.log_snr_max:
             raise ValueError(f"log_snr_min {self.log_snr_min} must be below log_snr_max {self.log_snr_max}")
         return self
+
+    def log_snr_at(self, share: float) -> float:
+        """Return the log-SNR below which a share (0 to 1) of the training levels lies: the quantile function."""
+        if self.distribution == "logistic":
+            edge = 1 / (1 + math.exp(0.5 / LOGISTIC_SPREAD))
+            p = edge + share * (1 - 2 * edge)
+            share = 0.5 + LOGISTIC_SPREAD * math.log(p / (1 - p))
+        return self.log_snr_min + (self.log_snr_max - self.log_snr_min) * share
 
 
 class SynthesisConfig(Config):

@@ -1,0 +1,112 @@
+"""What is known of a signal from its mel spectrogram is divided out before diffusion and multiplied back after it.
+
+This is the data-dependent prior as a pair of functions: diffusion always starts from N(0, I), and neither sampler nor
+loss knows that a prior exists. `energy` divides by the standard deviation of each frame, which equals the weighted loss
+of PriorGrad (Lee et al. 2022); `spectral` divides every frequency by its envelope, the aim of SpecGrad (Koizumi et al.
+2022), here exactly invertible because it acts on the coefficients of an orthonormal lapped transform.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from audiodiff.audio.lapped import LappedTransform
+from audiodiff.audio.mel import MelSpectrogram
+from audiodiff.config import MelConfig, WhiteningConfig
+from audiodiff.errors import ConfigError
+
+ENVELOPE_FLOOR = 1e-4
+"""Smallest envelope, as a standard deviation of full scale (-80 dB); keeps silence from being blown up."""
+
+
+class Whitening(nn.Module):
+    """The pair `whiten` and `colour` for one mel convention.
+
+    Args:
+        config: Which whitening, how much of it, and the gain measured on training data.
+        mel: The convention of the mels that it will be given; None is allowed for kind `none` only.
+    """
+
+    gain: Tensor
+    bands: Tensor
+
+    def __init__(self, config: WhiteningConfig, mel: MelConfig | None) -> None:
+        super().__init__()
+        self.config = config
+        n_bands = mel.hop_length if mel is not None and config.kind == "spectral" else 1
+        if len(config.gain) not in (1, n_bands):
+            raise ConfigError(f"whitening {config.kind!r} has {n_bands} gains, the configuration brings {len(config.gain)}")
+        self.register_buffer("gain", torch.tensor(config.gain).expand(n_bands).clone(), persistent=False)
+        if mel is None or config.kind == "none":
+            return
+        self.spectrogram = MelSpectrogram(mel)
+        self.transform = LappedTransform(mel.hop_length)
+        self.register_buffer("bands", _band_weights(self.spectrogram, mel.hop_length), persistent=False)
+
+    def envelope(self, mel: Tensor) -> Tensor:
+        """Estimate the standard deviation of every lapped-transform coefficient from the mel.
+
+        Args:
+            mel: Mel spectrogram, one frame per block `(batch, n_mels, n_blocks)`.
+
+        Returns:
+            Standard deviations `(batch, n_blocks, block_length)`, in full scale.
+        """
+        log_density = torch.log(self.spectrogram.to_magnitude(mel).clamp_min(1e-8)) - self.level
+        return torch.exp(log_density.transpose(1, 2) @ self.bands).clamp_min(ENVELOPE_FLOOR)
+
+    def whiten(self, audio: Tensor, mel: Tensor | None) -> Tensor:
+        """Divide by what the mel knows.
+
+        Args:
+            audio: Waveforms `(batch, 1, n_blocks * block_length)`.
+            mel: Mel spectrograms `(batch, n_mels, n_blocks)`; not looked at by kind `none`.
+
+        Returns:
+            Whitened waveforms of the shape of `audio`.
+        """
+        return self._filter(audio, mel, -self.config.exponent)
+
+    def colour(self, signal: Tensor, mel: Tensor | None) -> Tensor:
+        """Multiply by what the mel knows: the exact inverse of `whiten`, shapes alike."""
+        return self._filter(signal, mel, self.config.exponent)
+
+    def _filter(self, audio: Tensor, mel: Tensor | None, exponent: float) -> Tensor:
+        gain = self.gain if exponent < 0 else 1 / self.gain
+        if self.config.kind == "none":
+            return audio * gain
+        if mel is None:
+            raise ConfigError(f"whitening {self.config.kind!r} needs a mel, none was given")
+        envelope = self.envelope(mel)
+        if self.config.kind == "energy":
+            deviation = envelope.square().mean(-1).sqrt().pow(exponent) * gain
+            return audio * deviation.repeat_interleave(self.transform.block_length, -1).unsqueeze(1)
+        coefficients = self.transform(audio[:, 0]) * envelope.pow(exponent) * gain
+        return self.transform.inverse(coefficients).unsqueeze(1)
+
+    @property
+    def level(self) -> Tensor:
+        """Log of what white noise of unit variance reads as in each linear mel band, shape `(n_mels, 1)`."""
+        window = self.spectrogram.window
+        return torch.log(self.spectrogram.filterbank.sum(1, keepdim=True) * window.square().sum().sqrt())
+
+
+def _band_weights(spectrogram: MelSpectrogram, n_coefficients: int) -> Tensor:
+    """Interpolate linearly in frequency between the centres of mel bands, constant beyond the outermost.
+
+    Returns:
+        Weights `(n_mels, n_coefficients)`, each column summing to 1.
+    """
+    filters = spectrogram.filterbank.double()
+    nyquist = spectrogram.config.sample_rate / 2
+    bins = torch.linspace(0, nyquist, filters.shape[1], dtype=torch.float64)
+    centres = (filters @ bins) / filters.sum(1)
+    frequency = (torch.arange(n_coefficients, dtype=torch.float64) + 0.5) * nyquist / n_coefficients
+    right = torch.searchsorted(centres, frequency).clamp(1, len(centres) - 1)
+    fraction = ((frequency - centres[right - 1]) / (centres[right] - centres[right - 1])).clamp(0, 1)
+    weights = torch.zeros(len(centres), n_coefficients, dtype=torch.float64)
+    column = torch.arange(n_coefficients)
+    weights[right - 1, column] = 1 - fraction
+    weights[right, column] += fraction
+    return weights.float()

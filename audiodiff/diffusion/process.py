@@ -1,0 +1,103 @@
+"""The forward process in continuous log-SNR, its training targets, and the MSE loss.
+
+Variance preserving: x = alpha * clean + sigma * noise with alpha^2 = sigmoid(log_snr), sigma^2 = sigmoid(-log_snr)
+(Kingma et al. 2021, "Variational Diffusion Models", with log-SNR as the clock).
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from audiodiff.config import DiffusionConfig
+
+Target = Literal["epsilon", "v", "x0"]
+
+
+def alpha_sigma(log_snr: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the scales of signal and noise, each of the shape of `log_snr`; an infinite log-SNR is clean signal."""
+    return torch.sigmoid(log_snr).sqrt(), torch.sigmoid(-log_snr).sqrt()
+
+
+def _scales_like(log_snr: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+    alpha, sigma = alpha_sigma(log_snr.double())
+    shape = (-1,) + (1,) * (x.dim() - 1)
+    return alpha.to(x.dtype).view(shape), sigma.to(x.dtype).view(shape)
+
+
+def diffuse(clean: Tensor, noise: Tensor, log_snr: Tensor) -> Tensor:
+    """Draw from q(x | clean) at given noise levels, in closed form.
+
+    Args:
+        clean: Clean signals `(batch, channels, time)`.
+        noise: Standard normal noise of the same shape.
+        log_snr: Noise levels `(batch,)`.
+
+    Returns:
+        Noisy signals of the same shape (Kingma et al. 2021, Eq. 1).
+    """
+    alpha, sigma = _scales_like(log_snr, clean)
+    return alpha * clean + sigma * noise
+
+
+def training_target(clean: Tensor, noise: Tensor, log_snr: Tensor, target: Target) -> Tensor:
+    """Return what a network of this target should have predicted, of the shape of `clean`.
+
+    `v` is alpha * noise - sigma * clean (Salimans and Ho 2022, "Progressive Distillation").
+    """
+    if target == "epsilon":
+        return noise
+    if target == "x0":
+        return clean
+    alpha, sigma = _scales_like(log_snr, clean)
+    return alpha * noise - sigma * clean
+
+
+def noise_from(output: Tensor, x: Tensor, log_snr: Tensor, target: Target) -> Tensor:
+    """Convert a network's output into predicted noise.
+
+    Args:
+        output: What the network returned `(batch, channels, time)`.
+        x: The noisy signal it was given, of the same shape.
+        log_snr: Noise levels `(batch,)`.
+        target: What the network was trained to predict.
+
+    Returns:
+        Predicted noise of the same shape.
+    """
+    if target == "epsilon":
+        return output
+    alpha, sigma = _scales_like(log_snr, x)
+    if target == "x0":
+        return (x - alpha * output) / sigma
+    return sigma * x + alpha * output
+
+
+def clean_from_noise(noise: Tensor, x: Tensor, log_snr: Tensor) -> Tensor:
+    """Return the clean signal that predicted noise implies: (x - sigma * noise) / alpha, shapes as in `diffuse`."""
+    alpha, sigma = _scales_like(log_snr, x)
+    return (x - sigma * noise) / alpha
+
+
+def sample_log_snr(n: int, config: DiffusionConfig, generator: torch.Generator) -> Tensor:
+    """Draw noise levels for a training batch, stratified so that every batch covers the whole range.
+
+    Args:
+        n: How many levels.
+        config: Range and distribution.
+        generator: The source of randomness.
+
+    Returns:
+        Noise levels `(n,)`, float32, in random order (low-discrepancy sampling of Kingma et al. 2021, App. I.1).
+    """
+    share = (torch.arange(n) + torch.rand((), generator=generator)) / n
+    share = share[torch.randperm(n, generator=generator)]
+    return torch.tensor([config.log_snr_at(u) for u in share.tolist()])
+
+
+def weighted_mse(prediction: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
+    """Return the mean squared error of each clip, shape `(batch,)`, times an optional weight of that shape."""
+    error = (prediction.float() - target.float()).square().flatten(1).mean(1)
+    return error if weight is None else error * weight

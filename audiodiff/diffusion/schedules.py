@@ -1,0 +1,147 @@
+"""Noise schedules: pure functions from a number of steps to the log-SNR at which each step is taken.
+
+Every schedule returns `n_steps + 1` values in float64, rising from noise to signal; the last is infinite (clean).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from audiodiff.errors import ConfigError
+
+LOG_SNR_MIN = -10.0
+LOG_SNR_MAX = 10.0
+
+
+def _finish(log_snr: Tensor) -> Tensor:
+    return torch.cat([log_snr, torch.full((1,), math.inf, dtype=torch.float64)])
+
+
+def _check_steps(n_steps: int) -> None:
+    if n_steps < 1:
+        raise ConfigError(f"a schedule needs at least 1 step, got {n_steps}")
+
+
+def uniform(n_steps: int, *, log_snr_min: float = LOG_SNR_MIN, log_snr_max: float = LOG_SNR_MAX) -> Tensor:
+    """Space the steps evenly in log-SNR (Lu et al. 2022, DPM-Solver); a single step is taken at the minimum."""
+    _check_steps(n_steps)
+    return _finish(torch.linspace(log_snr_min, log_snr_max, n_steps, dtype=torch.float64))
+
+
+def cosine(n_steps: int, *, log_snr_min: float = LOG_SNR_MIN, log_snr_max: float = LOG_SNR_MAX) -> Tensor:
+    """Space the steps evenly in time of the cosine schedule, cut to a log-SNR range.
+
+    alpha = cos(pi t / 2), so log_snr = -2 log tan(pi t / 2) (Nichol and Dhariwal 2021; Kingma et al. 2021, App. A).
+    """
+    _check_steps(n_steps)
+    first, last = (math.atan(math.exp(-edge / 2)) for edge in (log_snr_min, log_snr_max))
+    return _finish(-2 * torch.log(torch.tan(torch.linspace(first, last, n_steps, dtype=torch.float64))))
+
+
+def sigmoid(
+    n_steps: int, *, log_snr_min: float = LOG_SNR_MIN, log_snr_max: float = LOG_SNR_MAX, spread: float = 3.0
+) -> Tensor:
+    """Space the steps evenly in time of the sigmoid schedule, cut to a log-SNR range.
+
+    alpha^2 falls from 1 to 0 along a logistic curve over [-spread, spread] (Jabri et al. 2022, Fig. 3; Chen 2023).
+    """
+    _check_steps(n_steps)
+    top = 1 / (1 + math.exp(-spread))
+    edges = [1 / (1 + math.exp(-edge)) for edge in (log_snr_min, log_snr_max)]
+    first, last = (math.log(p / (1 - p)) for p in ((1 - top) + edge * (2 * top - 1) for edge in edges))
+    time = torch.linspace(first, last, n_steps, dtype=torch.float64)
+    alpha_squared = (torch.sigmoid(time) - (1 - top)) / (2 * top - 1)
+    return _finish(torch.logit(alpha_squared))
+
+
+def from_betas(betas: Sequence[float] | Tensor) -> Tensor:
+    """Convert the variances of a discrete forward process into log-SNR levels.
+
+    Args:
+        betas: beta_1 ... beta_T in forward order (Ho et al. 2020), each strictly between 0 and 1.
+
+    Returns:
+        Log-SNR `(T + 1,)` in reverse order, clean last; log_snr = log(abar / (1 - abar)), abar = prod(1 - beta).
+
+    Raises:
+        ConfigError: If a beta is not strictly between 0 and 1.
+    """
+    beta = torch.as_tensor(betas, dtype=torch.float64)
+    if beta.dim() != 1 or not len(beta) or not bool(((beta > 0) & (beta < 1)).all()):
+        raise ConfigError(f"betas must be a list of numbers strictly between 0 and 1, got {beta.tolist()}")
+    log_abar = torch.log1p(-beta).cumsum(0)
+    return _finish((log_abar - torch.log(-torch.expm1(log_abar))).flip(0))
+
+
+def linear_beta(n_steps: int, *, beta_start: float = 1e-4, beta_end: float = 0.02, train_steps: int = 1000) -> Tensor:
+    """Take evenly spaced steps of a discrete process whose betas grow linearly (Ho et al. 2020, section 4).
+
+    Raises:
+        ConfigError: If more steps are asked for than the process has.
+    """
+    _check_steps(n_steps)
+    if n_steps > train_steps:
+        raise ConfigError(f"linear_beta has {train_steps} steps, {n_steps} were asked for")
+    levels = from_betas(torch.linspace(beta_start, beta_end, train_steps, dtype=torch.float64))
+    return _finish(levels[torch.linspace(0, train_steps - 1, n_steps).round().long()])
+
+
+def fibonacci(n_steps: int, *, beta_start: float = 1e-6, beta_second: float = 2e-6) -> Tensor:
+    """Let each beta be the sum of the two before it (Chen et al. 2021, WaveGrad, section 4.4, which takes 25 steps).
+
+    Raises:
+        ConfigError: If there are so many steps that a beta reaches 1.
+    """
+    _check_steps(n_steps)
+    betas = [beta_start, beta_second]
+    while len(betas) < n_steps:
+        betas.append(betas[-1] + betas[-2])
+    return from_betas(betas[:n_steps])
+
+
+def wavegrad(n_steps: int = 6) -> Tensor:
+    """Return the six hand-searched levels of WaveGrad (Chen et al. 2021), or a log-linear interpolation of them."""
+    _check_steps(n_steps)
+    searched = torch.tensor([7e-6, 1.4e-4, 2.1e-3, 2.8e-2, 3.5e-1, 7e-1], dtype=torch.float64)
+    levels = from_betas(searched)[:-1]
+    position = torch.linspace(0, len(levels) - 1, n_steps, dtype=torch.float64)
+    left = position.floor().long().clamp(max=len(levels) - 2)
+    return _finish(torch.lerp(levels[left], levels[left + 1], position - left))
+
+
+SCHEDULES: dict[str, Callable[..., Tensor]] = {
+    "uniform": uniform,
+    "cosine": cosine,
+    "sigmoid": sigmoid,
+    "linear_beta": linear_beta,
+    "fibonacci": fibonacci,
+    "wavegrad": wavegrad,
+}
+
+RANGED = ("uniform", "cosine", "sigmoid")  # these fill a log-SNR range; the others bring their own
+
+
+def make_schedule(name: str, n_steps: int, *, log_snr_min: float, log_snr_max: float) -> Tensor:
+    """Return the levels of a named schedule; the range serves those that fill one (`RANGED`).
+
+    Args:
+        name: A key of `SCHEDULES`.
+        n_steps: Number of network evaluations.
+        log_snr_min: Noise level of the first step.
+        log_snr_max: Noise level of the last step.
+
+    Returns:
+        Log-SNR `(n_steps + 1,)`, float64, the last infinite.
+
+    Raises:
+        ConfigError: If the name is unknown or the step count impossible.
+    """
+    if name not in SCHEDULES:
+        raise ConfigError(f"unknown schedule {name!r}; choose from {', '.join(SCHEDULES)}")
+    if name in RANGED:
+        return SCHEDULES[name](n_steps, log_snr_min=log_snr_min, log_snr_max=log_snr_max)
+    return SCHEDULES[name](n_steps)

@@ -1,0 +1,23 @@
+"""From a configuration to a network."""
+
+from __future__ import annotations
+
+from audiodiff.config import ModelConfig
+from audiodiff.networks.diffwave import DiffWave
+from audiodiff.networks.frames import FrameDiffWave
+
+Network = DiffWave | FrameDiffWave
+
+NETWORKS: dict[str, type[DiffWave] | type[FrameDiffWave]] = {"diffwave": DiffWave, "frames": FrameDiffWave}
+
+
+def build_network(config: ModelConfig) -> Network:
+    """Build the network that a model's configuration describes, with fresh weights.
+
+    Args:
+        config: The model.
+
+    Returns:
+        A network; see `DiffWave.forward` for how to call it.
+    """
+    return NETWORKS[config.network.kind](config)

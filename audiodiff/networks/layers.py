@@ -1,0 +1,114 @@
+"""The gated dilated residual layers of DiffWave, time-major, so that every convolution is one matrix product."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+def dilated_taps(h: Tensor, dilation: int) -> Tensor:
+    """Lay the three taps of a dilated convolution side by side, zeros beyond the ends.
+
+    Args:
+        h: Features `(batch, positions, channels)`.
+        dilation: Distance between taps, in positions.
+
+    Returns:
+        `(batch, positions, 3 * channels)`: past, present, future.
+    """
+    n = h.shape[1]
+    padded = functional.pad(h, (0, 0, dilation, dilation))
+    return torch.cat([padded[:, :n], h, padded[:, 2 * dilation :]], dim=2)
+
+
+class GatedResidualLayer(nn.Module):
+    """One layer of Kong et al. 2021, Fig. 2: dilated convolution, condition, gate, residual and skip.
+
+    Args:
+        channels: Width of the residual stream.
+        dilation: Distance between the three taps, in positions.
+        level_width: Width of the noise-level embedding.
+    """
+
+    def __init__(self, channels: int, dilation: int, level_width: int) -> None:
+        super().__init__()
+        self.dilation = dilation
+        self.level = nn.Linear(level_width, channels)
+        self.taps = nn.Linear(3 * channels, 2 * channels)
+        self.output = nn.Linear(channels, 2 * channels)
+
+    def forward(self, h: Tensor, level: Tensor, condition: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Run the layer.
+
+        Args:
+            h: Residual stream `(batch, positions, channels)`.
+            level: Noise-level embedding `(batch, level_width)`.
+            condition: This layer's projected condition `(batch, positions, 2 * channels)`, or None.
+
+        Returns:
+            The new residual stream and the skip output, each `(batch, positions, channels)`.
+        """
+        y = self.taps(dilated_taps(h + self.level(level).unsqueeze(1), self.dilation))
+        if condition is not None:
+            y = y + condition
+        gate, signal = y.chunk(2, dim=2)
+        residual, skip = self.output(torch.sigmoid(gate) * torch.tanh(signal)).chunk(2, dim=2)
+        return (h + residual) * 0.5**0.5, skip
+
+
+class DilatedStack(nn.Module):
+    """The residual layers with their dilation cycle, and the conditioner that serves all of them at once.
+
+    Args:
+        channels: Width of the residual stream.
+        layers: Number of layers.
+        dilation_cycle: Dilation of layer i is 2 ** (i % dilation_cycle).
+        level_width: Width of the noise-level embedding.
+        condition_width: Features of the condition, 0 for none.
+    """
+
+    def __init__(
+        self, channels: int, layers: int, dilation_cycle: int, *, level_width: int, condition_width: int
+    ) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(
+            GatedResidualLayer(channels, 2 ** (i % dilation_cycle), level_width) for i in range(layers)
+        )
+        self.conditioner = nn.Linear(condition_width, layers * 2 * channels, bias=False) if condition_width else None
+
+    @property
+    def receptive_field(self) -> int:
+        """Positions on either side that an output depends on."""
+        return sum(int(layer.dilation) for layer in self.layers)
+
+    def encode(self, condition: Tensor) -> Tensor:
+        """Project a condition `(batch, frames, condition_width)` for all layers; depends on no noise level or step.
+
+        Returns:
+            `(batch, frames, layers * 2 * channels)`.
+        """
+        if self.conditioner is None:
+            raise TypeError("this network was built without a condition")
+        projected: Tensor = self.conditioner(condition)
+        return projected
+
+    def forward(self, h: Tensor, level: Tensor, condition: Tensor | None) -> Tensor:
+        """Run all layers and add up their skips.
+
+        Args:
+            h: Residual stream `(batch, positions, channels)`.
+            level: Noise-level embedding `(batch, level_width)`.
+            condition: What `encode` returned, or None; a frame serves `positions / frames` positions.
+
+        Returns:
+            Sum of skips over the square root of their number, `(batch, positions, channels)`.
+        """
+        total = torch.zeros_like(h)
+        pieces = [None] * len(self.layers) if condition is None else condition.chunk(len(self.layers), dim=2)
+        for layer, piece in zip(self.layers, pieces, strict=True):
+            if piece is not None and piece.shape[1] != h.shape[1]:
+                piece = piece.repeat_interleave(h.shape[1] // piece.shape[1], dim=1)
+            h, skip = layer(h, level, piece)
+            total = total + skip
+        return total * len(self.layers) ** -0.5
