@@ -1,0 +1,200 @@
+"""Mel spectrograms: one module for every convention, because a convention is values (see `MEL_CONVENTIONS`)."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+
+from audiodiff.config import MelConfig
+from audiodiff.errors import AudioError, MelError
+
+
+def _log_scale(config: MelConfig) -> float:
+    """Return k such that a mel value is k * ln(mel) + offset."""
+    return config.multiplier / (math.log(10.0) if config.log == "log10" else 1.0)
+
+
+def _filterbank(config: MelConfig) -> NDArray[np.float64]:
+    """Return the triangular filters on Slaney's or HTK's mel scale, shape `(n_mels, n_fft // 2 + 1)`."""
+    # Imported here because it takes a second.
+    from librosa.core.convert import mel_frequencies
+    from librosa.filters import mel
+
+    n_mels, low, high, htk = config.n_mels, config.f_min, config.f_max, config.scale == "htk"
+    filters: NDArray[np.float64] = mel(
+        sr=config.sample_rate, n_fft=config.n_fft, n_mels=n_mels, fmin=low, fmax=high, htk=htk, dtype=np.float64
+    )
+    if config.norm == "none":
+        # Undone here: librosa's own norm=None loads code that numba compiles for ten seconds on first use.
+        edges = mel_frequencies(n_mels + 2, fmin=low, fmax=high, htk=htk)
+        filters *= (edges[2:] - edges[:-2])[:, None] / 2
+    return filters
+
+
+class MelSpectrogram(nn.Module):
+    """Turn audio into a mel spectrogram of one convention, and back into magnitudes.
+
+    Computes in the dtype of its buffers (float32, or what `.to(dtype)` makes of them) even under autocast, because sums
+    in bfloat16 are off by a percent. Differentiable.
+
+    Args:
+        config: The convention.
+
+    Attributes:
+        padding: Samples that are padded on either side of the audio.
+        window: The plain Hann window, `(win_length,)`.
+        filterbank: The mel filters, `(n_mels, n_fft // 2 + 1)`.
+
+    Example:
+        >>> import torch
+        >>> from audiodiff.config import MEL_CONVENTIONS
+        >>> mel = MelSpectrogram(MEL_CONVENTIONS["hifigan-22k"])
+        >>> mel(torch.zeros(2, 22050)).shape
+        torch.Size([2, 80, 86])
+    """
+
+    window: Tensor
+    filterbank: Tensor
+    _inverse_filterbank: Tensor
+
+    def __init__(self, config: MelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.padding = (config.n_fft if config.centre == "frame" else config.n_fft - config.hop_length) // 2
+        window = torch.hann_window(config.win_length, dtype=torch.float64)
+        self._window_norm = float(window.norm()) if config.window_norm else 1.0
+        filters = torch.from_numpy(_filterbank(config))
+        self.register_buffer("window", window.float(), persistent=False)
+        self.register_buffer("filterbank", filters.float(), persistent=False)
+        self.register_buffer("_inverse_filterbank", torch.linalg.pinv(filters).float(), persistent=False)
+
+    def n_frames(self, n_samples: int) -> int:
+        """Return how many frames a signal has.
+
+        Args:
+            n_samples: Length of the signal, in samples.
+
+        Returns:
+            The number of frames.
+
+        Raises:
+            AudioError: If the signal is too short for one frame or for its padding.
+        """
+        config = self.config
+        shortest = max(config.n_fft - 2 * self.padding, self.padding + 1 if config.padding == "reflect" else 1)
+        if n_samples < shortest:
+            raise AudioError(
+                f"audio of {n_samples} samples is too short for mel convention {config.name!r}, which needs at least "
+                f"{shortest} ({1000 * shortest / config.sample_rate:.1f} ms). Give longer audio or pad it with zeros."
+            )
+        return (n_samples + 2 * self.padding - config.n_fft) // config.hop_length + 1
+
+    def forward(self, audio: Tensor) -> Tensor:
+        """Compute the mel spectrogram.
+
+        Args:
+            audio: Samples in [-1, 1] at the convention's sample rate, shape `(..., time)`, floating point.
+
+        Returns:
+            The mel values, shape `(..., n_mels, frames)`.
+
+        Raises:
+            AudioError: If the audio is too short, or its samples are integers.
+        """
+        config = self.config
+        if not audio.is_floating_point():
+            raise AudioError(f"audio is {audio.dtype}; expected floating point in [-1, 1]. Divide by the full scale.")
+        n_frames = self.n_frames(audio.shape[-1] if audio.ndim else 0)
+        with torch.autocast(audio.device.type, enabled=False):
+            energy = self.filterbank @ self._energy(audio.reshape(-1, 1, audio.shape[-1]).to(self.window.dtype))
+            mel = _log_scale(config) * energy.clamp(min=config.floor).log() + config.offset
+        if config.clip is not None:
+            mel = mel.clamp(*config.clip)
+        return mel.reshape(*audio.shape[:-1], config.n_mels, n_frames)
+
+    def _energy(self, audio: Tensor) -> Tensor:
+        """Return |STFT| ** power, shape `(batch, n_fft // 2 + 1, frames)`, of audio `(batch, 1, time)`."""
+        n_fft, hop, window = self.config.n_fft, self.config.hop_length, self.window / self._window_norm
+        signal = functional.pad(audio, (self.padding, self.padding), mode=self.config.padding).squeeze(1)
+        spectrum = torch.stft(signal, n_fft, hop, len(window), window, center=False, return_complex=True)
+        if self.config.magnitude_floor == 0 and self.config.power == 1:
+            return spectrum.abs()  # whose gradient at zero is zero; that of the root below would be infinite
+        squared = spectrum.real.square() + spectrum.imag.square() + self.config.magnitude_floor
+        return squared if self.config.power == 2 else squared.sqrt()
+
+    def to_magnitude(self, mel: Tensor) -> Tensor:
+        """Undo logarithm, offset, multiplier, power and window norm; what floors and clips took away stays lost.
+
+        Args:
+            mel: Mel values of this convention, shape `(..., n_mels, frames)`.
+
+        Returns:
+            Linear mel magnitudes of the STFT with a plain Hann window, same shape: filterbank @ |STFT|, or for power 2
+            the root of filterbank @ |STFT|².
+        """
+        energy: Tensor = ((mel - self.config.offset) / _log_scale(self.config)).exp()
+        return energy ** (1 / self.config.power) * self._window_norm
+
+    def inverse(self, mel: Tensor) -> Tensor:
+        """Estimate the linear-frequency spectrum behind a mel by the filters' pseudo-inverse, clamped at zero.
+
+        Args:
+            mel: Mel values of this convention, shape `(..., n_mels, frames)`.
+
+        Returns:
+            Magnitudes of the STFT with a plain Hann window, shape `(..., n_fft // 2 + 1, frames)`.
+        """
+        energy = self._inverse_filterbank @ self.to_magnitude(mel) ** self.config.power
+        return energy.clamp(min=0) ** (1 / self.config.power)
+
+
+def check_mel(mel: Tensor, config: MelConfig) -> None:
+    """Refuse a mel spectrogram that cannot be of this convention.
+
+    Args:
+        mel: Mel values, shape `(n_mels, frames)` or `(batch, n_mels, frames)`.
+        config: The convention it should follow.
+
+    Raises:
+        MelError: If rank, number of bins or their axis is wrong, if it is empty or not finite, or if the range of its
+            values clearly belongs to another convention.
+    """
+    came, expected = f"mel has shape {tuple(mel.shape)}", f"expected (n_mels, frames) with n_mels = {config.n_mels}"
+    if mel.ndim not in (2, 3):
+        raise MelError(f"{came}; {expected}, or a batch of them. Add or squeeze dimensions.")
+    if mel.shape[-2] != config.n_mels:
+        if mel.shape[-1] == config.n_mels:
+            raise MelError(f"{came}, which is transposed; {expected}. Use mel.transpose(-2, -1).")
+        raise MelError(f"{came}; {expected}. Compute it with MelSpectrogram and convention {config.name!r}.")
+    if mel.numel() == 0:
+        raise MelError(f"{came}, so it is empty; {expected} and at least one frame.")
+    if not mel.is_floating_point():
+        raise MelError(f"mel is {mel.dtype}; expected floating point.")
+    if n_bad := int((~mel.isfinite()).sum()):
+        raise MelError(f"mel has {n_bad} values that are NaN or infinite; expected none. Was log(0) taken?")
+    _check_range(mel, config)
+
+
+def _check_range(mel: Tensor, config: MelConfig) -> None:
+    """Compare values with what samples in [-1, 1] can give, with a factor of ten (20 dB) to spare at either end."""
+    scale, offset = _log_scale(config), config.offset
+    # |STFT| is at most the sum of the Hann window (whose L2 norm is sqrt(3 / 8 win_length)); a filter has weights <= 1.
+    loudest = config.win_length / 2 / (math.sqrt(0.375 * config.win_length) if config.window_norm else 1.0)
+    loudest = loudest**config.power * (config.n_fft // 2 + 1)
+    low, high = config.clip or (scale * math.log(config.floor) + offset, scale * math.log(loudest) + offset)
+    margin = scale * math.log(10.0)
+    least, most = (float(value) for value in mel.aminmax())
+    normalised = config.clip is None and low < -1 and least >= 0 and most <= 1
+    if low - margin <= least and most <= high + margin and not normalised:
+        return
+    unit = "is in decibels" if max(-least, most) > 20 else "has another logarithm or floor"
+    raise MelError(
+        f"mel has values from {least:.3g} to {most:.3g}; convention {config.name!r} has them from {low:.3g} (silence) "
+        f"to at most {high:.3g}. It looks as if the mel {'is normalised' if normalised else unit}: compute it with "
+        f"convention {config.name!r}, or use a model of the mel's own convention."
+    )
