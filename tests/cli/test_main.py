@@ -1,0 +1,149 @@
+"""The edge of the command line: verbs are loaded late, errors become one line and an exit code."""
+
+import logging
+import subprocess
+import sys
+from importlib.util import find_spec
+from types import ModuleType
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from audiodiff import __version__
+from audiodiff.cli.main import VERBS, main
+from audiodiff.errors import AudioError
+
+VERBS_WITH_A_FILE = [verb for verb, (place, _) in VERBS.items() if find_spec(place.partition(":")[0])]
+
+
+@pytest.fixture
+def run(monkeypatch):
+    """Run `audiodiff try …`, whose verb does what a function says."""
+
+    def run_verb(action, *arguments, before=()):
+        module = ModuleType("verb_of_a_test")
+        module.command = click.Command("try", callback=action, params=[click.Option(["--steps"], type=int)])
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+        monkeypatch.setitem(VERBS, "try", ("verb_of_a_test:command", "Try."))
+        return CliRunner().invoke(main, [*before, "try", *arguments])
+
+    return run_verb
+
+
+def failing(error):
+    def action(steps):
+        raise error
+
+    return action
+
+
+def log_everything(steps):
+    logger = logging.getLogger("audiodiff.anything")
+    logger.debug("details")
+    logger.info("progress")
+    logger.warning("odd")
+
+
+def test_verb_succeeds(run):
+    result = run(lambda steps: click.echo(f"steps {steps}"), "--steps", "6")
+    assert (result.exit_code, result.stdout, result.stderr) == (0, "steps 6\n", "")
+
+
+def test_stated_error_is_one_line_and_1(run):
+    result = run(failing(AudioError("in.wav is empty")))
+    assert (result.exit_code, result.stdout, result.stderr) == (1, "", "error: in.wav is empty\n")
+
+
+def test_unexpected_error_is_one_line_with_advice_and_1(run):
+    result = run(failing(ValueError("of two\nlines")))
+    assert result.exit_code == 1
+    assert result.stderr.startswith("error: unexpected ValueError: of two lines")
+    assert "--debug" in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("error", [AudioError("in.wav is empty"), ValueError("a bug")])
+@pytest.mark.parametrize("position", ["before", "after"])
+def test_debug_lets_the_error_through(run, error, position):
+    result = run(failing(error), before=["--debug"]) if position == "before" else run(failing(error), "--debug")
+    assert result.exit_code == 1
+    assert result.exception is error
+
+
+def test_interruption_is_130(run):
+    result = run(failing(KeyboardInterrupt()))
+    assert (result.exit_code, result.stderr) == (130, "interrupted\n")
+
+
+def test_a_verb_chooses_its_exit_code(run):
+    assert run(lambda steps: click.get_current_context().exit(3)).exit_code == 3
+
+
+@pytest.mark.parametrize("arguments", [["--steps", "six"], ["--stepz", "6"], ["surplus"]])
+def test_usage_error_is_2(run, arguments):
+    result = run(lambda steps: None, *arguments)
+    assert result.exit_code == 2
+    assert arguments[-1] in result.stderr or arguments[0] in result.stderr
+
+
+def test_unknown_verb_is_2_and_names_the_known_ones():
+    result = CliRunner().invoke(main, ["vocde"])
+    assert result.exit_code == 2
+    assert "'vocde'" in result.stderr
+    assert all(verb in result.stderr for verb in VERBS)
+
+
+@pytest.mark.parametrize(
+    ("option", "shown"),
+    [
+        (None, "progress\nwarning: odd\n"),
+        ("--verbose", "details\nprogress\nwarning: odd\n"),
+        ("--quiet", "warning: odd\n"),
+    ],
+)
+def test_logging_goes_to_stderr(run, option, shown):
+    options = [option] if option else []
+    before, after = run(log_everything, before=options), run(log_everything, *options)
+    assert (before.stdout, before.stderr) == (after.stdout, after.stderr) == ("", shown)
+
+
+def test_logging_is_left_as_it_was(run):
+    logger = logging.getLogger("audiodiff")
+    state = logger.level, list(logger.handlers)
+    run(log_everything, "--verbose")
+    assert (logger.level, logger.handlers) == state
+
+
+def test_help_lists_every_verb_with_its_text():
+    output = CliRunner().invoke(main, ["--help"]).output
+    assert all(verb in output and text.split()[0] in output for verb, (_, text) in VERBS.items())
+
+
+def test_version():
+    assert __version__ in CliRunner().invoke(main, ["--version"]).output
+
+
+def heavy_modules_after(*arguments):
+    code = (
+        "import sys\nfrom audiodiff.cli.main import main\n"
+        f"try:\n    main({list(arguments)!r})\n"
+        "except SystemExit as error:\n    code = error.code\n"
+        "print(code, sorted({'torch', 'librosa', 'matplotlib'} & set(sys.modules)), file=sys.stderr)"
+    )
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stderr.strip()
+
+
+def test_help_imports_nothing_heavy():
+    assert heavy_modules_after("--help") == "0 []"
+
+
+@pytest.mark.parametrize("verb", VERBS_WITH_A_FILE)
+def test_help_of_a_verb_imports_nothing_heavy(verb):
+    assert heavy_modules_after(verb, "--help") == "0 []"
+
+
+def test_python_dash_m_is_the_same_command():
+    arguments = [sys.executable, "-m", "audiodiff", "--help"]
+    output = subprocess.run(arguments, capture_output=True, text=True, check=True).stdout
+    assert output == CliRunner().invoke(main, ["--help"], prog_name="audiodiff").output
