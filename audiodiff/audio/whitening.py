@@ -8,6 +8,8 @@ of PriorGrad (Lee et al. 2022); `spectral` divides every frequency by its envelo
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -88,8 +90,9 @@ class Whitening(nn.Module):
     @property
     def level(self) -> Tensor:
         """Log of what white noise of unit variance reads as in each linear mel band, shape `(n_mels, 1)`."""
-        window = self.spectrogram.window
-        return torch.log(self.spectrogram.filterbank.sum(1, keepdim=True) * window.square().sum().sqrt())
+        config = self.spectrogram.config
+        window_norm = math.sqrt(0.375 * config.win_length)  # of a Hann window
+        return torch.log(self.spectrogram.filterbank.sum(1, keepdim=True)) / config.power + math.log(window_norm)
 
 
 def _band_weights(spectrogram: MelSpectrogram, n_coefficients: int) -> Tensor:
