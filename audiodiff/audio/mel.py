@@ -198,3 +198,23 @@ def _check_range(mel: Tensor, config: MelConfig) -> None:
         f"to at most {high:.3g}. It looks as if the mel {'is normalised' if normalised else unit}: compute it with "
         f"convention {config.name!r}, or use a model of the mel's own convention."
     )
+
+
+def align_to_blocks(mel: Tensor, config: MelConfig) -> Tensor:
+    """Bring a mel to one frame per hop of the signal, centred on it, whatever its convention.
+
+    Args:
+        mel: Mel values of this convention, shape `(..., n_mels, frames)`.
+        config: The convention; frames centred on multiples of the hop are averaged with their neighbour.
+
+    Returns:
+        Mel values, shape `(..., n_mels, n_blocks)`; the signal has `n_blocks * hop_length` samples.
+
+    Raises:
+        MelError: If the mel is too short to hold one block.
+    """
+    if config.centre == "hop":
+        return mel
+    if mel.shape[-1] < 2:
+        raise MelError(f"mel has {mel.shape[-1]} frame; convention {config.name!r} needs at least 2 for a signal.")
+    return (mel[..., :-1] + mel[..., 1:]) / 2
