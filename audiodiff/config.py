@@ -165,7 +165,8 @@ class SynthesisConfig(Config):
     sampler: Literal["ddpm", "ddim", "dpmpp_2m"] = "ddim"
     schedule: str = Field("uniform", description="a name of audiodiff.diffusion.schedules")
     start: Literal["noise", "griffin-lim"] = Field(
-        "noise", description="what is diffused to the first noise level: nothing, or a Griffin-Lim estimate from the mel"
+        "noise",
+        description="what is diffused to the first noise level: nothing, or a Griffin-Lim estimate from the mel",
     )
     start_log_snr: float = Field(-8.0, description="noise level of the first step")
     end_log_snr: float = Field(10.0, description="noise level of the last step, after which the signal is clean")
@@ -203,7 +204,9 @@ class ModelConfig(Config):
     @model_validator(mode="after")
     def _check(self) -> ModelConfig:
         if self.mel is not None and self.mel.sample_rate != self.sample_rate:
-            raise ValueError(f"mel {self.mel.name} is for {self.mel.sample_rate} Hz, sample_rate is {self.sample_rate} Hz")
+            raise ValueError(
+                f"mel {self.mel.name} is for {self.mel.sample_rate} Hz, sample_rate is {self.sample_rate} Hz"
+            )
         if self.mel is None and self.whitening.kind != "none":
             raise ValueError(f"whitening {self.whitening.kind!r} needs a mel")
         if self.mel is None and self.synthesis.start == "griffin-lim":
@@ -214,6 +217,10 @@ class ModelConfig(Config):
             raise ValueError(f"patch {self.network.patch} must divide the hop length {hop}; these do: {divisors}")
         if self.network.kind == "frames" and hop and self.network.hop_length != hop:
             raise ValueError(f"network.hop_length {self.network.hop_length} must equal the mel's hop_length {hop}")
+        if self.network.kind == "frames" and self.diffusion.target != "epsilon":
+            raise ValueError(
+                f"network kind 'frames' predicts noise; diffusion.target {self.diffusion.target!r} must be 'epsilon'"
+            )
         return self
 
 

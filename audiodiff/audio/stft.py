@@ -24,7 +24,9 @@ class FramedSTFT(nn.Module):
     def __init__(self, n_fft: int, hop_length: int) -> None:
         super().__init__()
         if n_fft % hop_length or n_fft < 2 * hop_length:
-            raise ConfigError(f"n_fft must be a multiple of hop_length and at least twice it, got {n_fft}, {hop_length}")
+            raise ConfigError(
+                f"n_fft must be a multiple of hop_length and at least twice it, got {n_fft}, {hop_length}"
+            )
         self.n_fft, self.hop_length = n_fft, hop_length
         self.margin = (n_fft - hop_length) // 2
         window = torch.hann_window(n_fft, dtype=torch.float64)
@@ -38,7 +40,8 @@ class FramedSTFT(nn.Module):
     def forward(self, signal: Tensor) -> Tensor:
         """Transform signals `(batch, n_frames * hop_length)` into complex spectra `(batch, n_frames, n_bins)`."""
         padded = functional.pad(signal, (self.margin, self.margin))
-        return torch.fft.rfft(padded.unfold(-1, self.n_fft, self.hop_length) * self.window)
+        spectrum: Tensor = torch.fft.rfft(padded.unfold(-1, self.n_fft, self.hop_length) * self.window)
+        return spectrum
 
     def inverse(self, spectrum: Tensor) -> Tensor:
         """Transform spectra `(batch, n_frames, n_bins)` back into signals by least squares (Griffin and Lim 1984)."""
@@ -50,10 +53,8 @@ class FramedSTFT(nn.Module):
         batch, n_frames, _ = frames.shape
         overlap = self.n_fft // self.hop_length
         pieces = frames.unflatten(-1, (overlap, self.hop_length))
-        total = sum(
-            functional.pad(pieces[:, :, i], (0, 0, i, overlap - 1 - i)) for i in range(overlap)
-        )
-        if not isinstance(total, Tensor):
-            raise TypeError("no frames to add")
+        total = functional.pad(pieces[:, :, 0], (0, 0, 0, overlap - 1))
+        for i in range(1, overlap):
+            total = total + functional.pad(pieces[:, :, i], (0, 0, i, overlap - 1 - i))
         start = self.margin
         return total.reshape(batch, -1)[:, start : start + n_frames * self.hop_length]

@@ -38,7 +38,9 @@ class Whitening(nn.Module):
         self.config = config
         n_bands = mel.hop_length if mel is not None and config.kind == "spectral" else 1
         if len(config.gain) not in (1, n_bands):
-            raise ConfigError(f"whitening {config.kind!r} has {n_bands} gains, the configuration brings {len(config.gain)}")
+            raise ConfigError(
+                f"whitening {config.kind!r} has {n_bands} gains, the configuration brings {len(config.gain)}"
+            )
         self.register_buffer("gain", torch.tensor(config.gain).expand(n_bands).clone(), persistent=False)
         if mel is None or config.kind == "none":
             return

@@ -38,9 +38,7 @@ def _scales(log_snr: Tensor) -> tuple[float, float]:
     return float(torch.sigmoid(log_snr).sqrt()), float(torch.sigmoid(-log_snr).sqrt())
 
 
-def _predict(
-    predict_noise: NoisePredictor, x: Tensor, log_snr: Tensor, clamp: float | None
-) -> tuple[Tensor, Tensor]:
+def _predict(predict_noise: NoisePredictor, x: Tensor, log_snr: Tensor, clamp: float | None) -> tuple[Tensor, Tensor]:
     """Return predicted clean signal and predicted noise at one level; a clamp acts on the clean signal."""
     alpha, sigma = _scales(log_snr)
     epsilon = predict_noise(x, log_snr.to(x).expand(len(x)))

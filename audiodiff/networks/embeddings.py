@@ -83,7 +83,10 @@ class NoiseLevelEmbedding(nn.Module):
         super().__init__()
         self.features = RadialBasis(config, diffusion) if config.kind == "rbf" else Sinusoids(config, diffusion)
         self.mlp = nn.Sequential(
-            nn.Linear(self.features.n_features, config.width), nn.SiLU(), nn.Linear(config.width, config.width), nn.SiLU()
+            nn.Linear(self.features.n_features, config.width),
+            nn.SiLU(),
+            nn.Linear(config.width, config.width),
+            nn.SiLU(),
         )
 
     def forward(self, log_snr: Tensor) -> Tensor:

@@ -66,21 +66,19 @@ class DilatedStack(nn.Module):
         dilation_cycle: Dilation of layer i is 2 ** (i % dilation_cycle).
         level_width: Width of the noise-level embedding.
         condition_width: Features of the condition, 0 for none.
+
+    Attributes:
+        receptive_field: Positions on either side that an output depends on.
     """
 
     def __init__(
         self, channels: int, layers: int, dilation_cycle: int, *, level_width: int, condition_width: int
     ) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(
-            GatedResidualLayer(channels, 2 ** (i % dilation_cycle), level_width) for i in range(layers)
-        )
+        dilations = [1 << i % dilation_cycle for i in range(layers)]
+        self.receptive_field: int = sum(dilations)
+        self.layers = nn.ModuleList(GatedResidualLayer(channels, dilation, level_width) for dilation in dilations)
         self.conditioner = nn.Linear(condition_width, layers * 2 * channels, bias=False) if condition_width else None
-
-    @property
-    def receptive_field(self) -> int:
-        """Positions on either side that an output depends on."""
-        return sum(int(layer.dilation) for layer in self.layers)
 
     def encode(self, condition: Tensor) -> Tensor:
         """Project a condition `(batch, frames, condition_width)` for all layers; depends on no noise level or step.
@@ -111,4 +109,4 @@ class DilatedStack(nn.Module):
                 piece = piece.repeat_interleave(h.shape[1] // piece.shape[1], dim=1)
             h, skip = layer(h, level, piece)
             total = total + skip
-        return total * len(self.layers) ** -0.5
+        return torch.mul(total, len(self.layers) ** -0.5)

@@ -1,0 +1,184 @@
+"""A model folder: `model.safetensors` and `config.json`, self-contained, without pickle or code."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from importlib.resources import files
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from audiodiff.config import ModelConfig, parse_config
+from audiodiff.errors import ModelError
+from audiodiff.networks.build import Network, build_network
+
+WEIGHTS = "model.safetensors"
+CONFIG = "config.json"
+FORMAT = 1
+DEFAULT_MODEL = "speech-22k"
+
+
+def bundled_models() -> dict[str, Path]:
+    """Return the models that ship with the package, name to folder."""
+    root = Path(str(files("audiodiff"))) / "assets" / "models"
+    return {path.parent.name: path.parent for path in sorted(root.glob(f"*/{CONFIG}"))}
+
+
+def save_model(folder: str | Path, weights: dict[str, Tensor], config: ModelConfig, *, half: bool = False) -> None:
+    """Write a model folder under a temporary name, flush it to disk, then move it into place of an older one.
+
+    Args:
+        folder: Where to write.
+        weights: The network's `state_dict`.
+        config: The model's configuration.
+        half: Store matrices in float16, which halves the file; loading brings them back to float32.
+    """
+    folder = Path(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    tensors = {name: _stored(value, half=half) for name, value in weights.items()}
+    with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as temporary:
+        fresh = Path(temporary) / "new"
+        fresh.mkdir()
+        save_file(tensors, fresh / WEIGHTS)
+        document = {"audiodiff_model": FORMAT, "config": config.model_dump(mode="json")}
+        (fresh / CONFIG).write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        for path in fresh.iterdir():
+            _flush(path)
+        if folder.exists():
+            os.rename(folder, Path(temporary) / "old")
+        os.rename(fresh, folder)
+
+
+def _stored(value: Tensor, *, half: bool) -> Tensor:
+    value = value.detach().cpu().contiguous()
+    return value.half() if half and value.is_floating_point() and value.dim() > 1 else value.clone()
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def load_config(folder: str | Path) -> ModelConfig:
+    """Read the configuration of a model folder.
+
+    Args:
+        folder: A folder written by `save_model`.
+
+    Returns:
+        The configuration.
+
+    Raises:
+        ModelError: If the folder or its config.json is missing or is not a model of this project.
+        ConfigError: If the configuration does not validate.
+    """
+    folder = Path(folder)
+    path = folder / CONFIG
+    if not folder.is_dir():
+        names = ", ".join(bundled_models()) or "none"
+        raise ModelError(f"{folder} is not a folder. Give a model folder, or the name of a bundled model ({names}).")
+    if not path.is_file():
+        raise ModelError(
+            f"{folder} has no {CONFIG}, so it is not a model folder. Training writes one in its run folder."
+        )
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, UnicodeDecodeError) as error:
+        raise ModelError(f"{path} is not JSON: {error}. Copy the model folder again.") from error
+    if not isinstance(document, dict) or "audiodiff_model" not in document:
+        raise ModelError(f"{path} was not written by audiodiff. `audiodiff info` shows what a model folder holds.")
+    if document["audiodiff_model"] != FORMAT:
+        raise ModelError(
+            f"{path} has format {document['audiodiff_model']}, this version reads {FORMAT}. Update audiodiff."
+        )
+    return parse_config(ModelConfig, document.get("config"), str(path))
+
+
+def load_model(folder: str | Path, device: torch.device | str = "cpu") -> tuple[Network, ModelConfig]:
+    """Read a model folder.
+
+    Args:
+        folder: A folder written by `save_model`.
+        device: Where the weights go.
+
+    Returns:
+        The network in evaluation mode with float32 weights, and its configuration.
+
+    Raises:
+        ModelError: If a file is missing, damaged, or does not belong to this configuration.
+        ConfigError: If the configuration does not validate.
+    """
+    config = load_config(folder)
+    path = Path(folder) / WEIGHTS
+    if not path.is_file():
+        raise ModelError(f"{folder} has no {WEIGHTS}. Copy the whole model folder.")
+    try:
+        weights = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise ModelError(f"{path} is damaged or no safetensors file: {error}. Copy the model folder again.") from error
+    network = build_network(config)
+    _check_weights(weights, network.state_dict(), path)
+    network.load_state_dict(weights)
+    return network.to(device).eval(), config
+
+
+def _check_weights(weights: dict[str, Tensor], expected: dict[str, Tensor], path: Path) -> None:
+    missing, foreign = sorted(expected.keys() - weights.keys()), sorted(weights.keys() - expected.keys())
+    if missing or foreign:
+        raise ModelError(
+            f"{path} does not belong to the {CONFIG} beside it: {len(missing)} tensors are missing "
+            f"{missing[:2]}, {len(foreign)} are foreign {foreign[:2]}. Copy the model folder again."
+        )
+    for name, tensor in weights.items():
+        if tensor.shape != expected[name].shape:
+            raise ModelError(
+                f"{path}: {name} has shape {tuple(tensor.shape)}, {CONFIG} asks for {tuple(expected[name].shape)}."
+            )
+        if not bool(torch.isfinite(tensor).all()):
+            raise ModelError(f"{path}: {name} holds NaN or infinity. The training run that wrote it had diverged.")
+
+
+def find_model(name: str | Path | None = None) -> Path:
+    """Resolve what a user calls a model into a folder.
+
+    Args:
+        name: A folder, the name of a bundled model, a Hugging Face hub id such as `owner/model`, or None for the
+            bundled default.
+
+    Returns:
+        The folder; a hub model is downloaded into the hub's cache first.
+
+    Raises:
+        ModelError: If nothing of that name can be found.
+    """
+    bundled = bundled_models()
+    if name is None:
+        name = DEFAULT_MODEL
+    if str(name) in bundled:
+        return bundled[str(name)]
+    folder = Path(name)
+    if folder.exists() or str(name).count("/") != 1 or str(name).startswith((".", "/", "~")):
+        return folder
+    return _download(str(name))
+
+
+def _download(hub_id: str) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(hub_id, allow_patterns=[WEIGHTS, CONFIG]))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        names = ", ".join(bundled_models()) or "none"
+        raise ModelError(
+            f"{hub_id} is no folder here, no bundled model ({names}), and the hub did not deliver it: "
+            f"{type(error).__name__}. Check the name and the network."
+        ) from error
