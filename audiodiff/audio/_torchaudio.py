@@ -1,6 +1,6 @@
 """The one place where torchaudio is imported: with its compiled extension where that loads, without it elsewhere.
 
-torchaudio's wheels bring libraries linked against one build of torch. Beside a torch for CPUs only, or for another CUDA,
+torchaudio's wheels bring libraries linked against one build of torch. Beside a torch for CPUs only, or another CUDA,
 they do not load and `import torchaudio` fails, although resampling, transforms, corpora and most effects are plain
 Python over torch. torchaudio is made to run without its libraries: it looks for them on import, and goes on if there
 are none. So where they are present but do not load, this module hides them from that search and imports once more. What
@@ -44,7 +44,7 @@ def _hide_libraries() -> None:
     """Make torchaudio's search for its libraries find nothing."""
     # Up to torchaudio 2.9 it asks whether this module can be found; None is Python's way of saying no.
     sys.modules["torchaudio.lib._torchaudio"] = None  # type: ignore[assignment]
-    # From 2.10 on it lists a folder. The failed import left the module that knows the folder, which the next one reuses.
+    # From 2.10 on it lists a folder. The failed import left the module that knows it, which the next import reuses.
     probe = sys.modules.get("torchaudio._extension.utils")
     if probe is not None and hasattr(probe, "_LIB_DIR"):
         vars(probe)["_LIB_DIR"] /= "absent"

@@ -1,0 +1,105 @@
+"""Resampling by windowed-sinc interpolation (Smith and Gossett 1984), with one filter for every device.
+
+torchaudio serves nearly everything: it runs where the tensor is, on batches, and has gradients. Its cost grows with the
+reduced rates, though: 44100 to 22050 Hz is 2 to 1, but 44101 to 22050 Hz would need a filter of 4 GB. Such pairs go
+through soxr (which librosa brings along), whose cost does not depend on the rates but which knows NumPy only.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from audiodiff.audio._torchaudio import import_torchaudio
+from audiodiff.errors import AudioError
+
+# Measured with sines: flat within 0.01 dB up to 0.94 of the lower Nyquist frequency, 120 dB down from there on.
+_ZERO_CROSSINGS = 128
+_ROLLOFF = 0.965
+_KAISER_BETA = 11.0
+_LARGEST_KERNEL = 2**20
+"""Coefficients of the largest torchaudio filter; all usual rates from 8 to 192 kHz but one pair need less."""
+
+
+def resample(audio: Tensor, from_rate: int, to_rate: int) -> Tensor:
+    """Change the sample rate of audio.
+
+    The signal is taken to be zero before its start and after its end.
+
+    Args:
+        audio: Samples, shape `(..., time)`, floating point.
+        from_rate: The sample rate of `audio`, in Hz.
+        to_rate: The wanted sample rate, in Hz.
+
+    Returns:
+        Samples of shape `(..., ceil(time * to_rate / from_rate))`, on the device and in the dtype of `audio`; `audio`
+        itself if the rates are equal.
+
+    Raises:
+        AudioError: If a rate is not positive, the audio is empty or of integers, or a gradient is asked for between
+            rates with hardly a common divisor.
+    """
+    if from_rate < 1 or to_rate < 1:
+        raise AudioError(f"cannot resample from {from_rate} Hz to {to_rate} Hz; rates are positive, in Hz.")
+    if not audio.is_floating_point():
+        raise AudioError(f"audio is {audio.dtype}; expected floating point in [-1, 1]. Divide by the full scale.")
+    if audio.numel() == 0:
+        raise AudioError(f"audio of shape {tuple(audio.shape)} is empty; expected at least one sample.")
+    if from_rate == to_rate:
+        return audio
+    divisor = math.gcd(from_rate, to_rate)
+    before, after = from_rate // divisor, to_rate // divisor
+    n_samples = -(-audio.shape[-1] * after // before)
+    # Zeros behind the end, because neither library's own output length is exact; it is cut to the exact one.
+    spare = 2 + before // after + audio.shape[-1] // 2**20
+    padded = functional.pad(audio.reshape(-1, audio.shape[-1]), (0, spare))
+    method = _with_torchaudio if _kernel_size(before, after) <= _LARGEST_KERNEL else _with_soxr
+    return method(padded, before, after)[:, :n_samples].reshape(*audio.shape[:-1], n_samples)
+
+
+def _kernel_size(before: int, after: int) -> int:
+    """Return how many coefficients torchaudio's filter has: one row per output phase."""
+    reach = math.ceil(_ZERO_CROSSINGS * before / (min(before, after) * _ROLLOFF))
+    return after * (2 * reach + before)
+
+
+def _with_torchaudio(audio: Tensor, before: int, after: int) -> Tensor:
+    with torch.autocast(audio.device.type, enabled=False):  # bfloat16 would add noise at -56 dB
+        result: Tensor = _resampler(before, after, audio.dtype, audio.device)(audio)
+    return result
+
+
+@lru_cache(maxsize=32)
+def _resampler(before: int, after: int, dtype: torch.dtype, device: torch.device) -> nn.Module:
+    """Build torchaudio's filter in float64 (its default is 17 dB noisier), then in the audio's dtype."""
+    import_torchaudio()
+    from torchaudio.transforms import Resample
+
+    with torch.inference_mode(False):  # the filter outlives the caller's mode, and may serve a gradient next time
+        module: nn.Module = Resample(
+            before,
+            after,
+            resampling_method="sinc_interp_kaiser",
+            lowpass_filter_width=_ZERO_CROSSINGS,
+            rolloff=_ROLLOFF,
+            beta=_KAISER_BETA,
+            dtype=torch.float64,
+        )
+        return module.to(device=device, dtype=dtype)
+
+
+def _with_soxr(audio: Tensor, before: int, after: int) -> Tensor:
+    if audio.requires_grad and torch.is_grad_enabled():
+        raise AudioError(
+            f"resampling by {after}/{before} has no gradient. Choose rates with a larger common divisor, such as 22050 "
+            "and 44100 Hz, or detach the audio."
+        )
+    import soxr  # type: ignore[import-untyped]
+
+    samples = audio.detach().cpu().to(torch.promote_types(audio.dtype, torch.float32)).T.contiguous().numpy()
+    result = soxr.resample(samples, before, after, quality="VHQ")
+    return torch.from_numpy(result).T.to(device=audio.device, dtype=audio.dtype)
