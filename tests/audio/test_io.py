@@ -1,0 +1,278 @@
+"""Audio survives every format and bit depth, is read in part as in whole, and is refused by name when it is broken."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from torch import Tensor
+
+from audiodiff.audio.io import AUDIO_EXTENSIONS, audio_info, find_audio, load_audio, save_audio
+from audiodiff.errors import AudioError
+
+RATE = 16000
+
+
+def tones(n_samples: int = 12000, channels: int = 1) -> Tensor:
+    """Two tones and some noise, peak near 0.9, shape (channels, n_samples)."""
+    time = torch.arange(n_samples) / RATE
+    phase = torch.arange(channels)[:, None]
+    noise = 0.05 * torch.randn(channels, n_samples, generator=torch.Generator().manual_seed(0))
+    return 0.5 * torch.sin(2 * torch.pi * 440 * time + phase) + 0.3 * torch.sin(2 * torch.pi * 1900 * time) + noise
+
+
+STEPS = {
+    ("wav", "PCM_U8"): 2**-7, ("wav", "PCM_16"): 2**-15, ("wav", "PCM_24"): 2**-23, ("wav", "PCM_32"): 2**-24,
+    ("wav", "FLOAT"): 0.0, ("wav", "DOUBLE"): 0.0,
+    ("flac", "PCM_S8"): 2**-7, ("flac", "PCM_16"): 2**-15, ("flac", "PCM_24"): 2**-23,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+@pytest.mark.parametrize(("extension", "subtype"), STEPS)
+def test_round_trip_is_exact_to_half_a_step_then_to_the_bit(tmp_path, extension, subtype, channels) -> None:
+    path, audio = tmp_path / f"x.{extension}", tones(channels=channels)
+    save_audio(path, audio, RATE, subtype)
+    loaded = load_audio(path, mono=False)
+    assert soundfile.info(path).subtype == subtype
+    assert (loaded.shape, loaded.dtype) == (audio.shape, torch.float32)
+    assert (loaded - audio).abs().max() <= 0.5001 * STEPS[extension, subtype]
+    assert abs((loaded - audio).mean()) <= 0.02 * STEPS[extension, subtype]
+    save_audio(path, loaded, RATE, subtype)
+    assert torch.equal(load_audio(path, mono=False), loaded)
+
+
+@pytest.mark.parametrize(("extension", "seconds"), [("ogg", 0.75), ("mp3", 0.75)])
+def test_lossy_round_trip_is_close(tmp_path, extension, seconds) -> None:
+    path, audio = tmp_path / f"x.{extension}", tones()
+    save_audio(path, audio, RATE)
+    loaded = load_audio(path)
+    assert audio_info(path).seconds == seconds
+    assert loaded.shape == audio.shape
+    assert (loaded - audio).norm() / audio.norm() < 0.15
+
+
+def test_long_ogg_is_written(tmp_path) -> None:
+    save_audio(tmp_path / "x.ogg", torch.zeros(1_500_000), RATE)
+    assert audio_info(tmp_path / "x.ogg").n_samples == 1_500_000
+
+
+def test_defaults_and_full_scale(tmp_path) -> None:
+    save_audio(tmp_path / "x.wav", torch.tensor([1.0, -1.0, 0.5]), RATE)
+    assert soundfile.info(tmp_path / "x.wav").subtype == "PCM_16"
+    assert soundfile.read(tmp_path / "x.wav", dtype="int16")[0].tolist() == [32767, -32768, 16384]
+    assert list(tmp_path.iterdir()) == [tmp_path / "x.wav"]
+
+
+def test_info_says_what_is_in_the_file(tmp_path) -> None:
+    save_audio(tmp_path / "x.flac", tones(8000, channels=2), RATE)
+    info = audio_info(tmp_path / "x.flac")
+    assert (info.sample_rate, info.n_samples, info.channels, info.seconds) == (RATE, 8000, 2, 0.5)
+
+
+def test_mono_is_the_mean_of_channels(tmp_path) -> None:
+    audio = tones(channels=2)
+    save_audio(tmp_path / "x.wav", audio, RATE, "FLOAT")
+    torch.testing.assert_close(load_audio(tmp_path / "x.wav"), audio.mean(0, keepdim=True))
+
+
+def test_sample_rate_resamples(tmp_path) -> None:
+    save_audio(tmp_path / "x.wav", tones(8000), RATE)
+    assert load_audio(tmp_path / "x.wav").shape == (1, 8000)
+    assert load_audio(tmp_path / "x.wav", RATE).shape == (1, 8000)
+    assert load_audio(tmp_path / "x.wav", 22050).shape == (1, 11025)
+    assert load_audio(tmp_path / "x.wav", 8000, start=1000, n_samples=500).shape == (1, 250)
+
+
+@pytest.mark.parametrize("name", ["x.wav", "x.flac", "x.ogg", "x.mp3"])
+def test_part_of_a_file_equals_that_part_of_the_whole(tmp_path, name) -> None:
+    path = tmp_path / name
+    audio = tones(150_000)
+    audio[:, 60_000:] *= torch.rand(90_000, generator=torch.Generator().manual_seed(1))
+    save_audio(path, audio, RATE)
+    whole = load_audio(path)
+    for start in (0, 1, 11_519, 33_333, 77_777, 120_001, 147_123, 149_000):
+        part = load_audio(path, start=start, n_samples=1000)
+        torch.testing.assert_close(part, whole[:, start : start + 1000], atol=1e-6, rtol=0)
+    assert load_audio(path, start=149_999).shape == (1, 1)
+
+
+@pytest.mark.parametrize(("start", "n_samples"), [(0, 12001), (11999, 2), (12000, None), (-1, 5), (5, 0)])
+def test_part_beyond_the_file_is_refused(tmp_path, start, n_samples) -> None:
+    save_audio(tmp_path / "x.wav", tones(), RATE)
+    with pytest.raises(AudioError, match=rf"x.wav has 12000 samples; cannot read -?\d+ samples from {start} on"):
+        load_audio(tmp_path / "x.wav", start=start, n_samples=n_samples)
+
+
+def broken(folder: Path, kind: str) -> Path:
+    """Make a file that is broken in one way."""
+    path = folder / {"text": "x.wav", "nothing": "x.wav", "raw": "x.raw", "folder": "x.wav"}.get(kind, f"x.{kind}")
+    if kind == "text":
+        path.write_text("LibriVox is a library of recordings\n" * 30)
+    elif kind == "nothing":
+        path.touch()
+    elif kind == "folder":
+        path.mkdir()
+    elif kind == "raw":
+        path.write_bytes(bytes(1000))
+    else:
+        soundfile.write(path, tones(90_000)[0].numpy(), RATE)
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    return path
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("text", r"x.wav cannot be read \(.*Format not recognised\): it is no audio, damaged, .* with ffmpeg"),
+        ("nothing", r"x.wav cannot be read \(.*Format not recognised\)"),
+        ("folder", "x.wav is a folder; expected an audio file"),
+        ("raw", "x.raw has no header that tells rate and encoding"),
+        ("wav", r"x.wav is cut off: its header promises 180000 bytes of audio, \d+ are there"),
+        ("aiff", r"x.aiff is cut off: its header promises \d+ bytes of audio, \d+ are there"),
+        ("au", r"x.au is cut off: its header promises \d+ bytes of audio, \d+ are there"),
+        ("w64", r"x.w64 is cut off: its header promises \d+ bytes of audio, \d+ are there"),
+        ("flac", r"x.flac cannot be read \(.*lost sync\)"),
+        ("ogg", r"x.ogg is cut off: its last page has no mark of the end"),
+        ("mp3", r"x.mp3 is cut off: its header promises 90000 samples, \d+ are there"),
+    ],
+)
+def test_broken_file_is_refused_by_name(tmp_path, kind, message) -> None:
+    with pytest.raises(AudioError, match=message):
+        load_audio(broken(tmp_path, kind))
+
+
+@pytest.mark.parametrize("kind", ["text", "nothing", "folder", "raw", "wav", "ogg"])
+def test_info_refuses_what_loading_refuses(tmp_path, kind) -> None:
+    with pytest.raises(AudioError, match=r"x\."):
+        audio_info(broken(tmp_path, kind))
+
+
+def test_end_of_a_cut_off_flac_is_refused(tmp_path) -> None:
+    path = broken(tmp_path, "flac")
+    assert load_audio(path, start=100, n_samples=100).shape == (1, 100)
+    with pytest.raises(AudioError, match="cannot be read"):
+        load_audio(path, start=89_000, n_samples=100)
+
+
+@pytest.mark.parametrize("n_bytes", [1, 100, 4000])
+def test_ogg_without_its_last_bytes_is_refused(tmp_path, n_bytes) -> None:
+    save_audio(tmp_path / "x.ogg", tones(90_000), RATE)
+    content = (tmp_path / "x.ogg").read_bytes()
+    (tmp_path / "x.ogg").write_bytes(content[:-n_bytes])
+    with pytest.raises(AudioError, match=r"x.ogg is cut off"):
+        audio_info(tmp_path / "x.ogg")
+
+
+def test_missing_and_empty_files_are_refused(tmp_path) -> None:
+    with pytest.raises(AudioError, match=r"none.wav does not exist; expected an audio file"):
+        load_audio(tmp_path / "none.wav")
+    soundfile.write(tmp_path / "x.wav", np.zeros(0), RATE)
+    with pytest.raises(AudioError, match=r"x.wav is empty: it has a header and 0 samples"):
+        load_audio(tmp_path / "x.wav")
+
+
+def test_samples_that_are_not_finite_are_refused(tmp_path) -> None:
+    audio = tones()[0].numpy()
+    audio[[3, 5, 7]] = np.nan, np.inf, -np.inf
+    soundfile.write(tmp_path / "x.wav", audio, RATE, "FLOAT")
+    with pytest.raises(AudioError, match=r"x.wav has 3 samples that are NaN or infinite"):
+        load_audio(tmp_path / "x.wav")
+    assert load_audio(tmp_path / "x.wav", start=8).shape == (1, 11992)
+
+
+def test_wav_from_a_pipe_is_read_and_flac_from_a_pipe_is_refused(tmp_path) -> None:
+    """Programs that write to a pipe cannot go back to fill in the length."""
+    wav, flac = tmp_path / "x.wav", tmp_path / "x.flac"
+    save_audio(wav, tones(), RATE)
+    save_audio(flac, tones(), RATE)
+    content = bytearray(wav.read_bytes())
+    content[4:8] = content[40:44] = b"\xff" * 4
+    wav.write_bytes(content)
+    assert load_audio(wav).shape == (1, 12000)
+    content = bytearray(flac.read_bytes())
+    content[21] &= 0xF0  # the count of samples: 36 bits of the stream info
+    content[22:26] = bytes(4)
+    flac.write_bytes(content)
+    with pytest.raises(AudioError, match=r"x.flac does not say how long it is"):
+        load_audio(flac)
+
+
+@pytest.mark.parametrize(
+    ("name", "audio", "subtype", "message"),
+    [
+        ("x.m4a", tones(), None, r"x.m4a has extension '.m4a'; audio is written as .wav, .flac, .ogg, .mp3"),
+        ("x", tones(), None, "has extension ''; audio is written as"),
+        ("x.flac", tones(), "FLOAT", "cannot hold subtype 'FLOAT'; FLAC knows .*PCM_16, PCM_24"),
+        ("none/x.wav", tones(), None, "cannot be written: there is no folder .*none. Create it first"),
+        ("x.wav", tones()[None], None, r"shape \(1, 1, 12000\) and type torch.float32; expected .* one by one"),
+        ("x.wav", torch.zeros(1, 0), None, r"shape \(1, 0\) .*; expected at least one sample"),
+        ("x.wav", torch.zeros(5, dtype=torch.int16), None, r"type torch.int16; expected .* floating point"),
+        ("x.wav", tones().T, None, r"shape \(12000, 1\); expected \(channels, time\). Transpose it"),
+        ("x.wav", torch.tensor([0.0, float("nan"), float("inf")]), None, "2 samples that are NaN or infinite"),
+        ("x.flac", 0.5 * tones(channels=9), None, "x.flac cannot be written with .*'channels': 9"),
+    ],
+)
+def test_what_cannot_be_saved_is_refused_and_nothing_is_left(tmp_path, name, audio, subtype, message) -> None:
+    with pytest.raises(AudioError, match=message):
+        save_audio(tmp_path / name, audio, RATE, subtype)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_rate_that_a_format_does_not_know_is_refused(tmp_path) -> None:
+    with pytest.raises(AudioError, match="'samplerate': 96000.*only supports sample rates"):
+        save_audio(tmp_path / "x.mp3", tones(), 96000)
+    with pytest.raises(AudioError, match="'samplerate': 0"):
+        save_audio(tmp_path / "x.wav", tones(), 0)
+
+
+def test_failed_save_keeps_the_file_that_was_there(tmp_path) -> None:
+    path = tmp_path / "x.mp3"
+    save_audio(path, tones(), RATE)
+    before = path.read_bytes()
+    with pytest.raises(AudioError, match="cannot be written"):
+        save_audio(path, tones(), 96000)
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_clipping_is_counted_and_float_is_not_clipped(tmp_path) -> None:
+    audio = torch.tensor([0.0, 1.5, -2.0, 0.5])
+    with pytest.warns(UserWarning, match=r"2 of 4 samples are beyond ±1 \(peak 2\) and are clipped for PCM_16") as seen:
+        save_audio(tmp_path / "x.wav", audio, RATE)
+    assert seen[0].filename == __file__
+    assert load_audio(tmp_path / "x.wav")[0].tolist() == [0.0, 32767 / 32768, -1.0, 0.5]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        save_audio(tmp_path / "x.wav", audio, RATE, "float")
+        save_audio(tmp_path / "y.wav", torch.tensor([1.0, -1.0]), RATE)
+    assert torch.equal(load_audio(tmp_path / "x.wav")[0], audio)
+
+
+def test_save_takes_tensors_that_need_gradients_and_half_precision(tmp_path) -> None:
+    save_audio(tmp_path / "x.wav", tones().requires_grad_(), RATE)
+    save_audio(tmp_path / "y.wav", tones().bfloat16(), RATE)
+    assert load_audio(tmp_path / "y.wav").shape == (1, 12000)
+
+
+def test_find_audio_is_recursive_sorted_and_ignores_the_rest(tmp_path) -> None:
+    for name in ("b/2.FLAC", "b/1.wav", "a.mp3", "notes.txt", "._a.mp3", "c.opus"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "folder.wav").mkdir()
+    assert [path.relative_to(tmp_path).as_posix() for path in find_audio(tmp_path)] == [
+        "a.mp3", "b/1.wav", "b/2.FLAC", "c.opus",
+    ]  # fmt: skip
+    with pytest.raises(AudioError, match=r"a.mp3 is no folder; expected one with audio files"):
+        find_audio(tmp_path / "a.mp3")
+
+
+def test_extensions_that_soundfile_can_write_can_be_found() -> None:
+    formats = {name.lower() for name in soundfile.available_formats()}
+    assert {f".{name}" for name in formats & {"wav", "flac", "ogg", "mp3", "aiff", "au", "caf", "w64", "rf64"}} <= set(
+        AUDIO_EXTENSIONS
+    )
