@@ -1,0 +1,163 @@
+"""Crops of recordings at the model's sample rate, read by seeking: nothing is read that is not needed."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from audiodiff.audio.io import AudioInfo, audio_info, load_audio
+from audiodiff.audio.resample import resample
+from audiodiff.config import DataConfig, ModelConfig
+from audiodiff.data.manifest import Recording
+from audiodiff.errors import DataError
+
+FULL_BAND = 0.45
+"""A recording that reaches up to this share of the sample rate counts as full band."""
+
+_RESAMPLING_REACH = 160
+"""Samples, at the lower of two rates, that a resampled sample depends on to either side; a little more than that."""
+
+_LOG = logging.getLogger(__name__)
+
+
+class Example(NamedTuple):
+    """What training sees of one crop; a batch has one more dimension in front of each.
+
+    Attributes:
+        audio: Samples `(1, time)`, float32.
+        label: Index of the class `()`, int64; the number of classes where a recording has none.
+        bandwidth: Hz above which the recording has nothing `()`, float32; infinite for a full-band recording.
+    """
+
+    audio: Tensor
+    label: Tensor
+    bandwidth: Tensor
+
+
+@dataclass(frozen=True)
+class CropReader:
+    """How recordings become crops of one length and rate.
+
+    Several channels are averaged into one. A recording shorter than a crop is padded with zeros at its end.
+
+    Attributes:
+        sample_rate: Of the crops, in Hz.
+        n_samples: Of a crop.
+        labels: Class names of the model.
+        resample: Whether files at other rates are resampled; otherwise they are refused.
+    """
+
+    sample_rate: int
+    n_samples: int
+    labels: tuple[str, ...] = ()
+    resample: bool = True
+
+    @classmethod
+    def for_model(cls, model: ModelConfig, data: DataConfig) -> CropReader:
+        """Return the reader that a model and the data section of a run ask for; crops are whole blocks."""
+        n_blocks = math.ceil(data.crop_seconds * model.sample_rate / model.block_length)
+        return cls(model.sample_rate, n_blocks * model.block_length, model.labels, data.resample)
+
+    def check(self, recordings: Sequence[Recording]) -> None:
+        """Refuse recordings that cannot be used, and say how many will be padded.
+
+        Args:
+            recordings: What crops will be read from.
+
+        Raises:
+            DataError: If there are none, a rate would have to be changed although that is not wanted, or labels do not
+                fit the model's.
+        """
+        if not recordings:
+            raise DataError("there are no recordings to read crops from.")
+        for recording in recordings:
+            self._check_rate(recording)
+            self._label(recording)
+        if self.labels and all(recording.label is None for recording in recordings):
+            raise DataError(
+                f"the model has labels ({', '.join(self.labels)}), but none of {len(recordings)} recordings has one. "
+                "Give each line of the manifest a `label`."
+            )
+        crop_seconds = self.n_samples / self.sample_rate
+        if n_short := sum(recording.seconds < crop_seconds for recording in recordings):
+            _LOG.warning(
+                "%d of %d recordings are shorter than a crop of %.2f s and are padded with zeros",
+                n_short,
+                len(recordings),
+                crop_seconds,
+            )
+
+    def read(self, recording: Recording, position: float) -> Example:
+        """Read one crop.
+
+        Args:
+            recording: Where from.
+            position: Where in it: 0 is the first possible crop, just under 1 the last.
+
+        Returns:
+            The crop, not augmented.
+
+        Raises:
+            AudioError: If the file cannot be read.
+            DataError: If the file is not what the manifest says.
+        """
+        info = self._check_file(recording)
+        n_needed = math.ceil(self.n_samples * info.sample_rate / self.sample_rate)
+        last = max(info.n_samples - n_needed, 0)
+        start = min(int(position * (last + 1)), last)
+        audio = self._read_part(recording, info, start, n_needed)[:, : self.n_samples]
+        audio = functional.pad(audio, (0, self.n_samples - audio.shape[1]))
+        return Example(audio, torch.tensor(self._label(recording)), torch.tensor(self._bandwidth(recording)))
+
+    def _read_part(self, recording: Recording, info: AudioInfo, start: int, n_needed: int) -> Tensor:
+        """Read samples from `start` (at the file's own rate) on; shape `(1, time)`, at the model's rate."""
+        path, rate = recording.audio, info.sample_rate
+        if rate == self.sample_rate:
+            return load_audio(path, start=start, n_samples=min(n_needed, info.n_samples - start))
+        divisor = math.gcd(rate, self.sample_rate)
+        before, after = rate // divisor, self.sample_rate // divisor
+        # Whole periods of the two rates, so that the first sample wanted falls on a sample of the result.
+        periods = math.ceil(_RESAMPLING_REACH * max(1.0, before / after) / before)
+        margin = periods * before
+        first, last = start - margin, min(start + n_needed + margin, info.n_samples)
+        audio = load_audio(path, start=max(first, 0), n_samples=last - max(first, 0))
+        resampled = resample(functional.pad(audio, (max(-first, 0), 0)), rate, self.sample_rate)
+        return resampled[:, periods * after :]
+
+    def _check_file(self, recording: Recording) -> AudioInfo:
+        info = audio_info(recording.audio)
+        stated = recording.n_samples or info.n_samples
+        if info.sample_rate != recording.sample_rate or info.n_samples != stated:
+            raise DataError(
+                f"{recording.audio} has {info.n_samples} samples at {info.sample_rate} Hz; its manifest says {stated} "
+                f"at {recording.sample_rate} Hz. Write the manifest again with `audiodiff prepare`."
+            )
+        return info
+
+    def _check_rate(self, recording: Recording) -> None:
+        if recording.sample_rate != self.sample_rate and not self.resample:
+            raise DataError(
+                f"{recording.audio} is {recording.sample_rate} Hz; this model needs {self.sample_rate} Hz. "
+                "Set data.resample to true, or give recordings at that rate."
+            )
+
+    def _label(self, recording: Recording) -> int:
+        if not self.labels or recording.label is None:
+            return len(self.labels)
+        if recording.label not in self.labels:
+            raise DataError(
+                f"{recording.audio} has label {recording.label!r}, which the model does not know; "
+                f"it knows {', '.join(self.labels)}."
+            )
+        return self.labels.index(recording.label)
+
+    def _bandwidth(self, recording: Recording) -> float:
+        band = min(recording.bandwidth or math.inf, recording.sample_rate / 2)
+        return band if band < FULL_BAND * self.sample_rate else math.inf

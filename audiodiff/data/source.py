@@ -1,0 +1,87 @@
+"""From the data section of a run's configuration to the recordings it trains on and those it is validated on."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from audiodiff.config import DataConfig
+from audiodiff.data.manifest import Recording, read_manifest, scan_folder, split
+from audiodiff.errors import DataError
+
+_NAMED = 3
+"""How many files a message names before it only counts."""
+
+_LOG = logging.getLogger(__name__)
+
+
+def open_recordings(config: DataConfig) -> tuple[list[Recording], list[Recording]]:
+    """Find the recordings of a run.
+
+    Args:
+        config: Names a manifest or a folder for training, and perhaps for validation. Without the latter a share of the
+            former is held out, always the same files.
+
+    Returns:
+        The recordings to train on and those to validate on.
+
+    Raises:
+        DataError: If either is empty, files are missing, or a file is in both.
+    """
+    train = _open(config.train)
+    if config.valid is not None:
+        valid = _open(config.valid)
+        both = {_identity(recording) for recording in train} & {_identity(recording) for recording in valid}
+        if both:
+            raise DataError(
+                f"{_some(sorted(both))} in both {config.train} and {config.valid}: validation would mean nothing. "
+                "Give other recordings, or leave out data.valid to have a share of data.train held out."
+            )
+        return train, valid
+    source = Path(config.train)
+    parts = split(train, config.valid_share, root=source if source.is_dir() else source.parent)
+    if not parts.train:
+        raise DataError(
+            f"{config.train} has too few recordings ({len(train)}) to hold some out for validation. "
+            "Give more, cut a long recording into several files, or set data.valid."
+        )
+    return parts.train, parts.valid
+
+
+def _open(source: str) -> list[Recording]:
+    path = Path(source)
+    if path.is_dir():
+        return _open_folder(path)
+    if not path.is_file():
+        raise DataError(
+            f"{source} does not exist (from {Path.cwd()}); expected a manifest (.jsonl) or a folder of audio."
+        )
+    if path.suffix != ".jsonl":
+        raise DataError(
+            f"{source} is neither a manifest (.jsonl) nor a folder. Give the folder, or run `audiodiff prepare`."
+        )
+    recordings = read_manifest(path)
+    if not recordings:
+        raise DataError(f"{source} lists no recordings. Write it again with `audiodiff prepare`.")
+    if missing := [str(recording.audio) for recording in recordings if not recording.audio.is_file()]:
+        raise DataError(f"{_some(missing)} in {source} but not there. Restore the files or write the manifest again.")
+    return recordings
+
+
+def _open_folder(folder: Path) -> list[Recording]:
+    recordings, unreadable = scan_folder(folder)
+    if unreadable:
+        names = _some([str(path) for path, _ in unreadable])
+        _LOG.warning("%s unreadable and left out (the first because: %s)", names, unreadable[0][1])
+    if not recordings:
+        raise DataError(f"{folder} holds no readable audio. Give a folder with recordings (wav, flac, ogg, mp3 ...).")
+    return recordings
+
+
+def _identity(recording: Recording) -> str:
+    return str(recording.audio.resolve())
+
+
+def _some(names: list[str]) -> str:
+    shown = ", ".join(names[:_NAMED]) + (", ..." if len(names) > _NAMED else "")
+    return f"{len(names)} {'files are' if len(names) > 1 else 'file is'} ({shown})"

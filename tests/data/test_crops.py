@@ -1,0 +1,158 @@
+"""A crop is what the whole file, resampled, has at that place; files that do not fit are named."""
+
+import logging
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from audiodiff.audio.io import load_audio
+from audiodiff.config import DataConfig
+from audiodiff.data.crops import CropReader
+from audiodiff.data.manifest import Recording, scan_folder
+from audiodiff.errors import AudioError, DataError
+
+RATE = 8000
+
+
+@pytest.fixture
+def record(tmp_path, save_voice):
+    """Write one sound and return its manifest entry."""
+
+    def make(seconds=1.0, sample_rate=RATE, name="x.wav", **fields):
+        save_voice(tmp_path / name, seconds, sample_rate)
+        (recording,) = scan_folder(tmp_path).recordings
+        return recording.model_copy(update=fields)
+
+    return make
+
+
+def test_crops_of_a_model_are_whole_blocks(tiny_model_config):
+    data = DataConfig(train="x", crop_seconds=0.25, resample=False)
+    assert CropReader.for_model(tiny_model_config, data) == CropReader(RATE, 32 * 64, (), False)
+
+
+@pytest.mark.parametrize("name", ["x.wav", "x.flac", "x.ogg", "x.mp3"])
+def test_crop_equals_the_same_place_of_the_whole_file(record, name):
+    recording = record(name=name)
+    whole = load_audio(recording.audio)
+    starts = np.linspace(0, recording.n_samples - 640, 7).astype(int)
+    for start in starts:
+        position = (start + 0.5) / (recording.n_samples - 640 + 1)
+        crop = CropReader(RATE, 640).read(recording, position).audio
+        assert crop.dtype == torch.float32
+        torch.testing.assert_close(crop, whole[:, start : start + 640], atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("file_rate", [4000, 11025, 16000, 22050, 48000])
+def test_crop_of_a_resampled_file_equals_the_resampled_whole(record, file_rate):
+    recording = record(2.0, file_rate)
+    whole = load_audio(recording.audio, sample_rate=RATE)
+    period = file_rate // np.gcd(file_rate, RATE)
+    n_starts = recording.n_samples - int(np.ceil(640 * file_rate / RATE)) + 1
+    for start in (0, n_starts // 2 // period * period, (n_starts - 1) // period * period):
+        crop = CropReader(RATE, 640).read(recording, (start + 0.5) / n_starts).audio
+        begin = start * RATE // file_rate
+        torch.testing.assert_close(crop, whole[:, begin : begin + 640], atol=2e-6, rtol=0)
+
+
+def test_only_the_crop_is_read(record, monkeypatch):
+    recording = record(60.0, 16000)
+    read = []
+    original = soundfile.SoundFile.read
+    monkeypatch.setattr(
+        soundfile.SoundFile,
+        "read",
+        lambda self, frames=-1, **named: read.append(frames) or original(self, frames, **named),
+    )
+    CropReader(RATE, 640).read(recording, 0.5)
+    assert sum(read) < 3 * 1280
+
+
+def test_short_recordings_are_padded_at_the_end_and_counted(record, caplog):
+    recording = record(0.05)
+    reader = CropReader(RATE, 640)
+    with caplog.at_level(logging.WARNING):
+        reader.check([recording, recording.model_copy(update={"seconds": 5.0})])
+    assert "1 of 2 recordings are shorter than a crop of 0.08 s" in caplog.text
+    crop = reader.read(recording, 0.99).audio
+    assert torch.equal(crop[:, :400], load_audio(recording.audio))
+    assert torch.equal(crop[:, 400:], torch.zeros(1, 240))
+
+
+@pytest.mark.parametrize("file_rate", [4000, 16000])
+def test_short_recordings_at_another_rate_are_padded_too(record, file_rate):
+    recording = record(0.05, file_rate)
+    crop = CropReader(RATE, 640).read(recording, 0.5).audio
+    torch.testing.assert_close(crop[:, :400], load_audio(recording.audio, sample_rate=RATE), atol=1e-6, rtol=0)
+    assert not crop[:, 400:].any()
+
+
+def test_channels_are_averaged(tmp_path, voice):
+    left, right = voice(0.5, RATE, 1), voice(0.5, RATE, 2)
+    soundfile.write(tmp_path / "x.wav", np.stack([left, right], 1), RATE, subtype="FLOAT")
+    (recording,) = scan_folder(tmp_path).recordings
+    crop = CropReader(RATE, 4000).read(recording, 0).audio
+    np.testing.assert_allclose(crop[0], (left + right) / 2, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("file_rate", "stated", "band"),
+    [
+        (8000, None, np.inf),
+        (8000, 3000.0, 3000.0),
+        (8000, 3900.0, np.inf),
+        (4000, None, 2000.0),
+        (4000, 1500.0, 1500.0),
+        (16000, 3000.0, 3000.0),
+        (7500, None, np.inf),
+    ],
+)
+def test_bandwidth_is_that_of_the_file_or_the_stated_one(record, file_rate, stated, band):
+    example = CropReader(RATE, 640).read(record(1.0, file_rate, bandwidth=stated), 0)
+    assert float(example.bandwidth) == band
+
+
+def test_labels_become_indices(record):
+    recording = record(label="no")
+    reader = CropReader(RATE, 640, labels=("yes", "no"))
+    assert int(reader.read(recording, 0).label) == 1
+    assert int(reader.read(recording.model_copy(update={"label": None}), 0).label) == 2
+    assert int(CropReader(RATE, 640).read(recording, 0).label) == 0
+
+
+@pytest.mark.parametrize(
+    ("recording", "reader", "message"),
+    [
+        ({"sample_rate": 16000}, {"resample": False}, "x.wav is 16000 Hz; this model needs 8000 Hz"),
+        (
+            {"label": "maybe"},
+            {"labels": ("yes", "no")},
+            "label 'maybe', which the model does not know; it knows yes, no",
+        ),
+        ({}, {"labels": ("yes", "no")}, "none of 1 recordings has one"),
+    ],
+)
+def test_what_does_not_fit_is_refused_before_training(recording, reader, message):
+    recordings = [Recording(**{"audio": "x.wav", "seconds": 1, "sample_rate": RATE} | recording)]
+    with pytest.raises(DataError, match=message):
+        CropReader(RATE, 640, **reader).check(recordings)
+
+
+def test_no_recordings_are_refused():
+    with pytest.raises(DataError, match="no recordings"):
+        CropReader(RATE, 640).check([])
+
+
+@pytest.mark.parametrize("lie", [{"sample_rate": 16000}, {"n_samples": 7999}])
+def test_a_manifest_that_is_out_of_date_is_noticed(record, lie):
+    with pytest.raises(DataError, match="x.wav has 8000 samples at 8000 Hz; its manifest says"):
+        CropReader(RATE, 640).read(record().model_copy(update=lie), 0)
+
+
+def test_an_unreadable_file_is_named(record):
+    recording = record()
+    recording.audio.write_text("no sound")
+    with pytest.raises(AudioError, match="x.wav cannot be read"):
+        CropReader(RATE, 640).read(recording, 0)
