@@ -1,0 +1,152 @@
+"""The forward process has the moments it claims, and its targets can be turned into each other."""
+
+import math
+
+import pytest
+import torch
+from scipy import stats
+from torch.testing import assert_close
+
+from audiodiff.config import LOGISTIC_SPREAD, DiffusionConfig
+from audiodiff.diffusion.process import (
+    alpha_sigma,
+    clean_from_noise,
+    diffuse,
+    noise_from,
+    sample_log_snr,
+    training_target,
+    weighted_mse,
+)
+
+LEVELS = torch.tensor([-12.0, -3.0, 0.0, 4.0, 12.0], dtype=torch.float64)
+
+
+def random_batch(channels=2, time=50, dtype=torch.float64):
+    generator = torch.Generator().manual_seed(0)
+    clean, noise = torch.randn(2, len(LEVELS), channels, time, dtype=dtype, generator=generator)
+    return clean, noise
+
+
+def test_scales_are_those_of_the_log_snr_and_preserve_variance():
+    alpha, sigma = alpha_sigma(LEVELS)
+    assert_close((alpha / sigma).square().log(), LEVELS)
+    assert_close(alpha.square() + sigma.square(), torch.ones_like(LEVELS))
+
+
+def test_an_infinite_log_snr_is_clean_signal_and_minus_infinity_is_noise():
+    clean, noise = random_batch()
+    endless = torch.full((len(LEVELS),), math.inf, dtype=torch.float64)
+    assert torch.equal(diffuse(clean, noise, endless), clean)
+    assert torch.equal(diffuse(clean, noise, -endless), noise)
+
+
+def test_diffuse_has_the_stated_mean_and_variance_at_each_clips_own_level():
+    n = 100_000
+    noise = torch.randn(len(LEVELS), 1, n, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    noisy = diffuse(torch.full_like(noise, 3.0), noise, LEVELS)
+    alpha, sigma = torch.sigmoid(LEVELS).sqrt(), torch.sigmoid(-LEVELS).sqrt()
+    assert ((noisy.mean((1, 2)) - 3 * alpha).abs() < 5 * sigma / n**0.5).all()
+    assert ((noisy.var((1, 2)) - sigma**2).abs() < 5 * sigma**2 * (2 / n) ** 0.5).all()
+
+
+def test_diffuse_leaves_a_signal_of_unit_variance_at_unit_variance():
+    n = 100_000
+    clean, noise = torch.randn(2, len(LEVELS), 1, n, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    assert ((diffuse(clean, noise, LEVELS).var((1, 2)) - 1).abs() < 5 * (2 / n) ** 0.5).all()
+
+
+@pytest.mark.parametrize("target", ["epsilon", "v", "x0"])
+def test_a_perfect_output_of_any_target_gives_back_noise_and_clean_signal(target):
+    clean, noise = random_batch()
+    noisy = diffuse(clean, noise, LEVELS)
+    output = training_target(clean, noise, LEVELS, target)
+    predicted = noise_from(output, noisy, LEVELS, target)
+    # the way back divides by sigma or alpha, which enlarges rounding by up to exp(6)
+    assert_close(predicted, noise, rtol=0, atol=1e-12)
+    assert_close(clean_from_noise(predicted, noisy, LEVELS), clean, rtol=0, atol=1e-9)
+
+
+def test_the_targets_are_what_their_papers_say():
+    clean, noise = random_batch()
+    angle = torch.atan(torch.exp(-LEVELS / 2)).view(-1, 1, 1)  # of Salimans and Ho: x = cos clean + sin noise
+    assert torch.equal(training_target(clean, noise, LEVELS, "epsilon"), noise)
+    assert torch.equal(training_target(clean, noise, LEVELS, "x0"), clean)
+    assert_close(training_target(clean, noise, LEVELS, "v"), angle.cos() * noise - angle.sin() * clean)
+    assert_close(diffuse(clean, noise, LEVELS), angle.cos() * clean + angle.sin() * noise)
+
+
+def test_v_is_the_derivative_of_the_noisy_signal_by_its_angle():
+    clean, noise = random_batch()
+    step = 1e-5
+    angle = torch.atan(torch.exp(-LEVELS / 2))
+    ahead, behind = (-2 * torch.log(torch.tan(angle + sign * step)) for sign in (1, -1))
+    slope = (diffuse(clean, noise, ahead) - diffuse(clean, noise, behind)) / (2 * step)
+    assert_close(slope, training_target(clean, noise, LEVELS, "v"), rtol=0, atol=1e-6)
+
+
+def test_results_keep_the_dtype_of_the_signal():
+    clean, noise = random_batch(dtype=torch.float32)
+    noisy = diffuse(clean, noise, LEVELS)
+    assert noisy.dtype == clean_from_noise(noise, noisy, LEVELS).dtype == torch.float32
+    assert all(noise_from(noise, noisy, LEVELS, target).dtype == torch.float32 for target in ("epsilon", "v", "x0"))
+
+
+CONFIGS = [
+    DiffusionConfig(log_snr_min=-8.0, log_snr_max=10.0),
+    DiffusionConfig(log_snr_min=-5.0, log_snr_max=14.0, distribution="logistic"),
+]
+
+
+def reference_cdf(levels, config):
+    """Share of levels below, from scipy instead of the code's own formula."""
+    width = config.log_snr_max - config.log_snr_min
+    if config.distribution == "uniform":
+        return stats.uniform.cdf(levels, config.log_snr_min, width)
+    logistic = stats.logistic((config.log_snr_min + config.log_snr_max) / 2, LOGISTIC_SPREAD * width)
+    low, high = logistic.cdf(config.log_snr_min), logistic.cdf(config.log_snr_max)
+    return (logistic.cdf(levels) - low) / (high - low)
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda config: config.distribution)
+def test_log_snr_at_is_the_quantile_function_of_its_distribution(config):
+    shares = torch.linspace(0, 1, 41, dtype=torch.float64)
+    levels = torch.tensor([config.log_snr_at(share) for share in shares.tolist()], dtype=torch.float64)
+    assert_close(torch.from_numpy(reference_cdf(levels.numpy(), config)), shares, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda config: config.distribution)
+def test_each_stratum_of_the_distribution_gets_one_level_of_a_batch(config):
+    n = 64
+    share = reference_cdf(sample_log_snr(n, config, torch.Generator().manual_seed(3)).double().numpy(), config)
+    assert sorted((share * n - 1e-4).astype(int)) == list(range(n))
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda config: config.distribution)
+def test_sampled_levels_follow_the_configured_distribution(config):
+    generator = torch.Generator().manual_seed(4)
+    levels = torch.cat([sample_log_snr(1, config, generator) for _ in range(3000)]).double()  # one stratum: independent
+    assert stats.kstest(reference_cdf(levels.numpy(), config), "uniform").pvalue > 0.01
+    assert levels.min() >= config.log_snr_min
+    assert levels.max() <= config.log_snr_max
+
+
+def test_levels_come_in_random_order_and_from_the_generator_alone():
+    first, again = (sample_log_snr(64, CONFIGS[0], torch.Generator().manual_seed(5)) for _ in range(2))
+    assert torch.equal(first, again)
+    assert abs(stats.spearmanr(range(64), first.numpy()).statistic) < 0.5
+    generator = torch.Generator().manual_seed(5)
+    draws = [sample_log_snr(64, CONFIGS[0], generator) for _ in range(2)]
+    assert not torch.isin(*draws).any()
+
+
+def test_weighted_mse_is_the_mean_square_of_each_clip_times_its_weight():
+    prediction, target = random_batch(dtype=torch.float32)
+    weight = torch.tensor([0.0, 0.5, 1.0, 2.0, 3.0])
+    expected = torch.stack([((p - t) ** 2).mean() for p, t in zip(prediction, target, strict=True)])
+    assert_close(weighted_mse(prediction, target), expected)
+    assert_close(weighted_mse(prediction, target, weight), expected * weight)
+
+
+def test_weighted_mse_of_half_precision_is_summed_in_float32():
+    prediction = torch.full((1, 1, 10_000), 100.0, dtype=torch.float16)
+    assert weighted_mse(prediction, -prediction).item() == pytest.approx(40_000.0)
