@@ -28,11 +28,7 @@ def griffin_lim(
     spectrum = stft(noise)
     previous = torch.zeros_like(spectrum)
     for _ in range(iterations):
-        projected = stft(stft.inverse(_with_magnitude(spectrum, magnitude)))
-        spectrum = projected + momentum * (projected - previous)
+        projected = stft(stft.inverse(magnitude * torch.sgn(spectrum)))
+        spectrum = torch.lerp(previous, projected, 1 + momentum)
         previous = projected
-    return stft.inverse(_with_magnitude(spectrum, magnitude))
-
-
-def _with_magnitude(spectrum: Tensor, magnitude: Tensor) -> Tensor:
-    return spectrum * (magnitude / spectrum.abs().clamp_min(1e-8))
+    return stft.inverse(magnitude * torch.sgn(spectrum))
