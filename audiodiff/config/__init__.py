@@ -1,0 +1,30 @@
+"""The typed configuration: one pydantic model per part, read from YAML, saved beside weights as JSON."""
+
+from audiodiff.config.base import Config, parse_config
+from audiodiff.config.mel import MEL_CONVENTIONS, MelConfig
+from audiodiff.config.model import (
+    DiffusionConfig,
+    EmbeddingConfig,
+    ModelConfig,
+    NetworkConfig,
+    SynthesisConfig,
+    WhiteningConfig,
+)
+from audiodiff.config.run import DataConfig, RunConfig, TrainingConfig, load_run_config
+
+__all__ = [
+    "MEL_CONVENTIONS",
+    "Config",
+    "DataConfig",
+    "DiffusionConfig",
+    "EmbeddingConfig",
+    "MelConfig",
+    "ModelConfig",
+    "NetworkConfig",
+    "RunConfig",
+    "SynthesisConfig",
+    "TrainingConfig",
+    "WhiteningConfig",
+    "load_run_config",
+    "parse_config",
+]

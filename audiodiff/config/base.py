@@ -1,0 +1,46 @@
+"""What every part of the configuration shares: strictness, and errors that name the key."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from audiodiff.errors import ConfigError
+
+
+class Config(BaseModel):
+    """Base of all parts: unknown keys are refused, values cannot change after validation."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+ConfigT = TypeVar("ConfigT", bound=Config)
+
+
+def _explain(error: ValidationError, source: str) -> ConfigError:
+    lines = [f"{source} is not a valid configuration:"]
+    for item in error.errors():
+        where = ".".join(str(part) for part in item["loc"]) or "(top level)"
+        lines.append(f"  {where}: {item['msg'].removeprefix('Value error, ')}")
+    return ConfigError("\n".join(lines))
+
+
+def parse_config(kind: type[ConfigT], values: object, source: str) -> ConfigT:
+    """Validate plain values against a configuration class.
+
+    Args:
+        kind: The configuration class, for example `ModelConfig`.
+        values: A mapping as read from YAML or JSON.
+        source: Where the values came from, for the message.
+
+    Returns:
+        The validated configuration.
+
+    Raises:
+        ConfigError: If a key is unknown, or a value is missing, of the wrong type or contradictory.
+    """
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        raise _explain(error, source) from error

@@ -1,0 +1,88 @@
+"""Mel conventions, as values: two toolkits that differ in one of them make noise of each other's mels."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from audiodiff.config.base import Config
+
+
+class MelConfig(Config):
+    """One mel convention: everything that decides how samples become a mel spectrogram.
+
+    Two toolkits that differ in any of these make mels that sound like noise in each other's vocoder.
+    """
+
+    name: str = "custom"
+    sample_rate: int = Field(gt=0, description="Hz")
+    n_fft: int = Field(gt=0, description="samples")
+    hop_length: int = Field(gt=0, description="samples between frames")
+    win_length: int = Field(gt=0, description="samples; the Hann window is centred in n_fft")
+    n_mels: int = Field(gt=0, description="number of bins")
+    f_min: float = Field(ge=0, description="Hz")
+    f_max: float = Field(gt=0, description="Hz")
+    scale: Literal["slaney", "htk"] = "slaney"
+    norm: Literal["slaney", "none"] = "slaney"
+    power: Literal[1, 2] = 1
+    centre: Literal["frame", "hop"] = Field(
+        "hop",
+        description="where frame i is centred: 'frame' at i * hop (n_fft / 2 padded, one frame more), "
+        "'hop' at (i + 1/2) * hop ((n_fft - hop) / 2 padded)",
+    )
+    padding: Literal["reflect", "constant"] = "reflect"
+    magnitude_floor: float = Field(0.0, ge=0, description="added to the squared magnitude before its root")
+    window_norm: bool = Field(False, description="divide the spectrum by the L2 norm of the window")
+    log: Literal["natural", "log10"] = "natural"
+    floor: float = Field(1e-5, gt=0, description="mel values are clamped to this before the logarithm")
+    multiplier: float = Field(1.0, gt=0, description="value = clip(multiplier * log(mel) + offset)")
+    offset: float = 0.0
+    clip: tuple[float, float] | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> MelConfig:
+        if self.f_max > self.sample_rate / 2:
+            raise ValueError(f"f_max {self.f_max} Hz is above half of sample_rate {self.sample_rate} Hz")
+        if self.f_min >= self.f_max:
+            raise ValueError(f"f_min {self.f_min} Hz must be below f_max {self.f_max} Hz")
+        if not self.hop_length <= self.win_length <= self.n_fft:
+            raise ValueError(
+                f"need hop_length <= win_length <= n_fft, got {self.hop_length}, {self.win_length}, {self.n_fft}"
+            )
+        if self.centre == "hop" and (self.n_fft - self.hop_length) % 2:
+            raise ValueError(f"centre 'hop' needs n_fft - hop_length even, got {self.n_fft} - {self.hop_length}")
+        return self
+
+
+def _convention(name: str, sample_rate: int, n_mels: int, **values: Any) -> MelConfig:
+    values = {"n_fft": 1024, "hop_length": 256, "f_min": 0.0, "f_max": sample_rate / 2} | values
+    values.setdefault("win_length", values["n_fft"])
+    return MelConfig(name=name, sample_rate=sample_rate, n_mels=n_mels, **values)
+
+
+MEL_CONVENTIONS: dict[str, MelConfig] = {
+    convention.name: convention
+    for convention in (
+        _convention("hifigan-22k", 22050, 80, f_max=8000.0, magnitude_floor=1e-9),
+        _convention("tacotron2", 22050, 80, f_max=8000.0, centre="frame"),
+        _convention(
+            "lmnt", 22050, 80, f_min=20.0, scale="htk", norm="none", centre="frame", window_norm=True,
+            log="log10", multiplier=0.2, offset=0.8, clip=(0.0, 1.0),
+        ),
+        _convention("vocos-24k", 24000, 100, scale="htk", norm="none", centre="frame", floor=1e-7),
+        _convention("bigvgan-24k", 24000, 100, magnitude_floor=1e-9),
+        _convention("bigvgan-44k", 44100, 128, n_fft=2048, hop_length=512, magnitude_floor=1e-9),
+    )
+}  # fmt: skip
+
+
+def _named_mel(value: Any) -> Any:
+    if isinstance(value, str):
+        if value not in MEL_CONVENTIONS:
+            raise ValueError(f"unknown mel convention {value!r}; choose from {', '.join(MEL_CONVENTIONS)}")
+        return MEL_CONVENTIONS[value]
+    return value
+
+
+MelField = Annotated[MelConfig | None, BeforeValidator(_named_mel)]

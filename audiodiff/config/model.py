@@ -1,0 +1,138 @@
+"""The configuration of a model: everything that decides what it computes, saved beside its weights."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from audiodiff.config.base import Config
+from audiodiff.config.mel import MelField
+
+
+class EmbeddingConfig(Config):
+    """How the noise level (log-SNR) enters the network."""
+
+    kind: Literal["rbf", "sinusoidal"] = "rbf"
+    width: int = Field(128, gt=0, description="features after the MLP")
+    centres: int = Field(32, gt=1, description="number of RBF centres (or of sinusoidal frequencies)")
+    initialisation: Literal["uniform", "quantiles", "random"] = "uniform"
+    spread: float = Field(1.0, gt=0, description="initial spread, in units of the distance between centres")
+    learnable: bool = Field(True, description="whether centres and spreads are trained")
+
+
+class NetworkConfig(Config):
+    """The noise predictor: gated dilated residual layers, on samples, patches of samples or STFT frames."""
+
+    kind: Literal["diffwave", "frames"] = "diffwave"
+    channels: int = Field(64, gt=0)
+    layers: int = Field(30, gt=0)
+    dilation_cycle: int = Field(10, gt=0, description="dilation of layer i is 2 ** (i % dilation_cycle)")
+    patch: int = Field(1, gt=0, description="samples per position ('diffwave' only); must divide the hop length")
+    n_fft: int = Field(1024, gt=0, description="window of the network's own STFT, in samples ('frames' only)")
+    hop_length: int = Field(256, gt=0, description="hop of the network's own STFT, in samples ('frames' only)")
+    embedding: EmbeddingConfig = EmbeddingConfig()
+
+
+class WhiteningConfig(Config):
+    """What is known of the signal and divided out before diffusion (the data-dependent prior)."""
+
+    kind: Literal["none", "energy", "spectral"] = "none"
+    exponent: float = Field(1.0, ge=0, le=1, description="power of the envelope: 0 nothing, 1 fully white")
+    gain: tuple[float, ...] = Field(
+        (1.0,), description="measured on training data so that whitened audio has unit variance; one per band, or one"
+    )
+
+
+LOGISTIC_SPREAD = 0.15
+"""Scale of the logistic distribution of noise levels, as a share of the log-SNR range it is cut to."""
+
+
+class DiffusionConfig(Config):
+    """The forward process as it is trained."""
+
+    target: Literal["epsilon", "v", "x0"] = Field("epsilon", description="what the network predicts and the MSE is of")
+    log_snr_min: float = -8.0
+    log_snr_max: float = 10.0
+    distribution: Literal["uniform", "logistic"] = Field("uniform", description="of log-SNR in training")
+
+    @model_validator(mode="after")
+    def _check(self) -> DiffusionConfig:
+        if self.log_snr_min >= self.log_snr_max:
+            raise ValueError(f"log_snr_min {self.log_snr_min} must be below log_snr_max {self.log_snr_max}")
+        return self
+
+    def log_snr_at(self, share: float) -> float:
+        """Return the log-SNR below which a share (0 to 1) of the training levels lies: the quantile function."""
+        if self.distribution == "logistic":
+            edge = 1 / (1 + math.exp(0.5 / LOGISTIC_SPREAD))
+            p = edge + share * (1 - 2 * edge)
+            share = 0.5 + LOGISTIC_SPREAD * math.log(p / (1 - p))
+        return self.log_snr_min + (self.log_snr_max - self.log_snr_min) * share
+
+
+class SynthesisConfig(Config):
+    """The reverse process as the model likes it best: what `vocode` and `generate` use unless told otherwise."""
+
+    steps: int = Field(6, gt=0)
+    sampler: Literal["ddpm", "ddim", "dpmpp_2m"] = "ddim"
+    schedule: str = Field("uniform", description="a name of audiodiff.diffusion.schedules")
+    start: Literal["noise", "griffin-lim"] = Field(
+        "noise",
+        description="what is diffused to the first noise level: nothing, or a Griffin-Lim estimate from the mel",
+    )
+    start_log_snr: float = Field(-8.0, description="noise level of the first step")
+    end_log_snr: float = Field(10.0, description="noise level of the last step, after which the signal is clean")
+    griffin_lim_iterations: int = Field(32, gt=0)
+
+    @model_validator(mode="after")
+    def _check(self) -> SynthesisConfig:
+        if self.start_log_snr >= self.end_log_snr:
+            raise ValueError(f"start_log_snr {self.start_log_snr} must be below end_log_snr {self.end_log_snr}")
+        return self
+
+
+class ModelConfig(Config):
+    """Everything that decides what a model computes; saved in its folder, so that weights never need a script."""
+
+    sample_rate: int = Field(gt=0, description="Hz")
+    mel: MelField = Field(None, description="a name, a mapping, or nothing for a model without mel condition")
+    labels: tuple[str, ...] = Field((), description="class names of a class-conditional model")
+    clip_seconds: float | None = Field(None, gt=0, description="length of a generated clip by default, in seconds")
+    network: NetworkConfig = NetworkConfig()
+    whitening: WhiteningConfig = WhiteningConfig()
+    diffusion: DiffusionConfig = DiffusionConfig()
+    synthesis: SynthesisConfig = SynthesisConfig()
+    provenance: dict[str, Any] = Field(
+        default_factory=dict, description="training data, licences, hours, steps, hardware, seed, measured scores"
+    )
+
+    @property
+    def block_length(self) -> int:
+        """Samples per conditioning frame; signals are padded to a multiple of it."""
+        if self.mel is not None:
+            return self.mel.hop_length
+        return self.network.hop_length if self.network.kind == "frames" else self.network.patch
+
+    @model_validator(mode="after")
+    def _check(self) -> ModelConfig:
+        if self.mel is not None and self.mel.sample_rate != self.sample_rate:
+            raise ValueError(
+                f"mel {self.mel.name} is for {self.mel.sample_rate} Hz, sample_rate is {self.sample_rate} Hz"
+            )
+        if self.mel is None and self.whitening.kind != "none":
+            raise ValueError(f"whitening {self.whitening.kind!r} needs a mel")
+        if self.mel is None and self.synthesis.start == "griffin-lim":
+            raise ValueError("start 'griffin-lim' needs a mel")
+        hop = self.mel.hop_length if self.mel else None
+        if self.network.kind == "diffwave" and hop and hop % self.network.patch:
+            divisors = ", ".join(str(d) for d in range(1, 65) if hop % d == 0)
+            raise ValueError(f"patch {self.network.patch} must divide the hop length {hop}; these do: {divisors}")
+        if self.network.kind == "frames" and hop and self.network.hop_length != hop:
+            raise ValueError(f"network.hop_length {self.network.hop_length} must equal the mel's hop_length {hop}")
+        if self.network.kind == "frames" and self.diffusion.target != "epsilon":
+            raise ValueError(
+                f"network kind 'frames' predicts noise; diffusion.target {self.diffusion.target!r} must be 'epsilon'"
+            )
+        return self

@@ -1,0 +1,87 @@
+"""The configuration of a training run, read from YAML: a model, data, and how to train."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import yaml
+from pydantic import Field, model_validator
+
+from audiodiff.config.base import Config, parse_config
+from audiodiff.config.model import ModelConfig
+from audiodiff.errors import ConfigError
+
+
+class DataConfig(Config):
+    """Where recordings come from and what is done to them on the way."""
+
+    train: str = Field(description="a manifest (.jsonl) or a folder of audio")
+    valid: str | None = Field(None, description="likewise; without it a fixed share of train is held out")
+    valid_share: float = Field(0.05, gt=0, lt=1)
+    crop_seconds: float = Field(0.75, gt=0, description="rounded up to whole hops; shorter clips are zero-padded")
+    polarity: bool = Field(True, description="flip the sign of half the crops")
+    gain_db: tuple[float, float] = Field((-6.0, 3.0), description="range of a random gain per crop, in dB")
+    resample: bool = Field(True, description="resample files at another rate; False refuses them")
+    workers: int = Field(0, ge=0, description="processes that read audio")
+
+    @model_validator(mode="after")
+    def _check(self) -> DataConfig:
+        if self.gain_db[0] > self.gain_db[1]:
+            raise ValueError(f"gain_db must be (low, high), got {self.gain_db}")
+        return self
+
+
+class TrainingConfig(Config):
+    """How long, how fast, and how carefully to train."""
+
+    steps: int = Field(1_000_000, gt=0)
+    batch_size: int = Field(16, gt=0)
+    learning_rate: float = Field(2e-4, gt=0)
+    final_learning_rate: float = Field(0.0, ge=0, description="reached by a cosine at the last step")
+    warmup_steps: int = Field(500, ge=0)
+    weight_decay: float = Field(0.0, ge=0)
+    betas: tuple[float, float] = (0.9, 0.99)
+    gradient_clip: float = Field(1.0, gt=0, description="largest L2 norm of the gradient")
+    ema_decay: float = Field(0.999, ge=0, lt=1)
+    precision: Literal["fp32", "bf16"] = "fp32"
+    compile: bool = Field(False, description="torch.compile the network")
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    seed: int = 0
+    validate_every: int = Field(1000, gt=0, description="steps")
+    validation_crops: int = Field(32, gt=0)
+    validation_levels: int = Field(8, gt=1, description="fixed noise levels, evenly spaced in log-SNR")
+    sample_every: int = Field(5000, gt=0, description="steps between pictures and audio in TensorBoard")
+    checkpoint_every: int = Field(1000, gt=0, description="steps")
+    keep: int = Field(3, gt=0, description="newest checkpoints that stay")
+    max_bad_steps: int = Field(20, gt=0, description="non-finite losses in a row that stop the run")
+    initial_model: str | None = Field(None, description="a model folder whose weights training starts from")
+
+
+class RunConfig(Config):
+    """One training run: `audiodiff train run.yaml`."""
+
+    model: ModelConfig
+    data: DataConfig
+    training: TrainingConfig = TrainingConfig()
+
+
+def load_run_config(path: str | Path) -> RunConfig:
+    """Read the configuration of a training run from a YAML file.
+
+    Args:
+        path: The YAML file; its keys are the fields of `RunConfig`.
+
+    Returns:
+        The validated configuration.
+
+    Raises:
+        ConfigError: If the file cannot be read, is no YAML, or does not validate.
+    """
+    try:
+        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}. Give the path of a YAML file.") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is not YAML: {error}") from error
+    return parse_config(RunConfig, values, str(path))
