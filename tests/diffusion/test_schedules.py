@@ -121,7 +121,7 @@ def test_linear_beta_takes_its_levels_from_the_process_of_ho_et_al():
     alpha_bar = np.cumprod(1 - np.linspace(1e-4, 0.02, 1000))
     process = torch.from_numpy(np.log(alpha_bar / (1 - alpha_bar))[::-1].copy())
     assert_close(linear_beta(1000)[:-1], process, rtol=1e-9, atol=1e-9)
-    assert_close(linear_beta(4)[:-1], process[[0, 333, 666, 999]], rtol=1e-9, atol=1e-9)
+    assert_close(linear_beta(6)[:-1], process[[0, 200, 400, 599, 799, 999]], rtol=1e-9, atol=1e-9)
     assert_close(linear_beta(1)[:-1], process[:1], rtol=1e-9, atol=1e-9)
 
 
