@@ -57,8 +57,9 @@ def test_lossy_round_trip_is_close(tmp_path, extension, seconds) -> None:
 
 
 def test_long_ogg_is_written(tmp_path) -> None:
-    save_audio(tmp_path / "x.ogg", torch.zeros(1_500_000), RATE)
-    assert audio_info(tmp_path / "x.ogg").n_samples == 1_500_000
+    """libsndfile's Vorbis encoder crashes on so many samples in one call."""
+    save_audio(tmp_path / "x.ogg", torch.zeros(3_000_000), RATE)
+    assert audio_info(tmp_path / "x.ogg").n_samples == 3_000_000
 
 
 def test_defaults_and_full_scale(tmp_path) -> None:
@@ -91,8 +92,10 @@ def test_sample_rate_resamples(tmp_path) -> None:
 @pytest.mark.parametrize("name", ["x.wav", "x.flac", "x.ogg", "x.mp3"])
 def test_part_of_a_file_equals_that_part_of_the_whole(tmp_path, name) -> None:
     path = tmp_path / name
-    audio = tones(150_000)
-    audio[:, 60_000:] *= torch.rand(90_000, generator=torch.Generator().manual_seed(1))
+    # Quiet, with bursts of noise for which an MP3 saves up bits in the frames before.
+    time = torch.arange(150_000)
+    noise = torch.randn(150_000, generator=torch.Generator().manual_seed(1))
+    audio = 0.01 * torch.sin(0.3 * time) + 0.1 * noise * (time % 30_000 < 3000)
     save_audio(path, audio, RATE)
     whole = load_audio(path)
     for start in (0, 1, 11_519, 33_333, 77_777, 120_001, 147_123, 149_000):
