@@ -1,0 +1,88 @@
+"""Griffin-Lim finds a waveform whose magnitudes come ever closer to the true ones."""
+
+from pathlib import Path
+
+import pytest
+import soundfile
+import torch
+
+import audiodiff
+from audiodiff.audio.griffin_lim import griffin_lim
+from audiodiff.audio.stft import FramedSTFT
+
+CLIP = Path(audiodiff.__file__).parent / "assets" / "clips" / "sense-and-sensibility.flac"
+
+
+@pytest.fixture(scope="module")
+def stft():
+    return FramedSTFT(1024, 256)
+
+
+@pytest.fixture(scope="module")
+def speech():
+    """Return a second of real speech, `(1, 86 * 256)`."""
+    audio, sample_rate = soundfile.read(CLIP, dtype="float32")
+    return torch.from_numpy(audio[sample_rate : sample_rate + 86 * 256]).unsqueeze(0)
+
+
+@pytest.fixture(scope="module")
+def noise(speech):
+    return 0.1 * torch.randn(speech.shape, generator=torch.Generator().manual_seed(0))
+
+
+def spectral_convergence(estimate, truth, stft):
+    magnitude = stft(truth).abs()
+    return float((stft(estimate).abs() - magnitude).norm() / magnitude.norm())
+
+
+def test_the_estimate_improves_with_iterations(stft, speech, noise):
+    magnitude = stft(speech).abs()
+    errors = [
+        spectral_convergence(griffin_lim(magnitude, noise, stft, iterations=n), speech, stft) for n in (0, 4, 16, 48)
+    ]
+    assert errors == sorted(errors, reverse=True)
+    assert errors[-1] < 0.5 * errors[0]
+    assert errors[-1] < 0.2
+
+
+def test_without_momentum_no_iteration_makes_it_worse(stft, speech, noise):
+    # Griffin and Lim 1984 prove it for the distance to the signal's own spectrum
+    magnitude = stft(speech).abs()
+    errors = [
+        spectral_convergence(griffin_lim(magnitude, noise, stft, iterations=n, momentum=0.0), speech, stft)
+        for n in range(8)
+    ]
+    assert errors == sorted(errors, reverse=True)
+
+
+def test_momentum_beats_none_at_equal_iterations(stft, speech, noise):
+    magnitude = stft(speech).abs()
+    fast, plain = (
+        spectral_convergence(griffin_lim(magnitude, noise, stft, iterations=32, momentum=m), speech, stft)
+        for m in (0.99, 0.0)
+    )
+    assert fast < 0.9 * plain
+
+
+def test_a_start_from_the_true_phases_stays_there(stft, speech):
+    estimate = griffin_lim(stft(speech).abs(), speech, stft, iterations=8)
+    assert (estimate - speech).norm() < 1e-4 * speech.norm()
+
+
+def test_silence_gives_silence(stft, noise):
+    silence = torch.zeros_like(stft(noise).abs())
+    assert torch.equal(griffin_lim(silence, noise, stft), torch.zeros_like(noise))
+
+
+def test_silent_frames_and_a_silent_start_give_no_nan(stft, speech, noise):
+    magnitude = stft(speech).abs()
+    magnitude[:, 20:40] = 0.0
+    assert griffin_lim(magnitude, noise, stft).isfinite().all()
+    assert griffin_lim(magnitude, torch.zeros_like(noise), stft).isfinite().all()
+
+
+def test_each_clip_of_a_batch_is_estimated_alone(stft, speech, noise):
+    magnitude = torch.cat([stft(speech).abs(), 2 * stft(speech.flip(1)).abs()])
+    together = griffin_lim(magnitude, noise.expand(2, -1), stft, iterations=4)
+    alone = griffin_lim(magnitude[1:], noise, stft, iterations=4)
+    assert (together[1:] - alone).norm() < 1e-4 * alone.norm()
