@@ -43,9 +43,17 @@ class SynthesisChanges(TypedDict, total=False):
 
 
 def choose_device(device: str = "auto") -> torch.device:
-    """Return the named device; "auto" is the GPU where there is one, else the CPU."""
+    """Return the named device; "auto" is the GPU where there is one, else the CPU.
+
+    Raises:
+        ConfigError: If there is no such device here.
+    """
+    n_gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return torch.device("cuda" if n_gpus else "cpu")
+    known = ["cpu", *(["cuda"] if n_gpus else []), *(f"cuda:{i}" for i in range(n_gpus))]
+    if device not in known:
+        raise ConfigError(f"no device {device!r} here; choose from auto, {', '.join(known)}.")
     return torch.device(device)
 
 
