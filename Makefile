@@ -6,7 +6,7 @@ VENV ?= .venv#            the virtual environment
 TORCH_INDEX ?=#           a further package index for torch, such as PyTorch's own for machines without a GPU
 CLIP ?= audiodiff/assets/clips/sense-and-sensibility.flac#  the recording of the demo
 OUT ?= out#               where `make demo` writes
-VOCODE ?= --resample --picture --overwrite#  options of `audiodiff vocode` in the demo
+VOCODE ?= --resample --picture --score --overwrite#  options of `audiodiff vocode` in the demo
 PYTEST ?=#                further arguments for pytest
 
 BIN := $(VENV)/bin

@@ -110,3 +110,49 @@ def tiny_run_config(speech_folder: Path, tiny_model_config: ModelConfig) -> RunC
             checkpoint_every=4,
         ),
     )
+
+
+@pytest.fixture(scope="session")
+def save_random_model() -> Callable[..., Path]:
+    """Give a function (folder, config, seed) that writes a model whose random weights let every condition count."""
+    import torch
+
+    from audiodiff.checkpoint import save_model
+    from audiodiff.networks.build import build_network
+
+    def save(folder: Path, config: ModelConfig, seed: int = 0) -> Path:
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            network = build_network(config)
+            for parameter in network.output.parameters():  # which start at zero
+                torch.nn.init.normal_(parameter, std=0.1)
+        save_model(folder, network.state_dict(), config)
+        return folder
+
+    return save
+
+
+@pytest.fixture(scope="session")
+def tiny_vocoder_folder(
+    tmp_path_factory: pytest.TempPathFactory,
+    tiny_model_config: ModelConfig,
+    save_random_model: Callable[..., Path],
+) -> Path:
+    """Give the folder of a model of `tiny_model_config` with random weights; do not write into it."""
+    return save_random_model(tmp_path_factory.mktemp("models") / "tiny-vocoder", tiny_model_config)
+
+
+@pytest.fixture(scope="session")
+def tiny_generator_folder(tmp_path_factory: pytest.TempPathFactory, save_random_model: Callable[..., Path]) -> Path:
+    """Give the folder of a class-conditional generator with random weights: 8000 Hz, half a second, yes and no."""
+    config = ModelConfig(
+        sample_rate=SAMPLE_RATE,
+        labels=("yes", "no"),
+        clip_seconds=0.5,
+        network=NetworkConfig(
+            channels=8, layers=2, patch=8, embedding=EmbeddingConfig(width=16, centres=8, initialisation="quantiles")
+        ),
+        whitening=WhiteningConfig(gain=(10.0,)),
+        synthesis=SynthesisConfig(steps=2),
+    )
+    return save_random_model(tmp_path_factory.mktemp("models") / "tiny-generator", config)

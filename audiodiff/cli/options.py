@@ -1,0 +1,70 @@
+"""What verbs that make audio have in common: their options, and how warnings of the library reach the user."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import click
+
+# The names are repeated here because their homes import torch, and help must be instant; a test compares them.
+SAMPLERS = ("ddim", "ddpm", "dpmpp_2m")
+SCHEDULES = ("uniform", "cosine", "sigmoid", "linear_beta", "fibonacci", "wavegrad")
+
+_LOG = logging.getLogger(__name__)
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+
+def synthesis_options(function: _Function) -> _Function:
+    """Add the options of the reverse process; `changes` picks those that were given out of the arguments."""
+    default = "the model's own by default"
+    options = (
+        click.option(
+            "--steps",
+            type=click.IntRange(min=1),
+            metavar="N",
+            help=f"Denoising steps, each one network call; {default}.",
+        ),
+        click.option("--sampler", type=click.Choice(SAMPLERS), help=f"How a step is taken; {default}."),
+        click.option("--schedule", type=click.Choice(SCHEDULES), help=f"Where the steps lie; {default}."),
+        click.option(
+            "--seed",
+            type=click.IntRange(min=0),
+            default=0,
+            metavar="N",
+            show_default=True,
+            help="What the noise is made from.",
+        ),
+        click.option(
+            "--device", default="auto", metavar="DEVICE", show_default=True, help="auto, cpu, cuda, cuda:1 ..."
+        ),
+        click.option("--overwrite", is_flag=True, help="Make files anew that are there already."),
+    )
+    for option in reversed(options):
+        function = option(function)
+    return function
+
+
+def changes(**given: Any) -> Any:
+    """Return the options that were given, as `audiodiff.pipelines.SynthesisChanges`."""
+    return {name: value for name, value in given.items() if value is not None}
+
+
+@contextmanager
+def warnings_logged() -> Iterator[None]:
+    """Turn the library's warnings into lines of the log, each time and without the line of code they came from."""
+    with warnings.catch_warnings():
+        show = warnings.showwarning
+
+        def log(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
+            if category is UserWarning:
+                _LOG.warning("%s", message)
+            else:
+                show(message, category, *place, **more)
+
+        warnings.showwarning = log
+        warnings.simplefilter("always", UserWarning)
+        yield

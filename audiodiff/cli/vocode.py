@@ -1,0 +1,113 @@
+"""`audiodiff vocode`: recordings or mel spectrograms in, audio out."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from audiodiff.cli.jobs import Job, collect_jobs
+from audiodiff.cli.options import changes, synthesis_options, warnings_logged
+
+if TYPE_CHECKING:
+    from audiodiff.cli.vocoding import Wishes
+    from audiodiff.pipelines import Vocoder
+
+
+@click.command("vocode", short_help="Turn recordings or mel spectrograms into audio.")
+@click.argument("inputs", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="INPUTS...")
+@click.option(
+    "--output",
+    "-o",
+    required=True,
+    type=click.Path(path_type=Path),
+    metavar="PATH",
+    help="A folder; or, for one input file, a .wav or .flac file.",
+)
+@click.option("--model", metavar="NAME|FOLDER", help="A bundled model or a model folder; the bundled one by default.")
+@click.option(
+    "--start", type=click.Choice(["noise", "griffin-lim"]), help="What is denoised first; the model's own by default."
+)
+@synthesis_options
+@click.option(
+    "--batch-size",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    metavar="CLIPS",
+    help="Clips synthesised together, of those with equally many frames; changes the speed only.",
+)
+@click.option("--resample", is_flag=True, help="Resample recordings whose rate is not the model's.")
+@click.option("--picture", is_flag=True, help="Draw input and output (their first channel) into a .png beside it.")
+@click.option("--score", is_flag=True, help="Score each output against its recording.")
+def command(*, inputs: tuple[Path, ...], output: Path, overwrite: bool, **options: Any) -> None:
+    """Turn recordings or mel spectrograms into audio.
+
+    INPUTS are audio files, mels (.npy, or .pt with one tensor, of shape (n_mels, frames)), or folders of both, whose
+    subfolders are kept. A recording is turned into a mel and back, channel by channel. Files that are there already
+    are skipped. If some inputs fail, the others are done, the failed are listed, and the exit code is 1.
+    """
+    jobs = collect_jobs(inputs, output)
+    if options["picture"]:
+        _refuse_pictures_of_mels(jobs)
+    waiting = [job for job in jobs if overwrite or not job.target.is_file()]
+    for job in jobs:
+        if job not in waiting:
+            click.echo(f"{_arrow(job)}  skipped: it is there already")
+    failures = _vocode(waiting, **options) if waiting else []
+    _say_how_it_went(len(jobs), len(jobs) - len(waiting), failures)
+    if failures:
+        click.get_current_context().exit(1)
+
+
+def _refuse_pictures_of_mels(jobs: Sequence[Job]) -> None:
+    mels = [job.source for job in jobs if job.is_mel]
+    if mels:
+        raise click.UsageError(f"--picture compares with a recording, and {mels[0]} is a mel. Leave --picture out.")
+
+
+def _arrow(job: Job) -> str:
+    return f"{click.format_filename(job.source)} -> {click.format_filename(job.target)}"
+
+
+def _vocode(jobs: Sequence[Job], *, model: str | None, device: str, **options: Any) -> list[str]:
+    """Vocode, print a line per result, and return the reasons of those that failed."""
+    from audiodiff.cli.vocoding import Wishes
+    from audiodiff.pipelines import Vocoder
+
+    settings = changes(**{name: options.pop(name) for name in ("steps", "sampler", "schedule", "start")})
+    wishes = Wishes(changes=settings, **options)
+    if wishes.score and not (find_spec("pesq") and find_spec("pystoi")):
+        click.echo("PESQ-WB and ESTOI are left out: they need `pip install 'audiodiff[eval]'`", err=True)
+    with warnings_logged():
+        return _run(Vocoder.from_pretrained(model, device), jobs, wishes)
+
+
+def _run(vocoder: Vocoder, jobs: Sequence[Job], wishes: Wishes) -> list[str]:
+    from tqdm import tqdm
+
+    from audiodiff.cli.vocoding import vocode_files
+
+    failures = []
+    layout = "{percentage:3.0f} % |{bar}| {elapsed} gone, {remaining} left"
+    with tqdm(total=len(jobs), disable=not sys.stderr.isatty(), delay=2, leave=False, bar_format=layout) as bar:
+        for outcome in vocode_files(vocoder, jobs, wishes, bar.update):
+            if outcome.failed:
+                failures.append(outcome.text)
+                continue
+            with tqdm.external_write_mode():
+                click.echo(f"{_arrow(outcome.job)}  {outcome.text}")
+    return failures
+
+
+def _say_how_it_went(n_jobs: int, n_skipped: int, failures: Sequence[str]) -> None:
+    if n_skipped:
+        click.echo(f"{n_skipped} of {n_jobs} skipped; --overwrite makes them anew", err=True)
+    if failures:
+        click.echo(f"{len(failures)} of {n_jobs} failed:", err=True)
+        for reason in failures:
+            click.echo(f"  {reason}", err=True)
