@@ -152,7 +152,7 @@ def tiny_generator_folder(tmp_path_factory: pytest.TempPathFactory, save_random_
         network=NetworkConfig(
             channels=8, layers=2, patch=8, embedding=EmbeddingConfig(width=16, centres=8, initialisation="quantiles")
         ),
-        whitening=WhiteningConfig(gain=(10.0,)),
+        whitening=WhiteningConfig(gain=(500.0,)),
         synthesis=SynthesisConfig(steps=2),
     )
     return save_random_model(tmp_path_factory.mktemp("models") / "tiny-generator", config)

@@ -1,0 +1,122 @@
+"""`audiodiff info`: what is inside a model folder; without one, which models there are and what they would run on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from audiodiff.config import ModelConfig
+
+PACKAGES = ("torch", "torchaudio", "librosa", "soundfile", "numpy")
+
+
+@click.command("info", short_help="Show what is inside a model folder.")
+@click.argument("model", required=False, metavar="[MODEL]")
+@click.option("--json", "as_json", is_flag=True, help="Print it as JSON, for other programs.")
+def command(*, model: str | None, as_json: bool) -> None:
+    """Show what is inside a model folder, or a bundled model.
+
+    Without MODEL, list the bundled models and describe this machine.
+    """
+    facts = describe_machine() if model is None else describe_model(model)
+    click.echo(json.dumps(facts, indent=1, ensure_ascii=False) if as_json else "\n".join(_lines(facts)))
+
+
+def describe_machine() -> dict[str, Any]:
+    """Return the bundled models, and versions, threads and GPUs as they matter here."""
+    import platform
+    from importlib.metadata import PackageNotFoundError, version
+
+    import torch
+
+    from audiodiff import __version__
+    from audiodiff.checkpoint import DEFAULT_MODEL, bundled_models, load_config
+
+    models = {}
+    for name, folder in bundled_models().items():
+        config = load_config(folder)
+        models[name] = f"{_kind(config)}, {config.sample_rate} Hz{', the default' if name == DEFAULT_MODEL else ''}"
+    versions = {"audiodiff": __version__, "python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            versions[package] = "not installed"
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return {
+        "bundled_models": models,
+        "versions": versions,
+        "machine": {"system": platform.platform(), "cpu_threads": torch.get_num_threads(), "gpus": gpus},
+    }
+
+
+def describe_model(name: str) -> dict[str, Any]:
+    """Load a model, which also checks its files, and return what a user may want to know of it.
+
+    Args:
+        name: A folder, the name of a bundled model, or a hub id.
+
+    Returns:
+        Names and values, nested, as JSON holds them.
+
+    Raises:
+        ModelError: If the model cannot be found or is damaged.
+        ConfigError: If its configuration does not validate.
+    """
+    from audiodiff.checkpoint import WEIGHTS, find_model, load_model
+
+    folder = find_model(name)
+    network, config = load_model(folder)
+    facts: dict[str, Any] = {
+        "folder": str(folder),
+        "kind": _kind(config),
+        "sample_rate_hz": config.sample_rate,
+        "mel": config.mel.model_dump(mode="json") if config.mel else None,
+    }
+    if config.mel is None:
+        facts |= {"labels": list(config.labels), "clip_seconds": config.clip_seconds}
+    unused = {"patch"} if config.network.kind == "frames" else {"n_fft", "hop_length"}
+    facts["network"] = {
+        **config.network.model_dump(mode="json", exclude=unused),
+        "parameters": sum(parameter.numel() for parameter in network.parameters()),
+        "file_megabytes": round((folder / WEIGHTS).stat().st_size / 1e6, 2),
+        "receptive_field_samples_each_side": network.receptive_field,
+        "receptive_field_seconds_each_side": round(network.receptive_field / config.sample_rate, 4),
+    }
+    for part in ("whitening", "diffusion", "synthesis", "provenance"):
+        facts[part] = config.model_dump(mode="json")[part]
+    return facts
+
+
+def _kind(config: ModelConfig) -> str:
+    if config.mel is not None:
+        return f"vocoder for {config.mel.name} mels"
+    return f"generator of {len(config.labels)} classes" if config.labels else "generator without classes"
+
+
+def _lines(facts: Mapping[str, Any], indent: str = "") -> Iterator[str]:
+    """Lay out nested names and values, one per line, values of one level in one column."""
+    names = {key: str(key).replace("_", " ") for key in facts}
+    width = max(map(len, names.values()), default=0)
+    for key, value in facts.items():
+        if isinstance(value, list) and any(isinstance(item, Mapping) for item in value):
+            value = {f"{number}.": item for number, item in enumerate(value, 1)}
+        if isinstance(value, Mapping) and value:
+            yield indent + names[key]
+            yield from _lines(value, indent + "  ")
+        else:
+            yield f"{indent}{names[key]:{width}}  {_text(value)}"
+
+
+def _text(value: object) -> str:
+    if isinstance(value, list) and len(value) > 8 and all(isinstance(item, float) for item in value):
+        return f"{len(value)} values from {min(value):.3g} to {max(value):.3g}"
+    if isinstance(value, list):
+        return ", ".join(map(str, value)) or "none"
+    if isinstance(value, int) and value >= 100_000:
+        return f"{value:,}"
+    return "none" if value is None or value == {} else str(value)

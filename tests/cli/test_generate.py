@@ -1,0 +1,136 @@
+"""`audiodiff generate`: names and seeds decide the clips; what cannot be made is refused."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from click.testing import CliRunner
+
+from audiodiff import Generator
+from audiodiff.cli.main import main
+from audiodiff.config import NetworkConfig
+
+RATE = 8000
+
+
+@pytest.fixture
+def generate(tiny_generator_folder, tmp_path, monkeypatch):
+    """Run `audiodiff generate --model TINY …` in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments, model=tiny_generator_folder):
+        return CliRunner().invoke(main, ["generate", "--model", str(model), *map(str, arguments)])
+
+    return run
+
+
+def samples(path):
+    return soundfile.read(path, dtype="int16")[0].astype(int)
+
+
+def test_clips_are_named_after_label_and_seed(generate):
+    result = generate("-o", "out", "--label", "yes", "--count", 3, "--seed", 7)
+    assert result.exit_code == 0, result.stderr
+    names = ["yes_7.wav", "yes_8.wav", "yes_9.wav"]
+    assert sorted(path.name for path in Path("out").iterdir()) == names
+    lines = result.stdout.splitlines()
+    for line, name in zip(lines, names, strict=True):
+        assert re.fullmatch(rf"out/{name}  0\.50 s, made in \d+\.\d\d s, real-time factor \d+\.\d\d\d", line)
+    assert soundfile.info("out/yes_7.wav").samplerate == RATE
+    assert not np.array_equal(samples("out/yes_7.wav"), samples("out/yes_8.wav"))
+
+
+def test_a_seed_makes_the_same_clip_whatever_the_count(generate, tiny_generator_folder):
+    generate("-o", "three", "--label", "no", "--count", 3)
+    generate("-o", "one", "--label", "no", "--seed", 2)
+    assert Path("three/no_2.wav").read_bytes() == Path("one/no_2.wav").read_bytes()
+    clips = Generator.from_pretrained(tiny_generator_folder, "cpu").generate("no", 3)
+    expected = clips[2, 0].clamp(-1, 1).numpy() * 32768
+    assert np.abs(samples("three/no_2.wav") - expected).max() <= 1
+
+
+@pytest.mark.parametrize(
+    "option", [("--steps", 5), ("--sampler", "ddpm"), ("--schedule", "cosine"), ("--label", "no")], ids=lambda o: o[0]
+)
+def test_every_option_counts(generate, option):
+    settings = {"--label": "yes", "--steps": 3}
+    generate("-o", "plain", *sum(settings.items(), ()))
+    generate("-o", "changed", *sum((settings | dict([option])).items(), ()))
+    (plain,), (changed,) = Path("plain").iterdir(), Path("changed").iterdir()
+    assert not np.array_equal(samples(plain), samples(changed))
+
+
+@pytest.mark.parametrize("seconds", [0.1, 0.33333, 1])
+def test_length(generate, seconds):
+    assert generate("-o", "out", "--label", "yes", "--seconds", seconds).exit_code == 0
+    assert soundfile.info("out/yes_0.wav").frames == round(seconds * RATE)
+
+
+def test_what_is_there_is_skipped_unless_overwritten(generate):
+    Path("out").mkdir()
+    Path("out/yes_1.wav").write_text("finished")
+    result = generate("-o", "out", "--label", "yes", "--count", 3)
+    assert "out/yes_1.wav  skipped" in result.stdout
+    assert "1 of 3 skipped; --overwrite" in result.stderr
+    assert Path("out/yes_1.wav").read_text() == "finished"
+    assert Path("out/yes_2.wav").exists()
+    assert generate("-o", "out", "--label", "yes", "--count", 3, "--overwrite").stderr == ""
+    assert len(samples("out/yes_1.wav")) == RATE // 2
+
+
+def test_a_model_without_labels(generate, save_random_model, tiny_generator_folder, tmp_path):
+    from audiodiff.checkpoint import load_config
+
+    config = load_config(tiny_generator_folder).model_copy(
+        update={"labels": (), "clip_seconds": None, "network": NetworkConfig(channels=8, layers=2, patch=8)}
+    )
+    model = save_random_model(tmp_path / "free", config)
+    assert generate("-o", "out", "--seconds", 0.2, model=model).exit_code == 0
+    assert [path.name for path in Path("out").iterdir()] == ["clip_0.wav"]
+    result = generate("-o", "none", model=model)
+    assert (result.exit_code, "give seconds" in result.stderr) == (1, True)
+    result = generate("-o", "none", "--seconds", 1, "--label", "yes", model=model)
+    assert (result.exit_code, "this model knows none" in result.stderr) == (1, True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "this model needs a label; choose from yes, no"),
+        (["--label", "maybe"], "unknown label 'maybe'; this model knows yes, no"),
+        (["--label", "../yes"], "unknown label '../yes'"),
+        (["--label", "yes", "--seconds", 1e-5], "no sample"),
+        (["--label", "yes", "--steps", 1001, "--schedule", "linear_beta"], "linear_beta has 1000 steps"),
+        (["--label", "yes", "--device", "cuda:99"], "no device 'cuda:99'"),
+    ],
+)
+def test_what_cannot_be_made_is_refused(generate, arguments, message):
+    result = generate("-o", "out", *arguments)
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert f"error: {message}" in result.stderr or message in result.stderr
+    assert not Path("out").exists()
+
+
+def test_a_vocoder_is_no_generator(generate, tiny_vocoder_folder):
+    result = generate("-o", "out", model=tiny_vocoder_folder)
+    assert (result.exit_code, "Use Vocoder" in result.stderr) == (1, True)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--label", "yes"],
+        ["-o", "out", "--count", 0],
+        ["-o", "out", "--seconds", 0],
+        ["-o", "out", "--seconds", "long"],
+        ["-o", "file.txt"],
+        ["-o", "out", "--start", "griffin-lim"],
+    ],
+)
+def test_wrong_usage_is_2(generate, arguments):
+    Path("file.txt").write_text("in the way")
+    assert generate(*arguments).exit_code == 2
