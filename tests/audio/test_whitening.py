@@ -150,6 +150,17 @@ def test_the_level_of_white_noise_is_divided_out_in_every_convention(kind, conve
     assert abs(10 * math.log10(white.var())) < UNIT_DB
 
 
+def test_the_level_of_white_noise_is_divided_out_of_a_mel_of_powers_exactly():
+    powers = MEL_CONVENTIONS["hifigan-22k"].model_copy(update={"power": 2, "norm": "none", "win_length": 800})
+    audio = 0.03 * noise(100)
+    white = (
+        Whitening(WhiteningConfig(kind="energy"), powers)
+        .double()
+        .whiten(audio, MelSpectrogram(powers).double()(audio[:, 0]))
+    )
+    assert abs(10 * math.log10(white.var())) < 0.3
+
+
 def test_spectral_whitening_flattens_noise_of_a_known_smooth_filter_to_unit_variance():
     audio = pink(noise(200, convention="bigvgan-24k"))  # its mel covers all frequencies
     before = band_decibels(audio)

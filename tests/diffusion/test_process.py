@@ -7,7 +7,8 @@ import torch
 from scipy import stats
 from torch.testing import assert_close
 
-from audiodiff.config import LOGISTIC_SPREAD, DiffusionConfig
+from audiodiff.config import DiffusionConfig
+from audiodiff.config.model import LOGISTIC_SPREAD
 from audiodiff.diffusion.process import (
     alpha_sigma,
     clean_from_noise,
