@@ -32,13 +32,20 @@ def bundled_models() -> dict[str, Path]:
 def save_model(folder: str | Path, weights: dict[str, Tensor], config: ModelConfig, *, half: bool = False) -> None:
     """Write a model folder under a temporary name, flush it to disk, then move it into place of an older one.
 
+    Other files in the older one, such as a README, stay.
+
     Args:
         folder: Where to write.
         weights: The network's `state_dict`.
         config: The model's configuration.
         half: Store matrices in float16, which halves the file; loading brings them back to float32.
+
+    Raises:
+        ModelError: If there is a file of that name.
     """
     folder = Path(folder)
+    if folder.is_file():
+        raise ModelError(f"{folder} is a file; a model is written to a folder. Choose another name.")
     folder.parent.mkdir(parents=True, exist_ok=True)
     tensors = {name: _stored(value, half=half) for name, value in weights.items()}
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as temporary:
@@ -49,9 +56,14 @@ def save_model(folder: str | Path, weights: dict[str, Tensor], config: ModelConf
         (fresh / CONFIG).write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         for path in fresh.iterdir():
             _flush(path)
+        others = []
         if folder.exists():
-            os.rename(folder, Path(temporary) / "old")
+            old = Path(temporary) / "old"
+            os.rename(folder, old)
+            others = [path for path in old.iterdir() if path.name not in (WEIGHTS, CONFIG)]
         os.rename(fresh, folder)
+        for path in others:
+            os.rename(path, folder / path.name)
 
 
 def _stored(value: Tensor, *, half: bool) -> Tensor:
@@ -91,8 +103,8 @@ def load_config(folder: str | Path) -> ModelConfig:
         )
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, UnicodeDecodeError) as error:
-        raise ModelError(f"{path} is not JSON: {error}. Copy the model folder again.") from error
+    except (ValueError, OSError) as error:
+        raise ModelError(f"{path} cannot be read as JSON: {error}. Copy the model folder again.") from error
     if not isinstance(document, dict) or "audiodiff_model" not in document:
         raise ModelError(f"{path} was not written by audiodiff. `audiodiff info` shows what a model folder holds.")
     if document["audiodiff_model"] != FORMAT:

@@ -1,0 +1,209 @@
+"""Model folders: what is saved comes back, and whatever else lies in a folder is refused by name."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from audiodiff.checkpoint import CONFIG, WEIGHTS, bundled_models, find_model, load_config, load_model, save_model
+from audiodiff.errors import ConfigError, ModelError
+
+
+@pytest.fixture
+def folder(tiny_vocoder_folder, tmp_path):
+    """A model folder to break."""
+    return Path(shutil.copytree(tiny_vocoder_folder, tmp_path / "model"))
+
+
+def rewrite(folder, change):
+    """Change config.json as a mapping."""
+    document = json.loads((folder / CONFIG).read_text())
+    change(document)
+    (folder / CONFIG).write_text(json.dumps(document))
+
+
+def reweigh(folder, change):
+    """Change model.safetensors as a mapping."""
+    weights = load_file(folder / WEIGHTS)
+    change(weights)
+    save_file(weights, folder / WEIGHTS)
+
+
+# --- what is saved comes back -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("model", ["tiny_vocoder_folder", "tiny_generator_folder"])
+def test_round_trip(model, request, tmp_path):
+    network, config = load_model(request.getfixturevalue(model))
+    save_model(tmp_path / "new", network.state_dict(), config)
+    again, same = load_model(tmp_path / "new")
+    assert same == config == load_config(tmp_path / "new")
+    assert not again.training
+    for name, tensor in network.state_dict().items():
+        assert torch.equal(again.state_dict()[name], tensor)
+    assert sorted(path.name for path in (tmp_path / "new").iterdir()) == [CONFIG, WEIGHTS]
+
+
+def test_half_precision_halves_the_file_and_hardly_changes_the_weights(folder, tmp_path):
+    network, config = load_model(folder)
+    save_model(tmp_path / "half", network.state_dict(), config, half=True)
+    again, _ = load_model(tmp_path / "half")
+    for name, tensor in network.state_dict().items():
+        loaded = again.state_dict()[name]
+        assert loaded.dtype == torch.float32
+        torch.testing.assert_close(loaded, tensor, rtol=2**-11, atol=2**-24)
+        if tensor.dim() < 2:  # few and delicate: biases, centres, statistics
+            assert torch.equal(loaded, tensor)
+    sizes = [(path / WEIGHTS).stat().st_size for path in (folder, tmp_path / "half")]
+    assert sizes[1] < 0.6 * sizes[0]
+
+
+def test_saving_again_replaces_the_model_and_spares_what_lies_beside(folder):
+    network, config = load_model(folder)
+    (folder / "README.md").write_text("about this model")
+    (folder / "samples").mkdir()
+    weights = {name: torch.zeros_like(tensor) for name, tensor in network.state_dict().items()}
+    save_model(folder, weights, config)
+    assert all(not tensor.any() for tensor in load_model(folder)[0].state_dict().values())
+    assert (folder / "README.md").read_text() == "about this model"
+    assert (folder / "samples").is_dir()
+    assert [path.name for path in folder.parent.iterdir()] == ["model"]
+
+
+def test_a_failure_while_saving_leaves_the_older_model_alone(folder, monkeypatch):
+    network, config = load_model(folder)
+
+    def full(*arguments):
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr("audiodiff.checkpoint.save_file", full)
+    with pytest.raises(OSError, match="no space"):
+        save_model(folder, network.state_dict(), config)
+    monkeypatch.undo()
+    load_model(folder)
+    assert [path.name for path in folder.parent.iterdir()] == ["model"]
+
+
+def test_a_file_is_not_replaced(folder, tmp_path):
+    network, config = load_model(folder)
+    (tmp_path / "notes").write_text("mine")
+    with pytest.raises(ModelError, match="notes is a file"):
+        save_model(tmp_path / "notes", network.state_dict(), config)
+    assert (tmp_path / "notes").read_text() == "mine"
+
+
+# --- what is wrong with a folder --------------------------------------------------------------------------------------
+
+
+def truncate(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+DAMAGES = {
+    "no folder": (shutil.rmtree, "is not a folder. Give a model folder, or the name of a bundled model"),
+    "no config": (lambda folder: (folder / CONFIG).unlink(), "has no config.json, so it is not a model folder"),
+    "no weights": (lambda folder: (folder / WEIGHTS).unlink(), "has no model.safetensors"),
+    "cut config": (lambda folder: truncate(folder / CONFIG), "cannot be read as JSON"),
+    "binary config": (lambda folder: (folder / CONFIG).write_bytes(b"\xff\xfe\x00"), "cannot be read as JSON"),
+    "foreign config": (lambda folder: (folder / CONFIG).write_text('{"model_type": "wav2vec2"}'), "was not written by"),
+    "list as config": (lambda folder: (folder / CONFIG).write_text("[]"), "was not written by audiodiff"),
+    "newer format": (
+        lambda folder: rewrite(folder, lambda document: document.update(audiodiff_model=99)),
+        "has format 99, this version reads 1. Update audiodiff",
+    ),
+    "cut weights": (lambda folder: truncate(folder / WEIGHTS), "is damaged or no safetensors file"),
+    "empty weights": (lambda folder: (folder / WEIGHTS).write_bytes(b""), "is damaged or no safetensors file"),
+    "pickled weights": (lambda folder: torch.save({}, folder / WEIGHTS), "is damaged or no safetensors file"),
+    "foreign weights": (
+        lambda folder: save_file({"encoder.weight": torch.zeros(3)}, folder / WEIGHTS),
+        r"tensors are missing \['.*1 are foreign \['encoder.weight'\]",
+    ),
+    "one tensor less": (
+        lambda folder: reweigh(folder, lambda weights: weights.pop("skip.bias")),
+        r"1 tensors are missing \['skip.bias'\], 0 are foreign",
+    ),
+    "other width": (
+        lambda folder: reweigh(folder, lambda weights: weights.update({"skip.bias": torch.zeros(31)})),
+        r"skip.bias has shape \(31,\), config.json asks for \(32,\)",
+    ),
+    "config of another": (
+        lambda folder: rewrite(folder, lambda document: document["config"]["network"].update(channels=16)),
+        r"has shape .*, config.json asks for",
+    ),
+    "NaN": (
+        lambda folder: reweigh(folder, lambda weights: weights["skip.weight"][3].fill_(torch.nan)),
+        "skip.weight holds NaN or infinity. The training run that wrote it had diverged",
+    ),
+    "infinity": (
+        lambda folder: reweigh(folder, lambda weights: weights["skip.bias"].fill_(torch.inf)),
+        "skip.bias holds NaN or infinity",
+    ),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damage_is_named(folder, damage):
+    change, message = DAMAGES[damage]
+    change(folder)
+    with pytest.raises(ModelError, match=message) as caught:
+        load_model(folder)
+    assert str(folder) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda document: document["config"].update(sample_rate=-1), "sample_rate: Input should be greater than 0"),
+        (lambda document: document["config"].update(colour="red"), "colour: Extra inputs are not permitted"),
+        (lambda document: document.pop("config"), "config.json is not a valid configuration"),
+    ],
+)
+def test_a_config_that_does_not_validate_is_explained(folder, change, message):
+    rewrite(folder, change)
+    with pytest.raises(ConfigError, match=message):
+        load_model(folder)
+
+
+# --- names of models --------------------------------------------------------------------------------------------------
+
+
+def test_names_are_folders_or_bundled(monkeypatch, folder, tmp_path):
+    monkeypatch.setattr("audiodiff.checkpoint.bundled_models", lambda: {"speech-22k": folder})
+    assert find_model() == find_model("speech-22k") == folder
+    assert find_model(tmp_path) == tmp_path
+    monkeypatch.chdir(tmp_path)
+    assert load_model(find_model("model"))[1] == load_config(folder)
+    with pytest.raises(ModelError, match=r"speech-44k is not a folder.*\(speech-22k\)"):
+        load_model(find_model("speech-44k"))
+
+
+def test_every_bundled_model_loads():
+    for name, folder in bundled_models().items():
+        _, config = load_model(folder)
+        assert config.provenance, name
+
+
+def test_a_hub_model_that_cannot_be_had_is_named(monkeypatch, tmp_path):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(ModelError, match=r"nobody/nothing is no folder here.*Check the name and the network"):
+        find_model("nobody/nothing")
+    with pytest.raises(ModelError, match=r"so strange/\*\* is no folder here"):
+        find_model("so strange/**")
+
+
+def test_a_hub_model_is_fetched_into_a_folder(monkeypatch, folder):
+    asked = []
+
+    def download(hub_id, allow_patterns):
+        asked.append((hub_id, sorted(allow_patterns)))
+        return str(folder)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    assert find_model("someone/speech") == folder
+    assert asked == [("someone/speech", [CONFIG, WEIGHTS])]  # never anything that could be run
