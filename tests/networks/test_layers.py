@@ -1,0 +1,96 @@
+"""The time-major layers compute what the layers of Kong et al. compute."""
+
+import pytest
+import torch
+from torch.nn import functional
+from torch.testing import assert_close
+
+from audiodiff.networks.layers import DilatedStack, GatedResidualLayer, dilated_taps
+
+CHANNELS, LEVEL_WIDTH, POSITIONS = 6, 5, 20
+
+
+def normal(*shape, seed=0):
+    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+def kong_layer(layer, h, level, condition):
+    """Compute Fig. 2 of Kong et al. 2021 with torch's convolutions over `(batch, channels, time)`."""
+    kernel = layer.taps.weight.unflatten(1, (3, -1)).movedim(1, 2)  # (2 * channels, channels, 3), as Conv1d wants it
+    y = h + functional.linear(level, layer.level.weight, layer.level.bias).unsqueeze(2)
+    y = functional.conv1d(y, kernel, layer.taps.bias, padding=layer.dilation, dilation=layer.dilation)
+    gate, signal = torch.chunk(y + condition, 2, dim=1)
+    y = torch.sigmoid(gate) * torch.tanh(signal)
+    y = functional.conv1d(y, layer.output.weight.unsqueeze(2), layer.output.bias)
+    residual, skip = torch.chunk(y, 2, dim=1)
+    return (h + residual) / 2**0.5, skip
+
+
+@pytest.fixture(autouse=True)
+def _seed():
+    torch.manual_seed(0)
+
+
+@pytest.mark.parametrize("dilation", [1, 2, 8, POSITIONS, 64])
+def test_taps_are_past_present_and_future_with_zeros_beyond_the_ends(dilation):
+    h = normal(2, POSITIONS, CHANNELS)
+    past, present, future = dilated_taps(h, dilation).chunk(3, dim=2)
+    assert torch.equal(present, h)
+    for position in range(POSITIONS):
+        before, after = position - dilation, position + dilation
+        zero = torch.zeros(2, CHANNELS, dtype=torch.float64)
+        assert torch.equal(past[:, position], h[:, before] if before >= 0 else zero)
+        assert torch.equal(future[:, position], h[:, after] if after < POSITIONS else zero)
+
+
+@pytest.mark.parametrize("dilation", [1, 2, 8, 64])
+def test_a_layer_is_the_layer_of_kong_et_al_with_the_same_weights(dilation):
+    layer = GatedResidualLayer(CHANNELS, dilation, LEVEL_WIDTH).double()
+    h, level, condition = normal(3, POSITIONS, CHANNELS), normal(3, LEVEL_WIDTH), normal(3, POSITIONS, 2 * CHANNELS)
+    expected = kong_layer(layer, h.mT, level, condition.mT)
+    for ours, theirs in zip(layer(h, level, condition), expected, strict=True):
+        assert_close(ours, theirs.mT)
+
+
+def test_a_layer_without_condition_is_one_with_a_condition_of_zeros():
+    layer = GatedResidualLayer(CHANNELS, 2, LEVEL_WIDTH).double()
+    h, level = normal(3, POSITIONS, CHANNELS), normal(3, LEVEL_WIDTH)
+    zeros = torch.zeros(3, POSITIONS, 2 * CHANNELS, dtype=torch.float64)
+    for without, with_zeros in zip(layer(h, level, None), layer(h, level, zeros), strict=True):
+        assert torch.equal(without, with_zeros)
+
+
+@pytest.mark.parametrize("frames", [POSITIONS, POSITIONS // 4, 1])
+def test_a_stack_is_the_layers_of_kong_et_al_in_turn_with_a_conditioner_of_their_own(frames):
+    stack = DilatedStack(CHANNELS, 5, 3, level_width=LEVEL_WIDTH, condition_width=4).double()
+    h, level, features = normal(3, POSITIONS, CHANNELS), normal(3, LEVEL_WIDTH), normal(3, frames, 4)
+    upsampled = functional.interpolate(features.mT, size=POSITIONS, mode="nearest")
+    stream, skips = h.mT, []
+    for layer, kernel in zip(stack.layers, stack.conditioner.weight.chunk(5), strict=True):
+        stream, skip = kong_layer(layer, stream, level, functional.conv1d(upsampled, kernel.unsqueeze(2)))
+        skips.append(skip)
+    assert_close(stack(h, level, stack.encode(features)), sum(skips).mT / 5**0.5)
+
+
+@pytest.mark.parametrize(
+    ("layers", "cycle", "dilations"), [(4, 10, [1, 2, 4, 8]), (5, 2, [1, 2, 1, 2, 1]), (1, 1, [1])]
+)
+def test_dilations_double_through_their_cycle_and_add_up_to_the_receptive_field(layers, cycle, dilations):
+    stack = DilatedStack(CHANNELS, layers, cycle, level_width=LEVEL_WIDTH, condition_width=0)
+    assert [layer.dilation for layer in stack.layers] == dilations
+    assert stack.receptive_field == sum(dilations)
+
+
+def test_the_receptive_field_of_a_stack_is_how_far_an_impulse_reaches():
+    stack = DilatedStack(CHANNELS, 4, 3, level_width=LEVEL_WIDTH, condition_width=0).double()
+    h, level = normal(1, 41, CHANNELS), normal(1, LEVEL_WIDTH)
+    disturbed = h.clone()
+    disturbed[:, 20] += 1.0
+    changed = (stack(h, level, None) != stack(disturbed, level, None)).any(2)[0].nonzero().flatten()
+    assert [changed.min(), changed.max()] == [20 - stack.receptive_field, 20 + stack.receptive_field]
+
+
+def test_a_stack_without_condition_refuses_to_encode_one():
+    stack = DilatedStack(CHANNELS, 2, 2, level_width=LEVEL_WIDTH, condition_width=0)
+    with pytest.raises(TypeError, match="without a condition"):
+        stack.encode(torch.zeros(1, 2, 4))
