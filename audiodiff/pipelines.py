@@ -104,7 +104,7 @@ class _Pipeline:
             warnings.warn(
                 f"schedule {settings.schedule!r} with {settings.steps} steps begins at log-SNR {float(levels[0]):.1f}, "
                 f"but sampling starts from pure noise; choose one that begins below {PURE_NOISE_LOG_SNR}.",
-                stacklevel=3,
+                stacklevel=4,  # the caller, beyond torch's wrapper for inference mode
             )
         return SAMPLERS[settings.sampler](predictor, x, levels, draw, on_step=on_step)
 
@@ -133,7 +133,6 @@ class Vocoder(_Pipeline):
         self.mel_config = config.mel
         self._spectrogram = MelSpectrogram(config.mel).to(self.device)
         self._whitening = Whitening(config.whitening, config.mel).to(self.device)
-        self._stft = FramedSTFT(config.mel.n_fft, config.mel.hop_length).to(self.device)
 
     @classmethod
     def from_pretrained(cls, name: str | Path | None = None, device: str = "auto") -> Vocoder:
@@ -210,9 +209,11 @@ class Vocoder(_Pipeline):
         return audio.reshape(*mel.shape[:-2], n_samples)
 
     def _griffin_lim(self, blocks: Tensor, seeds: Sequence[int], settings: SynthesisConfig) -> Tensor:
-        magnitude = self._spectrogram.inverse(blocks).transpose(1, 2) / math.sqrt(0.375 * self.mel_config.n_fft)
+        stft = FramedSTFT(self.mel_config.n_fft, self.mel_config.hop_length).to(self.device)
+        window_norm = math.sqrt(0.375 * self.mel_config.win_length)  # of a Hann window
+        magnitude = self._spectrogram.inverse(blocks).transpose(1, 2) / window_norm
         phases = position_noise(seeds, -1, n_samples=blocks.shape[-1] * self.mel_config.hop_length, device=self.device)
-        return griffin_lim(magnitude, phases[:, 0], self._stft, iterations=settings.griffin_lim_iterations).unsqueeze(1)
+        return griffin_lim(magnitude, phases[:, 0], stft, iterations=settings.griffin_lim_iterations).unsqueeze(1)
 
 
 class Generator(_Pipeline):
@@ -266,6 +267,8 @@ class Generator(_Pipeline):
         """
         settings = self._settings(changes)
         n_samples = self._n_samples(seconds)
+        if settings.start != "noise":
+            raise ConfigError(f"start {settings.start!r} needs a mel, which this model has not; use 'noise'.")
         if count < 1:
             raise ConfigError(f"count is {count}; it must be at least 1.")
         block = self.config.block_length
