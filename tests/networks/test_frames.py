@@ -64,3 +64,10 @@ def test_a_residual_adds_a_spectrum_of_its_own(make_network):
     spectrum[..., 3], spectrum[..., 5] = 1.0, -2.0j
     v = network.stft.inverse(spectrum).unsqueeze(1)
     assert_close(network(noisy(), LEVELS), noise_from(v, noisy(), LEVELS, "v"), rtol=1e-5, atol=1e-5)
+
+
+def test_the_hidden_layers_see_the_whole_complex_spectrum(make_network):
+    network, x, seen = make_network("frames"), noisy(), []
+    network.input.register_forward_hook(lambda module, arguments, output: seen.append(arguments[0]))
+    network(x, LEVELS)
+    assert_close(torch.complex(*seen[0].chunk(2, dim=2)), network.stft(x[:, 0]))
