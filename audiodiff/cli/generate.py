@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import re
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import click
 
-from audiodiff.cli.options import changes, synthesis_options, warnings_logged
+from audiodiff.cli.options import changes, progress_bar, synthesis_options, warnings_logged
 
 
 @click.command("generate", short_help="Make new audio, of a label where the model has labels.")
@@ -56,24 +55,24 @@ def command(*, output: Path, label: str | None, count: int, seed: int, overwrite
 def _generate(
     targets: dict[int, Path], *, model: str, device: str, label: str | None, seconds: float | None, **options: Any
 ) -> None:
-    from tqdm import tqdm
-
     from audiodiff.audio.io import save_audio
     from audiodiff.pipelines import Generator
 
     generator = Generator.from_pretrained(model, device)
     settings = changes(**options)
-    with tqdm(total=len(targets), disable=not sys.stderr.isatty(), delay=2, leave=False, unit="clip") as bar:
+    share = 1 / settings.get("steps", generator.config.synthesis.steps)
+    with progress_bar(len(targets)) as bar:
+
+        def on_step(_step: int, _x: object) -> None:
+            bar.update(share)
+
         for seed, path in targets.items():
             started = time.perf_counter()
-            audio = generator.generate(label, 1, seconds, seed=seed, **settings)[0].cpu()
+            audio = generator.generate(label, 1, seconds, seed=seed, on_step=on_step, **settings)[0].cpu()
             elapsed = time.perf_counter() - started
             path.parent.mkdir(parents=True, exist_ok=True)
             save_audio(path, audio, generator.sample_rate)
             duration = audio.shape[-1] / generator.sample_rate
-            with tqdm.external_write_mode():
-                click.echo(
-                    f"{click.format_filename(path)}  {duration:.2f} s, made in {elapsed:.2f} s, "
-                    f"real-time factor {elapsed / duration:.3f}"
-                )
-            bar.update()
+            figures = f"{duration:.2f} s, made in {elapsed:.2f} s, real-time factor {elapsed / duration:.3f}"
+            with bar.external_write_mode():
+                click.echo(f"{click.format_filename(path)}  {figures}")

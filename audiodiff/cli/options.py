@@ -1,14 +1,18 @@
-"""What verbs that make audio have in common: their options, and how warnings of the library reach the user."""
+"""What verbs that make audio have in common: their options, progress, and how the library's warnings reach the user."""
 
 from __future__ import annotations
 
 import logging
+import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
 
 # The names are repeated here because their homes import torch, and help must be instant; a test compares them.
 SAMPLERS = ("ddim", "ddpm", "dpmpp_2m")
@@ -51,6 +55,17 @@ def synthesis_options(function: _Function) -> _Function:
 def changes(**given: Any) -> Any:
     """Return the options that were given, as `audiodiff.pipelines.SynthesisChanges`."""
     return {name: value for name, value in given.items() if value is not None}
+
+
+def progress_bar(total: int) -> tqdm[Any]:
+    """Return a bar on stderr that appears after two seconds, and never where stderr is no terminal.
+
+    Lines are printed beside it within `tqdm.external_write_mode()`.
+    """
+    from tqdm import tqdm
+
+    layout = "{percentage:3.0f} % |{bar}| {elapsed} gone, {remaining} left"
+    return tqdm(total=total, disable=not sys.stderr.isatty(), delay=2, leave=False, bar_format=layout)
 
 
 @contextmanager

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from audiodiff.cli.jobs import Job, collect_jobs
-from audiodiff.cli.options import changes, synthesis_options, warnings_logged
+from audiodiff.cli.options import changes, progress_bar, synthesis_options, warnings_logged
 
 if TYPE_CHECKING:
     from audiodiff.cli.vocoding import Wishes
@@ -88,18 +87,15 @@ def _vocode(jobs: Sequence[Job], *, model: str | None, device: str, **options: A
 
 
 def _run(vocoder: Vocoder, jobs: Sequence[Job], wishes: Wishes) -> list[str]:
-    from tqdm import tqdm
-
     from audiodiff.cli.vocoding import vocode_files
 
     failures = []
-    layout = "{percentage:3.0f} % |{bar}| {elapsed} gone, {remaining} left"
-    with tqdm(total=len(jobs), disable=not sys.stderr.isatty(), delay=2, leave=False, bar_format=layout) as bar:
+    with progress_bar(len(jobs)) as bar:
         for outcome in vocode_files(vocoder, jobs, wishes, bar.update):
             if outcome.failed:
                 failures.append(outcome.text)
                 continue
-            with tqdm.external_write_mode():
+            with bar.external_write_mode():
                 click.echo(f"{_arrow(outcome.job)}  {outcome.text}")
     return failures
 
