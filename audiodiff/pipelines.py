@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Sequence
 from functools import partial
@@ -13,9 +12,8 @@ from torch import Tensor
 from torch.nn import functional
 from typing_extensions import TypedDict, Unpack
 
-from audiodiff.audio.griffin_lim import griffin_lim
+from audiodiff.audio.griffin_lim import waveform_from_mel
 from audiodiff.audio.mel import MelSpectrogram, align_to_blocks, check_mel
-from audiodiff.audio.stft import FramedSTFT
 from audiodiff.audio.whitening import Whitening
 from audiodiff.checkpoint import find_model, load_model
 from audiodiff.config import ModelConfig, SynthesisConfig, parse_config
@@ -28,6 +26,10 @@ from audiodiff.networks.build import Network
 
 PURE_NOISE_LOG_SNR = -4.0
 """Above this a schedule does not start from what is nearly pure noise (about 13 % of its amplitude is signal)."""
+
+
+PHASE_DRAW = -1
+"""The draw of position-indexed noise that Griffin-Lim takes its first phases from; steps count up from 0."""
 
 
 class SynthesisChanges(TypedDict, total=False):
@@ -197,23 +199,19 @@ class Vocoder(_Pipeline):
         seeds = [seed] * len(blocks) if isinstance(seed, int) else list(seed)
         if len(seeds) != len(blocks):
             raise ConfigError(f"{len(seeds)} seeds for {len(blocks)} waveforms; give one seed, or one for each.")
+        n_samples = blocks.shape[-1] * self.mel_config.hop_length
         estimate = None
         if settings.start == "griffin-lim":
-            estimate = self._whitening.whiten(self._griffin_lim(blocks, seeds, settings), blocks)
+            phases = position_noise(seeds, PHASE_DRAW, n_samples=n_samples, device=self.device)
+            iterations = settings.griffin_lim_iterations
+            guess = waveform_from_mel(blocks, phases, self._spectrogram, iterations=iterations)
+            estimate = self._whitening.whiten(guess, blocks)
         predictor = self._predictor(self.network.encode(blocks), None)
-        n_samples = blocks.shape[-1] * self.mel_config.hop_length
         signal = self._reverse(
             estimate, seeds, n_samples=n_samples, settings=settings, predictor=predictor, on_step=on_step
         )
         audio: Tensor = self._whitening.colour(signal, blocks)
         return audio.reshape(*mel.shape[:-2], n_samples)
-
-    def _griffin_lim(self, blocks: Tensor, seeds: Sequence[int], settings: SynthesisConfig) -> Tensor:
-        stft = FramedSTFT(self.mel_config.n_fft, self.mel_config.hop_length).to(self.device)
-        window_norm = math.sqrt(0.375 * self.mel_config.win_length)  # of a Hann window
-        magnitude = self._spectrogram.inverse(blocks).transpose(1, 2) / window_norm
-        phases = position_noise(seeds, -1, n_samples=blocks.shape[-1] * self.mel_config.hop_length, device=self.device)
-        return griffin_lim(magnitude, phases[:, 0], stft, iterations=settings.griffin_lim_iterations).unsqueeze(1)
 
 
 class Generator(_Pipeline):

@@ -1,10 +1,13 @@
-"""Griffin-Lim phase reconstruction: a waveform whose STFT magnitude is close to a given one."""
+"""A waveform from a mel without a network: magnitudes by deconvolution, phases by Griffin-Lim."""
 
 from __future__ import annotations
+
+import math
 
 import torch
 from torch import Tensor
 
+from audiodiff.audio.mel import MelSpectrogram
 from audiodiff.audio.stft import FramedSTFT
 
 
@@ -32,3 +35,25 @@ def griffin_lim(
         spectrum = torch.lerp(previous, projected, 1 + momentum)
         previous = projected
     return stft.inverse(magnitude * torch.sgn(spectrum))
+
+
+def waveform_from_mel(mel: Tensor, noise: Tensor, spectrogram: MelSpectrogram, *, iterations: int = 32) -> Tensor:
+    """Estimate the waveform behind a mel.
+
+    Args:
+        mel: Mel spectrograms, one frame per block `(batch, n_mels, n_blocks)`.
+        noise: A signal whose phases the search starts from `(batch, 1, n_blocks * hop_length)`.
+        spectrogram: What made the mels.
+        iterations: Griffin-Lim round trips.
+
+    Returns:
+        Waveforms of the shape of `noise`; nothing is in them above the highest mel band.
+
+    Raises:
+        ConfigError: If the hop length does not divide the window, so that frames do not tile the signal.
+    """
+    config = spectrogram.config
+    stft = FramedSTFT(config.n_fft, config.hop_length).to(mel.device)
+    window_norm = math.sqrt(0.375 * config.win_length)  # of a Hann window
+    magnitude = spectrogram.inverse(mel).transpose(1, 2) / window_norm
+    return griffin_lim(magnitude, noise[:, 0], stft, iterations=iterations).unsqueeze(1)

@@ -15,7 +15,8 @@ class FramedSTFT(nn.Module):
     The spectrum is scaled so that white noise of unit variance has coefficients of unit mean square.
 
     Args:
-        n_fft: Window and transform length, in samples; a multiple of twice `hop_length`.
+        n_fft: Window and transform length, in samples; a multiple of `hop_length`, at least twice it, their difference
+            even.
         hop_length: Samples between frames.
     """
 
@@ -23,9 +24,10 @@ class FramedSTFT(nn.Module):
 
     def __init__(self, n_fft: int, hop_length: int) -> None:
         super().__init__()
-        if n_fft % hop_length or n_fft < 2 * hop_length:
+        if n_fft % hop_length or n_fft < 2 * hop_length or (n_fft - hop_length) % 2:
             raise ConfigError(
-                f"n_fft must be a multiple of hop_length and at least twice it, got {n_fft}, {hop_length}"
+                f"n_fft must be a multiple of hop_length and at least twice it, their difference even, "
+                f"got {n_fft}, {hop_length}"
             )
         self.n_fft, self.hop_length = n_fft, hop_length
         self.margin = (n_fft - hop_length) // 2

@@ -70,14 +70,13 @@ class Whitening(nn.Module):
         Returns:
             Whitened waveforms of the shape of `audio`.
         """
-        return self._filter(audio, mel, -self.config.exponent)
+        return self._filter(audio, mel, -self.config.exponent, self.gain)
 
     def colour(self, signal: Tensor, mel: Tensor | None) -> Tensor:
         """Multiply by what the mel knows: the exact inverse of `whiten`, shapes alike."""
-        return self._filter(signal, mel, self.config.exponent)
+        return self._filter(signal, mel, self.config.exponent, 1 / self.gain)
 
-    def _filter(self, audio: Tensor, mel: Tensor | None, exponent: float) -> Tensor:
-        gain = self.gain if exponent < 0 else 1 / self.gain
+    def _filter(self, audio: Tensor, mel: Tensor | None, exponent: float, gain: Tensor) -> Tensor:
         if self.config.kind == "none":
             return audio * gain
         if mel is None:
@@ -91,7 +90,10 @@ class Whitening(nn.Module):
 
     @property
     def level(self) -> Tensor:
-        """Log of what white noise of unit variance reads as in each linear mel band, shape `(n_mels, 1)`."""
+        """Log of what white noise of unit variance reads as in each linear mel band, shape `(n_mels, 1)`.
+
+        A root mean square; mels of power 1 read a constant 1.05 dB less, which the measured gain takes in.
+        """
         config = self.spectrogram.config
         window_norm = math.sqrt(0.375 * config.win_length)  # of a Hann window
         return torch.log(self.spectrogram.filterbank.sum(1, keepdim=True)) / config.power + math.log(window_norm)
@@ -102,11 +104,19 @@ def _band_weights(spectrogram: MelSpectrogram, n_coefficients: int) -> Tensor:
 
     Returns:
         Weights `(n_mels, n_coefficients)`, each column summing to 1.
+
+    Raises:
+        ConfigError: If the bands are too narrow for the STFT to tell their centres apart.
     """
     filters = spectrogram.filterbank.double()
     nyquist = spectrogram.config.sample_rate / 2
     bins = torch.linspace(0, nyquist, filters.shape[1], dtype=torch.float64)
     centres = (filters @ bins) / filters.sum(1)
+    if not bool((centres.diff() > 0).all()):  # also false where an empty filter has made one NaN
+        raise ConfigError(
+            f"n_mels {len(centres)} is too many for n_fft {spectrogram.config.n_fft}: some filters hold no bin "
+            "of their own, so there is no envelope to whiten by. Use fewer mels, a larger n_fft, or whitening 'none'."
+        )
     frequency = (torch.arange(n_coefficients, dtype=torch.float64) + 0.5) * nyquist / n_coefficients
     right = torch.searchsorted(centres, frequency).clamp(1, len(centres) - 1)
     fraction = ((frequency - centres[right - 1]) / (centres[right] - centres[right - 1])).clamp(0, 1)

@@ -50,7 +50,7 @@ def position_noise(
 
     Args:
         seeds: One integer per clip of the batch.
-        step: Which draw of the reverse process this is; 0 is the initial noise.
+        step: Which draw of the reverse process this is; 0 is the initial noise. Below 2^20 - 1.
         n_samples: How many consecutive samples to draw.
         channels: Number of channels.
         start: Index of the first sample, so that a chunk gets the noise of its place in the whole.
@@ -60,7 +60,7 @@ def position_noise(
         Noise of shape `(batch, channels, n_samples)`, float32.
     """
     index = torch.arange(start, start + n_samples, dtype=torch.int64, device=device) & _WORD
-    stream = (step * channels + torch.arange(channels, dtype=torch.int64, device=device)).unsqueeze(1) & _WORD
+    stream = (step + (torch.arange(channels, dtype=torch.int64, device=device) << 20)).unsqueeze(1) & _WORD
     clips = []
     for seed in seeds:
         first, second = philox(index, stream, _fold(seed))
@@ -70,10 +70,9 @@ def position_noise(
 
 
 def _fold(seed: int) -> int:
-    """Mix a seed of any size into 32 bits."""
-    key = 0
-    while True:
-        key = int(philox(torch.tensor(seed & _WORD), torch.tensor(key), 0)[0])
-        seed >>= 32
-        if seed in (0, -1):
-            return key
+    """Turn a seed into a 32 bit key: one that fits is taken as it is; sign and higher words are mixed in."""
+    key, rest = abs(seed) & _WORD, (abs(seed) >> 32) * 2 + (seed < 0)
+    while rest:
+        key = int(philox(torch.tensor(rest & _WORD), torch.tensor(key), 0)[0])
+        rest >>= 32
+    return key

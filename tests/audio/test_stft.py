@@ -78,7 +78,7 @@ def test_gradients_through_both_directions_are_right():
     assert torch.autograd.gradcheck(mask, inputs)
 
 
-@pytest.mark.parametrize(("n_fft", "hop_length"), [(10, 4), (4, 4), (8, 16)])
+@pytest.mark.parametrize(("n_fft", "hop_length"), [(10, 4), (4, 4), (8, 16), (10, 5)])
 def test_sizes_without_whole_overlaps_are_refused(n_fft, hop_length):
     with pytest.raises(ConfigError, match=f"got {n_fft}, {hop_length}"):
         FramedSTFT(n_fft, hop_length)

@@ -10,7 +10,7 @@ from torch.testing import assert_close
 from audiodiff.audio.lapped import LappedTransform
 from audiodiff.audio.mel import MelSpectrogram, align_to_blocks
 from audiodiff.audio.whitening import Whitening
-from audiodiff.config import MEL_CONVENTIONS, WhiteningConfig
+from audiodiff.config import MEL_CONVENTIONS, MelConfig, WhiteningConfig
 from audiodiff.diffusion.process import alpha_sigma, diffuse
 from audiodiff.errors import ConfigError
 
@@ -250,3 +250,19 @@ def test_energy_whitening_with_noise_mse_is_the_weighted_loss_of_priorgrad():
     noisy_in_audio = alpha * audio + sigma * noise_in_audio
     noisy_whitened = diffuse(pair.whiten(audio, mel), unit, log_snr)
     assert_close(pair.colour(noisy_whitened, mel), noisy_in_audio, rtol=1e-5, atol=1e-8)
+
+
+@pytest.mark.parametrize("kind", ["none", "energy", "spectral"])
+def test_exponent_zero_still_round_trips_with_a_gain(kind):
+    whitening = Whitening(WhiteningConfig(kind=kind, exponent=0.0, gain=(2.0,)), MEL_CONVENTIONS["hifigan-22k"])
+    mel = torch.full((1, 80, 6), -4.0)
+    audio = torch.randn(1, 1, 6 * 256, generator=torch.Generator().manual_seed(0))
+    white = whitening.whiten(audio, mel)
+    torch.testing.assert_close(white, 2 * audio, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(whitening.colour(white, mel), audio, rtol=1e-4, atol=1e-5)
+
+
+def test_a_mel_with_filters_that_hold_no_bin_is_refused_by_name():
+    mel = MelConfig(sample_rate=22050, n_fft=512, hop_length=128, win_length=512, n_mels=128, f_min=0, f_max=11025)
+    with pytest.raises(ConfigError, match="n_mels 128 is too many for n_fft 512"):
+        Whitening(WhiteningConfig(kind="spectral"), mel)

@@ -126,3 +126,16 @@ def test_philox_words_are_the_same_bits_on_every_device():
     counter = torch.arange(N)
     for here, there in zip(philox(counter, counter + 1, 9), philox(counter.cuda(), counter.cuda() + 1, 9), strict=True):
         assert torch.equal(there.cpu(), here)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"), [(-1, 2**32 - 1), (-5, 5), (-(2**40), 2**64 - 2**40), (6668, 62697), (0, 2**32)]
+)
+def test_seeds_of_other_sign_or_size_give_other_noise(one, other):
+    assert not torch.equal(position_noise([one], 0, n_samples=64), position_noise([other], 0, n_samples=64))
+
+
+def test_a_channel_has_the_same_noise_however_many_channels_there_are():
+    stereo = position_noise([3], 5, n_samples=64, channels=2)
+    torch.testing.assert_close(stereo[:, :1], position_noise([3], 5, n_samples=64), rtol=0, atol=0)
+    assert not torch.equal(stereo[:, 1:], position_noise([3], 6, n_samples=64))
