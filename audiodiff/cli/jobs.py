@@ -43,7 +43,7 @@ def collect_jobs(inputs: Sequence[Path], output: Path) -> list[Job]:
     """Match inputs with targets.
 
     Args:
-        inputs: Audio files, mels, and folders of both; what does not exist is left to fail on its own later.
+        inputs: Audio files, mels, folders of both, and manifests; what does not exist is left to fail on its own later.
         output: A folder, in which the subfolders of input folders are kept; or a .wav or .flac file for one input file.
 
     Returns:
@@ -70,7 +70,7 @@ def _names_a_file(inputs: Sequence[Path], output: Path) -> bool:
     if output.is_dir():
         return False
     if suffix in _OUTPUT_EXTENSIONS:
-        if len(inputs) == 1 and not inputs[0].is_dir():
+        if len(inputs) == 1 and not inputs[0].is_dir() and inputs[0].suffix != ".jsonl":
             return True
         raise click.UsageError(f"--output {output} names one file, but there are more inputs. Give a folder.")
     if suffix in AUDIO_EXTENSIONS:
@@ -86,6 +86,11 @@ def _expand(item: Path, output: Path) -> Iterator[tuple[Path, Path]]:
     """Yield each file of an input with the name its target has within the output folder."""
     from audiodiff.audio.io import find_audio
 
+    if item.suffix == ".jsonl" and item.is_file():
+        from audiodiff.data.manifest import read_manifest
+
+        yield from ((recording.audio, Path(recording.audio.name)) for recording in read_manifest(item))
+        return
     if not item.is_dir():
         yield item, Path(item.name)
         return

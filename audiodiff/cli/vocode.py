@@ -46,9 +46,10 @@ if TYPE_CHECKING:
 def command(*, inputs: tuple[Path, ...], output: Path, overwrite: bool, **options: Any) -> None:
     """Turn recordings or mel spectrograms into audio.
 
-    INPUTS are audio files, mels (.npy, or .pt with one tensor, of shape (n_mels, frames)), or folders of both, whose
-    subfolders are kept. A recording is turned into a mel and back, channel by channel. Files that are there already
-    are skipped. If some inputs fail, the others are done, the failed are listed, and the exit code is 1.
+    INPUTS are audio files, mels (.npy, or .pt with one tensor, of shape (n_mels, frames)), folders of both, whose
+    subfolders are kept, or manifests (.jsonl). A recording is turned into a mel and back, channel by channel. Files
+    that are there already are skipped. If some inputs fail, the others are done, the failed are listed, and the exit
+    code is 1.
     """
     jobs = collect_jobs(inputs, output)
     if options["picture"]:
@@ -89,15 +90,25 @@ def _vocode(jobs: Sequence[Job], *, model: str | None, device: str, **options: A
 def _run(vocoder: Vocoder, jobs: Sequence[Job], wishes: Wishes) -> list[str]:
     from audiodiff.cli.vocoding import vocode_files
 
-    failures = []
+    failures, scored = [], []
     with progress_bar(len(jobs)) as bar:
         for outcome in vocode_files(vocoder, jobs, wishes, bar.update):
             if outcome.failed:
                 failures.append(outcome.text)
                 continue
+            scored += [outcome.scores] if outcome.scores else []
             with bar.external_write_mode():
                 click.echo(f"{_arrow(outcome.job)}  {outcome.text}")
+    if len(scored) > 1:
+        click.echo(f"mean of {len(scored)}  {_means(scored)}")
     return failures
+
+
+def _means(scored: Sequence[dict[str, float]]) -> str:
+    """Return the mean of each score in words; n/a where one of the files cannot have it."""
+    from audiodiff.cli.vocoding import scores_in_words
+
+    return scores_in_words({name: sum(scores[name] for scores in scored) / len(scored) for name in scored[0]})
 
 
 def _say_how_it_went(n_jobs: int, n_skipped: int, failures: Sequence[str]) -> None:

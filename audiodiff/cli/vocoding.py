@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import click
@@ -55,11 +55,13 @@ class Outcome:
         job: The job.
         text: The line of figures that describes the result, or the reason why there is none.
         failed: Which of the two it is.
+        scores: Of the result, by name; empty where nothing was scored.
     """
 
     job: Job
     text: str
     failed: bool = False
+    scores: dict[str, float] = field(default_factory=dict)
 
 
 def vocode_files(
@@ -106,9 +108,7 @@ def _vocode_group(
         return
     for clip, audio in zip(clips, generated, strict=True):
         try:
-            yield Outcome(
-                clip.job, _finish(vocoder, clip, audio, seconds * len(audio) / sum(map(len, generated)), wishes)
-            )
+            yield _finish(vocoder, clip, audio, seconds * len(audio) / sum(map(len, generated)), wishes)
         except (AudiodiffError, OSError, RuntimeError) as error:
             yield _failure(clip.job, error)
 
@@ -132,16 +132,16 @@ def _synthesise(
     return [piece[:, :n_samples] for piece, n_samples in zip(per_clip, lengths, strict=True)], seconds
 
 
-def _finish(vocoder: Vocoder, clip: Clip, audio: Tensor, seconds: float, wishes: Wishes) -> str:
-    """Write what was asked for, the audio last because it marks a file as done, and return the line of figures."""
+def _finish(vocoder: Vocoder, clip: Clip, audio: Tensor, seconds: float, wishes: Wishes) -> Outcome:
+    """Write what was asked for, the audio last because it marks a file as done, and return the figures."""
     duration = audio.shape[-1] / vocoder.sample_rate
+    scores: dict[str, float] = {}
     figures = [f"{duration:.2f} s, synthesised in {seconds:.2f} s, real-time factor {seconds / duration:.3f}"]
     if wishes.score and clip.reference is None:
         figures.append("no recording to score it by")
     elif wishes.score and clip.reference is not None:
         scores = score(audio, clip.reference, vocoder.sample_rate)
-        shown = {name: scores[name] for name in SHOWN_SCORES if name in scores}
-        figures += [f"{TITLES[name]} {'n/a' if math.isnan(value) else f'{value:.2f}'}" for name, value in shown.items()]
+        figures.append(scores_in_words(scores))
     clip.job.target.parent.mkdir(parents=True, exist_ok=True)
     if wishes.picture and clip.reference is not None:
         from audiodiff.audio.plots import comparison_figure, save_figure
@@ -149,7 +149,15 @@ def _finish(vocoder: Vocoder, clip: Clip, audio: Tensor, seconds: float, wishes:
         figure = comparison_figure(clip.reference[:1], audio[:1], vocoder.sample_rate, vocoder.mel_config)
         save_figure(figure, clip.job.picture)
     save_audio(clip.job.target, audio, vocoder.sample_rate)
-    return "  ".join(figures)
+    return Outcome(clip.job, "  ".join(figures), scores=scores)
+
+
+def scores_in_words(scores: Mapping[str, float]) -> str:
+    """Return the scores that are shown, in one line; one that a clip cannot have is n/a."""
+    shown = {name: scores[name] for name in SHOWN_SCORES if name in scores}
+    return "  ".join(
+        f"{TITLES[name]} {'n/a' if math.isnan(value) else f'{value:.3f}'}" for name, value in shown.items()
+    )
 
 
 def _failure(job: Job, error: Exception) -> Outcome:

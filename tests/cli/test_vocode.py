@@ -399,9 +399,26 @@ def test_picture_and_score(vocode, good):
     pytest.importorskip("pystoi")
     result = vocode(good, "-o", "out", "--picture", "--score")
     assert result.exit_code == 0, result.stderr
-    scores = r"  PESQ-WB \S+  ESTOI \S+  M-STFT \d+\.\d\d  log-mel \d+\.\d\d\n"
+    scores = r"  PESQ-WB \S+  ESTOI \S+  M-STFT \d+\.\d{3}  log-mel \d+\.\d{3}\n"
     assert re.fullmatch(LINE.format("good.wav", "out/good.wav") + scores, result.stdout)
     assert Path("out/good.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_several_scored_files_end_with_their_mean(vocode, save_voice):
+    save_voice(Path("in/a.wav"), seed=1)
+    save_voice(Path("in/b.wav"), seed=2)
+    *lines, mean = vocode("in", "-o", "out", "--score").stdout.splitlines()
+    scores = [float(re.search(r"M-STFT (\S+)", line)[1]) for line in (*lines, mean)]
+    assert mean.startswith("mean of 2  ")
+    assert scores[2] == pytest.approx((scores[0] + scores[1]) / 2, abs=1.1e-3)
+
+
+def test_a_manifest_stands_for_its_recordings(vocode, save_voice):
+    recordings = [save_voice(Path(f"in/{name}.wav")) for name in ("a", "b", "c")]
+    chosen = [Recording(audio=path, seconds=1.0, sample_rate=8000) for path in recordings[:2]]
+    write_manifest("lists/test.jsonl", chosen)
+    assert vocode("lists/test.jsonl", "-o", "out").exit_code == 0
+    assert sorted(path.name for path in Path("out").iterdir()) == ["a.wav", "b.wav"]
 
 
 def test_score_without_the_extra_says_so(vocode, good, monkeypatch):
