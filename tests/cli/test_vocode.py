@@ -14,6 +14,7 @@ from click.testing import CliRunner
 from audiodiff import Vocoder, load_audio
 from audiodiff.cli import options, vocoding
 from audiodiff.cli.main import main
+from audiodiff.data.manifest import Recording, write_manifest
 from audiodiff.diffusion.samplers import SAMPLERS
 from audiodiff.diffusion.schedules import SCHEDULES
 
