@@ -31,7 +31,7 @@ class Example(NamedTuple):
     """What training sees of one crop; a batch has one more dimension in front of each.
 
     Attributes:
-        audio: Samples `(1, time)`, float32.
+        audio: Samples `(1, context + time + context)`, float32.
         label: Index of the class `()`, int64; the number of classes where a recording has none.
         bandwidth: Hz above which the recording has nothing `()`, float32; infinite for a full-band recording.
     """
@@ -41,21 +41,35 @@ class Example(NamedTuple):
     bandwidth: Tensor
 
 
+def context_blocks(model: ModelConfig) -> int:
+    """Return how many blocks beyond either end of a crop its mel and its whitening depend on.
+
+    They are read with the crop and cut off when both are computed, because an utterance goes on where a crop ends: the
+    sharp edge would put dozens of times the usual power into the last whitened block.
+    """
+    if model.mel is None:
+        return 0
+    return math.ceil(model.mel.n_fft / 2 / model.mel.hop_length) + 1
+
+
 @dataclass(frozen=True)
 class CropReader:
     """How recordings become crops of one length and rate.
 
-    Several channels are averaged into one. A recording shorter than a crop is padded with zeros at its end.
+    Several channels are averaged into one. A recording shorter than a crop is padded with zeros at its end, and so is
+    the context of a crop at either end of its recording.
 
     Attributes:
         sample_rate: Of the crops, in Hz.
-        n_samples: Of a crop.
+        n_samples: Of a crop, without context.
+        context: Samples that are read before and after a crop.
         labels: Class names of the model.
         resample: Whether files at other rates are resampled; otherwise they are refused.
     """
 
     sample_rate: int
     n_samples: int
+    context: int = 0
     labels: tuple[str, ...] = ()
     resample: bool = True
 
@@ -63,7 +77,8 @@ class CropReader:
     def for_model(cls, model: ModelConfig, data: DataConfig) -> CropReader:
         """Return the reader that a model and the data section of a run ask for; crops are whole blocks."""
         n_blocks = math.ceil(data.crop_seconds * model.sample_rate / model.block_length)
-        return cls(model.sample_rate, n_blocks * model.block_length, model.labels, data.resample)
+        n_samples, context = (n * model.block_length for n in (n_blocks, context_blocks(model)))
+        return cls(model.sample_rate, n_samples, context, model.labels, data.resample)
 
     def check(self, recordings: Sequence[Recording]) -> None:
         """Refuse recordings that cannot be used, and say how many will be padded.
@@ -109,27 +124,20 @@ class CropReader:
             DataError: If the file is not what the manifest says.
         """
         info = self._check_file(recording)
-        n_needed = math.ceil(self.n_samples * info.sample_rate / self.sample_rate)
+        divisor = math.gcd(info.sample_rate, self.sample_rate)
+        before, after = info.sample_rate // divisor, self.sample_rate // divisor
+        n_needed = math.ceil(self.n_samples * before / after)
         last = max(info.n_samples - n_needed, 0)
         start = min(int(position * (last + 1)), last)
-        audio = self._read_part(recording, info, start, n_needed)[:, : self.n_samples]
-        audio = functional.pad(audio, (0, self.n_samples - audio.shape[1]))
+        # The margin is whole periods of the two rates, so that `start` falls on a sample of the result.
+        reach = math.ceil(_RESAMPLING_REACH * max(1.0, before / after)) if before != after else 0
+        periods = math.ceil((self.context * before / after + reach) / before)
+        samples = _read_span(recording, info, start - periods * before, start + n_needed + periods * before)
+        first = periods * after - self.context
+        audio = resample(samples, info.sample_rate, self.sample_rate)[
+            :, first : first + self.n_samples + 2 * self.context
+        ]
         return Example(audio, torch.tensor(self._label(recording)), torch.tensor(self._bandwidth(recording)))
-
-    def _read_part(self, recording: Recording, info: AudioInfo, start: int, n_needed: int) -> Tensor:
-        """Read samples from `start` (at the file's own rate) on; shape `(1, time)`, at the model's rate."""
-        path, rate = recording.audio, info.sample_rate
-        if rate == self.sample_rate:
-            return load_audio(path, start=start, n_samples=min(n_needed, info.n_samples - start))
-        divisor = math.gcd(rate, self.sample_rate)
-        before, after = rate // divisor, self.sample_rate // divisor
-        # Whole periods of the two rates, so that the first sample wanted falls on a sample of the result.
-        periods = math.ceil(_RESAMPLING_REACH * max(1.0, before / after) / before)
-        margin = periods * before
-        first, last = start - margin, min(start + n_needed + margin, info.n_samples)
-        audio = load_audio(path, start=max(first, 0), n_samples=last - max(first, 0))
-        resampled = resample(functional.pad(audio, (max(-first, 0), 0)), rate, self.sample_rate)
-        return resampled[:, periods * after :]
 
     def _check_file(self, recording: Recording) -> AudioInfo:
         info = audio_info(recording.audio)
@@ -161,3 +169,10 @@ class CropReader:
     def _bandwidth(self, recording: Recording) -> float:
         band = min(recording.bandwidth or math.inf, recording.sample_rate / 2)
         return band if band < FULL_BAND * self.sample_rate else math.inf
+
+
+def _read_span(recording: Recording, info: AudioInfo, first: int, last: int) -> Tensor:
+    """Read samples `first` to `last` at the file's own rate, zeros beyond its ends; shape `(1, last - first)`."""
+    begin, end = max(first, 0), min(last, info.n_samples)
+    audio = load_audio(recording.audio, start=begin, n_samples=end - begin)
+    return functional.pad(audio, (begin - first, last - end))

@@ -6,8 +6,10 @@ examples from s * batch_size on, as it would have uninterrupted, however many pr
 
 from __future__ import annotations
 
+import os
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
+from types import FrameType
 
 import numpy as np
 import torch
@@ -118,12 +120,21 @@ def _collate(examples: list[Example | AudiodiffError]) -> Example | AudiodiffErr
 
 
 def _leave_interruptions_to_the_parent(_worker: int) -> None:
+    """Outlive Ctrl-C and a first SIGTERM, which a terminal or a job scheduler sends to all processes alike.
+
+    The parent then ends its step, saves, and ends the workers; torch would make it fail wherever it is.
+    """
+
+    def note_first(_number: int, _frame: FrameType | None) -> None:
+        signal.signal(signal.SIGTERM, lambda _number, _frame: os._exit(0))
+
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, note_first)
 
 
 def batches(
     dataset: CropDataset, start_step: int, batch_size: int, workers: int = 0, *, pin_memory: bool = False
-) -> Iterator[Example]:
+) -> Generator[Example, None, None]:
     """Yield the batches of a run from one step on, without end.
 
     Args:

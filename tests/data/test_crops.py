@@ -8,6 +8,7 @@ import soundfile
 import torch
 
 from audiodiff.audio.io import load_audio
+from audiodiff.audio.resample import resample
 from audiodiff.config import DataConfig
 from audiodiff.data.crops import CropReader
 from audiodiff.data.manifest import Recording, scan_folder
@@ -30,7 +31,7 @@ def record(tmp_path, save_voice):
 
 def test_crops_of_a_model_are_whole_blocks(tiny_model_config):
     data = DataConfig(train="x", crop_seconds=0.25, resample=False)
-    assert CropReader.for_model(tiny_model_config, data) == CropReader(RATE, 32 * 64, (), False)
+    assert CropReader.for_model(tiny_model_config, data) == CropReader(RATE, 32 * 64, 3 * 64, (), False)
 
 
 @pytest.mark.parametrize("name", ["x.wav", "x.flac", "x.ogg", "x.mp3"])
@@ -81,12 +82,19 @@ def test_short_recordings_are_padded_at_the_end_and_counted(record, caplog):
     assert torch.equal(crop[:, 400:], torch.zeros(1, 240))
 
 
-@pytest.mark.parametrize("file_rate", [4000, 16000])
-def test_short_recordings_at_another_rate_are_padded_too(record, file_rate):
-    recording = record(0.05, file_rate)
-    crop = CropReader(RATE, 640).read(recording, 0.5).audio
-    torch.testing.assert_close(crop[:, :400], load_audio(recording.audio, sample_rate=RATE), atol=1e-6, rtol=0)
-    assert not crop[:, 400:].any()
+@pytest.mark.parametrize("seconds", [0.05, 1.0])
+@pytest.mark.parametrize("file_rate", [4000, 8000, 11025, 16000])
+def test_context_is_what_lies_around_the_crop_and_zeros_beyond_the_file(record, file_rate, seconds):
+    recording = record(seconds, file_rate)
+    period = file_rate // np.gcd(file_rate, RATE)
+    lead = 4000 // period * period
+    extended = torch.nn.functional.pad(load_audio(recording.audio), (lead, 4000))
+    whole = resample(extended, file_rate, RATE)[:, lead * RATE // file_rate - 192 :]
+    n_starts = max(recording.n_samples - int(np.ceil(640 * file_rate / RATE)), 0) + 1
+    for start in (0, n_starts // 2 // period * period, (n_starts - 1) // period * period):
+        crop = CropReader(RATE, 640, context=192).read(recording, (start + 0.5) / n_starts).audio
+        begin = start * RATE // file_rate
+        torch.testing.assert_close(crop, whole[:, begin : begin + 1024], atol=2e-6, rtol=0)
 
 
 def test_channels_are_averaged(tmp_path, voice):
