@@ -1,0 +1,152 @@
+"""What training minimises: from a batch of audio to one loss per clip, and the randomness of a step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from audiodiff.audio.mel import MelSpectrogram, align_to_blocks
+from audiodiff.audio.whitening import Whitening
+from audiodiff.config import DiffusionConfig, ModelConfig
+from audiodiff.data.crops import Example, context_blocks
+from audiodiff.diffusion.process import diffuse, sample_log_snr, training_target, weighted_mse
+from audiodiff.networks.build import Network
+
+Predict = Callable[[Tensor, Tensor, Tensor | None, Tensor | None], Tensor]
+"""(x `(batch, 1, time)`, log_snr `(batch,)`, mel or None, label or None) -> prediction of the shape of x."""
+
+
+class Prepared(NamedTuple):
+    """A batch as the network meets it, on its device.
+
+    Attributes:
+        clean: Whitened audio `(batch, 1, time)`.
+        mel: One frame per block `(batch, n_mels, n_blocks)`, or None for a model without.
+        label: Class indices `(batch,)`, or None for a model without.
+        bandwidth: Hz `(batch,)`, or None where every clip is full band.
+    """
+
+    clean: Tensor
+    mel: Tensor | None
+    label: Tensor | None
+    bandwidth: Tensor | None
+
+
+def predict_with(network: Network) -> Predict:
+    """Return the whole forward pass of a network, condition included, as one function."""
+
+    def predict(x: Tensor, log_snr: Tensor, mel: Tensor | None, label: Tensor | None) -> Tensor:
+        condition = None if mel is None else network.encode(mel)
+        predicted: Tensor = network(x, log_snr, condition, label)
+        return predicted
+
+    return predict
+
+
+class Objective:
+    """The loss of a model, with everything it needs on one device.
+
+    Args:
+        config: The model, calibrated.
+        device: Where to compute.
+        bf16: Whether the network runs under bfloat16 autocast; all else stays in float32.
+    """
+
+    def __init__(self, config: ModelConfig, device: torch.device, *, bf16: bool = False) -> None:
+        self.config = config
+        self.device = device
+        self.bf16 = bf16
+        self._context = context_blocks(config)
+        self._spectrogram = MelSpectrogram(config.mel).to(device) if config.mel else None
+        self._whitening = Whitening(config.whitening, config.mel).to(device)
+
+    @torch.no_grad()
+    def prepare(self, batch: Example) -> Prepared:
+        """Move a batch to the device, compute its mels and whiten it.
+
+        Args:
+            batch: Audio `(batch, 1, context + time + context)`, label and bandwidth `(batch,)`, as they come from the
+                data.
+
+        Returns:
+            The batch as the network meets it, without context.
+        """
+        limited = bool(batch.bandwidth.isfinite().any())  # asked here, where it costs no wait for a GPU
+        audio, label, bandwidth = (field.to(self.device, non_blocking=True) for field in batch)
+        mel = None
+        if self._spectrogram is not None and self.config.mel is not None:
+            mel = align_to_blocks(self._spectrogram(audio[:, 0]), self.config.mel)
+        clean = self._whitening.whiten(audio, mel)
+        if mel is not None and self._context:
+            clean = clean.unflatten(-1, (mel.shape[-1], -1))[..., self._context : -self._context, :].flatten(-2)
+            mel = mel[..., self._context : -self._context]
+        return Prepared(clean, mel, label if self.config.labels else None, bandwidth if limited else None)
+
+    def loss(self, predict: Predict, batch: Prepared, log_snr: Tensor, noise: Tensor) -> Tensor:
+        """Return the mean squared error of each clip at given noise levels.
+
+        Args:
+            predict: The network.
+            batch: What `prepare` returned.
+            log_snr: Noise levels `(batch,)`.
+            noise: Standard normal noise of the shape of the audio.
+
+        Returns:
+            Losses `(batch,)`, float32; where a recording is band-limited, of its band only.
+        """
+        x = diffuse(batch.clean, noise, log_snr)
+        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.bf16):
+            prediction = predict(x, log_snr, batch.mel, batch.label)
+        target = training_target(batch.clean, noise, log_snr, self.config.diffusion.target)
+        if batch.bandwidth is None:
+            return weighted_mse(prediction, target)
+        return band_limited_mse(prediction, target, batch.bandwidth, self.config.sample_rate)
+
+
+def band_limited_mse(prediction: Tensor, target: Tensor, bandwidth: Tensor, sample_rate: int) -> Tensor:
+    """Return the mean squared error below a frequency, scaled such that a white error has the same at any bandwidth.
+
+    Args:
+        prediction: `(batch, channels, time)`.
+        target: Of the same shape.
+        bandwidth: Hz up to which the error counts `(batch,)`; infinite for all of it.
+        sample_rate: Hz.
+
+    Returns:
+        Errors `(batch,)`, float32.
+    """
+    n_samples = target.shape[-1]
+    spectrum = torch.fft.rfft(prediction.float() - target.float())
+    frequency = torch.fft.rfftfreq(n_samples, 1 / sample_rate, device=target.device)
+    weight = torch.full_like(frequency, 2.0)  # every bin stands for two of the full spectrum, except 0 Hz and Nyquist
+    weight[0] = 1.0
+    if n_samples % 2 == 0:
+        weight[-1] = 1.0
+    weight = weight * (frequency <= bandwidth.unsqueeze(1))
+    power = (spectrum.real.square() + spectrum.imag.square()).mean(1)
+    error: Tensor = (power * weight).sum(1) / (weight.sum(1) * n_samples)  # Parseval's theorem
+    return error
+
+
+def draw(batch: Prepared, config: DiffusionConfig, seed: int, step: int) -> tuple[Tensor, Tensor]:
+    """Draw the noise levels and the noise of a training step; (seed, step) alone decides them.
+
+    Args:
+        batch: Tells shape and device.
+        config: Range and distribution of the levels.
+        seed: The run's seed.
+        step: The step.
+
+    Returns:
+        Noise levels `(batch,)` and standard normal noise of the shape of the audio.
+    """
+    device, n_clips = batch.clean.device, len(batch.clean)
+    levels_seed, noise_seed = np.random.SeedSequence([seed % 2**64, step, 1]).generate_state(2, np.uint64).tolist()
+    log_snr = sample_log_snr(n_clips, config, torch.Generator().manual_seed(levels_seed))
+    generator = torch.Generator(device).manual_seed(noise_seed)
+    noise = torch.randn(batch.clean.shape, generator=generator, device=device)
+    return log_snr.to(device, non_blocking=True), noise

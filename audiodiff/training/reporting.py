@@ -1,0 +1,162 @@
+"""Listeners of a training run: a progress bar or lines in the log, and TensorBoard."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
+
+from audiodiff.training.events import Event, Listener
+
+SECONDS_BETWEEN_LINES = 30.0
+STEPS_BETWEEN_POINTS = 10
+"""Steps that a point of a curve in TensorBoard is the mean of."""
+
+_LOG = logging.getLogger(__name__)
+
+
+class Window:
+    """Means over the steps since the last look.
+
+    Args:
+        samples_per_step: Audio samples in a batch.
+        clock: Seconds, from any start.
+    """
+
+    def __init__(self, samples_per_step: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self._samples_per_step = samples_per_step
+        self._clock = clock
+        self._began = clock()
+        self._values: list[dict[str, float]] = []
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def add(self, event: Event) -> None:
+        """Take a step into account."""
+        self._values.append(dict(event.values))
+
+    @property
+    def seconds(self) -> float:
+        """Seconds since the last look."""
+        return self._clock() - self._began
+
+    def close(self) -> dict[str, float]:
+        """Return the means, `samples_per_second` and `steps_per_second`, and begin anew."""
+        n_steps, seconds = len(self._values), max(self.seconds, 1e-9)
+        means = {name: sum(values[name] for values in self._values) / n_steps for name in self._values[0]}
+        means |= {
+            "samples_per_second": n_steps * self._samples_per_step / seconds,
+            "steps_per_second": n_steps / seconds,
+        }
+        self._values, self._began = [], self._clock()
+        return means
+
+
+def line_reporter(total_steps: int, window: Window) -> Listener:
+    """Return a listener that writes a line into the log now and then, and what matters at once."""
+
+    def report(event: Event) -> None:
+        if event.kind == "step":
+            window.add(event)
+            if window.seconds > SECONDS_BETWEEN_LINES or event.step == total_steps:
+                means = window.close()
+                _LOG.info(
+                    "step %d of %d: loss %.4f, %.0f samples/s, %s left",
+                    event.step,
+                    total_steps,
+                    means["loss"],
+                    means["samples_per_second"],
+                    tqdm.format_interval((total_steps - event.step) / means["steps_per_second"]),
+                )
+        _report_the_rest(event)
+
+    return report
+
+
+def _report_the_rest(event: Event) -> None:
+    if event.kind == "validated":
+        _LOG.info("step %d: validation loss %.4f", event.step, event.values["loss"])
+    elif event.kind == "skipped":
+        _LOG.warning(
+            "step %d: loss or gradient is not finite, skipped (%d so far)", event.step, event.values["skipped"]
+        )
+
+
+@contextmanager
+def progress_bar(first_step: int, total_steps: int, window: Window) -> Iterator[Listener]:
+    """Show a bar on stderr with loss, samples/s and time left; log lines appear above it."""
+    with ExitStack() as stack:
+        bar = stack.enter_context(tqdm(total=total_steps, initial=first_step, unit="step", file=sys.stderr))
+        stack.enter_context(logging_redirect_tqdm([logging.getLogger("audiodiff")]))
+
+        def report(event: Event) -> None:
+            if event.kind in ("step", "skipped"):
+                bar.update(event.step - bar.n)
+            if event.kind == "step":
+                window.add(event)
+                if window.seconds > 1:
+                    means = window.close()
+                    bar.set_postfix_str(f"loss {means['loss']:.4f}, {means['samples_per_second']:,.0f} samples/s")
+            _report_the_rest(event)
+
+        yield report
+
+
+@contextmanager
+def progress(first_step: int, total_steps: int, samples_per_step: int) -> Iterator[Listener]:
+    """Give the listener that suits stderr: a bar on a terminal, lines elsewhere."""
+    window = Window(samples_per_step)
+    if sys.stderr.isatty():
+        with progress_bar(first_step, total_steps, window) as bar:
+            yield bar
+    else:
+        yield line_reporter(total_steps, window)
+
+
+@contextmanager
+def tensorboard(folder: Path, first_step: int, samples_per_step: int, sample_rate: int) -> Iterator[Listener]:
+    """Give a listener that writes curves, pictures and sounds for TensorBoard.
+
+    Args:
+        folder: Where to write.
+        first_step: Steps done before; what an earlier process wrote beyond them is hidden.
+        samples_per_step: Audio samples in a batch.
+        sample_rate: Of the sounds, in Hz.
+
+    Yields:
+        The listener; one that does nothing, after a warning, where TensorBoard is not installed.
+    """
+    try:
+        from torch.utils.tensorboard import SummaryWriter  # here, because it takes a second
+    except ImportError as error:
+        _LOG.warning("no curves, pictures or sounds will be written (%s). Run: pip install tensorboard", error)
+        yield lambda event: None
+        return
+    window = Window(samples_per_step)
+    with SummaryWriter(str(folder), purge_step=first_step + 1) as writer:
+
+        def report(event: Event) -> None:
+            if event.kind == "step":
+                window.add(event)
+                if len(window) == STEPS_BETWEEN_POINTS:
+                    for name, value in window.close().items():
+                        writer.add_scalar(f"training/{name}", value, event.step)
+            elif event.kind == "skipped":
+                writer.add_scalar("training/skipped", event.values["skipped"], event.step)
+            elif event.kind == "validated":
+                for name, value in event.values.items():
+                    writer.add_scalar(f"validation/{name}", value, event.step)
+            for clip in event.clips:
+                writer.add_audio(f"{clip.name}/reference", clip.reference, event.step, sample_rate)
+                peak = clip.generated.abs().max().clamp_min(1.0)  # TensorBoard's WAV ends at ±1
+                writer.add_audio(f"{clip.name}/generated", clip.generated / peak, event.step, sample_rate)
+                writer.add_image(f"{clip.name}/picture", clip.picture, event.step, dataformats="HWC")
+
+        yield report

@@ -1,0 +1,190 @@
+"""A run's folder: its configuration, its checkpoints, and the best and the last model.
+
+    config.yaml                  what `audiodiff train` was asked for
+    checkpoints/step-00001000/   a model folder (the averaged weights), and training.pt with all that resuming needs
+    best/  last/                 model folders
+    tensorboard/                 curves, pictures and sounds
+
+A checkpoint is written under a temporary name, flushed to disk and renamed, so it is there as a whole or not at all. A
+list of checksums tells one that was damaged later.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import shutil
+import tempfile
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+import yaml
+from torch import Tensor
+
+from audiodiff.audio.replacing import replacing
+from audiodiff.checkpoint import load_model, save_model
+from audiodiff.config import ModelConfig, RunConfig
+from audiodiff.errors import AudiodiffError, TrainingError
+from audiodiff.networks.build import Network
+
+STATE = "training.pt"
+CHECKSUMS = "checksums.json"
+_STEP = re.compile(r"step-\d{8,}")
+_LOG = logging.getLogger(__name__)
+
+
+class Checkpoint(NamedTuple):
+    """What a checkpoint holds.
+
+    Attributes:
+        path: Its folder.
+        average: A network with the averaged weights.
+        config: The model, calibrated.
+        state: What `Learner.state` returned.
+    """
+
+    path: Path
+    average: Network
+    config: ModelConfig
+    state: dict[str, Any]
+
+
+class RunFolder:
+    """The folder of one training run.
+
+    Args:
+        path: Where it is or shall be.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.best = self.path / "best"
+        self.last = self.path / "last"
+        self.tensorboard = self.path / "tensorboard"
+        self._checkpoints = self.path / "checkpoints"
+
+    def checkpoints(self) -> list[Path]:
+        """Return the folders of the checkpoints, oldest first."""
+        if not self._checkpoints.is_dir():
+            return []
+        paths = (path for path in self._checkpoints.iterdir() if _STEP.fullmatch(path.name))
+        return sorted(paths, key=lambda path: int(path.name.removeprefix("step-")))
+
+    def save_config(self, config: RunConfig) -> None:
+        """Write the whole configuration as YAML."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        with replacing(self.path / "config.yaml") as part:
+            text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+            part.write_text(text, encoding="utf-8")
+
+    def save(self, step: int, state: dict[str, Any], average: Network, config: ModelConfig) -> Path:
+        """Write a checkpoint; one of the same step is replaced.
+
+        Args:
+            step: Number of steps done.
+            state: Tensors and plain values.
+            average: The network with averaged weights.
+            config: The model.
+
+        Returns:
+            The checkpoint's folder.
+        """
+        self._checkpoints.mkdir(parents=True, exist_ok=True)
+        final = self._checkpoints / f"step-{step:08d}"
+        with tempfile.TemporaryDirectory(prefix=".", dir=self._checkpoints) as temporary:
+            fresh = Path(temporary) / "new"
+            save_model(fresh, average.state_dict(), config)
+            torch.save(state, fresh / STATE)
+            checksums = {path.name: _checksum(path) for path in sorted(fresh.iterdir())}
+            (fresh / CHECKSUMS).write_text(json.dumps(checksums, indent=1) + "\n", encoding="utf-8")
+            for path in (fresh / STATE, fresh / CHECKSUMS, fresh):
+                _flush(path)
+            if final.exists():
+                os.rename(final, Path(temporary) / "old")
+            os.rename(fresh, final)
+        _flush(self._checkpoints)
+        save_model(self.last, average.state_dict(), config)
+        return final
+
+    def save_best(self, weights: dict[str, Tensor], config: ModelConfig) -> None:
+        """Write the model that did best in validation."""
+        save_model(self.best, weights, config)
+
+    def prune(self, keep: int) -> None:
+        """Delete all but the newest checkpoints, and what a killed process left half-written."""
+        for path in self.checkpoints()[:-keep]:
+            shutil.rmtree(path)
+        for path in self._checkpoints.glob(".*"):
+            shutil.rmtree(path)
+
+    def newest(self) -> Checkpoint | None:
+        """Read the newest checkpoint that is whole; damaged ones are named and put aside.
+
+        Returns:
+            The checkpoint, or None if there never was one.
+
+        Raises:
+            TrainingError: If there are checkpoints, and all are damaged.
+        """
+        paths = self.checkpoints()
+        for path in reversed(paths):
+            try:
+                return load_checkpoint(path)
+            except AudiodiffError as error:
+                aside = path.with_name(f"{path.name}.damaged")
+                shutil.rmtree(aside, ignore_errors=True)
+                os.rename(path, aside)
+                _LOG.warning("%s The one before is used; this one is now %s", error, aside.name)
+        if paths:
+            raise TrainingError(
+                f"all {len(paths)} checkpoints in {self._checkpoints} are damaged. Remove that folder to start again."
+            )
+        return None
+
+
+def load_checkpoint(path: str | Path) -> Checkpoint:
+    """Read a checkpoint.
+
+    Args:
+        path: Its folder.
+
+    Returns:
+        What it holds, on the CPU.
+
+    Raises:
+        TrainingError: If it is none, or is damaged.
+        ModelError: If its model is damaged.
+    """
+    path = Path(path)
+    if not (path / CHECKSUMS).is_file():
+        raise TrainingError(f"{path} is no checkpoint, or an incomplete one: it has no {CHECKSUMS}.")
+    try:
+        checksums = json.loads((path / CHECKSUMS).read_text(encoding="utf-8"))
+        damaged = [name for name, checksum in checksums.items() if _checksum(path / name) != checksum]
+    except (OSError, ValueError, AttributeError) as error:
+        raise TrainingError(f"{path} is damaged: {error}.") from error
+    if damaged or STATE not in checksums:
+        raise TrainingError(f"{path} is damaged: {', '.join(damaged) or STATE} is not what was written.")
+    average, config = load_model(path)
+    state: dict[str, Any] = torch.load(path / STATE, map_location="cpu", weights_only=True)
+    return Checkpoint(path, average, config, state)
+
+
+def _checksum(path: Path) -> str:
+    digest = blake2b(digest_size=16)
+    with path.open("rb") as file:
+        while block := file.read(2**20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

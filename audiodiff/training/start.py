@@ -1,0 +1,137 @@
+"""Where a run starts: from fresh weights, from another model's, or from a checkpoint."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+
+from audiodiff.checkpoint import find_model, load_model
+from audiodiff.config import ModelConfig, RunConfig
+from audiodiff.data.dataset import CropDataset
+from audiodiff.errors import TrainingError
+from audiodiff.networks.build import Network, build_network
+from audiodiff.pipelines import choose_device
+from audiodiff.training.calibration import calibrate
+from audiodiff.training.learner import Learner
+from audiodiff.training.run_folder import Checkpoint, RunFolder, load_checkpoint
+
+_MEASURED_OR_SAID = ("whitening.gain", "mel.name", "synthesis", "provenance", "clip_seconds")
+"""Parts of a model's configuration that may change while its weights stay valid."""
+_LEVELS = ("diffusion.log_snr_min", "diffusion.log_snr_max", "diffusion.distribution")
+"""Parts that may differ as well when weights are only a starting point."""
+
+_LOG = logging.getLogger(__name__)
+
+
+def start(config: RunConfig, folder: RunFolder, resume: str | Path, dataset: CropDataset) -> Learner:
+    """Return the learner of a run, new or as it was.
+
+    Args:
+        config: The run.
+        folder: Its folder.
+        resume: "auto" goes on from the newest checkpoint, if there is one; "never" refuses a folder that has some; else
+            the folder of a checkpoint, or of a run, to go on from.
+        dataset: The training stream, to measure statistics on.
+
+    Returns:
+        The learner.
+
+    Raises:
+        TrainingError: If there is nothing to resume from, it is of another model, or the device is not there.
+        ModelError: If the initial model cannot be loaded.
+    """
+    checkpoint = _find(folder, resume)
+    if checkpoint is None:
+        return begin(config, dataset)
+    refuse_other_model(checkpoint.config, config.model, f"the checkpoint {checkpoint.path}", _MEASURED_OR_SAID)
+    model = _with_gain_of(config.model, checkpoint.config)
+    learner = Learner(checkpoint.average, model, config.training, _device(config))
+    learner.load_state(checkpoint.state)
+    _LOG.info("resuming from %s", checkpoint.path)
+    return learner
+
+
+def _find(folder: RunFolder, resume: str | Path) -> Checkpoint | None:
+    existing = folder.checkpoints()
+    if resume == "auto":
+        return folder.newest()
+    if resume == "never":
+        if existing:
+            raise TrainingError(
+                f"{folder.path} already has checkpoints, up to {existing[-1].name}. "
+                "Choose another run folder, remove this one, or resume."
+            )
+        return None
+    path = Path(resume)
+    inside = RunFolder(path).checkpoints()
+    path = inside[-1] if inside else path
+    if existing and path.resolve() != existing[-1].resolve():
+        raise TrainingError(
+            f"{folder.path} already has {existing[-1].name}, so going on from {path} would mix two runs. "
+            "Choose another run folder."
+        )
+    return load_checkpoint(path)
+
+
+def begin(config: RunConfig, dataset: CropDataset) -> Learner:
+    """Return a learner before its first step: see `start`."""
+    training = config.training
+    if training.initial_model is not None:
+        name = training.initial_model
+        network, initial = load_model(find_model(name))
+        refuse_other_model(initial, config.model, f"the initial model {name}", _MEASURED_OR_SAID + _LEVELS)
+        return Learner(network, _with_gain_of(config.model, initial), training, _device(config))
+    network = _fresh_network(config)
+    model = calibrate(dataset, config.model).applied_to(network, config.model)
+    return Learner(network, model, training, _device(config))
+
+
+def _fresh_network(config: RunConfig) -> Network:
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(config.training.seed)
+        return build_network(config.model)
+
+
+def _device(config: RunConfig) -> torch.device:
+    if config.training.device == "cuda" and not torch.cuda.is_available():
+        raise TrainingError("training.device is 'cuda', but torch sees no CUDA device. Set it to 'auto' or 'cpu'.")
+    return choose_device(config.training.device)
+
+
+def _with_gain_of(config: ModelConfig, measured: ModelConfig) -> ModelConfig:
+    return config.model_copy(update={"whitening": measured.whitening})
+
+
+def refuse_other_model(theirs: ModelConfig, ours: ModelConfig, who: str, may_differ: tuple[str, ...]) -> None:
+    """Refuse weights that were trained as another model.
+
+    Args:
+        theirs: The configuration that belongs to the weights.
+        ours: The configuration of this run.
+        who: What the weights are, for the message.
+        may_differ: Parts, as dotted names, that do not matter.
+
+    Raises:
+        TrainingError: If anything else differs; the message names it.
+    """
+    left, right = (dict(_flattened(config.model_dump(mode="json"))) for config in (theirs, ours))
+    differing = [
+        f"model.{name} is {left.get(name)!r} there and {right.get(name)!r} here"
+        for name in sorted(left.keys() | right.keys())
+        if left.get(name) != right.get(name) and not any(f"{name}.".startswith(f"{part}.") for part in may_differ)
+    ]
+    if differing:
+        raise TrainingError(
+            f"{who} is another model: {'; '.join(differing)}. Keep the model part, or use another run folder."
+        )
+
+
+def _flattened(values: dict[str, object], prefix: str = "") -> Iterator[tuple[str, object]]:
+    for name, value in values.items():
+        if isinstance(value, dict):
+            yield from _flattened(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value

@@ -1,0 +1,42 @@
+"""The first signal is noted, the second acts, and outside nothing has changed."""
+
+import contextlib
+import os
+import signal
+import threading
+
+import pytest
+
+from audiodiff.training.interruption import Interruption
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_is_noted(number):
+    before = signal.getsignal(number)
+    with Interruption() as interruption:
+        assert interruption.received is None
+        os.kill(os.getpid(), number)
+        assert interruption.received is number
+        assert signal.getsignal(number) is before  # so a second one acts at once
+    assert signal.getsignal(number) is before
+
+
+def test_handlers_are_restored_after_an_error():
+    before = signal.getsignal(signal.SIGTERM)
+    with contextlib.suppress(KeyError), Interruption():
+        assert signal.getsignal(signal.SIGTERM) is not before
+        raise KeyError
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_in_another_thread_signals_are_left_alone():
+    before, seen = signal.getsignal(signal.SIGTERM), []
+
+    def enter():
+        with Interruption():
+            seen.append(signal.getsignal(signal.SIGTERM))
+
+    thread = threading.Thread(target=enter)
+    thread.start()
+    thread.join()
+    assert seen == [before]

@@ -1,0 +1,179 @@
+"""A step is a function of weights, batch, seed and number; one that is not finite changes nothing but the counters."""
+
+import copy
+from itertools import islice
+
+import pytest
+import torch
+
+from audiodiff.config import RunConfig
+from audiodiff.data.crops import CropReader
+from audiodiff.data.dataset import CropDataset, batches
+from audiodiff.data.source import open_recordings
+from audiodiff.networks.build import build_network
+from audiodiff.training.learner import Learner
+from audiodiff.training.optimisation import learning_rate
+
+CPU = torch.device("cpu")
+
+
+def flat(network):
+    return torch.cat([value.flatten().float() for value in network.state_dict().values()])
+
+
+@pytest.fixture(scope="module")
+def network(tiny_run_config):
+    torch.manual_seed(0)
+    return build_network(tiny_run_config.model)
+
+
+@pytest.fixture(scope="module")
+def stream(tiny_run_config):
+    """The first four batches."""
+    recordings, _ = open_recordings(tiny_run_config.data)
+    reader = CropReader.for_model(tiny_run_config.model, tiny_run_config.data)
+    return list(islice(batches(CropDataset(recordings, reader, tiny_run_config.data, 0), 0, 4), 4))
+
+
+@pytest.fixture
+def learner(network, tiny_run_config):
+    """A learner whose weights start from the same numbers whatever its settings."""
+
+    def make(**settings):
+        training = tiny_run_config.training.model_copy(update=settings)
+        return Learner(copy.deepcopy(network), tiny_run_config.model, training, CPU)
+
+    return make
+
+
+def test_the_same_steps_give_the_same_weights(learner, stream):
+    first, second = learner(), learner()
+    results = [[learns.step(batch) for batch in stream] for learns in (first, second)]
+    assert results[0] == results[1]
+    assert torch.equal(flat(first.network), flat(second.network))
+    assert torch.equal(flat(first.average), flat(second.average))
+
+
+def test_a_state_goes_on_as_if_nothing_had_been(learner, stream, tmp_path):
+    straight, before, after = learner(), learner(), learner()
+    for batch in stream:
+        straight.step(batch)
+    for batch in stream[:2]:
+        before.step(batch)
+    torch.save(before.state(), tmp_path / "state.pt")
+    after.load_state(torch.load(tmp_path / "state.pt", weights_only=True))
+    after.average.load_state_dict(before.average.state_dict())
+    for batch in stream[2:]:
+        after.step(batch)
+    assert torch.equal(flat(straight.network), flat(after.network))
+    assert torch.equal(flat(straight.average), flat(after.average))
+    assert straight.progress == after.progress
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        {"learning_rate": 1e-3},
+        {"final_learning_rate": 1e-3},
+        {"warmup_steps": 0},
+        {"steps": 50},
+        {"weight_decay": 0.5},
+        {"betas": (0.8, 0.99)},
+        {"betas": (0.9, 0.9)},
+        {"gradient_clip": 1e-5},
+        {"precision": "bf16"},
+        {"seed": 1},
+    ],
+    ids=str,
+)
+def test_each_option_changes_the_weights(learner, stream, option):
+    plain, changed = learner(), learner(**option)
+    for batch in stream:
+        plain.step(batch)
+        changed.step(batch)
+    assert not torch.equal(flat(plain.network), flat(changed.network))
+
+
+def test_the_decay_changes_the_average_only(learner, stream):
+    plain, changed = learner(), learner(ema_decay=0.1)
+    for batch in stream:
+        plain.step(batch)
+        changed.step(batch)
+    assert torch.equal(flat(plain.network), flat(changed.network))
+    assert not torch.equal(flat(plain.average), flat(changed.average))
+
+
+def test_a_step_reports_what_it_did(learner, stream, tiny_run_config):
+    learns = learner(gradient_clip=1e-6)
+    results = [learns.step(batch) for batch in stream]
+    assert [result.learning_rate for result in results] == [
+        learning_rate(i, tiny_run_config.training) for i in range(4)
+    ]
+    assert all(result.finite and result.gradient_norm > 1e-4 for result in results)
+    assert learns.progress.step == 4
+
+
+def spoiled(batch):
+    audio = batch.audio.clone()
+    audio[0, 0, 1000] = torch.nan
+    return batch._replace(audio=audio)
+
+
+def test_a_step_that_is_not_finite_is_skipped_and_counted(learner, stream):
+    learns = learner()
+    learns.step(stream[0])
+    before, state = [flat(network) for network in (learns.network, learns.average)], copy.deepcopy(learns.state())
+    assert not learns.step(spoiled(stream[1])).finite
+    assert not learns.step(spoiled(stream[2])).finite
+    assert all(torch.equal(a, flat(b)) for a, b in zip(before, (learns.network, learns.average), strict=True))
+    assert (learns.progress.step, learns.progress.skipped, learns.progress.skipped_in_a_row) == (3, 2, 2)
+    for index, values in learns.state()["optimiser"].items():
+        assert all(torch.equal(value, state["optimiser"][index][name]) for name, value in values.items())
+    assert learns.step(stream[3]).finite
+    assert (learns.progress.skipped, learns.progress.skipped_in_a_row) == (2, 0)
+
+
+def test_an_infinite_gradient_of_a_finite_loss_is_skipped_too(learner, stream, monkeypatch):
+    learns = learner()
+    monkeypatch.setattr(
+        "audiodiff.training.learner.clip_grad_norm_", lambda parameters, largest: torch.tensor(torch.inf)
+    )
+    before = flat(learns.network)
+    assert not learns.step(stream[0]).finite
+    assert torch.equal(before, flat(learns.network))
+
+
+def test_settings_of_the_optimiser_are_those_of_the_resumed_run(learner, stream):
+    first = learner()
+    first.step(stream[0])
+    second = learner(weight_decay=0.25, betas=(0.5, 0.6))
+    second.load_state(first.state())
+    (group,) = second.optimiser.param_groups
+    assert (group["weight_decay"], group["betas"]) == (0.25, (0.5, 0.6))
+
+
+def test_compile_is_used_when_asked_for(learner, stream, monkeypatch):
+    compiled = []
+    monkeypatch.setattr(torch, "compile", lambda function, **_: compiled.append(function) or function)
+    learner().step(stream[0])
+    assert compiled == []
+    learner(compile=True).step(stream[0])
+    assert len(compiled) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["frames", "diffwave"])
+def test_the_compiled_network_learns_the_same(stream, tiny_run_config, kind):
+    config: RunConfig = tiny_run_config
+    network = config.model.network.model_copy(update={"kind": kind, "patch": 8, "channels": 16, "layers": 3})
+    model = config.model.model_copy(update={"network": network})
+    torch.manual_seed(0)
+    start = build_network(model)
+    weights = []
+    for compiled in (False, True):
+        training = config.training.model_copy(update={"compile": compiled})
+        learns = Learner(copy.deepcopy(start), model, training, CPU)
+        for batch in stream:
+            learns.step(batch)
+        weights.append(flat(learns.network))
+    torch.testing.assert_close(*weights, atol=1e-4, rtol=1e-3)

@@ -1,0 +1,155 @@
+"""The loss is the mean squared error it should be; of a band-limited recording only what lies in its band counts."""
+
+import math
+
+import pytest
+import torch
+
+from audiodiff.config import DiffusionConfig, ModelConfig, NetworkConfig, WhiteningConfig
+from audiodiff.data.crops import Example
+from audiodiff.diffusion.process import alpha_sigma
+from audiodiff.training.objective import Objective, Prepared, band_limited_mse, draw
+
+RATE = 8000
+CPU = torch.device("cpu")
+
+
+def tone(frequency, n_samples=2048):
+    return torch.sin(2 * math.pi * frequency / RATE * torch.arange(n_samples)).view(1, 1, -1)
+
+
+def example(n_clips=3, n_blocks=26, bandwidth=math.inf, n_labels=0):
+    """Noise, with three blocks of context at either end."""
+    audio = 0.1 * torch.randn(n_clips, 1, (n_blocks + 6) * 64, generator=torch.Generator().manual_seed(0))
+    return Example(audio, torch.full((n_clips,), n_labels), torch.full((n_clips,), bandwidth))
+
+
+@pytest.mark.parametrize("n_samples", [512, 511])
+def test_full_band_error_is_the_mean_square(n_samples):
+    left, right = torch.randn(2, 4, 2, n_samples, generator=torch.Generator().manual_seed(1))
+    error = band_limited_mse(left, right, torch.full((4,), math.inf), RATE)
+    torch.testing.assert_close(error, (left - right).square().mean((1, 2)))
+
+
+def test_an_error_in_the_empty_band_does_not_count():
+    target = torch.zeros(1, 1, 2048)
+    above = band_limited_mse(tone(3000.0), target, torch.tensor([2000.0]), RATE)
+    below = band_limited_mse(tone(1000.0), target, torch.tensor([2000.0]), RATE)
+    assert float(above) < 1e-8
+    assert float(below) == pytest.approx(0.5 * 2, rel=2e-3)  # the power of a tone over half the band
+
+
+def test_a_white_error_has_the_same_loss_at_any_bandwidth():
+    noise = torch.randn(1, 1, 2**16, generator=torch.Generator().manual_seed(2))
+    for band in (1000.0, 2000.0, 3000.0):
+        error = band_limited_mse(noise, torch.zeros_like(noise), torch.tensor([band]), RATE)
+        assert float(error) == pytest.approx(1.0, abs=0.03)
+
+
+def test_only_the_limited_clips_of_a_batch_are_limited():
+    prediction = tone(3000.0).expand(2, -1, -1)
+    error = band_limited_mse(prediction, torch.zeros_like(prediction), torch.tensor([2000.0, math.inf]), RATE)
+    assert error[0] < 1e-8
+    assert float(error[1]) == pytest.approx(0.5, rel=1e-3)
+
+
+def test_no_gradient_flows_from_the_empty_band(tiny_model_config):
+    objective = Objective(tiny_model_config, CPU)
+    batch = objective.prepare(example(1, bandwidth=1000.0))
+    log_snr, noise = draw(batch, tiny_model_config.diffusion, 0, 0)
+    error = tone(3000.0, 26 * 64).requires_grad_()
+    (gradient,) = torch.autograd.grad(
+        objective.loss(lambda x, *_: noise + 0.1 * error, batch, log_snr, noise).sum(), error
+    )
+    assert float(gradient.abs().max()) < 1e-6
+
+
+@pytest.mark.parametrize("target", ["epsilon", "v", "x0"])
+def test_loss_is_zero_for_the_right_answer_and_nothing_else(tiny_model_config, target):
+    config = tiny_model_config.model_copy(update={"diffusion": DiffusionConfig(target=target)})
+    objective = Objective(config, CPU)
+    batch = objective.prepare(example())
+    log_snr, noise = draw(batch, config.diffusion, 0, 0)
+    alpha, sigma = (scale.view(-1, 1, 1) for scale in alpha_sigma(log_snr))
+    answers = {"epsilon": noise, "x0": batch.clean, "v": alpha * noise - sigma * batch.clean}
+    losses = {
+        name: objective.loss(lambda *_, answer=answer: answer, batch, log_snr, noise)
+        for name, answer in answers.items()
+    }
+    assert losses[target].shape == (3,)
+    assert float(losses.pop(target).max()) < 1e-10
+    assert all(float(loss.mean()) > 0.01 for loss in losses.values())
+
+
+def test_network_is_given_the_noisy_signal_and_its_conditions(tiny_model_config):
+    config = tiny_model_config.model_copy(update={"labels": ("a", "b")})
+    objective = Objective(config, CPU)
+    batch = objective.prepare(example(n_labels=1))
+    log_snr, noise = draw(batch, config.diffusion, 0, 0)
+    given = []
+    objective.loss(lambda *arguments: given.extend(arguments) or noise, batch, log_snr, noise)
+    x, level, mel, label = given
+    alpha, sigma = (scale.view(-1, 1, 1) for scale in alpha_sigma(log_snr))
+    torch.testing.assert_close(x, alpha * batch.clean + sigma * noise)
+    assert torch.equal(level, log_snr)
+    assert x.shape == (3, 1, 26 * 64)
+    assert mel.shape == (3, 20, 26)
+    assert label.tolist() == [1, 1, 1]
+
+
+def test_a_model_without_mel_or_labels_is_given_none():
+    config = ModelConfig(sample_rate=RATE, network=NetworkConfig(patch=8))
+    batch = Objective(config, CPU).prepare(example())
+    assert (batch.mel, batch.label, batch.bandwidth) == (None, None, None)
+
+
+def test_mels_of_both_centrings_have_one_frame_per_block(tiny_model_config):
+    for centre in ("hop", "frame"):
+        mel = tiny_model_config.mel.model_copy(update={"centre": centre})
+        batch = Objective(tiny_model_config.model_copy(update={"mel": mel}), CPU).prepare(example())
+        assert batch.mel.shape == (3, 20, 26)
+        assert batch.clean.shape == (3, 1, 26 * 64)
+
+
+@pytest.mark.parametrize("centre", ["hop", "frame"])
+@pytest.mark.parametrize("whitening", ["energy", "spectral"])
+def test_a_crop_is_whitened_as_the_whole_utterance_is(tiny_model_config, centre, whitening):
+    mel = tiny_model_config.mel.model_copy(update={"centre": centre})
+    update = {"mel": mel, "whitening": WhiteningConfig(kind=whitening, exponent=0.5)}
+    config = tiny_model_config.model_copy(update=update)
+    whole = example(1, n_blocks=60)
+    crop = whole._replace(audio=whole.audio[..., 20 * 64 : 52 * 64])
+    objective = Objective(config, CPU)
+    ours, theirs = objective.prepare(crop), objective.prepare(whole)
+    torch.testing.assert_close(ours.mel, theirs.mel[..., 20:46], atol=1e-4, rtol=0)
+    torch.testing.assert_close(ours.clean, theirs.clean[..., 20 * 64 : 46 * 64], atol=1e-4, rtol=1e-4)
+
+
+def test_bf16_reaches_the_network_and_not_the_loss(tiny_model_config):
+    seen = []
+
+    def predict(x, *_):
+        seen.append((x[0] @ x[0].T).dtype)
+        return x
+
+    for bf16 in (False, True):
+        objective = Objective(tiny_model_config, CPU, bf16=bf16)
+        batch = objective.prepare(example())
+        log_snr, noise = draw(batch, tiny_model_config.diffusion, 0, 0)
+        assert objective.loss(predict, batch, log_snr, noise).dtype == torch.float32
+    assert seen == [torch.float32, torch.bfloat16]
+
+
+def test_seed_and_step_alone_decide_the_draw():
+    batch = Prepared(torch.zeros(16, 1, 100), None, None, None)
+    config = DiffusionConfig()
+
+    def drawn(seed, step):
+        return torch.cat([field.flatten() for field in draw(batch, config, seed, step)])
+
+    assert torch.equal(drawn(3, 7), drawn(3, 7))
+    others = [drawn(*place) for place in ((3, 7), (3, 8), (4, 7), (7, 3), (-3, 7), (2**70, 7))]
+    assert not any(torch.equal(others[i], others[j]) for i in range(len(others)) for j in range(i))
+    log_snr, noise = draw(batch, config, 3, 7)
+    assert sorted(((log_snr - config.log_snr_min) / (18 / 16)).long().tolist()) == list(range(16))
+    assert abs(float(noise.std()) - 1) < 0.06
