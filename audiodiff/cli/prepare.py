@@ -1,0 +1,54 @@
+"""`audiodiff prepare`: list a folder of recordings in train, valid and test manifests."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+
+@click.command("prepare")
+@click.argument("folder", metavar="FOLDER", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.argument("out_dir", metavar="OUT_DIR", type=click.Path(file_okay=False, path_type=Path))
+@click.option(
+    "--valid-share",
+    metavar="SHARE",
+    type=click.FloatRange(0, 1, max_open=True),
+    default=0.05,
+    show_default=True,
+    help="Share of the recordings to validate on, 0 to 1.",
+)
+@click.option(
+    "--test-share",
+    metavar="SHARE",
+    type=click.FloatRange(0, 1, max_open=True),
+    default=0.05,
+    show_default=True,
+    help="Share of the recordings to keep for tests, 0 to 1.",
+)
+@click.option(
+    "--seed", metavar="INTEGER", type=int, default=0, show_default=True, help="Another seed, another division."
+)
+def command(folder: Path, out_dir: Path, valid_share: float, test_share: float, seed: int) -> None:
+    """List the recordings of FOLDER in OUT_DIR/train.jsonl, valid.jsonl and test.jsonl.
+
+    Which recording goes where depends on its path in FOLDER alone, so files that are added later do not move others.
+    Files that cannot be read are named and left out; the exit code is then 1.
+    """
+    from audiodiff.data.manifest import scan_folder, split, write_manifest
+    from audiodiff.errors import DataError
+
+    recordings, unreadable = scan_folder(folder)
+    for _, reason in unreadable:
+        click.echo(f"left out: {reason}", err=True)
+    if not recordings:
+        raise DataError(f"{folder} holds no readable audio. Give a folder with recordings (wav, flac, ogg, mp3 ...).")
+    parts = split(recordings, valid_share, test_share, seed, root=folder)
+    for name, part in parts._asdict().items():
+        path = out_dir / f"{name}.jsonl"
+        write_manifest(path, part)
+        hours = sum(recording.seconds for recording in part) / 3600
+        click.echo(f"{path}: {len(part)} recordings, {hours:.2f} hours")
+    if unreadable:
+        click.echo(f"{len(unreadable)} of {len(unreadable) + len(recordings)} files could not be read", err=True)
+        click.get_current_context().exit(1)

@@ -1,0 +1,71 @@
+"""`audiodiff prepare` turns a folder into manifests, and says what it could not read."""
+
+import pytest
+from click.testing import CliRunner
+
+from audiodiff.cli.main import main
+from audiodiff.data.manifest import read_manifest
+
+
+def prepare(*arguments):
+    return CliRunner().invoke(main, ["prepare", *map(str, arguments)])
+
+
+def listed(folder):
+    return {
+        name: [recording.audio.name for recording in read_manifest(folder / f"{name}.jsonl")]
+        for name in ("train", "valid", "test")
+    }
+
+
+def test_a_folder_becomes_three_manifests(speech_folder, tmp_path):
+    result = prepare(speech_folder, tmp_path / "lists", "--valid-share", 0.25, "--test-share", 0.25)
+    assert (result.exit_code, result.stderr) == (0, "")
+    parts = listed(tmp_path / "lists")
+    assert sorted(name for part in parts.values() for name in part) == sorted(
+        path.name for path in speech_folder.rglob("*.*")
+    )
+    lines = result.stdout.splitlines()
+    assert lines[0].startswith(f"{tmp_path / 'lists' / 'train.jsonl'}: {len(parts['train'])} recordings, 0.00 hours")
+    assert len(lines) == 3
+    assert all(recording.audio.is_file() for recording in read_manifest(tmp_path / "lists" / "train.jsonl"))
+
+
+def test_shares_and_seed_change_the_division(speech_folder, tmp_path):
+    divisions = []
+    for i, options in enumerate(
+        ([], ["--seed", 1], ["--valid-share", 0.6], ["--test-share", 0.6], ["--valid-share", 0, "--test-share", 0])
+    ):
+        assert prepare(speech_folder, tmp_path / str(i), *options).exit_code == 0
+        divisions.append(str(listed(tmp_path / str(i))))
+    assert len(set(divisions)) == 5
+
+
+def test_unreadable_files_are_named_and_the_good_ones_done(tmp_path, save_voice):
+    for i in range(4):
+        save_voice(tmp_path / "corpus" / f"{i}.wav", 0.2, seed=i)
+    (tmp_path / "corpus" / "text.wav").write_text("no sound")
+    result = prepare(tmp_path / "corpus", tmp_path / "lists")
+    assert result.exit_code == 1
+    assert "left out:" in result.stderr
+    assert "text.wav" in result.stderr
+    assert "1 of 5 files could not be read" in result.stderr
+    assert sum(len(part) for part in listed(tmp_path / "lists").values()) == 4
+
+
+def test_a_folder_without_audio_is_an_error(tmp_path):
+    result = prepare(tmp_path, tmp_path / "lists")
+    assert result.exit_code == 1
+    assert "holds no readable audio" in result.stderr
+    assert not (tmp_path / "lists").exists()
+
+
+@pytest.mark.parametrize("arguments", [["absent", "lists"], [".", "lists", "--valid-share", "1"], ["."]])
+def test_wrong_usage_is_2(arguments):
+    assert prepare(*arguments).exit_code == 2
+
+
+def test_impossible_shares_are_an_error(speech_folder, tmp_path):
+    result = prepare(speech_folder, tmp_path, "--valid-share", 0.5, "--test-share", 0.5)
+    assert result.exit_code == 1
+    assert "cannot hold out" in result.stderr
