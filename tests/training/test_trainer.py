@@ -358,3 +358,11 @@ def test_a_killed_process_is_resumed_bit_identically(tmp_path, tiny_run_config):
     assert int(names(killed)[-1].removeprefix("step-")) < 60
     train(config, killed)
     assert torch.equal(all_numbers(straight), all_numbers(killed))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_it_trains_on_a_gpu_as_on_the_cpu(uninterrupted, tmp_path, tiny_run_config, precision):
+    outcome = train(configured(tiny_run_config, device="cuda", precision=precision), tmp_path)
+    assert (outcome.step, outcome.skipped) == (8, 0)
+    assert outcome.best_loss == pytest.approx(uninterrupted[2].best_loss, rel=0.05)
