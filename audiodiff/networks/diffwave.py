@@ -2,53 +2,29 @@
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from audiodiff.config import ModelConfig
-from audiodiff.networks.conditioning import LabelEmbedding, MelNormalisation
-from audiodiff.networks.embeddings import NoiseLevelEmbedding
-from audiodiff.networks.layers import DilatedStack
+from audiodiff.networks.base import DilatedNetwork
 
 
-class DiffWave(nn.Module):
+class DiffWave(DilatedNetwork):
     """The noise predictor on non-overlapping patches of samples; patch 1 is the published layout.
 
-    A patch of P samples becomes P channels (an orthonormal reshaping), which cuts the cost by about P. The output
-    projection starts at zero.
+    A patch of P samples becomes P channels (an orthonormal reshaping), which cuts the cost by about P.
 
     Args:
         config: The model; its network, diffusion range, mel and labels are used.
     """
 
     def __init__(self, config: ModelConfig) -> None:
-        super().__init__()
-        network = config.network
-        self.patch = network.patch
-        width = network.embedding.width
-        n_mels = config.mel.n_mels if config.mel else 0
-        self.level = NoiseLevelEmbedding(network.embedding, config.diffusion)
-        self.label = LabelEmbedding(len(config.labels), width) if config.labels else None
-        self.normalise_mel = MelNormalisation(n_mels) if n_mels else None
-        self.input = nn.Linear(network.patch, network.channels)
-        self.stack = DilatedStack(
-            network.channels, network.layers, network.dilation_cycle, level_width=width, condition_width=n_mels
-        )
-        self.skip = nn.Linear(network.channels, network.channels)
-        self.output = nn.Linear(network.channels, network.patch)
-        nn.init.zeros_(self.output.weight)
-        nn.init.zeros_(self.output.bias)
+        super().__init__(config, n_inputs=config.network.patch, n_outputs=config.network.patch)
+        self.patch = config.network.patch
 
     @property
     def receptive_field(self) -> int:
         """Samples on either side that an output depends on."""
         return (self.stack.receptive_field + 1) * self.patch
-
-    def encode(self, mel: Tensor) -> Tensor:
-        """Prepare a mel condition `(batch, n_mels, n_blocks)` once for all denoising steps."""
-        if self.normalise_mel is None:
-            raise TypeError("this network was built without a mel condition")
-        return self.stack.encode(self.normalise_mel(mel))
 
     def forward(
         self, x: Tensor, log_snr: Tensor, condition: Tensor | None = None, label: Tensor | None = None
@@ -63,11 +39,9 @@ class DiffWave(nn.Module):
 
         Returns:
             The prediction, of the shape of `x`, in float32.
+
+        Raises:
+            TypeError: If there is a label, but the network was built without.
         """
-        level = self.level(log_snr)
-        if self.label is not None:
-            level = level + self.label(label, len(x))
-        h = torch.relu(self.input(x[:, 0].unflatten(1, (-1, self.patch))))
-        h = torch.relu(self.skip(self.stack(h, level, condition)))
-        predicted: Tensor = self.output(h).float().flatten(1).unsqueeze(1)
-        return predicted
+        patches = x[:, 0].unflatten(1, (-1, self.patch))
+        return self._transform(patches, log_snr, condition, label).float().flatten(1).unsqueeze(1)

@@ -215,3 +215,9 @@ def test_every_device_predicts_the_same(kind, options, make_network):
     network.cuda()
     there = network(x.cuda(), log_snr.cuda(), network.encode(mel.cuda()), label.cuda())
     assert_close(there.cpu(), here, rtol=1e-3, atol=1e-3)
+
+
+def test_a_label_for_a_network_without_labels_is_refused():
+    network = build_network(ModelConfig(sample_rate=8000, network=NetworkConfig(channels=4, layers=1, patch=4)))
+    with pytest.raises(TypeError, match="without labels"):
+        network(torch.zeros(1, 1, 8), torch.zeros(1), None, torch.zeros(1, dtype=torch.int64))

@@ -1,0 +1,55 @@
+"""What the networks share: noise level, label and mel, and the residual layers between input and output projection."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from audiodiff.config import ModelConfig
+from audiodiff.networks.conditioning import LabelEmbedding, MelNormalisation
+from audiodiff.networks.embeddings import NoiseLevelEmbedding
+from audiodiff.networks.layers import DilatedStack
+
+
+class DilatedNetwork(nn.Module):
+    """The trunk of a noise predictor; subclasses bring the projections from the signal and back.
+
+    Args:
+        config: The model; its network, diffusion range, mel and labels are used.
+        n_inputs: Features of a position that the input projection takes.
+        n_outputs: Features of a position that the output projection gives; it starts at zero.
+    """
+
+    def __init__(self, config: ModelConfig, n_inputs: int, n_outputs: int) -> None:
+        super().__init__()
+        network, width = config.network, config.network.embedding.width
+        n_mels = config.mel.n_mels if config.mel else 0
+        self.level = NoiseLevelEmbedding(network.embedding, config.diffusion)
+        self.label = LabelEmbedding(len(config.labels), width) if config.labels else None
+        self.normalise_mel = MelNormalisation(n_mels) if n_mels else None
+        self.input = nn.Linear(n_inputs, network.channels)
+        self.stack = DilatedStack(
+            network.channels, network.layers, network.dilation_cycle, level_width=width, condition_width=n_mels
+        )
+        self.skip = nn.Linear(network.channels, network.channels)
+        self.output = nn.Linear(network.channels, n_outputs)
+        nn.init.zeros_(self.output.weight)
+        nn.init.zeros_(self.output.bias)
+
+    def encode(self, mel: Tensor) -> Tensor:
+        """Prepare a mel condition `(batch, n_mels, n_blocks)` once for all denoising steps."""
+        if self.normalise_mel is None:
+            raise TypeError("this network was built without a mel condition")
+        return self.stack.encode(self.normalise_mel(mel))
+
+    def _transform(self, features: Tensor, log_snr: Tensor, condition: Tensor | None, label: Tensor | None) -> Tensor:
+        """Map features `(batch, positions, n_inputs)` to `(batch, positions, n_outputs)`."""
+        level = self.level(log_snr)
+        if self.label is not None:
+            level = level + self.label(label, len(features))
+        elif label is not None:
+            raise TypeError("this network was built without labels")
+        h = torch.relu(self.input(features))
+        h = torch.relu(self.skip(self.stack(h, level, condition)))
+        transformed: Tensor = self.output(h)
+        return transformed
