@@ -14,13 +14,28 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from audiodiff.config import ModelConfig, parse_config
-from audiodiff.errors import ModelError
+from audiodiff.errors import ConfigError, ModelError
 from audiodiff.networks.build import Network, build_network
 
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
 FORMAT = 1
 DEFAULT_MODEL = "speech-22k"
+
+
+def choose_device(device: str = "auto") -> torch.device:
+    """Return the named device; "auto" is the GPU where there is one, else the CPU.
+
+    Raises:
+        ConfigError: If there is no such device here.
+    """
+    n_gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if device == "auto":
+        return torch.device("cuda" if n_gpus else "cpu")
+    known = ["cpu", *(["cuda"] if n_gpus else []), *(f"cuda:{i}" for i in range(n_gpus))]
+    if device not in known:
+        raise ConfigError(f"no device {device!r} here; choose from auto, {', '.join(known)}.")
+    return torch.device(device)
 
 
 def bundled_models() -> dict[str, Path]:

@@ -15,7 +15,7 @@ from typing_extensions import TypedDict, Unpack
 from audiodiff.audio.griffin_lim import waveform_from_mel
 from audiodiff.audio.mel import MelSpectrogram, align_to_blocks, check_mel
 from audiodiff.audio.whitening import Whitening
-from audiodiff.checkpoint import find_model, load_model
+from audiodiff.checkpoint import choose_device, find_model, load_model
 from audiodiff.config import ModelConfig, SynthesisConfig, parse_config
 from audiodiff.diffusion.noise import position_noise
 from audiodiff.diffusion.process import diffuse, noise_from
@@ -42,21 +42,6 @@ class SynthesisChanges(TypedDict, total=False):
     start_log_snr: float
     end_log_snr: float
     griffin_lim_iterations: int
-
-
-def choose_device(device: str = "auto") -> torch.device:
-    """Return the named device; "auto" is the GPU where there is one, else the CPU.
-
-    Raises:
-        ConfigError: If there is no such device here.
-    """
-    n_gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if device == "auto":
-        return torch.device("cuda" if n_gpus else "cpu")
-    known = ["cpu", *(["cuda"] if n_gpus else []), *(f"cuda:{i}" for i in range(n_gpus))]
-    if device not in known:
-        raise ConfigError(f"no device {device!r} here; choose from auto, {', '.join(known)}.")
-    return torch.device(device)
 
 
 class _Pipeline:
@@ -199,19 +184,52 @@ class Vocoder(_Pipeline):
         seeds = [seed] * len(blocks) if isinstance(seed, int) else list(seed)
         if len(seeds) != len(blocks):
             raise ConfigError(f"{len(seeds)} seeds for {len(blocks)} waveforms; give one seed, or one for each.")
+        audio = self.synthesise(blocks, seeds, settings=settings, on_step=on_step)
+        return audio.reshape(*mel.shape[:-2], -1)
+
+    def synthesise(
+        self,
+        blocks: Tensor,
+        seeds: Sequence[int],
+        *,
+        settings: SynthesisConfig | None = None,
+        predictor: NoisePredictor | None = None,
+        on_step: StepCallback | None = None,
+    ) -> Tensor:
+        """Do what a call does once its input is checked; differentiable in the network, so that training can use it.
+
+        Args:
+            blocks: Mels with one frame per block `(batch, n_mels, n_blocks)`.
+            seeds: One for each waveform.
+            settings: The reverse process; None is the model's own.
+            predictor: The network with its conditions bound; None binds this model's to `blocks`.
+            on_step: Called with (step, whitened signal) after every step.
+
+        Returns:
+            Waveforms `(batch, 1, n_blocks * hop_length)`.
+        """
+        settings = settings or self.config.synthesis
         n_samples = blocks.shape[-1] * self.mel_config.hop_length
         estimate = None
         if settings.start == "griffin-lim":
-            phases = position_noise(seeds, PHASE_DRAW, n_samples=n_samples, device=self.device)
-            iterations = settings.griffin_lim_iterations
-            guess = waveform_from_mel(blocks, phases, self._spectrogram, iterations=iterations)
-            estimate = self._whitening.whiten(guess, blocks)
-        predictor = self._predictor(self.network.encode(blocks), None)
+            with torch.no_grad():
+                phases = position_noise(seeds, PHASE_DRAW, n_samples=n_samples, device=self.device)
+                iterations = settings.griffin_lim_iterations
+                guess = waveform_from_mel(blocks, phases, self._spectrogram, iterations=iterations)
+                estimate = self._whitening.whiten(guess, blocks)
         signal = self._reverse(
-            estimate, seeds, n_samples=n_samples, settings=settings, predictor=predictor, on_step=on_step
+            estimate,
+            seeds,
+            n_samples=n_samples,
+            settings=settings,
+            predictor=predictor or self._predictor(self.network.encode(blocks), None),
+            on_step=on_step,
         )
-        audio: Tensor = self._whitening.colour(signal, blocks)
-        return audio.reshape(*mel.shape[:-2], n_samples)
+        return self._whitening.colour(signal, blocks)
+
+    def colour(self, signal: Tensor, blocks: Tensor) -> Tensor:
+        """Undo the whitening of signals `(batch, 1, time)` by their mels `(batch, n_mels, n_blocks)`."""
+        return self._whitening.colour(signal, blocks)
 
 
 class Generator(_Pipeline):

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from audiodiff import Generator, Vocoder
 from audiodiff.audio.mel import align_to_blocks
+from audiodiff.checkpoint import choose_device
 from audiodiff.config import MEL_CONVENTIONS, DiffusionConfig, MelConfig, ModelConfig, NetworkConfig, WhiteningConfig
 from audiodiff.errors import AudioError, ConfigError, MelError, ModelError
-from audiodiff.pipelines import choose_device
 
 RATE = 8000
 

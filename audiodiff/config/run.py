@@ -44,6 +44,12 @@ class TrainingConfig(Config):
     betas: tuple[float, float] = (0.9, 0.99)
     gradient_clip: float = Field(1.0, gt=0, description="largest L2 norm of the gradient")
     ema_decay: float = Field(0.999, ge=0, lt=1)
+    few_step_weight: float = Field(
+        0.0,
+        ge=0,
+        description="weight of the M-STFT distance between the recording and the whole reverse process, unrolled with "
+        "the model's synthesis settings; added to the denoising loss for a fine-tuning that serves few steps",
+    )
     precision: Literal["fp32", "bf16"] = "fp32"
     compile: bool = Field(False, description="torch.compile the network")
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -64,6 +70,12 @@ class RunConfig(Config):
     model: ModelConfig
     data: DataConfig
     training: TrainingConfig = TrainingConfig()
+
+    @model_validator(mode="after")
+    def _check(self) -> RunConfig:
+        if self.training.few_step_weight and self.model.mel is None:
+            raise ValueError("training.few_step_weight needs a model with a mel, whose recording the result is held to")
+        return self
 
 
 def load_run_config(path: str | Path) -> RunConfig:

@@ -13,7 +13,8 @@ from torch.nn.utils import clip_grad_norm_
 from audiodiff.config import ModelConfig, TrainingConfig
 from audiodiff.data.crops import Example
 from audiodiff.networks.build import Network
-from audiodiff.training.objective import Objective, draw, predict_with
+from audiodiff.training.few_step import FewStepLoss
+from audiodiff.training.objective import Objective, draw, draw_seeds, predict_with
 from audiodiff.training.optimisation import average_decay, learning_rate, make_optimiser, update_average
 
 
@@ -68,6 +69,8 @@ class Learner:
         self.network = copy.deepcopy(average).to(device).train()
         self.average = average.to(device).eval().requires_grad_(False)
         self.objective = Objective(config, device, bf16=training.precision == "bf16")
+        wanted = training.few_step_weight > 0
+        self.few_step = FewStepLoss(self.average, config, bf16=self.objective.bf16) if wanted else None
         self.optimiser = make_optimiser(self.network.parameters(), training)
         self.progress = Progress()
         predict = predict_with(self.network)
@@ -87,6 +90,9 @@ class Learner:
         log_snr, noise = draw(prepared, self.config.diffusion, training.seed, progress.step)
         self.optimiser.zero_grad(set_to_none=True)
         loss = self.objective.loss(self._predict, prepared, log_snr, noise).mean()
+        if self.few_step is not None:
+            seeds = draw_seeds(len(prepared.clean), training.seed, progress.step)
+            loss = loss + training.few_step_weight * self.few_step(self._predict, prepared, seeds).mean()
         loss.backward()
         norm = clip_grad_norm_(self.network.parameters(), training.gradient_clip)
         rate = learning_rate(progress.step, training)

@@ -150,3 +150,9 @@ def draw(batch: Prepared, config: DiffusionConfig, seed: int, step: int) -> tupl
     generator = torch.Generator(device).manual_seed(noise_seed)
     noise = torch.randn(batch.clean.shape, generator=generator, device=device)
     return log_snr.to(device, non_blocking=True), noise
+
+
+def draw_seeds(n_clips: int, seed: int, step: int) -> list[int]:
+    """Draw a seed for the reverse process of each clip of a training step; (seed, step) alone decides them."""
+    seeds: list[int] = np.random.SeedSequence([seed % 2**64, step, 2]).generate_state(n_clips).tolist()
+    return seeds

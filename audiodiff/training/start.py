@@ -8,12 +8,11 @@ from pathlib import Path
 
 import torch
 
-from audiodiff.checkpoint import find_model, load_model
+from audiodiff.checkpoint import choose_device, find_model, load_model
 from audiodiff.config import ModelConfig, RunConfig
 from audiodiff.data.dataset import CropDataset
 from audiodiff.errors import TrainingError
 from audiodiff.networks.build import Network, build_network
-from audiodiff.pipelines import choose_device
 from audiodiff.training.calibration import calibrate
 from audiodiff.training.learner import Learner
 from audiodiff.training.run_folder import Checkpoint, RunFolder, load_checkpoint

@@ -116,7 +116,7 @@ class Trainer:
         self._dataset = dataset
         recordings, crops = validation
         self._samples = choose_samples(recordings, dataset.reader, config.model.block_length)
-        self._validate = Validator(crops, learner.objective, config.training)
+        self._validate = Validator(crops, learner.objective, config.training, learner.few_step)
         self._listeners = listeners
         self._saved_step = learner.progress.step
 
@@ -182,7 +182,8 @@ class Trainer:
         done, learner = self._learner.progress, self._learner
         result = self._validate(learner.average)
         levels = {f"loss_at_{level:+.1f}": loss for level, loss in result.by_level.items()}
-        self._tell(Event("validated", done.step, {"loss": result.loss} | levels))
+        few_step = {} if result.few_step is None else {"few_step": result.few_step}
+        self._tell(Event("validated", done.step, {"loss": result.loss} | few_step | levels))
         if result.loss < done.best_loss:
             done.best_loss, done.best_step = result.loss, done.step
             self._folder.save_best(learner.average.state_dict(), self._described(validation_loss=result.loss))

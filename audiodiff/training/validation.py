@@ -13,6 +13,7 @@ from audiodiff.config import TrainingConfig
 from audiodiff.data.crops import Example
 from audiodiff.diffusion.noise import position_noise
 from audiodiff.networks.build import Network
+from audiodiff.training.few_step import FewStepLoss
 from audiodiff.training.objective import Objective, Predict, Prepared, predict_with
 
 
@@ -21,12 +22,14 @@ class ValidationResult:
     """The loss on the validation crops.
 
     Attributes:
-        loss: Mean over all noise levels.
-        by_level: Log-SNR to the mean loss there.
+        loss: What training minimises: the mean over all noise levels, plus the weighted few-step loss where it is used.
+        by_level: Log-SNR to the mean denoising loss there.
+        few_step: The few-step loss, where training uses it.
     """
 
     loss: float
     by_level: dict[float, float]
+    few_step: float | None = None
 
 
 class Validator:
@@ -35,10 +38,19 @@ class Validator:
     Args:
         crops: The validation crops.
         objective: The loss.
-        config: How many levels, and how many crops at a time.
+        config: How many levels, how many crops at a time, and the weight of the few-step loss.
+        few_step: The few-step loss, where training uses it.
     """
 
-    def __init__(self, crops: Sequence[Example], objective: Objective, config: TrainingConfig) -> None:
+    def __init__(
+        self,
+        crops: Sequence[Example],
+        objective: Objective,
+        config: TrainingConfig,
+        few_step: FewStepLoss | None = None,
+    ) -> None:
+        self._few_step = few_step
+        self._few_step_weight = config.few_step_weight
         self._crops = crops
         self._objective = objective
         self._batch_size = config.batch_size
@@ -57,12 +69,21 @@ class Validator:
         """
         predict = predict_with(network)
         totals = torch.zeros(len(self._levels), device=self._objective.device)
+        few_step_total = 0.0
         for first in range(0, len(self._crops), self._batch_size):
             crops = list(self._crops[first : first + self._batch_size])
             batch = self._objective.prepare(default_collate(crops))
             totals += torch.stack([self._loss(predict, batch, first, level) for level in range(len(self._levels))])
+            if self._few_step is not None:
+                seeds = range(first, first + len(crops))
+                few_step_total += float(self._few_step(predict, batch, seeds).sum())
         losses = (totals / len(self._crops)).tolist()
-        return ValidationResult(sum(losses) / len(losses), dict(zip(self._levels, losses, strict=True)))
+        by_level = dict(zip(self._levels, losses, strict=True))
+        loss = sum(losses) / len(losses)
+        if self._few_step is None:
+            return ValidationResult(loss, by_level)
+        few_step = few_step_total / len(self._crops)
+        return ValidationResult(loss + self._few_step_weight * few_step, by_level, few_step)
 
     def _loss(self, predict: Predict, batch: Prepared, first_crop: int, level: int) -> Tensor:
         """Return the summed loss of a batch at one level; noise belongs to the number of the crop and of the level."""

@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from audiodiff.networks.build import NETWORKS
+from audiodiff.config import ModelConfig, NetworkConfig
+from audiodiff.networks.build import NETWORKS, build_network
 
 HOP, N_MELS, BLOCKS = 16, 5, 12
 VARIANTS = [
