@@ -44,6 +44,12 @@ class SynthesisChanges(TypedDict, total=False):
     griffin_lim_iterations: int
 
 
+def _levels(settings: SynthesisConfig) -> Tensor:
+    return make_schedule(
+        settings.schedule, settings.steps, log_snr_min=settings.start_log_snr, log_snr_max=settings.end_log_snr
+    )
+
+
 class _Pipeline:
     """What both pipelines share: a network, its configuration, and the reverse process."""
 
@@ -58,7 +64,15 @@ class _Pipeline:
         return self.config.sample_rate
 
     def _settings(self, changes: SynthesisChanges) -> SynthesisConfig:
-        return parse_config(SynthesisConfig, self.config.synthesis.model_dump() | changes, "the synthesis settings")
+        settings = parse_config(SynthesisConfig, self.config.synthesis.model_dump() | changes, "the synthesis settings")
+        first = float(_levels(settings)[0])
+        if settings.start == "noise" and first > PURE_NOISE_LOG_SNR:
+            warnings.warn(
+                f"schedule {settings.schedule!r} with {settings.steps} steps begins at log-SNR {first:.1f}, "
+                f"but sampling starts from pure noise; choose one that begins below {PURE_NOISE_LOG_SNR}.",
+                stacklevel=4,  # the caller, beyond torch's wrapper for inference mode
+            )
+        return settings
 
     def _predictor(self, condition: Tensor | None, label: Tensor | None) -> NoisePredictor:
         def predict(x: Tensor, log_snr: Tensor) -> Tensor:
@@ -77,22 +91,11 @@ class _Pipeline:
         on_step: StepCallback | None,
     ) -> Tensor:
         """Diffuse the estimate (or nothing) to the first noise level, and walk back to a clean whitened signal."""
-        levels = make_schedule(
-            settings.schedule,
-            settings.steps,
-            log_snr_min=settings.start_log_snr,
-            log_snr_max=settings.end_log_snr,
-        )
+        levels = _levels(settings)
         draw = partial(position_noise, seeds, n_samples=n_samples, device=self.device)
         x = draw(0)
         if estimate is not None:
             x = diffuse(estimate, x, levels[:1].expand(len(seeds)))
-        elif float(levels[0]) > PURE_NOISE_LOG_SNR:
-            warnings.warn(
-                f"schedule {settings.schedule!r} with {settings.steps} steps begins at log-SNR {float(levels[0]):.1f}, "
-                f"but sampling starts from pure noise; choose one that begins below {PURE_NOISE_LOG_SNR}.",
-                stacklevel=4,  # the caller, beyond torch's wrapper for inference mode
-            )
         return SAMPLERS[settings.sampler](predictor, x, levels, draw, on_step=on_step)
 
 
@@ -289,14 +292,9 @@ class Generator(_Pipeline):
             raise ConfigError(f"count is {count}; it must be at least 1.")
         block = self.config.block_length
         seeds = range(seed, seed + count)
-        signal = self._reverse(
-            None,
-            seeds,
-            n_samples=-(-n_samples // block) * block,
-            settings=settings,
-            predictor=self._predictor(None, self._label_index(label, count)),
-            on_step=on_step,
-        )
+        predictor = self._predictor(None, self._label_index(label, count))
+        whole = -(-n_samples // block) * block
+        signal = self._reverse(None, seeds, n_samples=whole, settings=settings, predictor=predictor, on_step=on_step)
         return self._whitening.colour(signal, None)[..., :n_samples]
 
     def _n_samples(self, seconds: float | None) -> int:
