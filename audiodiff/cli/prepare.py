@@ -6,6 +6,12 @@ from pathlib import Path
 
 import click
 
+LIST = click.Path(exists=True, dir_okay=False, path_type=Path)
+
+
+def _names(path: Path | None) -> list[str]:
+    return path.read_text(encoding="utf-8").split() if path else []
+
 
 @click.command("prepare")
 @click.argument("folder", metavar="FOLDER", type=click.Path(exists=True, file_okay=False, path_type=Path))
@@ -29,13 +35,25 @@ import click
 @click.option(
     "--seed", metavar="INTEGER", type=int, default=0, show_default=True, help="Another seed, another division."
 )
-def command(folder: Path, out_dir: Path, valid_share: float, test_share: float, seed: int) -> None:
+@click.option("--valid-list", metavar="FILE", type=LIST, help="Validate on the recordings of this list, no others.")
+@click.option("--test-list", metavar="FILE", type=LIST, help="Keep the recordings of this list for tests, no others.")
+def command(
+    *,
+    folder: Path,
+    out_dir: Path,
+    valid_share: float,
+    test_share: float,
+    seed: int,
+    valid_list: Path | None,
+    test_list: Path | None,
+) -> None:
     """List the recordings of FOLDER in OUT_DIR/train.jsonl, valid.jsonl and test.jsonl.
 
-    Which recording goes where depends on its path in FOLDER alone, so files that are added later do not move others.
-    Files that cannot be read are named and left out; the exit code is then 1.
+    Which recording goes where depends on its path in FOLDER alone, so files that are added later do not move others; or
+    it is what the lists say, if one is given: a file name without folder and extension per line. Files that cannot be
+    read are named and left out; the exit code is then 1.
     """
-    from audiodiff.data.manifest import scan_folder, split, write_manifest
+    from audiodiff.data.manifest import scan_folder, split, split_by_names, write_manifest
     from audiodiff.errors import DataError
 
     recordings, unreadable = scan_folder(folder)
@@ -43,7 +61,10 @@ def command(folder: Path, out_dir: Path, valid_share: float, test_share: float, 
         click.echo(f"left out: {reason}", err=True)
     if not recordings:
         raise DataError(f"{folder} holds no readable audio. Give a folder with recordings (wav, flac, ogg, mp3 ...).")
-    parts = split(recordings, valid_share, test_share, seed, root=folder)
+    if valid_list or test_list:
+        parts = split_by_names(recordings, _names(valid_list), _names(test_list))
+    else:
+        parts = split(recordings, valid_share, test_share, seed, root=folder)
     for name, part in parts._asdict().items():
         path = out_dir / f"{name}.jsonl"
         write_manifest(path, part)

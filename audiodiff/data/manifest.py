@@ -219,3 +219,33 @@ def _split_key(recording: Recording, by_speaker: bool, root: str | Path | None) 
         return f"speaker {recording.speaker}"
     path = recording.audio if root is None else Path(os.path.relpath(recording.audio, root))
     return f"file {path.as_posix()}"
+
+
+def split_by_names(recordings: Sequence[Recording], valid: Iterable[str], test: Iterable[str] = ()) -> Split:
+    """Divide recordings by lists of file names without extension, as published splits have them; the rest is trained on.
+
+    Args:
+        recordings: What is to be divided.
+        valid: Names of the validation part.
+        test: Names of the test part.
+
+    Returns:
+        The parts, each in the order of `recordings`.
+
+    Raises:
+        DataError: If a name is in both lists, or belongs to no recording.
+    """
+    names = {"valid": set(valid), "test": set(test)}
+    if both := names["valid"] & names["test"]:
+        raise DataError(f"{sorted(both)[0]} is in the validation list and in the test list. Leave it in one.")
+    stems = {recording.audio.stem for recording in recordings}
+    if unknown := (names["valid"] | names["test"]) - stems:
+        raise DataError(
+            f"{len(unknown)} names of the lists belong to no recording, such as {sorted(unknown)[0]}. "
+            "List file names without folder and extension, one per line."
+        )
+    parts = Split([], [], [])
+    for recording in recordings:
+        part = next((part for part, listed in names.items() if recording.audio.stem in listed), "train")
+        getattr(parts, part).append(recording)
+    return parts

@@ -69,3 +69,26 @@ def test_impossible_shares_are_an_error(speech_folder, tmp_path):
     result = prepare(speech_folder, tmp_path, "--valid-share", 0.5, "--test-share", 0.5)
     assert result.exit_code == 1
     assert "cannot hold out" in result.stderr
+
+
+def test_lists_decide_instead_of_shares(speech_folder, tmp_path):
+    (tmp_path / "valid.txt").write_text("clip0\nclip3\n")
+    (tmp_path / "test.txt").write_text("clip5\n")
+    options = ("--valid-list", tmp_path / "valid.txt", "--test-list", tmp_path / "test.txt")
+    assert prepare(speech_folder, tmp_path / "lists", *options).exit_code == 0
+    parts = listed(tmp_path / "lists")
+    assert (sorted(parts["valid"]), parts["test"]) == (["clip0.wav", "clip3.wav"], ["clip5.flac"])
+    assert len(parts["train"]) == 5
+
+
+@pytest.mark.parametrize(
+    ("valid", "test", "message"),
+    [("clip0 nobody", "", "such as nobody"), ("clip0", "clip0", "is in the validation list")],
+)
+def test_lists_that_cannot_be_are_refused(speech_folder, tmp_path, valid, test, message):
+    (tmp_path / "valid.txt").write_text(valid)
+    (tmp_path / "test.txt").write_text(test)
+    options = ("--valid-list", tmp_path / "valid.txt", "--test-list", tmp_path / "test.txt")
+    result = prepare(speech_folder, tmp_path / "lists", *options)
+    assert result.exit_code == 1
+    assert message in result.stderr
