@@ -222,7 +222,7 @@ def _split_key(recording: Recording, by_speaker: bool, root: str | Path | None) 
 
 
 def split_by_names(recordings: Sequence[Recording], valid: Iterable[str], test: Iterable[str] = ()) -> Split:
-    """Divide recordings by lists of file names without extension, as published splits have them; the rest is trained on.
+    """Divide recordings by lists of file names without extension, as of published splits; the rest is for training.
 
     Args:
         recordings: What is to be divided.
