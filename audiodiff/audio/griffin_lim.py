@@ -10,6 +10,9 @@ from torch import Tensor
 from audiodiff.audio.mel import MelSpectrogram
 from audiodiff.audio.stft import FramedSTFT
 
+EDGE_BINS = 8
+"""Bins at the upper edge of the mel that tell how the spectrum goes on above it."""
+
 
 def griffin_lim(
     magnitude: Tensor, noise: Tensor, stft: FramedSTFT, *, iterations: int = 32, momentum: float = 0.99
@@ -47,7 +50,8 @@ def waveform_from_mel(mel: Tensor, noise: Tensor, spectrogram: MelSpectrogram, *
         iterations: Griffin-Lim round trips.
 
     Returns:
-        Waveforms of the shape of `noise`; nothing is in them above the highest mel band.
+        Waveforms of the shape of `noise`. Above the highest mel band they go on at the level of its upper edge, so that
+        what refines them has noise to shape there.
 
     Raises:
         ConfigError: If the hop length does not divide the window, so that frames do not tile the signal.
@@ -56,4 +60,6 @@ def waveform_from_mel(mel: Tensor, noise: Tensor, spectrogram: MelSpectrogram, *
     stft = FramedSTFT(config.n_fft, config.hop_length).to(mel.device)
     window_norm = math.sqrt(0.375 * config.win_length)  # of a Hann window
     magnitude = spectrogram.inverse(mel).transpose(1, 2) / window_norm
+    beyond = int(spectrogram.filterbank.sum(0).nonzero().max()) + 1
+    magnitude[..., beyond:] = magnitude[..., beyond - EDGE_BINS : beyond].mean(-1, keepdim=True)
     return griffin_lim(magnitude, noise[:, 0], stft, iterations=iterations).unsqueeze(1)

@@ -23,6 +23,11 @@ class DataConfig(Config):
     polarity: bool = Field(True, description="flip the sign of half the crops")
     gain_db: tuple[float, float] = Field((-6.0, 3.0), description="range of a random gain per crop, in dB")
     resample: bool = Field(True, description="resample files at another rate; False refuses them")
+    mask_bandwidth: bool = Field(
+        True,
+        description="leave out of the loss what is above the band of a recording, so that speech from 16 kHz does not "
+        "teach silence there; False has the model end its band where the mel shows that the recording ended",
+    )
     workers: int = Field(0, ge=0, description="processes that read audio")
 
     @model_validator(mode="after")

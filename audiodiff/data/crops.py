@@ -65,6 +65,7 @@ class CropReader:
         context: Samples that are read before and after a crop.
         labels: Class names of the model.
         resample: Whether files at other rates are resampled; otherwise they are refused.
+        mask_bandwidth: Whether crops tell the band of their recording; otherwise all count as full band.
     """
 
     sample_rate: int
@@ -72,13 +73,14 @@ class CropReader:
     context: int = 0
     labels: tuple[str, ...] = ()
     resample: bool = True
+    mask_bandwidth: bool = True
 
     @classmethod
     def for_model(cls, model: ModelConfig, data: DataConfig) -> CropReader:
         """Return the reader that a model and the data section of a run ask for; crops are whole blocks."""
         n_blocks = math.ceil(data.crop_seconds * model.sample_rate / model.block_length)
         n_samples, context = (n * model.block_length for n in (n_blocks, context_blocks(model)))
-        return cls(model.sample_rate, n_samples, context, model.labels, data.resample)
+        return cls(model.sample_rate, n_samples, context, model.labels, data.resample, data.mask_bandwidth)
 
     def check(self, recordings: Sequence[Recording]) -> None:
         """Refuse recordings that cannot be used, and say how many will be padded.
@@ -168,7 +170,7 @@ class CropReader:
 
     def _bandwidth(self, recording: Recording) -> float:
         band = min(recording.bandwidth or math.inf, recording.sample_rate / 2)
-        return band if band < FULL_BAND * self.sample_rate else math.inf
+        return band if self.mask_bandwidth and band < FULL_BAND * self.sample_rate else math.inf
 
 
 def _read_span(recording: Recording, info: AudioInfo, first: int, last: int) -> Tensor:

@@ -118,8 +118,9 @@ def test_channels_are_averaged(tmp_path, voice):
     ],
 )
 def test_bandwidth_is_that_of_the_file_or_the_stated_one(record, file_rate, stated, band):
-    example = CropReader(RATE, 640).read(record(1.0, file_rate, bandwidth=stated), 0)
-    assert float(example.bandwidth) == band
+    recording = record(1.0, file_rate, bandwidth=stated)
+    assert float(CropReader(RATE, 640).read(recording, 0).bandwidth) == band
+    assert float(CropReader(RATE, 640, mask_bandwidth=False).read(recording, 0).bandwidth) == float("inf")
 
 
 def test_labels_become_indices(record):
