@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import click
 
-if TYPE_CHECKING:
-    from audiodiff.config import RunConfig
+from audiodiff.cli.settings import settings_option
 
 
 @click.command("train")
@@ -35,23 +33,18 @@ if TYPE_CHECKING:
     type=click.Path(exists=True),
     help="Recordings to train on, instead of data.train of the file.",
 )
-@click.option(
-    "--set",
-    "settings",
-    metavar="KEY=VALUE",
-    multiple=True,
-    help="Change one value of the file, for example training.steps=20000. May be repeated.",
-)
-def command(conf: Path, run_dir: Path | None, resume: str, data: str | None, settings: tuple[str, ...]) -> None:
+@settings_option("training.steps=20000")
+def command(conf: Path, run_dir: Path | None, resume: str, data: str | None, settings: dict[str, object]) -> None:
     """Train a model as CONF.yaml describes it, or go on training it.
 
     SIGTERM and Ctrl-C save a checkpoint first. The same command goes on from there.
     """
     import signal
 
+    from audiodiff.config import load_run_config
     from audiodiff.training.trainer import train
 
-    config = _read(conf, [*settings, *([f"data.train={data}"] if data else [])])
+    config = load_run_config(conf, settings | ({"data.train": data} if data else {}))
     run_dir = run_dir or Path("exp") / conf.stem
     outcome = train(config, run_dir, resume)
     if math.isfinite(outcome.best_loss):
@@ -60,41 +53,3 @@ def command(conf: Path, run_dir: Path | None, resume: str, data: str | None, set
     click.echo(f"{run_dir / 'last'}: step {outcome.step} of {config.training.steps}, {outcome.skipped} skipped")
     if outcome.stopped_by == signal.SIGINT:
         raise KeyboardInterrupt
-
-
-def _read(path: Path, settings: list[str]) -> RunConfig:
-    import yaml
-
-    from audiodiff.config import RunConfig, parse_config
-    from audiodiff.errors import ConfigError
-
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"{path} cannot be read as YAML: {error}") from error
-    if not isinstance(values, dict):
-        raise ConfigError(f"{path} is no mapping with the keys model, data and training.")
-    for setting in settings:
-        name, equals, text = setting.partition("=")
-        if not equals:
-            raise click.BadParameter(f"{setting!r} is not KEY=VALUE", param_hint="--set")
-        try:
-            value = text if name == "data.train" else yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise click.BadParameter(f"{setting!r} has no value that YAML understands", param_hint="--set") from error
-        _put(values, name, value)
-    return parse_config(RunConfig, values, str(path))
-
-
-def _put(values: dict[str, Any], name: str, value: object) -> None:
-    """Set a dotted key in nested mappings."""
-    from audiodiff.errors import ConfigError
-
-    *parents, last = name.split(".")
-    for i, parent in enumerate(parents):
-        inner = values.setdefault(parent, {})
-        if not isinstance(inner, dict):
-            outer = ".".join(parents[: i + 1])
-            raise ConfigError(f"--set {name}: {outer} is {inner!r}, which has no parts. Set {outer} itself.")
-        values = inner
-    values[last] = value

@@ -1,6 +1,6 @@
 """The typed configuration: one pydantic model per part, read from YAML, saved beside weights as JSON."""
 
-from audiodiff.config.base import Config, parse_config
+from audiodiff.config.base import Config, change, parse_config
 from audiodiff.config.mel import MEL_CONVENTIONS, MelConfig
 from audiodiff.config.model import (
     DiffusionConfig,
@@ -25,6 +25,7 @@ __all__ = [
     "SynthesisConfig",
     "TrainingConfig",
     "WhiteningConfig",
+    "change",
     "load_run_config",
     "parse_config",
 ]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
+import copy
+from collections.abc import Mapping
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -44,3 +46,29 @@ def parse_config(kind: type[ConfigT], values: object, source: str) -> ConfigT:
         return kind.model_validate(values)
     except ValidationError as error:
         raise _explain(error, source) from error
+
+
+def change(values: dict[str, Any], changes: Mapping[str, object]) -> dict[str, Any]:
+    """Set dotted keys in nested mappings.
+
+    Args:
+        values: Plain values, as read from YAML or JSON; left as they are.
+        changes: Dotted key to new value, for example `{"training.steps": 2000}`.
+
+    Returns:
+        The changed values.
+
+    Raises:
+        ConfigError: If a part of a key is a value without parts.
+    """
+    changed = copy.deepcopy(values)
+    for name, value in changes.items():
+        inner = changed
+        *parents, last = name.split(".")
+        for i, parent in enumerate(parents):
+            inner = inner.setdefault(parent, {})
+            if not isinstance(inner, dict):
+                outer = ".".join(parents[: i + 1])
+                raise ConfigError(f"{name}: {outer} is {inner!r}, which has no parts. Set {outer} itself.")
+        inner[last] = value
+    return changed

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
 import yaml
 from pydantic import Field, model_validator
 
-from audiodiff.config.base import Config, parse_config
+from audiodiff.config.base import Config, change, parse_config
 from audiodiff.config.model import ModelConfig
 from audiodiff.errors import ConfigError
 
@@ -83,22 +84,23 @@ class RunConfig(Config):
         return self
 
 
-def load_run_config(path: str | Path) -> RunConfig:
+def load_run_config(path: str | Path, changes: Mapping[str, object] | None = None) -> RunConfig:
     """Read the configuration of a training run from a YAML file.
 
     Args:
         path: The YAML file; its keys are the fields of `RunConfig`.
+        changes: Dotted key to value, for example `{"training.steps": 2000}`, in place of what the file says.
 
     Returns:
         The validated configuration.
 
     Raises:
-        ConfigError: If the file cannot be read, is no YAML, or does not validate.
+        ConfigError: If the file cannot be read, is no YAML mapping, or does not validate.
     """
     try:
         values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be read: {error.strerror}. Give the path of a YAML file.") from error
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is not YAML: {error}") from error
-    return parse_config(RunConfig, values, str(path))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path} cannot be read as YAML: {error}") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path} is no mapping with the keys model, data and training.")
+    return parse_config(RunConfig, change(values, changes or {}), str(path))
