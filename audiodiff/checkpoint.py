@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from audiodiff.audio.replacing import flush_to_disk
 from audiodiff.config import ModelConfig, parse_config
 from audiodiff.errors import ConfigError, ModelError
 from audiodiff.networks.build import Network, build_network
@@ -70,7 +71,7 @@ def save_model(folder: str | Path, weights: dict[str, Tensor], config: ModelConf
         document = {"audiodiff_model": FORMAT, "config": config.model_dump(mode="json")}
         (fresh / CONFIG).write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         for path in fresh.iterdir():
-            _flush(path)
+            flush_to_disk(path)
         others = []
         if folder.exists():
             old = Path(temporary) / "old"
@@ -84,14 +85,6 @@ def save_model(folder: str | Path, weights: dict[str, Tensor], config: ModelConf
 def _stored(value: Tensor, *, half: bool) -> Tensor:
     value = value.detach().cpu().contiguous()
     return value.half() if half and value.is_floating_point() and value.dim() > 1 else value.clone()
-
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def load_config(folder: str | Path) -> ModelConfig:

@@ -45,9 +45,8 @@ class SynthesisChanges(TypedDict, total=False):
 
 
 def _levels(settings: SynthesisConfig) -> Tensor:
-    return make_schedule(
-        settings.schedule, settings.steps, log_snr_min=settings.start_log_snr, log_snr_max=settings.end_log_snr
-    )
+    ends = {"log_snr_min": settings.start_log_snr, "log_snr_max": settings.end_log_snr}
+    return make_schedule(settings.schedule, settings.steps, **ends)
 
 
 class _Pipeline:
@@ -64,7 +63,10 @@ class _Pipeline:
         return self.config.sample_rate
 
     def _settings(self, changes: SynthesisChanges) -> SynthesisConfig:
-        settings = parse_config(SynthesisConfig, self.config.synthesis.model_dump() | changes, "the synthesis settings")
+        own = self.config.synthesis.model_dump()
+        if changes.get("start", own["start"]) != own["start"]:  # the model's own first level is for its own start
+            own["start_log_snr"] = self.config.diffusion.log_snr_min
+        settings = parse_config(SynthesisConfig, own | changes, "the synthesis settings")
         first = float(_levels(settings)[0])
         if settings.start == "noise" and first > PURE_NOISE_LOG_SNR:
             warnings.warn(
@@ -172,7 +174,8 @@ class Vocoder(_Pipeline):
             mel: Mel spectrograms `(..., n_mels, frames)` of this model's convention.
             seed: One seed for every waveform, or one for each. A waveform depends on its mel and seed alone.
             on_step: Called with (step, whitened signal) after every step.
-            **changes: What is to differ from the model's own `SynthesisConfig`, for example `steps=12`.
+            **changes: What is to differ from the model's own `SynthesisConfig`, for example `steps=12`. Another start
+                begins at the lowest trained noise level, unless `start_log_snr` says otherwise.
 
         Returns:
             Waveforms `(..., time)`, float32 on the model's device, one hop per block of the mel.

@@ -184,6 +184,18 @@ def test_starting_from_noise_where_the_schedule_does_not_warns(vocoder, mel):
         vocoder(mel, schedule="linear_beta", steps=3)
 
 
+def test_another_start_than_the_models_begins_at_the_lowest_trained_level(vocoder, mel):
+    config = vocoder.config
+    own = config.synthesis.model_copy(update={"start": "griffin-lim", "start_log_snr": 4.0})
+    warm = Vocoder(vocoder.network, config.model_copy(update={"synthesis": own}))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        made = warm(mel, start="noise")
+    expected = warm(mel, start="noise", start_log_snr=config.diffusion.log_snr_min)
+    torch.testing.assert_close(made, expected, rtol=0, atol=0)
+    assert not torch.equal(warm(mel, start="griffin-lim", start_log_snr=-4.0), warm(mel))
+
+
 def test_on_step_sees_every_step(vocoder, generator, mel):
     for pipeline in (lambda **more: vocoder(mel, **more), lambda **more: generator.generate("yes", 2, **more)):
         seen = []

@@ -29,7 +29,7 @@ def import_torchaudio() -> ModuleType:
     try:
         return importlib.import_module("torchaudio")
     except (OSError, RuntimeError) as error:  # a library that does not load; one for another CUDA
-        _LOG.info("torchaudio's compiled extension does not load (%s); going on without it", error)
+        _LOG.debug("torchaudio's compiled extension does not load (%s); going on without it", error)
     _hide_libraries()
     try:
         return importlib.import_module("torchaudio")

@@ -25,7 +25,7 @@ import torch
 import yaml
 from torch import Tensor
 
-from audiodiff.audio.replacing import replacing
+from audiodiff.audio.replacing import flush_to_disk, replacing
 from audiodiff.checkpoint import load_model, save_model
 from audiodiff.config import ModelConfig, RunConfig
 from audiodiff.errors import AudiodiffError, TrainingError
@@ -102,11 +102,11 @@ class RunFolder:
             checksums = {path.name: _checksum(path) for path in sorted(fresh.iterdir())}
             (fresh / CHECKSUMS).write_text(json.dumps(checksums, indent=1) + "\n", encoding="utf-8")
             for path in (fresh / STATE, fresh / CHECKSUMS, fresh):
-                _flush(path)
+                flush_to_disk(path)
             if final.exists():
                 os.rename(final, Path(temporary) / "old")
             os.rename(fresh, final)
-        _flush(self._checkpoints)
+        flush_to_disk(self._checkpoints)
         save_model(self.last, average.state_dict(), config)
         return final
 
@@ -180,11 +180,3 @@ def _checksum(path: Path) -> str:
         while block := file.read(2**20):
             digest.update(block)
     return digest.hexdigest()
-
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
