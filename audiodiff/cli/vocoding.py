@@ -19,7 +19,7 @@ from audiodiff.errors import AudiodiffError, ConfigError
 from audiodiff.evaluation.metrics import TITLES, score
 from audiodiff.pipelines import SynthesisChanges, Vocoder
 
-SHOWN_SCORES = ("pesq_wb", "estoi", "m_stft", "log_mel")
+SHOWN_SCORES = ("pesq_wb", "estoi", "distillmos", "m_stft", "log_mel")
 
 _WINDOW = 4
 """Batches whose files are read at a time, to find clips of equal length among them."""

@@ -9,13 +9,15 @@ import logging
 import math
 import warnings
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from importlib.util import find_spec
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from audiodiff.audio._torchaudio import import_torchaudio
 from audiodiff.audio.resample import resample
 from audiodiff.errors import AudioError
 from audiodiff.evaluation.spectral import log_mel_distance, multi_resolution_stft_distance
@@ -23,6 +25,7 @@ from audiodiff.evaluation.spectral import log_mel_distance, multi_resolution_stf
 TITLES = {
     "pesq_wb": "PESQ-WB",
     "estoi": "ESTOI",
+    "distillmos": "DistillMOS",
     "m_stft": "M-STFT",
     "log_mel": "log-mel",
     "rms_ratio_db": "RMS ratio (dB)",
@@ -54,7 +57,8 @@ def score(generated: Tensor, reference: Tensor, sample_rate: int) -> dict[str, f
         `m_stft` and `log_mel` (see `audiodiff.evaluation.spectral`; 0 is best), `rms_ratio_db` (level of the generated
         over that of the reference, in dB), `peak` (of the generated, full scale is 1) and, if the extra `eval` is
         installed, `pesq_wb` (ITU-T P.862.2, 1 to 4.64; over 15 s the mean of equal pieces) and `estoi` (Jensen and
-        Taal 2016, up to 1), both on audio resampled to 16 kHz.
+        Taal 2016, up to 1); with the extra `eval-mos`, `distillmos` (Stahl and Gamper 2025, a predicted opinion of 1 to
+        5 on the generated recording alone); these on audio resampled to 16 kHz.
 
     Raises:
         AudioError: If the shapes differ or are not `(channels, time)`.
@@ -85,8 +89,8 @@ def _attempt(name: str, measure: Callable[[], float]) -> float:
 
 
 def _speech_scores(generated: Tensor, reference: Tensor, sample_rate: int) -> dict[str, float]:
-    """Return the scores of the extra `eval`, as many as are installed; arguments as in `score`."""
-    metrics = {"pesq_wb": ("pesq", _pesq_wb), "estoi": ("pystoi", _estoi)}
+    """Return the scores of the extras, as many as are installed; arguments as in `score`."""
+    metrics = {"pesq_wb": ("pesq", _pesq_wb), "estoi": ("pystoi", _estoi), "distillmos": ("distillmos", _distillmos)}
     installed = {name: metric for name, (package, metric) in metrics.items() if find_spec(package)}
     if not installed:
         return {}
@@ -124,3 +128,17 @@ def _estoi(generated: _Samples, reference: _Samples) -> float:
     with warnings.catch_warnings():
         warnings.simplefilter("error", RuntimeWarning)  # it warns and returns 1e-5 where there is too little speech
         return float(stoi(reference, generated, SPEECH_RATE, extended=True))
+
+
+def _distillmos(generated: _Samples, _reference: _Samples) -> float:
+    with torch.inference_mode():
+        return float(_distillmos_model()(torch.from_numpy(generated).float().unsqueeze(0)))
+
+
+@cache
+def _distillmos_model() -> torch.nn.Module:
+    import_torchaudio()  # which distillmos imports, and which may need help
+    from distillmos import ConvTransformerSQAModel
+
+    model: torch.nn.Module = ConvTransformerSQAModel()
+    return model.eval()

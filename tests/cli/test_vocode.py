@@ -400,7 +400,7 @@ def test_picture_and_score(vocode, good):
     pytest.importorskip("pystoi")
     result = vocode(good, "-o", "out", "--picture", "--score")
     assert result.exit_code == 0, result.stderr
-    scores = r"  PESQ-WB \S+  ESTOI \S+  M-STFT \d+\.\d{3}  log-mel \d+\.\d{3}\n"
+    scores = r"  PESQ-WB \S+  ESTOI \S+(  DistillMOS \S+)?  M-STFT \d+\.\d{3}  log-mel \d+\.\d{3}\n"
     assert re.fullmatch(LINE.format("good.wav", "out/good.wav") + scores, result.stdout)
     assert Path("out/good.png").read_bytes().startswith(b"\x89PNG")
 

@@ -36,7 +36,7 @@ def test_a_recording_against_itself(speech):
     pytest.importorskip("pesq")
     pytest.importorskip("pystoi")
     scores = score(speech, speech, RATE)
-    assert scores.keys() == TITLES.keys()
+    assert scores.keys() | {"distillmos"} == TITLES.keys()
     assert scores["pesq_wb"] == pytest.approx(4.644, abs=0.001)  # the best that P.862.2 can give
     assert scores["estoi"] == pytest.approx(1, abs=1e-6)
     assert (scores["m_stft"], scores["log_mel"], scores["rms_ratio_db"]) == (0, 0, 0)
@@ -91,9 +91,10 @@ def test_many_utterances_do_not_crash():
         (noise(100), noise(100), "log-mel: audio of 100 samples is too short"),
     ],
 )
-def test_what_cannot_be_scored_is_named(generated, reference, absent, caplog):
+def test_what_cannot_be_scored_is_named(generated, reference, absent, caplog, monkeypatch):
     pytest.importorskip("pesq")
     pytest.importorskip("pystoi")
+    monkeypatch.setattr(metrics, "find_spec", lambda package: package in ("pesq", "pystoi"))
     with caplog.at_level(logging.WARNING, "audiodiff"):
         scores = score(generated, reference, RATE)
     assert f"no {absent}" in caplog.text
@@ -119,3 +120,11 @@ def test_without_the_extra_the_cheap_scores_remain(speech, monkeypatch):
 def test_what_does_not_belong_together_is_refused(shapes):
     with pytest.raises(AudioError, match="expected the same"):
         score(*(torch.zeros(shape) for shape in shapes), RATE)
+
+
+def test_distillmos_hears_noise(speech):
+    pytest.importorskip("distillmos")
+    clean = score(speech, speech, RATE)["distillmos"]
+    noisy = score(speech + 0.1 * noise(speech.shape[-1]), speech, RATE)["distillmos"]
+    assert 1 < noisy < clean - 0.5
+    assert clean < 5.1
