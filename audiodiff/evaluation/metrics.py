@@ -5,10 +5,12 @@ A score that cannot be had for a clip is NaN and its reason is logged; one whose
 
 from __future__ import annotations
 
+import io
 import logging
 import math
 import warnings
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from functools import cache, partial
 from importlib.util import find_spec
 
@@ -140,5 +142,6 @@ def _distillmos_model() -> torch.nn.Module:
     import_torchaudio()  # which distillmos imports, and which may need help
     from distillmos import ConvTransformerSQAModel
 
-    model: torch.nn.Module = ConvTransformerSQAModel()
+    with redirect_stdout(io.StringIO()):  # where it says which weights it loads; stdout is for results
+        model: torch.nn.Module = ConvTransformerSQAModel()
     return model.eval()
