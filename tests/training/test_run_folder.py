@@ -101,7 +101,7 @@ def test_a_failure_while_saving_leaves_all_as_it_was(folder, network, tiny_model
         raise OSError("disk full")
 
     before = sorted(folder.path.rglob("*"))
-    monkeypatch.setattr(run_folder, "_flush", fail)
+    monkeypatch.setattr(run_folder, "flush_to_disk", fail)
     with pytest.raises(OSError, match="disk full"):
         folder.save(6, {}, network, tiny_model_config)
     assert sorted(folder.path.rglob("*")) == before
