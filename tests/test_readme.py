@@ -1,0 +1,52 @@
+"""The commands of the README exist as they are written there: verbs, options and files."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from audiodiff.cli.main import VERBS, main
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+LINES = re.sub(r"\\\n", " ", "\n".join(re.findall(r"```sh\n(.*?)```", README, re.DOTALL))).splitlines()
+COMMANDS = [words for line in LINES if (words := shlex.split(line, comments=True)) and words[0] == "audiodiff"]
+
+
+def test_every_verb_is_shown():
+    assert {words[1] for words in COMMANDS} >= {"vocode", "generate", "train", "prepare", "info"}
+
+
+@pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
+def test_a_command_has_known_options_and_configurations(words):
+    command = main.get_command(main.make_context("audiodiff", [], resilient_parsing=True), words[1])
+    assert words[1] in VERBS
+    known = {name for parameter in command.params for name in parameter.opts}
+    assert {word for word in words if word.startswith("-")} <= known
+    for word in words:
+        if word.startswith("egs/"):
+            assert (ROOT / word).is_file()
+
+
+def test_make_targets_exist():
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    for target in re.findall(r"^make ([\w-]+)", README, re.MULTILINE):
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE)
+
+
+def test_shipped_configurations_are_valid():
+    from audiodiff.config import load_run_config
+
+    configurations = sorted(ROOT.glob("egs/*/*/conf/*.yaml"))
+    assert len(configurations) >= 4
+    for path in configurations:
+        load_run_config(path)
+
+
+def test_the_bundled_model_loads_and_is_small():
+    from audiodiff import Vocoder
+    from audiodiff.checkpoint import DEFAULT_MODEL, bundled_models
+
+    assert sum(path.stat().st_size for path in bundled_models()[DEFAULT_MODEL].iterdir()) <= 20e6
+    assert Vocoder.from_pretrained(device="cpu").mel_config.name == "hifigan-22k"
