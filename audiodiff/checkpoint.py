@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from audiodiff.audio.replacing import flush_to_disk
@@ -67,7 +67,7 @@ def save_model(folder: str | Path, weights: dict[str, Tensor], config: ModelConf
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as temporary:
         fresh = Path(temporary) / "new"
         fresh.mkdir()
-        save_file(tensors, fresh / WEIGHTS)
+        (fresh / WEIGHTS).write_bytes(save(tensors))  # save_file would deny other users to read it
         document = {"audiodiff_model": FORMAT, "config": config.model_dump(mode="json")}
         (fresh / CONFIG).write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         for path in fresh.iterdir():

@@ -81,7 +81,7 @@ def test_a_failure_while_saving_leaves_the_older_model_alone(folder, monkeypatch
     def full(*arguments):
         raise OSError("no space left on device")
 
-    monkeypatch.setattr("audiodiff.checkpoint.save_file", full)
+    monkeypatch.setattr("audiodiff.checkpoint.save", full)
     with pytest.raises(OSError, match="no space"):
         save_model(folder, network.state_dict(), config)
     monkeypatch.undo()
@@ -207,3 +207,8 @@ def test_a_hub_model_is_fetched_into_a_folder(monkeypatch, folder):
     monkeypatch.setattr("huggingface_hub.snapshot_download", download)
     assert find_model("someone/speech") == folder
     assert asked == [("someone/speech", [CONFIG, WEIGHTS])]  # never anything that could be run
+
+
+def test_weights_can_be_read_by_whoever_can_read_the_configuration(tiny_vocoder_folder):
+    modes = {path.name: path.stat().st_mode & 0o777 for path in tiny_vocoder_folder.iterdir()}
+    assert modes["model.safetensors"] == modes["config.json"]
