@@ -10,6 +10,8 @@ here=$(dirname "$0")
 exp=exp/speech
 
 if ((stage <= 0)); then
+  mkdir -p "$exp/lists/all"
+  rm -f "$exp"/lists/all/*.jsonl
   for corpus in ljspeech reader librispeech kerstin; do
     [[ -d $corpora/$corpus ]] || continue
     lists=()
@@ -20,13 +22,14 @@ if ((stage <= 0)); then
     # A corpus without a list is for training alone.
     ((${#lists[@]})) || lists=(--valid-share 0 --test-share 0)
     audiodiff prepare "$corpora/$corpus" "$exp/lists/$corpus" "${lists[@]}"
-  done
-  mkdir -p "$exp/lists/all"
-  for part in train valid test; do # paths stay right, because every list lies equally deep
-    cat "$exp"/lists/{ljspeech,reader,librispeech,kerstin}/$part.jsonl > "$exp/lists/all/$part.jsonl"
+    for part in train valid test; do # paths stay right, because every list lies equally deep
+      cat "$exp/lists/$corpus/$part.jsonl" >> "$exp/lists/all/$part.jsonl"
+    done
   done
   # LJ Speech is a small part of the hours, and counts three times.
-  cat "$exp"/lists/ljspeech/train.jsonl "$exp"/lists/ljspeech/train.jsonl >> "$exp/lists/all/train.jsonl"
+  if [[ -d $corpora/ljspeech ]]; then
+    cat "$exp"/lists/ljspeech/train.jsonl "$exp"/lists/ljspeech/train.jsonl >> "$exp/lists/all/train.jsonl"
+  fi
 fi
 if ((stage <= 1)); then audiodiff train "$here/conf/denoise.yaml" --run "$exp/denoise"; fi
 if ((stage <= 2)); then audiodiff train "$here/conf/few-step.yaml" --run "$exp/few-step"; fi
