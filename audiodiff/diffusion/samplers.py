@@ -9,6 +9,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from audiodiff.diffusion.process import alpha_sigma
+
 NoisePredictor = Callable[[Tensor, Tensor], Tensor]
 """(x `(batch, channels, time)`, log_snr `(batch,)`) -> predicted noise of the shape of x."""
 
@@ -35,7 +37,8 @@ class Sampler(Protocol):
 
 
 def _scales(log_snr: Tensor) -> tuple[float, float]:
-    return float(torch.sigmoid(log_snr).sqrt()), float(torch.sigmoid(-log_snr).sqrt())
+    alpha, sigma = alpha_sigma(log_snr)
+    return float(alpha), float(sigma)
 
 
 def _predict(predict_noise: NoisePredictor, x: Tensor, log_snr: Tensor, clamp: float | None) -> tuple[Tensor, Tensor]:
