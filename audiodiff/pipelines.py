@@ -27,7 +27,6 @@ from audiodiff.networks.build import Network
 PURE_NOISE_LOG_SNR = -4.0
 """Above this a schedule does not start from what is nearly pure noise (about 13 % of its amplitude is signal)."""
 
-
 PHASE_DRAW = -1
 """The draw of position-indexed noise that Griffin-Lim takes its first phases from; steps count up from 0."""
 

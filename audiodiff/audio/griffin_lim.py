@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
@@ -58,8 +56,7 @@ def waveform_from_mel(mel: Tensor, noise: Tensor, spectrogram: MelSpectrogram, *
     """
     config = spectrogram.config
     stft = FramedSTFT(config.n_fft, config.hop_length).to(mel.device)
-    window_norm = math.sqrt(0.375 * config.win_length)  # of a Hann window
-    magnitude = spectrogram.inverse(mel).transpose(1, 2) / window_norm
-    beyond = int(spectrogram.filterbank.sum(0).nonzero().max()) + 1
+    magnitude = spectrogram.inverse(mel).transpose(1, 2) / config.hann_norm
+    beyond = spectrogram.n_covered_bins
     magnitude[..., beyond:] = magnitude[..., beyond - EDGE_BINS : beyond].mean(-1, keepdim=True)
     return griffin_lim(magnitude, noise[:, 0], stft, iterations=iterations).unsqueeze(1)

@@ -52,6 +52,7 @@ class MelSpectrogram(nn.Module):
         padding: Samples that are padded on either side of the audio.
         window: The plain Hann window, `(win_length,)`.
         filterbank: The mel filters, `(n_mels, n_fft // 2 + 1)`.
+        n_covered_bins: How many bins of the STFT there are up to the upper edge of the highest filter.
 
     Example:
         >>> import torch
@@ -71,6 +72,7 @@ class MelSpectrogram(nn.Module):
         window = torch.hann_window(config.win_length, dtype=torch.float64)
         self._window_norm = float(window.norm()) if config.window_norm else 1.0
         filters = torch.from_numpy(_filterbank(config))
+        self.n_covered_bins = int(filters.sum(0).nonzero().max()) + 1
         self.register_buffer("window", window.float(), persistent=False)
         self.register_buffer("filterbank", filters.float(), persistent=False)
 
@@ -196,8 +198,8 @@ def check_mel(mel: Tensor, config: MelConfig) -> None:
 def _check_range(mel: Tensor, config: MelConfig) -> None:
     """Compare values with what samples in [-1, 1] can give, with a factor of ten (20 dB) to spare at either end."""
     scale, offset = _log_scale(config), config.offset
-    # |STFT| is at most the sum of the Hann window (whose L2 norm is sqrt(3 / 8 win_length)); a filter has weights <= 1.
-    loudest = config.win_length / 2 / (math.sqrt(0.375 * config.win_length) if config.window_norm else 1.0)
+    # |STFT| is at most the sum of the Hann window; a filter has weights <= 1.
+    loudest = config.win_length / 2 / (config.hann_norm if config.window_norm else 1.0)
     loudest = loudest**config.power * (config.n_fft // 2 + 1)
     low, high = config.clip or (scale * math.log(config.floor) + offset, scale * math.log(loudest) + offset)
     margin = scale * math.log(10.0)

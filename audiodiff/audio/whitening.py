@@ -95,8 +95,7 @@ class Whitening(nn.Module):
         A root mean square; mels of power 1 read a constant 1.05 dB less, which the measured gain takes in.
         """
         config = self.spectrogram.config
-        window_norm = math.sqrt(0.375 * config.win_length)  # of a Hann window
-        return torch.log(self.spectrogram.filterbank.sum(1, keepdim=True)) / config.power + math.log(window_norm)
+        return torch.log(self.spectrogram.filterbank.sum(1, keepdim=True)) / config.power + math.log(config.hann_norm)
 
 
 def _band_weights(spectrogram: MelSpectrogram, n_coefficients: int) -> Tensor:

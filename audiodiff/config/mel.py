@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
@@ -39,6 +40,11 @@ class MelConfig(Config):
     multiplier: float = Field(1.0, gt=0, description="value = clip(multiplier * log(mel) + offset)")
     offset: float = 0.0
     clip: tuple[float, float] | None = None
+
+    @property
+    def hann_norm(self) -> float:
+        """L2 norm of the plain Hann window: what white noise of unit variance reads as in each bin of the STFT."""
+        return math.sqrt(0.375 * self.win_length)
 
     @model_validator(mode="after")
     def _check(self) -> MelConfig:
