@@ -14,12 +14,34 @@ from audiodiff.config.mel import MelField
 class EmbeddingConfig(Config):
     """How the noise level (log-SNR) enters the network."""
 
-    kind: Literal["rbf", "sinusoidal"] = "rbf"
+    kind: Literal["rbf", "sinusoidal", "lmnt", "philsyn"] = Field(
+        "rbf", description="the last two are those of other projects' weights, by discrete steps: `networks/steps.py`"
+    )
     width: int = Field(128, gt=0, description="features after the MLP")
-    centres: int = Field(32, gt=1, description="number of RBF centres (or of sinusoidal frequencies)")
+    centres: int = Field(32, gt=1, description="number of RBF centres (or of sines and cosines)")
     initialisation: Literal["uniform", "quantiles", "random"] = "uniform"
     spread: float = Field(1.0, gt=0, description="initial spread, in units of the distance between centres")
     learnable: bool = Field(True, description="whether centres and spreads are trained")
+    betas: tuple[float, ...] = Field(
+        (),
+        description="'lmnt' and 'philsyn' only: variances of the discrete process that the weights were trained on, in "
+        "forward order; they say which step a log-SNR is",
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> EmbeddingConfig:
+        if self.kind not in ("lmnt", "philsyn"):
+            if self.betas:
+                raise ValueError(f"betas are of no use to kind {self.kind!r}; leave them out")
+            return self
+        if len(self.betas) < 2 or not all(0 < beta < 1 for beta in self.betas):
+            raise ValueError(
+                f"kind {self.kind!r} needs at least 2 betas strictly between 0 and 1, got {len(self.betas)}: "
+                f"{list(self.betas[:3])}"
+            )
+        if self.centres < 4:
+            raise ValueError(f"kind {self.kind!r} needs at least 4 centres (2 frequencies), got {self.centres}")
+        return self
 
 
 class NetworkConfig(Config):

@@ -76,9 +76,10 @@ def test_signal_mel_label_and_noise_level_each_change_the_prediction_of_every_cl
 
 
 @every_network
-@pytest.mark.parametrize("embedding", ["rbf", "sinusoidal"])
+@pytest.mark.parametrize("embedding", ["rbf", "sinusoidal", "lmnt", "philsyn"])
 def test_the_noise_level_reaches_the_hidden_layers_by_its_embedding(kind, options, embedding, make_network):
-    network = make_network(kind, embedding={"kind": embedding}, **options).double()
+    betas = (1e-4, 1e-2, 0.2, 0.5, 0.7, 0.9) if embedding in ("lmnt", "philsyn") else ()
+    network = make_network(kind, embedding={"kind": embedding, "betas": betas}, **options).double()
     x, log_snr, mel, label = inputs(dtype=torch.float64)
     seen = []
     network.output.register_forward_hook(lambda module, arguments, output: seen.append(output))
