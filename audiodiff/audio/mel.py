@@ -216,11 +216,12 @@ def _check_range(mel: Tensor, config: MelConfig) -> None:
 
 
 def align_to_blocks(mel: Tensor, config: MelConfig) -> Tensor:
-    """Bring a mel to one frame per hop of the signal, centred on it, whatever its convention.
+    """Bring a mel to one frame per hop of the signal, whatever its convention.
 
     Args:
         mel: Mel values of this convention, shape `(..., n_mels, frames)`.
-        config: The convention; frames centred on multiples of the hop are averaged with their neighbour.
+        config: The convention; frames centred on multiples of the hop are averaged with their neighbour, unless its
+            `pairing` is 'frame'.
 
     Returns:
         Mel values, shape `(..., n_mels, n_blocks)`; the signal has `n_blocks * hop_length` samples.
@@ -228,7 +229,7 @@ def align_to_blocks(mel: Tensor, config: MelConfig) -> Tensor:
     Raises:
         MelError: If the mel is too short to hold one block.
     """
-    if config.centre == "hop":
+    if config.centre == "hop" or config.pairing == "frame":
         return mel
     if mel.shape[-1] < 2:
         raise MelError(f"mel has {mel.shape[-1]} frame; convention {config.name!r} needs at least 2 for a signal.")

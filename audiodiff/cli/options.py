@@ -16,7 +16,18 @@ if TYPE_CHECKING:
 
 # The names are repeated here because their homes import torch, and help must be instant; a test compares them.
 SAMPLERS = ("ddim", "ddpm", "dpmpp_2m")
-SCHEDULES = ("uniform", "cosine", "sigmoid", "linear_beta", "fibonacci", "wavegrad")
+SCHEDULES = (
+    "uniform",
+    "cosine",
+    "sigmoid",
+    "linear_beta",
+    "fibonacci",
+    "wavegrad",
+    "diffwave",
+    "diffwave_large",
+    "diffwave_50",
+    "diffwave_200",
+)
 
 _LOG = logging.getLogger(__name__)
 _Function = TypeVar("_Function", bound=Callable[..., Any])

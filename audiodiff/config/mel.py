@@ -32,6 +32,12 @@ class MelConfig(Config):
         description="where frame i is centred: 'frame' at i * hop (n_fft / 2 padded, one frame more), "
         "'hop' at (i + 1/2) * hop ((n_fft - hop) / 2 padded)",
     )
+    pairing: Literal["midpoint", "frame"] = Field(
+        "midpoint",
+        description="centre 'frame' only: what a block of hop samples is conditioned on. 'midpoint' is the mean of the "
+        "frames at its two ends; 'frame' is the one at its beginning, as lmnt-com/diffwave and "
+        "philsyn/DiffWave-Vocoder train and synthesise, and the last frame has a block too",
+    )
     padding: Literal["reflect", "constant"] = "reflect"
     magnitude_floor: float = Field(0.0, ge=0, description="added to the squared magnitude before its root")
     window_norm: bool = Field(False, description="divide the spectrum by the L2 norm of the window")
@@ -56,6 +62,8 @@ class MelConfig(Config):
             raise ValueError(
                 f"need hop_length <= win_length <= n_fft, got {self.hop_length}, {self.win_length}, {self.n_fft}"
             )
+        if self.centre == "hop" and self.pairing != "midpoint":
+            raise ValueError(f"pairing {self.pairing!r} is for centre 'frame'; with centre 'hop' leave it out")
         if self.centre == "hop" and (self.n_fft - self.hop_length) % 2:
             raise ValueError(f"centre 'hop' needs n_fft - hop_length even, got {self.n_fft} - {self.hop_length}")
         return self

@@ -14,12 +14,43 @@ from audiodiff.config.mel import MelField
 class EmbeddingConfig(Config):
     """How the noise level (log-SNR) enters the network."""
 
-    kind: Literal["rbf", "sinusoidal"] = "rbf"
+    kind: Literal["rbf", "sinusoidal", "lmnt", "philsyn"] = Field(
+        "rbf", description="the last two are those of other projects' weights, by discrete steps: `networks/steps.py`"
+    )
     width: int = Field(128, gt=0, description="features after the MLP")
-    centres: int = Field(32, gt=1, description="number of RBF centres (or of sinusoidal frequencies)")
+    centres: int = Field(32, gt=1, description="number of RBF centres (or of sines and cosines)")
     initialisation: Literal["uniform", "quantiles", "random"] = "uniform"
     spread: float = Field(1.0, gt=0, description="initial spread, in units of the distance between centres")
     learnable: bool = Field(True, description="whether centres and spreads are trained")
+    betas: tuple[float, ...] = Field(
+        (),
+        description="'lmnt' and 'philsyn' only: variances of the discrete process that the weights were trained on, in "
+        "forward order; they say which step a log-SNR is",
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> EmbeddingConfig:
+        if self.kind not in ("lmnt", "philsyn"):
+            if self.betas:
+                raise ValueError(f"betas are of no use to kind {self.kind!r}; leave them out")
+            return self
+        if len(self.betas) < 2 or not all(0 < beta < 1 for beta in self.betas):
+            raise ValueError(
+                f"kind {self.kind!r} needs at least 2 betas strictly between 0 and 1, got {len(self.betas)}: "
+                f"{list(self.betas[:3])}"
+            )
+        if self.centres < 4:
+            raise ValueError(f"kind {self.kind!r} needs at least 4 centres (2 frequencies), got {self.centres}")
+        return self
+
+
+def _fitting_factors(product: int) -> str:
+    """Say which pairs of even factors have a product, most equal first."""
+    pairs = [[a, product // a] for a in range(2, math.isqrt(product) + 1, 2) if product % a == 0]
+    fitting = [pair for pair in reversed(pairs) if pair[1] % 2 == 0] or ([[product]] if product % 2 == 0 else [])
+    if not fitting:
+        return "no even factors do, so use upsampling 'repeat' or another hop length"
+    return f"these do: {', '.join(map(str, fitting[:4]))}"
 
 
 class NetworkConfig(Config):
@@ -32,7 +63,41 @@ class NetworkConfig(Config):
     patch: int = Field(1, gt=0, description="samples per position ('diffwave' only); must divide the hop length")
     n_fft: int = Field(1024, gt=0, description="window of the network's own STFT, in samples ('frames' only)")
     hop_length: int = Field(256, gt=0, description="hop of the network's own STFT, in samples ('frames' only)")
+    upsampling: Literal["repeat", "transposed", "transposed-per-layer"] = Field(
+        "repeat",
+        description="how mel frames reach the rate of the signal ('diffwave' only): each is repeated, and all layers "
+        "project it at frame rate; or transposed convolutions with a leaky ReLU, shared (lmnt-com/diffwave) or one set "
+        "per layer (philsyn/DiffWave-Vocoder), and each layer projects the result",
+    )
+    upsampling_factors: tuple[int, ...] = Field(
+        (16, 16),
+        description="strides of the transposed convolutions, each even; their product must be hop length / patch",
+    )
     embedding: EmbeddingConfig = EmbeddingConfig()
+
+    def check_hop(self, hop_length: int) -> None:
+        """Refuse what cannot bring frames every `hop_length` samples to the positions of this network.
+
+        Raises:
+            ValueError: If a patch, a hop or upsampling factors do not fit; the message says what would.
+        """
+        if self.kind == "frames":
+            if self.hop_length != hop_length:
+                raise ValueError(f"network.hop_length {self.hop_length} must equal the mel's hop_length {hop_length}")
+            if self.upsampling != "repeat":
+                raise ValueError(f"upsampling {self.upsampling!r} is for kind 'diffwave'; 'frames' takes 'repeat' only")
+            return
+        if hop_length % self.patch:
+            divisors = ", ".join(str(d) for d in range(1, 65) if hop_length % d == 0)
+            raise ValueError(f"patch {self.patch} must divide the hop length {hop_length}; these do: {divisors}")
+        if self.upsampling == "repeat":
+            return
+        wanted = hop_length // self.patch
+        if math.prod(self.upsampling_factors) != wanted or any(f < 2 or f % 2 for f in self.upsampling_factors):
+            raise ValueError(
+                f"upsampling_factors {list(self.upsampling_factors)} must be even and multiply to {wanted} (hop length "
+                f"{hop_length} / patch {self.patch}); {_fitting_factors(wanted)}"
+            )
 
 
 class WhiteningConfig(Config):
@@ -125,12 +190,10 @@ class ModelConfig(Config):
             raise ValueError(f"whitening {self.whitening.kind!r} needs a mel")
         if self.mel is None and self.synthesis.start == "griffin-lim":
             raise ValueError("start 'griffin-lim' needs a mel")
-        hop = self.mel.hop_length if self.mel else None
-        if self.network.kind == "diffwave" and hop and hop % self.network.patch:
-            divisors = ", ".join(str(d) for d in range(1, 65) if hop % d == 0)
-            raise ValueError(f"patch {self.network.patch} must divide the hop length {hop}; these do: {divisors}")
-        if self.network.kind == "frames" and hop and self.network.hop_length != hop:
-            raise ValueError(f"network.hop_length {self.network.hop_length} must equal the mel's hop_length {hop}")
+        if self.mel is not None:
+            self.network.check_hop(self.mel.hop_length)
+        elif self.network.upsampling != "repeat":
+            raise ValueError(f"upsampling {self.network.upsampling!r} needs a mel; without one leave it out")
         if self.network.kind == "frames" and self.diffusion.target != "epsilon":
             raise ValueError(
                 f"network kind 'frames' predicts noise; diffusion.target {self.diffusion.target!r} must be 'epsilon'"

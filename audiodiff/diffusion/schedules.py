@@ -103,14 +103,43 @@ def fibonacci(n_steps: int, *, beta_start: float = 1e-6, beta_second: float = 2e
     return from_betas(betas[:n_steps])
 
 
-def wavegrad(n_steps: int = 6) -> Tensor:
-    """Return the six hand-searched levels of WaveGrad (Chen et al. 2021), or a log-linear interpolation of them."""
+def _broken_line(n_steps: int, betas: Sequence[float]) -> Tensor:
+    """Return the levels of hand-searched variances, or as many others on the broken line through them in log-SNR."""
     _check_steps(n_steps)
-    searched = torch.tensor([7e-6, 1.4e-4, 2.1e-3, 2.8e-2, 3.5e-1, 7e-1], dtype=torch.float64)
-    levels = from_betas(searched)[:-1]
+    levels = from_betas(betas)[:-1]
     position = torch.linspace(0, len(levels) - 1, n_steps, dtype=torch.float64)
     left = position.floor().long().clamp(max=len(levels) - 2)
     return _finish(torch.lerp(levels[left], levels[left + 1], position - left))
+
+
+def wavegrad(n_steps: int = 6) -> Tensor:
+    """Return the six hand-searched levels of WaveGrad (Chen et al. 2021), or a log-linear interpolation of them."""
+    return _broken_line(n_steps, (7e-6, 1.4e-4, 2.1e-3, 2.8e-2, 3.5e-1, 7e-1))
+
+
+def diffwave(n_steps: int = 6) -> Tensor:
+    """Return the six levels of DiffWave's fast sampling, or a log-linear interpolation of them.
+
+    The variances are those that Kong et al. 2021 use for DiffWave BASE, whose training ends at 0.05, and that
+    lmnt-com/diffwave has as `inference_noise_schedule`. The first level is a log-SNR of -0.51: far from pure noise, but
+    such a network has never seen more (its training ends at -0.94) and is meant to start there from pure noise.
+    """
+    return _broken_line(n_steps, (1e-4, 1e-3, 1e-2, 5e-2, 2e-1, 5e-1))
+
+
+def diffwave_large(n_steps: int = 6) -> Tensor:
+    """Return the same for DiffWave LARGE, whose training ends at a variance of 0.02 after 200 steps (ibid.)."""
+    return _broken_line(n_steps, (1e-4, 1e-3, 1e-2, 5e-2, 2e-1, 7e-1))
+
+
+def diffwave_50(n_steps: int = 50) -> Tensor:
+    """Take evenly spaced steps of the process that DiffWave BASE is trained on (Kong et al. 2021)."""
+    return linear_beta(n_steps, beta_end=0.05, train_steps=50)
+
+
+def diffwave_200(n_steps: int = 200) -> Tensor:
+    """Take evenly spaced steps of the process that DiffWave LARGE is trained on (Kong et al. 2021)."""
+    return linear_beta(n_steps, train_steps=200)
 
 
 SCHEDULES: dict[str, Callable[..., Tensor]] = {
@@ -120,6 +149,10 @@ SCHEDULES: dict[str, Callable[..., Tensor]] = {
     "linear_beta": linear_beta,
     "fibonacci": fibonacci,
     "wavegrad": wavegrad,
+    "diffwave": diffwave,
+    "diffwave_large": diffwave_large,
+    "diffwave_50": diffwave_50,
+    "diffwave_200": diffwave_200,
 }
 
 RANGED = ("uniform", "cosine", "sigmoid")  # these fill a log-SNR range; the others bring their own

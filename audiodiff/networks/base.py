@@ -5,10 +5,26 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from audiodiff.config import ModelConfig
-from audiodiff.networks.conditioning import LabelEmbedding, MelNormalisation
+from audiodiff.config import ModelConfig, NetworkConfig
+from audiodiff.networks.conditioning import (
+    Conditioner,
+    FrameConditioner,
+    LabelEmbedding,
+    MelNormalisation,
+    UpsampledConditioner,
+)
 from audiodiff.networks.embeddings import NoiseLevelEmbedding
 from audiodiff.networks.layers import DilatedStack
+
+
+def _conditioner(network: NetworkConfig, n_mels: int) -> Conditioner | None:
+    if not n_mels:
+        return None
+    if network.upsampling == "repeat":
+        return FrameConditioner(n_mels, network.channels, network.layers)
+    per_layer = network.upsampling == "transposed-per-layer"
+    factors = network.upsampling_factors
+    return UpsampledConditioner(n_mels, network.channels, network.layers, factors=factors, per_layer=per_layer)
 
 
 class DilatedNetwork(nn.Module):
@@ -28,9 +44,8 @@ class DilatedNetwork(nn.Module):
         self.label = LabelEmbedding(len(config.labels), width) if config.labels else None
         self.normalise_mel = MelNormalisation(n_mels) if n_mels else None
         self.input = nn.Linear(n_inputs, network.channels)
-        self.stack = DilatedStack(
-            network.channels, network.layers, network.dilation_cycle, level_width=width, condition_width=n_mels
-        )
+        self.stack = DilatedStack(network.channels, network.layers, network.dilation_cycle, level_width=width)
+        self.stack.conditioner = _conditioner(network, n_mels)
         self.skip = nn.Linear(network.channels, network.channels)
         self.output = nn.Linear(network.channels, n_outputs)
         nn.init.zeros_(self.output.weight)
@@ -38,9 +53,9 @@ class DilatedNetwork(nn.Module):
 
     def encode(self, mel: Tensor) -> Tensor:
         """Prepare a mel condition `(batch, n_mels, n_blocks)` once for all denoising steps."""
-        if self.normalise_mel is None:
+        if self.normalise_mel is None or self.stack.conditioner is None:
             raise TypeError("this network was built without a mel condition")
-        return self.stack.encode(self.normalise_mel(mel))
+        return self.stack.conditioner.encode(self.normalise_mel(mel))
 
     def _transform(self, features: Tensor, log_snr: Tensor, condition: Tensor | None, label: Tensor | None) -> Tensor:
         """Map features `(batch, positions, n_inputs)` to `(batch, positions, n_outputs)`."""

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 
 class MelNormalisation(nn.Module):
@@ -45,3 +49,143 @@ class LabelEmbedding(nn.Module):
             label = torch.full((batch,), self.n_labels, device=self.table.weight.device)
         vectors: Tensor = self.table(label)
         return vectors
+
+
+class FrameConditioner(nn.Linear):
+    """A mel frame, projected for all layers at once and repeated over the positions of its block.
+
+    Nothing of it depends on the noise level, so it is projected once for all steps.
+
+    Args:
+        n_mels: Number of bins.
+        channels: Width of the residual stream; a layer's condition is twice as wide.
+        layers: Number of layers.
+
+    Attributes:
+        context_frames: How many frames to either side an encoded position depends on.
+        positions_per_frame: Encoded positions per frame.
+    """
+
+    context_frames = 0
+    positions_per_frame = 1
+
+    def __init__(self, n_mels: int, channels: int, layers: int) -> None:
+        super().__init__(n_mels, layers * 2 * channels, bias=False)
+        self.width = 2 * channels
+
+    def encode(self, features: Tensor) -> Tensor:
+        """Project features `(batch, frames, n_mels)` to `(batch, frames, layers * 2 * channels)`."""
+        projected: Tensor = self(features)
+        return projected
+
+    def for_layer(self, encoded: Tensor, index: int, n_positions: int) -> Tensor:
+        """Return the condition of one layer.
+
+        Args:
+            encoded: What `encode` returned.
+            index: Of the layer.
+            n_positions: Positions of the signal, a multiple of the frames.
+
+        Returns:
+            `(batch, n_positions, 2 * channels)`.
+        """
+        piece = encoded[..., index * self.width : (index + 1) * self.width]
+        if piece.shape[1] == n_positions:
+            return piece
+        return piece.repeat_interleave(n_positions // piece.shape[1], dim=1)
+
+
+LEAK = 0.4
+"""Slope of the leaky ReLU for negative values, in lmnt-com/diffwave and in philsyn's networks alike."""
+
+
+def _upsampling_stage(factor: int) -> nn.ConvTranspose2d:
+    stage = nn.ConvTranspose2d(1, 1, (3, 2 * factor), stride=(1, factor), padding=(1, factor // 2))
+    nn.init.normal_(stage.weight, std=math.sqrt(2 / (1 + LEAK**2) / 6))  # an output sums 6 inputs (He et al. 2015)
+    return stage
+
+
+class TransposedUpsampler(nn.Module):
+    """Transposed convolutions over mel bins and time, each followed by a leaky ReLU (Kong et al. 2021, section 3.3).
+
+    A kernel spans 3 bins and two strides of time, so that an output depends on its frame and on one neighbour.
+
+    Args:
+        factors: Strides in time, each even; their product is the number of positions per frame.
+    """
+
+    def __init__(self, factors: Sequence[int]) -> None:
+        super().__init__()
+        self.stages = nn.ModuleList(_upsampling_stage(factor) for factor in factors)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Map `(batch, frames, n_mels)` to `(batch, frames * product of factors, n_mels)`."""
+        plane = features.transpose(1, 2).unsqueeze(1)
+        for stage in self.stages:
+            plane = functional.leaky_relu(stage(plane), LEAK)
+        return plane.squeeze(1).transpose(1, 2).contiguous()
+
+
+class UpsampledConditioner(nn.Module):
+    """Mel frames, upsampled to the positions of the signal by learned filters, then projected by each layer for itself.
+
+    What is encoded is narrow, and only one layer's projection of it exists at a time: those of all layers together
+    would take layers * 2 * channels values per position.
+
+    Args:
+        n_mels: Number of bins.
+        channels: Width of the residual stream; a layer's condition is twice as wide.
+        layers: Number of layers.
+        factors: Strides of the upsampler; their product is the number of positions per frame.
+        per_layer: Whether every layer has an upsampler of its own (philsyn/DiffWave-Vocoder), or all share one
+            (lmnt-com/diffwave).
+
+    Attributes:
+        upsamplers: One, or one for each layer.
+        projections: One linear layer for each layer, with bias.
+        context_frames: How many frames to either side an encoded position depends on.
+        positions_per_frame: Encoded positions per frame.
+    """
+
+    context_frames = 1
+
+    def __init__(
+        self, n_mels: int, channels: int, layers: int, *, factors: Sequence[int], per_layer: bool = False
+    ) -> None:
+        super().__init__()
+        self.n_mels = n_mels
+        self.positions_per_frame = math.prod(factors)
+        self.upsamplers = nn.ModuleList(TransposedUpsampler(factors) for _ in range(layers if per_layer else 1))
+        self.projections = nn.ModuleList(nn.Linear(n_mels, 2 * channels) for _ in range(layers))
+
+    def encode(self, features: Tensor) -> Tensor:
+        """Upsample features.
+
+        Args:
+            features: `(batch, frames, n_mels)`.
+
+        Returns:
+            `(batch, frames * positions_per_frame, n_mels)`; with an upsampler per layer, theirs side by side:
+            `(batch, frames * positions_per_frame, layers * n_mels)`.
+        """
+        return torch.cat([upsample(features) for upsample in self.upsamplers], dim=2)
+
+    def upsampled(self, encoded: Tensor, index: int) -> Tensor:
+        """Return the part `(batch, positions, n_mels)` of what `encode` returned that a layer projects."""
+        if len(self.upsamplers) == 1:
+            return encoded
+        return encoded[..., index * self.n_mels : (index + 1) * self.n_mels]
+
+    def for_layer(self, encoded: Tensor, index: int, n_positions: int) -> Tensor:
+        """Return the condition of one layer; arguments and result as in `FrameConditioner.for_layer`.
+
+        Raises:
+            ValueError: If there are not as many encoded positions as `n_positions`.
+        """
+        if encoded.shape[1] != n_positions:
+            raise ValueError(f"the condition has {encoded.shape[1]} positions, the signal {n_positions}")
+        projected: Tensor = self.projections[index](self.upsampled(encoded, index))
+        return projected
+
+
+Conditioner = FrameConditioner | UpsampledConditioner

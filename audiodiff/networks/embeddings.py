@@ -1,4 +1,7 @@
-"""Embeddings of the noise level: radial basis functions of the log-SNR (the default), and DiffWave's sinusoids."""
+"""Embeddings of the noise level: radial basis functions of the log-SNR (the default), and DiffWave's sinusoids.
+
+Those of other projects' weights, which count discrete steps, are in `audiodiff.networks.steps`.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from audiodiff.config import DiffusionConfig, EmbeddingConfig
+from audiodiff.networks.steps import StepSinusoids, StepTable
 
 SPREAD_FLOOR = 1e-2
 
@@ -76,12 +80,20 @@ class Sinusoids(nn.Module):
         return torch.cat([angle.sin(), angle.cos()], dim=1)
 
 
+FEATURES: dict[str, type[RadialBasis] | type[Sinusoids] | type[StepTable] | type[StepSinusoids]] = {
+    "rbf": RadialBasis,
+    "sinusoidal": Sinusoids,
+    "lmnt": StepTable,
+    "philsyn": StepSinusoids,
+}
+
+
 class NoiseLevelEmbedding(nn.Module):
     """Features of the noise level, followed by the two-layer MLP whose output enters every residual layer."""
 
     def __init__(self, config: EmbeddingConfig, diffusion: DiffusionConfig) -> None:
         super().__init__()
-        self.features = RadialBasis(config, diffusion) if config.kind == "rbf" else Sinusoids(config, diffusion)
+        self.features = FEATURES[config.kind](config, diffusion)
         self.mlp = nn.Sequential(
             nn.Linear(self.features.n_features, config.width),
             nn.SiLU(),

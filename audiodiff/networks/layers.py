@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from audiodiff.networks.conditioning import Conditioner
+
 
 def dilated_taps(h: Tensor, dilation: int) -> Tensor:
     """Lay the three taps of a dilated convolution side by side, zeros beyond the ends.
@@ -58,38 +60,25 @@ class GatedResidualLayer(nn.Module):
 
 
 class DilatedStack(nn.Module):
-    """The residual layers with their dilation cycle, and the conditioner that serves all of them at once.
+    """The residual layers with their dilation cycle, and the conditioner that serves all of them.
 
     Args:
         channels: Width of the residual stream.
         layers: Number of layers.
         dilation_cycle: Dilation of layer i is 2 ** (i % dilation_cycle).
         level_width: Width of the noise-level embedding.
-        condition_width: Features of the condition, 0 for none.
 
     Attributes:
         receptive_field: Positions on either side that an output depends on.
+        conditioner: What brings a mel to the layers; None until the network gives the stack one.
     """
 
-    def __init__(
-        self, channels: int, layers: int, dilation_cycle: int, *, level_width: int, condition_width: int
-    ) -> None:
+    def __init__(self, channels: int, layers: int, dilation_cycle: int, *, level_width: int) -> None:
         super().__init__()
         dilations = [1 << i % dilation_cycle for i in range(layers)]
         self.receptive_field: int = sum(dilations)
         self.layers = nn.ModuleList(GatedResidualLayer(channels, dilation, level_width) for dilation in dilations)
-        self.conditioner = nn.Linear(condition_width, layers * 2 * channels, bias=False) if condition_width else None
-
-    def encode(self, condition: Tensor) -> Tensor:
-        """Project a condition `(batch, frames, condition_width)` for all layers; depends on no noise level or step.
-
-        Returns:
-            `(batch, frames, layers * 2 * channels)`.
-        """
-        if self.conditioner is None:
-            raise TypeError("this network was built without a condition")
-        projected: Tensor = self.conditioner(condition)
-        return projected
+        self.conditioner: Conditioner | None = None
 
     def forward(self, h: Tensor, level: Tensor, condition: Tensor | None) -> Tensor:
         """Run all layers and add up their skips.
@@ -97,16 +86,22 @@ class DilatedStack(nn.Module):
         Args:
             h: Residual stream `(batch, positions, channels)`.
             level: Noise-level embedding `(batch, level_width)`.
-            condition: What `encode` returned, or None; a frame serves `positions / frames` positions.
+            condition: What `conditioner.encode` returned, or None.
 
         Returns:
             Sum of skips over the square root of their number, `(batch, positions, channels)`.
+
+        Raises:
+            TypeError: If there is a condition, but no conditioner.
         """
+        conditioner = None if condition is None else self.conditioner
+        if condition is not None and conditioner is None:
+            raise TypeError("this network was built without a condition")
         total = torch.zeros_like(h)
-        pieces = [None] * len(self.layers) if condition is None else condition.chunk(len(self.layers), dim=2)
-        for layer, piece in zip(self.layers, pieces, strict=True):
-            if piece is not None and piece.shape[1] != h.shape[1]:
-                piece = piece.repeat_interleave(h.shape[1] // piece.shape[1], dim=1)
+        for index, layer in enumerate(self.layers):
+            piece = None
+            if condition is not None and conditioner is not None:
+                piece = conditioner.for_layer(condition, index, h.shape[1])
             h, skip = layer(h, level, piece)
             total = total + skip
         return torch.mul(total, len(self.layers) ** -0.5)

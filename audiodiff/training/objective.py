@@ -79,7 +79,8 @@ class Objective:
         audio, label, bandwidth = (field.to(self.device, non_blocking=True) for field in batch)
         mel = None
         if self._spectrogram is not None and self.config.mel is not None:
-            mel = align_to_blocks(self._spectrogram(audio[:, 0]), self.config.mel)
+            n_blocks = audio.shape[-1] // self.config.mel.hop_length
+            mel = align_to_blocks(self._spectrogram(audio[:, 0]), self.config.mel)[..., :n_blocks]
         clean = self._whitening.whiten(audio, mel)
         if mel is not None and self._context:
             clean = clean.unflatten(-1, (mel.shape[-1], -1))[..., self._context : -self._context, :].flatten(-2)

@@ -9,7 +9,19 @@ import torch
 from torch.testing import assert_close
 
 from audiodiff.diffusion import schedules
-from audiodiff.diffusion.schedules import RANGED, SCHEDULES, fibonacci, from_betas, linear_beta, make_schedule, wavegrad
+from audiodiff.diffusion.schedules import (
+    RANGED,
+    SCHEDULES,
+    diffwave,
+    diffwave_50,
+    diffwave_200,
+    diffwave_large,
+    fibonacci,
+    from_betas,
+    linear_beta,
+    make_schedule,
+    wavegrad,
+)
 from audiodiff.errors import ConfigError
 
 WAVEGRAD_BETAS = [7e-6, 1.4e-4, 2.1e-3, 2.8e-2, 3.5e-1, 7e-1]
@@ -156,12 +168,31 @@ def test_fibonacci_refuses_so_many_steps_that_a_beta_passes_one():
         fibonacci(30)
 
 
-def test_six_steps_of_wavegrad_are_its_six_searched_betas():
-    assert_close(wavegrad(6)[:-1], log_snr_of_exact_product(WAVEGRAD_BETAS), rtol=1e-12, atol=1e-12)
+SEARCHED = {
+    wavegrad: WAVEGRAD_BETAS,
+    diffwave: [0.0001, 0.001, 0.01, 0.05, 0.2, 0.5],
+    diffwave_large: [0.0001, 0.001, 0.01, 0.05, 0.2, 0.7],
+}
 
 
+@pytest.mark.parametrize("schedule", SEARCHED)
+def test_six_steps_of_a_searched_schedule_are_its_six_betas(schedule):
+    assert_close(schedule(6)[:-1], log_snr_of_exact_product(SEARCHED[schedule]), rtol=1e-12, atol=1e-12)
+    assert torch.equal(schedule(), schedule(6))
+
+
+@pytest.mark.parametrize("schedule", SEARCHED)
 @pytest.mark.parametrize("n_steps", [2, 5, 11, 16])
-def test_other_counts_of_wavegrad_lie_on_the_broken_line_through_the_six(n_steps):
-    six = wavegrad(6)[:-1].numpy()
+def test_other_counts_of_a_searched_schedule_lie_on_the_broken_line_through_the_six(schedule, n_steps):
+    six = schedule(6)[:-1].numpy()
     expected = np.interp(np.linspace(0, 5, n_steps), np.arange(6), six)
-    assert_close(wavegrad(n_steps)[:-1], torch.from_numpy(expected))
+    assert_close(schedule(n_steps)[:-1], torch.from_numpy(expected))
+
+
+@pytest.mark.parametrize(("schedule", "n_steps", "last"), [(diffwave_50, 50, 0.05), (diffwave_200, 200, 0.02)])
+def test_the_full_processes_of_diffwave_have_every_training_step_and_hold_its_fast_sampling(schedule, n_steps, last):
+    levels = schedule()
+    assert_close(levels, from_betas(np.linspace(1e-4, last, n_steps)), rtol=1e-12, atol=1e-12)
+    fast = diffwave() if n_steps == 50 else diffwave_large()
+    assert levels[0] < fast[0]
+    assert fast[-2] <= levels[-2] + 1e-9

@@ -12,11 +12,15 @@ VARIANTS = [
     ("diffwave", {"patch": 1}),
     ("diffwave", {"patch": 4}),
     ("diffwave", {"patch": 16}),
+    ("diffwave", {"patch": 1, "upsampling": "transposed", "upsampling_factors": (4, 4)}),
+    ("diffwave", {"patch": 4, "upsampling": "transposed-per-layer", "upsampling_factors": (2, 2)}),
     ("frames", {"n_fft": 32}),
     ("frames", {"n_fft": 64}),
 ]
 every_network = pytest.mark.parametrize(
-    ("kind", "options"), VARIANTS, ids=["patch-1", "patch-4", "patch-16", "32", "64"]
+    ("kind", "options"),
+    VARIANTS,
+    ids=["patch-1", "patch-4", "patch-16", "transposed", "transposed-per-layer-patch-4", "32", "64"],
 )
 
 
@@ -76,9 +80,10 @@ def test_signal_mel_label_and_noise_level_each_change_the_prediction_of_every_cl
 
 
 @every_network
-@pytest.mark.parametrize("embedding", ["rbf", "sinusoidal"])
+@pytest.mark.parametrize("embedding", ["rbf", "sinusoidal", "lmnt", "philsyn"])
 def test_the_noise_level_reaches_the_hidden_layers_by_its_embedding(kind, options, embedding, make_network):
-    network = make_network(kind, embedding={"kind": embedding}, **options).double()
+    betas = (1e-4, 1e-2, 0.2, 0.5, 0.7, 0.9) if embedding in ("lmnt", "philsyn") else ()
+    network = make_network(kind, embedding={"kind": embedding, "betas": betas}, **options).double()
     x, log_snr, mel, label = inputs(dtype=torch.float64)
     seen = []
     network.output.register_forward_hook(lambda module, arguments, output: seen.append(output))
@@ -96,7 +101,8 @@ def test_no_label_is_no_class_and_its_prediction_needs_no_mel(kind, options, mak
 
 @every_network
 def test_a_network_without_mel_and_labels_refuses_to_encode_a_mel(kind, options, make_network):
-    network = make_network(kind, mel=None, labels=(), **options)
+    without_mel = {name: value for name, value in options.items() if not name.startswith("upsampling")}
+    network = make_network(kind, mel=None, labels=(), **without_mel)
     x, log_snr, mel, _ = inputs()
     assert network(x, log_snr).shape == x.shape
     with pytest.raises(TypeError, match="without a mel condition"):
@@ -140,10 +146,10 @@ def test_a_clip_is_predicted_alike_alone_and_in_a_batch(kind, options, make_netw
 @every_network
 def test_a_signal_moved_by_a_block_with_its_mel_is_predicted_moved_by_a_block(kind, options, make_network):
     network = make_network(kind, **options).double()
-    x, log_snr, mel, label = inputs(blocks=40, dtype=torch.float64)
+    x, log_snr, mel, label = inputs(blocks=44, dtype=torch.float64)
     here = network(x[..., HOP:], log_snr, network.encode(mel[..., 1:]), label)
     there = network(x, log_snr, network.encode(mel), label)
-    inner = network.receptive_field
+    inner = network.receptive_field + HOP * network.stack.conditioner.context_frames
     assert_close(here[..., inner:], there[..., HOP + inner :], rtol=1e-5, atol=1e-5)
 
 
@@ -167,7 +173,8 @@ def test_the_receptive_field_is_true(kind, options, make_network):
 @every_network
 def test_the_receptive_field_holds_for_the_mel_too(kind, options, make_network):
     network = make_network(kind, **options).double()
-    blocks = 2 * (network.receptive_field // HOP) + 5
+    reach = network.receptive_field + HOP * network.stack.conditioner.context_frames
+    blocks = 2 * (reach // HOP) + 5
     x, log_snr, mel, label = inputs(batch=1, blocks=blocks, dtype=torch.float64)
     middle = slice(HOP * (blocks // 2), HOP * (blocks // 2 + 1))
     jacobian = torch.autograd.functional.jacobian(
@@ -176,7 +183,7 @@ def test_the_receptive_field_holds_for_the_mel_too(kind, options, make_network):
     sensitivity = jacobian[:, 0].abs().sum(1)  # of each output to each frame
     position, first = torch.arange(x.shape[-1])[middle, None], HOP * torch.arange(blocks)
     distance = torch.maximum(first - position, position - first - HOP + 1).clamp(min=0)  # to the frame's block
-    assert 0 < farthest(sensitivity, distance) <= network.receptive_field
+    assert 0 < farthest(sensitivity, distance) <= reach
     assert (sensitivity[distance == 0] > 0).all()
 
 

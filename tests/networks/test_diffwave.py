@@ -22,15 +22,21 @@ class KongDiffWave(nn.Module):
         self.input = self.pointwise(ours.input)
         self.dilated = nn.ModuleList()
         self.level_to_layer, self.outputs, self.conditioners = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
-        for layer, kernel in zip(ours.stack.layers, ours.stack.conditioner.weight.chunk(layers), strict=True):
+        self.upsampler = None
+        if ours.stack.conditioner.context_frames:
+            self.upsampler = ours.stack.conditioner.upsamplers[0].stages
+            projections = [(linear.weight, linear.bias) for linear in ours.stack.conditioner.projections]
+        else:
+            projections = [(kernel, None) for kernel in ours.stack.conditioner.weight.chunk(layers)]
+        for layer, (kernel, bias) in zip(ours.stack.layers, projections, strict=True):
             dilated = nn.Conv1d(channels, 2 * channels, 3, padding=layer.dilation, dilation=layer.dilation)
             taps = [layer.taps.weight[:, i * channels : (i + 1) * channels] for i in range(3)]
             dilated.weight, dilated.bias = nn.Parameter(torch.stack(taps, dim=2)), layer.taps.bias
             self.dilated.append(dilated)
             self.level_to_layer.append(layer.level)
             self.outputs.append(self.pointwise(layer.output))
-            conditioner = nn.Conv1d(kernel.shape[1], 2 * channels, 1, bias=False)
-            conditioner.weight = nn.Parameter(kernel.unsqueeze(2))
+            conditioner = nn.Conv1d(kernel.shape[1], 2 * channels, 1)
+            conditioner.weight, conditioner.bias = nn.Parameter(kernel.unsqueeze(2)), bias
             self.conditioners.append(conditioner)
         self.skip, self.output = self.pointwise(ours.skip), self.pointwise(ours.output)
 
@@ -40,9 +46,17 @@ class KongDiffWave(nn.Module):
         convolution.weight, convolution.bias = nn.Parameter(linear.weight.unsqueeze(2)), linear.bias
         return convolution
 
+    def upsample(self, mel, n_samples):
+        if self.upsampler is None:
+            return functional.interpolate(mel, size=n_samples, mode="nearest")
+        plane = mel.unsqueeze(1)
+        for stage in self.upsampler:
+            plane = functional.leaky_relu(stage(plane), 0.4)
+        return plane.squeeze(1)
+
     def forward(self, x, log_snr, mel, label):
         level = self.level(log_snr) + self.label.table(label)
-        mel = functional.interpolate(mel, size=x.shape[-1], mode="nearest")
+        mel = self.upsample(mel, x.shape[-1])
         h = functional.relu(self.input(x))
         skips = 0.0
         for dilated, project, conditioner, output in zip(
@@ -64,8 +78,9 @@ def inputs(dtype=torch.float64, blocks=6):
     return x, torch.tensor([-2.0, 3.0], dtype=dtype), mel, torch.tensor([2, 0])
 
 
-def test_patch_one_is_the_published_network(make_network):
-    network = make_network("diffwave", layers=5).double()
+@pytest.mark.parametrize("upsampling", ["repeat", "transposed"])
+def test_patch_one_is_the_published_network(upsampling, make_network):
+    network = make_network("diffwave", layers=5, upsampling=upsampling, upsampling_factors=(4, 4)).double()
     x, log_snr, mel, label = inputs()
     expected = KongDiffWave(network)(x, log_snr, mel, label)
     assert expected.std() > 0.05

@@ -5,6 +5,7 @@ import torch
 from torch.nn import functional
 from torch.testing import assert_close
 
+from audiodiff.networks.conditioning import FrameConditioner
 from audiodiff.networks.layers import DilatedStack, GatedResidualLayer, dilated_taps
 
 CHANNELS, LEVEL_WIDTH, POSITIONS = 6, 5, 20
@@ -62,27 +63,29 @@ def test_a_layer_without_condition_is_one_with_a_condition_of_zeros():
 
 @pytest.mark.parametrize("frames", [POSITIONS, POSITIONS // 4, 1])
 def test_a_stack_is_the_layers_of_kong_et_al_in_turn_with_a_conditioner_of_their_own(frames):
-    stack = DilatedStack(CHANNELS, 5, 3, level_width=LEVEL_WIDTH, condition_width=4).double()
+    stack = DilatedStack(CHANNELS, 5, 3, level_width=LEVEL_WIDTH)
+    stack.conditioner = FrameConditioner(4, CHANNELS, 5)
+    stack.double()
     h, level, features = normal(3, POSITIONS, CHANNELS), normal(3, LEVEL_WIDTH), normal(3, frames, 4)
     upsampled = functional.interpolate(features.mT, size=POSITIONS, mode="nearest")
     stream, skips = h.mT, []
     for layer, kernel in zip(stack.layers, stack.conditioner.weight.chunk(5), strict=True):
         stream, skip = kong_layer(layer, stream, level, functional.conv1d(upsampled, kernel.unsqueeze(2)))
         skips.append(skip)
-    assert_close(stack(h, level, stack.encode(features)), sum(skips).mT / 5**0.5)
+    assert_close(stack(h, level, stack.conditioner.encode(features)), sum(skips).mT / 5**0.5)
 
 
 @pytest.mark.parametrize(
     ("layers", "cycle", "dilations"), [(4, 10, [1, 2, 4, 8]), (5, 2, [1, 2, 1, 2, 1]), (1, 1, [1])]
 )
 def test_dilations_double_through_their_cycle_and_add_up_to_the_receptive_field(layers, cycle, dilations):
-    stack = DilatedStack(CHANNELS, layers, cycle, level_width=LEVEL_WIDTH, condition_width=0)
+    stack = DilatedStack(CHANNELS, layers, cycle, level_width=LEVEL_WIDTH)
     assert [layer.dilation for layer in stack.layers] == dilations
     assert stack.receptive_field == sum(dilations)
 
 
 def test_the_receptive_field_of_a_stack_is_how_far_an_impulse_reaches():
-    stack = DilatedStack(CHANNELS, 4, 3, level_width=LEVEL_WIDTH, condition_width=0).double()
+    stack = DilatedStack(CHANNELS, 4, 3, level_width=LEVEL_WIDTH).double()
     h, level = normal(1, 41, CHANNELS), normal(1, LEVEL_WIDTH)
     disturbed = h.clone()
     disturbed[:, 20] += 1.0
@@ -90,7 +93,7 @@ def test_the_receptive_field_of_a_stack_is_how_far_an_impulse_reaches():
     assert [changed.min(), changed.max()] == [20 - stack.receptive_field, 20 + stack.receptive_field]
 
 
-def test_a_stack_without_condition_refuses_to_encode_one():
-    stack = DilatedStack(CHANNELS, 2, 2, level_width=LEVEL_WIDTH, condition_width=0)
+def test_a_stack_without_conditioner_refuses_a_condition():
+    stack = DilatedStack(CHANNELS, 2, 2, level_width=LEVEL_WIDTH).double()
     with pytest.raises(TypeError, match="without a condition"):
-        stack.encode(torch.zeros(1, 2, 4))
+        stack(normal(1, 8, CHANNELS), normal(1, LEVEL_WIDTH), torch.zeros(1, 2, 4))

@@ -31,6 +31,15 @@ def test_full_band_error_is_the_mean_square(n_samples):
     torch.testing.assert_close(error, (left - right).square().mean((1, 2)))
 
 
+@pytest.mark.parametrize("pairing", ["midpoint", "frame"])
+def test_every_block_has_one_frame_however_frames_and_blocks_are_paired(pairing, tiny_model_config):
+    mel = tiny_model_config.mel.model_copy(update={"centre": "frame", "pairing": pairing})
+    config = tiny_model_config.model_copy(update={"mel": mel, "whitening": WhiteningConfig(kind="energy")})
+    batch = Objective(config, CPU).prepare(example())
+    assert batch.clean.shape == (3, 1, 26 * 64)
+    assert batch.mel.shape == (3, 20, 26)
+
+
 def test_an_error_in_the_empty_band_does_not_count():
     target = torch.zeros(1, 1, 2048)
     above = band_limited_mse(tone(3000.0), target, torch.tensor([2000.0]), RATE)

@@ -1,0 +1,51 @@
+"""A model's configuration refuses what contradicts itself, and says what would fit."""
+
+import pytest
+
+from audiodiff.config import MelConfig, ModelConfig, parse_config
+from audiodiff.errors import ConfigError
+
+
+def model(network, hop=256, **values):
+    n_fft = 1024 + hop % 2
+    mel = MelConfig(sample_rate=22050, n_fft=n_fft, hop_length=hop, win_length=1024, n_mels=8, f_min=0, f_max=8000)
+    values = {"sample_rate": 22050, "mel": mel, "network": network} | values
+    return parse_config(ModelConfig, values, "a test")
+
+
+@pytest.mark.parametrize(
+    ("network", "hop"),
+    [
+        ({"upsampling": "transposed"}, 256),
+        ({"upsampling": "transposed", "upsampling_factors": [8, 4, 8]}, 256),
+        ({"upsampling": "transposed", "patch": 4, "upsampling_factors": [8, 8]}, 256),
+        ({"upsampling": "transposed-per-layer", "upsampling_factors": [20, 12]}, 240),
+        ({"upsampling": "repeat"}, 275),
+    ],
+)
+def test_upsampling_factors_that_multiply_to_the_hop_are_taken(network, hop):
+    assert model(network, hop).network.upsampling == network["upsampling"]
+
+
+@pytest.mark.parametrize(
+    ("network", "hop", "said"),
+    [
+        ({"upsampling": "transposed"}, 300, r"\[16, 16\] must .* multiply to 300 .*these do: \[10, 30\], \[6, 50\]"),
+        ({"upsampling": "transposed", "patch": 4}, 256, r"multiply to 64 .*patch 4\); these do: \[8, 8\], \[4, 16\]"),
+        ({"upsampling": "transposed", "upsampling_factors": [256, 1]}, 256, r"must be even .* \[16, 16\]"),
+        ({"upsampling": "transposed", "upsampling_factors": [-16, -16]}, 256, "must be even"),
+        ({"upsampling": "transposed", "upsampling_factors": [15, 18]}, 270, r"must be even .* these do: \[270\]"),
+        ({"upsampling": "transposed", "upsampling_factors": [25, 11]}, 275, "no even factors do, so use .*'repeat'"),
+        ({"patch": 7}, 256, "patch 7 must divide the hop length 256; these do: 1, 2, 4, 8, 16, 32, 64"),
+        ({"kind": "frames", "hop_length": 128}, 256, "hop_length 128 must equal the mel's hop_length 256"),
+        ({"kind": "frames", "upsampling": "transposed"}, 256, "'frames' takes 'repeat' only"),
+    ],
+)
+def test_a_network_that_does_not_fit_the_hop_is_refused_with_what_would_fit(network, hop, said):
+    with pytest.raises(ConfigError, match=said):
+        model(network, hop)
+
+
+def test_upsampling_needs_a_mel():
+    with pytest.raises(ConfigError, match="upsampling 'transposed' needs a mel"):
+        model({"upsampling": "transposed"}, mel=None)
