@@ -7,6 +7,7 @@ from torch import Tensor
 
 from audiodiff.audio.mel import MelSpectrogram
 from audiodiff.audio.stft import FramedSTFT
+from audiodiff.config import MelConfig
 
 EDGE_BINS = 8
 """Bins at the upper edge of the mel that tell how the spectrum goes on above it."""
@@ -36,6 +37,14 @@ def griffin_lim(
         spectrum = torch.lerp(previous, projected, 1 + momentum)
         previous = projected
     return stft.inverse(magnitude * torch.sgn(spectrum))
+
+
+def griffin_lim_reach(config: MelConfig, iterations: int) -> int:
+    """Return how many hops to either side a sample of `waveform_from_mel` depends on the mel.
+
+    A round trip mixes frames whose windows overlap; the first phases need half of one, the last synthesis another.
+    """
+    return (iterations + 1) * (config.n_fft // config.hop_length)
 
 
 def waveform_from_mel(mel: Tensor, noise: Tensor, spectrogram: MelSpectrogram, *, iterations: int = 32) -> Tensor:

@@ -16,6 +16,9 @@ from audiodiff.errors import AudioError, MelError
 _TINY = 1e-10
 """Keeps divisions finite: where no filter reaches, and in silence."""
 
+_FRAMES_AT_ONCE = 4096
+"""Frames whose spectra are in memory together, so that an hour of audio needs no more than a minute."""
+
 
 def _log_scale(config: MelConfig) -> float:
     """Return k such that a mel value is k * ln(mel) + offset."""
@@ -114,16 +117,24 @@ class MelSpectrogram(nn.Module):
             raise AudioError(f"audio is {audio.dtype}; expected floating point in [-1, 1]. Divide by the full scale.")
         n_frames = self.n_frames(audio.shape[-1] if audio.ndim else 0)
         with torch.autocast(audio.device.type, enabled=False):
-            energy = self.filterbank @ self._energy(audio.reshape(-1, 1, audio.shape[-1]).to(self.window.dtype))
+            energy = self._energy(audio.reshape(-1, 1, audio.shape[-1]).to(self.window.dtype))
             mel = _log_scale(config) * energy.clamp(min=config.floor).log() + config.offset
         if config.clip is not None:
             mel = mel.clamp(*config.clip)
         return mel.reshape(*audio.shape[:-1], config.n_mels, n_frames)
 
     def _energy(self, audio: Tensor) -> Tensor:
-        """Return |STFT| ** power, shape `(batch, n_fft // 2 + 1, frames)`, of audio `(batch, 1, time)`."""
+        """Return the filtered |STFT| ** power, shape `(batch, n_mels, frames)`, of audio `(batch, 1, time)`."""
+        config = self.config
+        signal = functional.pad(audio, (self.padding, self.padding), mode=config.padding).squeeze(1)
+        stride = _FRAMES_AT_ONCE * config.hop_length
+        starts = range(0, signal.shape[-1] - config.n_fft + 1, stride)
+        parts = (signal[:, start : start + stride - config.hop_length + config.n_fft] for start in starts)
+        return torch.cat([self.filterbank @ self._spectrum(part) for part in parts], dim=-1)
+
+    def _spectrum(self, signal: Tensor) -> Tensor:
+        """Return |STFT| ** power, shape `(batch, n_fft // 2 + 1, frames)`, of a padded signal `(batch, time)`."""
         n_fft, hop, window = self.config.n_fft, self.config.hop_length, self.window / self._window_norm
-        signal = functional.pad(audio, (self.padding, self.padding), mode=self.config.padding).squeeze(1)
         spectrum = torch.stft(signal, n_fft, hop, len(window), window, center=False, return_complex=True)
         if self.config.magnitude_floor == 0 and self.config.power == 1:
             return spectrum.abs()  # whose gradient at zero is zero; that of the root below would be infinite

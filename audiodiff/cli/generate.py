@@ -5,11 +5,16 @@ from __future__ import annotations
 import re
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from audiodiff.cli.options import changes, progress_bar, synthesis_options, warnings_logged
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from audiodiff.engine.choose import Dtype
 
 
 @click.command("generate", short_help="Make new audio, of a label where the model has labels.")
@@ -53,18 +58,25 @@ def command(*, output: Path, label: str | None, count: int, seed: int, overwrite
 
 
 def _generate(
-    targets: dict[int, Path], *, model: str, device: str, label: str | None, seconds: float | None, **options: Any
+    targets: dict[int, Path],
+    *,
+    model: str,
+    device: str,
+    dtype: Dtype,
+    label: str | None,
+    seconds: float | None,
+    **options: Any,
 ) -> None:
     from audiodiff.audio.io import save_audio
     from audiodiff.pipelines import Generator
 
-    generator = Generator.from_pretrained(model, device)
+    generator = Generator.from_pretrained(model, device, dtype)
     settings = changes(**options)
-    share = 1 / settings.get("steps", generator.config.synthesis.steps)
+    steps, n_samples = settings.get("steps", generator.config.synthesis.steps), generator.n_samples(seconds)
     with progress_bar(len(targets)) as bar:
 
-        def on_step(_step: int, _x: object) -> None:
-            bar.update(share)
+        def on_step(_step: int, x: Tensor) -> None:
+            bar.update(x.numel() / (steps * n_samples))
 
         for seed, path in targets.items():
             started = time.perf_counter()

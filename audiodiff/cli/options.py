@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 # The names are repeated here because their homes import torch, and help must be instant; a test compares them.
 SAMPLERS = ("ddim", "ddpm", "dpmpp_2m")
+DTYPES = ("auto", "fp32", "bf16")
 SCHEDULES = (
     "uniform",
     "cosine",
@@ -55,6 +56,13 @@ def synthesis_options(function: _Function) -> _Function:
         ),
         click.option(
             "--device", default="auto", metavar="DEVICE", show_default=True, help="auto, cpu, cuda, cuda:1 ..."
+        ),
+        click.option(
+            "--dtype",
+            type=click.Choice(DTYPES),
+            default="auto",
+            show_default=True,
+            help="Precision of the network's matrix products; auto is bf16 where the hardware has it, else fp32.",
         ),
         click.option("--overwrite", is_flag=True, help="Make files anew that are there already."),
     )

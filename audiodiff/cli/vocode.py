@@ -14,6 +14,7 @@ from audiodiff.cli.options import changes, progress_bar, synthesis_options, warn
 
 if TYPE_CHECKING:
     from audiodiff.cli.vocoding import Wishes
+    from audiodiff.engine.choose import Dtype
     from audiodiff.pipelines import Vocoder
 
 
@@ -39,6 +40,19 @@ if TYPE_CHECKING:
     show_default=True,
     metavar="CLIPS",
     help="Clips synthesised together, of those with equally many frames; changes the speed only.",
+)
+@click.option(
+    "--chunk",
+    "chunk_seconds",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="SECONDS",
+    help="Length of the chunks that long audio is made in; changes memory and speed, not the result.",
+)
+@click.option(
+    "--rtf",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="FACTOR",
+    help="Keep this real-time factor: times a short piece, then takes fewer steps or a faster dtype if it must.",
 )
 @click.option("--resample", is_flag=True, help="Resample recordings whose rate is not the model's.")
 @click.option("--picture", is_flag=True, help="Draw input and output (their first channel) into a .png beside it.")
@@ -74,17 +88,25 @@ def _arrow(job: Job) -> str:
     return f"{click.format_filename(job.source)} -> {click.format_filename(job.target)}"
 
 
-def _vocode(jobs: Sequence[Job], *, model: str | None, device: str, **options: Any) -> list[str]:
+def _vocode(
+    jobs: Sequence[Job], *, model: str | None, device: str, dtype: Dtype, rtf: float | None, **options: Any
+) -> list[str]:
     """Vocode, print a line per result, and return the reasons of those that failed."""
     from audiodiff.cli.vocoding import Wishes
     from audiodiff.pipelines import Vocoder
+    from audiodiff.pipelines.budget import within_budget
 
     settings = changes(**{name: options.pop(name) for name in ("steps", "sampler", "schedule", "start")})
+    with warnings_logged():
+        vocoder = Vocoder.from_pretrained(model, device, dtype)
+        if rtf is not None:
+            vocoder, settings["steps"], choice = within_budget(vocoder, rtf, dtype, settings)
+            click.echo(choice, err=True)
     wishes = Wishes(changes=settings, **options)
     if wishes.score and not (find_spec("pesq") and find_spec("pystoi")):
         click.echo("PESQ-WB and ESTOI are left out: they need `pip install 'audiodiff[eval]'`", err=True)
     with warnings_logged():
-        return _run(Vocoder.from_pretrained(model, device), jobs, wishes)
+        return _run(vocoder, jobs, wishes)
 
 
 def _run(vocoder: Vocoder, jobs: Sequence[Job], wishes: Wishes) -> list[str]:

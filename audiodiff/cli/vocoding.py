@@ -34,6 +34,7 @@ class Wishes:
         seed: Seed of every clip.
         changes: What differs from the model's own synthesis settings.
         batch_size: How many clips of equal length are synthesised together.
+        chunk_seconds: Length of the chunks that long audio is made in; None leaves it to the model.
         resample: Whether recordings at another rate are resampled.
         picture: Whether a comparison is drawn beside each output.
         score: Whether each output is scored against its recording.
@@ -42,6 +43,7 @@ class Wishes:
     seed: int = 0
     changes: SynthesisChanges = field(default_factory=SynthesisChanges)
     batch_size: int = 1
+    chunk_seconds: float | None = None
     resample: bool = False
     picture: bool = False
     score: bool = False
@@ -119,13 +121,17 @@ def _synthesise(
     """Return the audio of each clip `(channels, time)`, as long as its recording, and the seconds that took in all."""
     batches = torch.cat([clip.mel.to(vocoder.device, torch.float32) for clip in clips]).split(wishes.batch_size)
     steps = wishes.changes.get("steps", vocoder.config.synthesis.steps)
-    share = len(clips) / (len(batches) * steps)
+    n_samples = sum(len(mels) for mels in batches) * clips[0].n_frames * vocoder.mel_config.hop_length
 
-    def on_step(_step: int, _x: Tensor) -> None:
-        on_progress(share)
+    def on_step(_step: int, x: Tensor) -> None:
+        on_progress(len(clips) * x.numel() / (steps * n_samples))
+
+    def make(mels: Tensor) -> Tensor:
+        chunk, seed = wishes.chunk_seconds, wishes.seed
+        return vocoder(mels, seed=seed, chunk_seconds=chunk, on_step=on_step, **wishes.changes).cpu()
 
     started = time.perf_counter()
-    audio = torch.cat([vocoder(mels, seed=wishes.seed, on_step=on_step, **wishes.changes).cpu() for mels in batches])
+    audio = torch.cat([make(mels) for mels in batches])
     seconds = time.perf_counter() - started
     per_clip = audio.split([len(clip.mel) for clip in clips])
     lengths = [None if clip.reference is None else clip.reference.shape[-1] for clip in clips]

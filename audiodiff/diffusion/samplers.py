@@ -1,8 +1,9 @@
 """Samplers: walks down a schedule, from noise to signal, that ask a noise predictor on their way.
 
-A walk is a generator: it yields the question it has for the network, is sent the predicted noise, and returns the signal
-at the last level. `Sampler` makes a plain function of it, called with a predictor as k-diffusion's are. Because every
-update acts on each sample of the signal alone, long audio can be walked piece by piece (`audiodiff.engine.wavefront`).
+A walk is a generator: it yields the question it has for the network, is sent the predicted noise, and returns the
+signal at the last level. `Sampler` makes a plain function of it, called with a predictor as k-diffusion's are. Because
+every update acts on each sample of the signal alone, long audio can be walked piece by piece
+(`audiodiff.engine.wavefront`).
 """
 
 from __future__ import annotations

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -49,13 +50,16 @@ def difference(x: Tensor, y: Tensor) -> float:
 class Oracle(nn.Module):
     """A network that knows the clean signal, and so predicts the noise exactly."""
 
+    receptive_field = 0
+    stack = SimpleNamespace(conditioner=None)
+
     def __init__(self, clean: Tensor) -> None:
         super().__init__()
         self.clean = clean
         self.levels: list[float] = []
 
     def encode(self, mel: Tensor) -> Tensor:
-        return mel
+        return mel.mT
 
     def forward(self, x: Tensor, log_snr: Tensor, condition: Tensor | None, label: Tensor | None) -> Tensor:
         self.levels.append(float(log_snr[0]))
@@ -200,7 +204,9 @@ def test_on_step_sees_every_step(vocoder, generator, mel):
     for pipeline in (lambda **more: vocoder(mel, **more), lambda **more: generator.generate("yes", 2, **more)):
         seen = []
         made = pipeline(steps=3, on_step=lambda step, x, seen=seen: seen.append((step, x.shape)))
-        assert seen == [(i, (2, 1, made.shape[-1])) for i in (1, 2, 3)]
+        for step in (1, 2, 3):  # of every piece of both signals
+            assert sum(shape.numel() for at, shape in seen if at == step) == made.numel()
+        assert {step for step, _ in seen} == {1, 2, 3}
 
 
 def test_no_gradient_is_kept(vocoder, mel):

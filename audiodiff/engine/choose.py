@@ -1,0 +1,145 @@
+"""Which engine runs a network, in which precision: an engine is the same network with the same weights, made fast."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from audiodiff.config import ModelConfig
+from audiodiff.engine.streams import HaloStream, Stream
+from audiodiff.engine.tiled import TiledDiffWave
+from audiodiff.errors import ConfigError
+from audiodiff.networks.build import Network
+from audiodiff.networks.diffwave import DiffWave
+
+Dtype = Literal["auto", "fp32", "bf16"]
+DTYPES: tuple[Dtype, ...] = ("auto", "fp32", "bf16")
+
+PLAIN_PIECE_SECONDS = 12.0
+"""Length of the pieces of a plain network: long against what it sees to either side, short against memory."""
+
+TILE_PER_THREAD, LARGEST_TILE = 2048, 16384
+"""Rows of a tile: enough for every thread, few enough for the cache."""
+
+
+class Engine(Protocol):
+    """A network, ready to be streamed.
+
+    Attributes:
+        dtype: Of the matrix products.
+        largest_batch: How many clips go together at most; None for any number.
+        piece_blocks: Length of the pieces it likes best, in blocks.
+        reach_blocks: How far an output looks ahead, in blocks.
+        context_frames: Mel frames to either side that the encoded condition of a block depends on.
+    """
+
+    dtype: torch.dtype
+    largest_batch: int | None
+    piece_blocks: int
+    reach_blocks: int
+    context_frames: int
+
+    def encode(self, mel: Tensor, start: int, stop: int) -> Tensor:
+        """Prepare the condition of blocks [start, stop) of a mel `(batch, n_mels, n_blocks)` with their context."""
+        ...
+
+    def stream(self, log_snr: Tensor, label: Tensor | None) -> Stream:
+        """Return a stream of the network at a noise level (a scalar), of classes `(batch,)` or none."""
+        ...
+
+
+def cpu_has_bf16() -> bool:
+    """Return whether this CPU multiplies bfloat16 matrices in hardware (AMX or AVX512-bf16)."""
+    probes = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")  # without them: a torch that cannot tell
+    return any(getattr(torch.cpu, probe, bool)() for probe in probes)
+
+
+def choose_dtype(dtype: Dtype, device: torch.device) -> torch.dtype:
+    """Return the precision of the matrix products; "auto" is bfloat16 where the hardware has it, else float32.
+
+    Raises:
+        ConfigError: If there is no precision of that name.
+    """
+    if dtype not in DTYPES:
+        raise ConfigError(f"unknown dtype {dtype!r}; choose from {', '.join(DTYPES)}.")
+    if dtype == "auto":
+        fast = torch.cuda.is_bf16_supported() if device.type == "cuda" else device.type == "cpu" and cpu_has_bf16()
+        return torch.bfloat16 if fast else torch.float32
+    return torch.bfloat16 if dtype == "bf16" else torch.float32
+
+
+def make_engine(network: Network, config: ModelConfig, dtype: torch.dtype, device: torch.device) -> Engine:
+    """Return the fastest engine that there is for a network where it is.
+
+    Args:
+        network: The network, its weights final.
+        config: The model it belongs to.
+        dtype: Of the matrix products.
+        device: Where the network is.
+    """
+    if isinstance(network, DiffWave) and device.type == "cpu":
+        return TiledEngine(network, config, dtype)
+    return PlainEngine(network, config, dtype, device)
+
+
+class PlainEngine:
+    """Any network as it is, under autocast where that is wanted; see `Engine`."""
+
+    def __init__(self, network: Network, config: ModelConfig, dtype: torch.dtype, device: torch.device) -> None:
+        self._network, self._device, self._block_length = network, device, config.block_length
+        conditioner = network.stack.conditioner
+        self._rows_per_block = conditioner.positions_per_frame if conditioner else 1
+        self.dtype = dtype
+        self.largest_batch: int | None = None
+        self.piece_blocks = max(1, round(PLAIN_PIECE_SECONDS * config.sample_rate / config.block_length))
+        self.reach_blocks = -(-network.receptive_field // config.block_length)
+        self.context_frames = conditioner.context_frames if conditioner else 0
+
+    def _autocast(self) -> contextlib.AbstractContextManager[object]:
+        return torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=self.dtype == torch.bfloat16)
+
+    def encode(self, mel: Tensor, start: int, stop: int) -> Tensor:
+        """Prepare a condition; see `Engine.encode`."""
+        with self._autocast():
+            encoded = self._network.encode(mel)
+        return encoded[:, start * self._rows_per_block : stop * self._rows_per_block]
+
+    def stream(self, log_snr: Tensor, label: Tensor | None) -> Stream:
+        """Return a stream; see `Engine.stream`."""
+
+        def predict(x: Tensor, condition: Tensor | None) -> Tensor:
+            with self._autocast():
+                output: Tensor = self._network(x, log_snr.to(x).expand(len(x)), condition, label)
+            return output
+
+        reach = self.reach_blocks * self._block_length
+        return HaloStream(predict, reach=reach, block_length=self._block_length, rows_per_block=self._rows_per_block)
+
+
+class TiledEngine:
+    """DiffWave on the CPU, in tiles, one clip at a time; see `Engine` and `audiodiff.engine.tiled`."""
+
+    def __init__(self, network: DiffWave, config: ModelConfig, dtype: torch.dtype) -> None:
+        self._network, self._block_length = network, config.block_length
+        self.dtype = dtype
+        self.largest_batch: int | None = 1
+        conditioner = network.stack.conditioner
+        self._rows_per_frame = conditioner.positions_per_frame if conditioner else 1
+        self._positions_per_block = config.block_length // network.patch
+        tile = min(TILE_PER_THREAD * torch.get_num_threads(), LARGEST_TILE)
+        self.piece_blocks = max(1, tile // self._positions_per_block)
+        self._weights = TiledDiffWave(network, dtype, self.piece_blocks * self._positions_per_block)
+        self.reach_blocks = -(-self._weights.delay // self._positions_per_block)
+        self.context_frames = conditioner.context_frames if conditioner else 0
+
+    def encode(self, mel: Tensor, start: int, stop: int) -> Tensor:
+        """Prepare a condition; see `Engine.encode`."""
+        features = self._network.encode(mel)[:, start * self._rows_per_frame : stop * self._rows_per_frame]
+        return self._weights.encode(features, (stop - start) * self._positions_per_block)
+
+    def stream(self, log_snr: Tensor, label: Tensor | None) -> Stream:
+        """Return a stream; see `Engine.stream`."""
+        return self._weights.stream(log_snr, label)

@@ -1,0 +1,294 @@
+"""DiffWave on a CPU, tile by tile through all layers, each layer a step behind the one before it.
+
+A layer needs its input as far ahead as its dilation, so it runs that much behind the layer before it and keeps its
+last inputs: nothing is computed twice, a tile stays in the cache on its way through all layers, and memory does not
+grow with the signal. Three taps are one matrix product; the condition of all layers is computed once per utterance, not
+per step.
+
+Per position and layer of C channels that is 6 C^2 multiply-adds for the taps and 2 C^2 behind the gate, and once per
+utterance 2 C n_mels for the condition. Constants are folded so that no pass over the rows is spent on them:
+
+- tanh(s) = 2 sigmoid(2 s) - 1, so one sigmoid serves gate and signal; the factors go into the weights around it.
+- The residual stream is kept without its biases, h = stored + offset; the offset, and the noise level, enter through
+  the bias of the taps. Where a tap lies outside the signal it must see zero, so there its share is taken back.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from audiodiff.engine.rows import SlidingRows
+from audiodiff.engine.window import Window
+from audiodiff.networks.diffwave import DiffWave
+from audiodiff.networks.layers import GatedResidualLayer
+
+_HALF = 0.5**0.5
+"""What scales the sum of residual stream and residual."""
+
+
+@dataclass
+class _PackedLayer:
+    """Weights of a layer in the shape and precision of the matrix products.
+
+    Attributes:
+        dilation: Distance between taps, in positions.
+        taps: `(3 C, 2 C)`: past, present and future rows, to gate and doubled signal.
+        residual: `(C, C)`.
+        skip: `(C, C)`.
+        bias: What the taps add at any noise level, `(2 C,)`, float32; includes the offset of a full set of taps.
+        past: What the past tap adds to that because of the offset, `(2 C,)`, float32.
+        future: The same of the future tap.
+        level: Float32 weight and bias of the noise level, `(C, level_width)` and `(C,)`.
+        level_taps: Float32 taps that the noise level passes, `(3, 2 C, C)`.
+    """
+
+    dilation: int
+    taps: Tensor
+    residual: Tensor
+    skip: Tensor
+    bias: Tensor
+    past: Tensor
+    future: Tensor
+    level: tuple[Tensor, Tensor]
+    level_taps: Tensor
+
+
+def _pack_layer(layer: GatedResidualLayer, offset: Tensor, dtype: torch.dtype) -> tuple[_PackedLayer, Tensor]:
+    """Return the packed layer and the offset of its output, given that of its input."""
+    channels = len(offset)
+    double = torch.ones(2 * channels)
+    double[channels:] = 2
+    taps = layer.taps.weight.float() * double[:, None]
+    by_tap = taps.unflatten(1, (3, channels)).permute(1, 0, 2)
+    output, output_bias = layer.output.weight.float(), layer.output.bias.float()
+    past, present, future = by_tap @ offset
+    packed = _PackedLayer(
+        dilation=layer.dilation,
+        taps=taps.T.to(dtype).contiguous(),
+        residual=(2 * _HALF * output[:channels]).T.to(dtype).contiguous(),
+        skip=(2 * output[channels:]).T.to(dtype).contiguous(),
+        bias=layer.taps.bias.float() * double + past + present + future,
+        past=past,
+        future=future,
+        level=(layer.level.weight.float(), layer.level.bias.float()),
+        level_taps=by_tap,
+    )
+    return packed, _HALF * (offset + output_bias[:channels])
+
+
+class _Scratch:
+    """Rows that live for one layer, shared by all streams."""
+
+    def __init__(self, rows: int, channels: int, dtype: torch.dtype) -> None:
+        self._taps, self._gates, self._gated, self._final = (
+            torch.empty(rows, multiple * channels, dtype=dtype) for multiple in (3, 2, 1, 1)
+        )
+
+    def rows(self, count: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Return room for taps, gates and their product."""
+        return self._taps[:count], self._gates[:count], self._gated[:count]
+
+    def final(self, count: int) -> Tensor:
+        """Return room for what comes after the layers."""
+        return self._final[:count]
+
+
+class TiledDiffWave:
+    """The weights of a `DiffWave` network on the CPU, packed for streams at any noise level.
+
+    Args:
+        network: The network.
+        dtype: Of the matrix products: float32 or bfloat16; sums within a product are in float32 either way.
+        tile: Rows that go through all layers together; so many positions stay in the cache.
+    """
+
+    @torch.no_grad()
+    def __init__(self, network: DiffWave, dtype: torch.dtype, tile: int) -> None:
+        self.network, self.dtype, self.tile = network, dtype, tile
+        stack = network.stack
+        self.channels = network.input.out_features
+        self.layers: list[_PackedLayer] = []
+        layers = [layer for layer in stack.layers if isinstance(layer, GatedResidualLayer)]
+        offset, skip_bias = torch.zeros(self.channels), torch.zeros(self.channels)
+        for layer in layers:
+            packed, offset = _pack_layer(layer, offset, dtype)
+            self.layers.append(packed)
+            skip_bias += layer.output.bias[self.channels :]
+        self.delay = stack.receptive_field
+        self.input = _linear(network.input.weight, network.input.bias, dtype)
+        weight = network.skip.weight * len(layers) ** -0.5
+        self.skip = _linear(weight, network.skip.bias + weight @ skip_bias, dtype)
+        self.output = _linear(network.output.weight, network.output.bias, dtype)
+        self._condition_double = torch.ones(2 * self.channels)
+        self._condition_double[self.channels :] = 2
+        self.scratch = _Scratch(max(tile, self.delay), self.channels, dtype)
+
+    @torch.no_grad()
+    def encode(self, features: Tensor, n_positions: int) -> Tensor:
+        """Project a condition for all layers.
+
+        Args:
+            features: What the network's conditioner encoded of these positions `(1, rows, n_features)`.
+            n_positions: How many positions it serves.
+
+        Returns:
+            `(layers, n_positions, 2 * channels)`, the part of the signal doubled as the packed taps have it.
+        """
+        projected = torch.empty(len(self.layers), n_positions, 2 * self.channels, dtype=self.dtype)
+        conditioner = self.network.stack.conditioner
+        if conditioner is None:
+            raise TypeError("this network was built without a mel condition")
+        for index, rows in enumerate(projected):
+            layer = conditioner.for_layer(features, index, n_positions)[0]
+            torch.mul(layer, self._condition_double, out=rows)
+        return projected
+
+    def stream(self, log_snr: Tensor, label: Tensor | None = None) -> TiledStream:
+        """Return a stream at a noise level (a scalar), of a class `(1,)` or none."""
+        return TiledStream(self, log_snr, label)
+
+
+def _linear(weight: Tensor, bias: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    return weight.float().T.to(dtype).contiguous(), bias.float().to(dtype)
+
+
+class _LayerStream:
+    """One layer at one noise level: its last inputs, and how far its outputs have got."""
+
+    def __init__(self, packed: _PackedLayer, level: Tensor, weights: TiledDiffWave) -> None:
+        self.packed, self.scratch, dtype = packed, weights.scratch, weights.dtype
+        shift = packed.level_taps @ (packed.level[0] @ level + packed.level[1])
+        self.bias = (packed.bias + shift.sum(0)).to(dtype)
+        self.past, self.future = (packed.past + shift[0]).to(dtype), (packed.future + shift[2]).to(dtype)
+        self.done = 0
+        reach, joining = packed.dilation, max(weights.tile, weights.delay)
+        self.rows = SlidingRows(weights.channels, first=-reach, kept=2 * reach, joining=joining, dtype=dtype)
+        self.rows.append(reach).zero_()  # what lies before the signal
+
+    def ready(self, length: int | None) -> int:
+        """Return up to which position the inputs that have come allow to compute."""
+        return self.rows.end - self.packed.dilation if length is None else length
+
+    def gate(self, stop: int, length: int | None, condition: Iterator[tuple[int, Tensor]] | None) -> Tensor:
+        """Return the gated rows [done, stop), which are valid until the next call of any layer.
+
+        Args:
+            stop: A position that is ready.
+            length: That of the signal, once it is known.
+            condition: This layer's rows of [done, stop) as (position, rows), or None.
+        """
+        start, reach, channels = self.done, self.packed.dilation, self.packed.residual.shape[0]
+        taps, gates, gated = self.scratch.rows(stop - start)
+        for i in range(3):
+            shift = (i - 1) * reach
+            taps[:, i * channels : (i + 1) * channels] = self.rows[start + shift : stop + shift]
+        if condition is None:
+            gates.copy_(self.bias)
+        else:
+            for first, part in condition:
+                torch.add(part, self.bias, out=gates[first - start : first - start + len(part)])
+        gates.addmm_(taps, self.packed.taps)
+        if start < reach:
+            gates[: reach - start].sub_(self.past)
+        if length is not None and stop > length - reach:
+            gates[max(0, length - reach - start) :].sub_(self.future)
+        gates.sigmoid_()
+        return torch.mul(gates[:, :channels], gates[:, channels:].sub_(0.5), out=gated)
+
+    def finish(self, stop: int) -> None:
+        """Note that the rows before `stop` are done, and forget the inputs that no later row needs."""
+        self.done = stop
+        self.rows.forget(stop - self.packed.dilation)
+
+
+class TiledStream:
+    """The network at one noise level, fed piece by piece; see `audiodiff.engine.streams.Stream`. One clip at a time.
+
+    Args:
+        weights: The packed network.
+        log_snr: The noise level, a scalar.
+        label: Class `(1,)`, or None.
+    """
+
+    @torch.no_grad()
+    def __init__(self, weights: TiledDiffWave, log_snr: Tensor, label: Tensor | None) -> None:
+        network, self._weights = weights.network, weights
+        level = network.level(log_snr.reshape(1).float())
+        if network.label is not None:
+            level = level + network.label(label, 1)
+        self._layers = [_LayerStream(layer, level[0].float(), weights) for layer in weights.layers]
+        tile, delay = weights.tile, weights.delay
+        joining = max(tile, delay)
+        self._skips = SlidingRows(weights.channels, first=0, kept=delay + joining, joining=joining, dtype=weights.dtype)
+        self._condition = Window(dim=1)
+        self._predicted = Window(dim=2)
+        self._waiting: deque[tuple[int, int]] = deque()
+        self._received = 0
+
+    @torch.no_grad()
+    def push(self, x: Tensor, condition: Tensor | None, *, last: bool) -> list[Tensor]:
+        """Take the next piece `(1, 1, time)`; see `audiodiff.engine.streams.Stream.push`."""
+        patch = self._weights.network.patch
+        patches = x[0, 0].reshape(-1, patch)
+        self._waiting.append((self._received * patch, (self._received + len(patches)) * patch))
+        if condition is not None:
+            self._condition.append(condition)
+        for tile in patches.split(self._weights.tile):
+            self._enter(tile)
+            self._advance(None)
+        if last:
+            self._advance(self._received)
+        done = []
+        while self._waiting and self._waiting[0][1] <= self._predicted.end:
+            start, stop = self._waiting.popleft()
+            done.append(self._predicted.view(start, stop))
+            self._predicted.forget(stop)
+        return done
+
+    def _enter(self, patches: Tensor) -> None:
+        weight, bias = self._weights.input
+        rows = self._layers[0].rows.append(len(patches))
+        torch.addmm(bias, patches.to(self._weights.dtype), weight, out=rows).relu_()
+        self._received += len(patches)
+
+    def _advance(self, length: int | None) -> None:
+        """Take every layer as far as its inputs allow; `length` ends the signal."""
+        for index, layer in enumerate(self._layers):
+            if length is not None:
+                layer.rows.append(layer.packed.dilation).zero_()  # what lies behind the signal
+            start, stop = layer.done, layer.ready(length)
+            if stop > start:
+                self._run(index, start, stop, length)
+                layer.finish(stop)
+        self._finish(self._layers[-1].done)
+
+    def _run(self, index: int, start: int, stop: int, length: int | None) -> None:
+        layer = self._layers[index]
+        condition = None
+        if self._condition.end:
+            condition = ((first, part[index]) for first, part in self._condition.parts(start, stop))
+        gated = layer.gate(stop, length, condition)
+        if index == 0:
+            torch.mm(gated, layer.packed.skip, out=self._skips.append(stop - start))
+        else:
+            self._skips[start:stop].addmm_(gated, layer.packed.skip)
+        if index + 1 < len(self._layers):
+            following = self._layers[index + 1].rows.append(stop - start)
+            torch.addmm(layer.rows[start:stop], gated, layer.packed.residual, beta=_HALF, out=following)
+
+    def _finish(self, stop: int) -> None:
+        """Turn the complete sums of skips before `stop` into predictions."""
+        start = self._skips.start
+        if stop <= start:
+            return
+        hidden = self._weights.scratch.final(stop - start)
+        torch.addmm(self._weights.skip[1], self._skips[start:stop], self._weights.skip[0], out=hidden).relu_()
+        output = torch.addmm(self._weights.output[1], hidden, self._weights.output[0])
+        self._predicted.append(output.float().reshape(1, 1, -1))
+        self._skips.forget(stop)
+        self._condition.forget(stop)

@@ -1,0 +1,89 @@
+"""Mel spectrograms that arrive in pieces of any length: aligned to the blocks of the signal, and cut into chunks."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from audiodiff.audio.mel import align_to_blocks
+from audiodiff.config import MelConfig
+from audiodiff.engine.window import Window
+
+
+def aligned(mels: Iterable[Tensor], config: MelConfig) -> Iterator[Tensor]:
+    """Align consecutive mels to blocks; where a block lies between two frames, the last frame waits for the next.
+
+    Args:
+        mels: Pieces `(batch, n_mels, frames)` of this convention.
+        config: The convention.
+
+    Yields:
+        Pieces `(batch, n_mels, n_blocks)`, together what `align_to_blocks` makes of the whole mel.
+
+    Raises:
+        MelError: If the whole mel is too short to hold one block.
+    """
+    if config.centre == "hop" or config.pairing == "frame":
+        yield from mels
+        return
+    waiting: Tensor | None = None
+    n_frames = 0
+    for mel in mels:
+        n_frames += mel.shape[2]
+        mel = mel if waiting is None else torch.cat([waiting, mel], dim=2)
+        waiting = mel[..., -1:]
+        if mel.shape[2] > 1:
+            yield align_to_blocks(mel, config)
+    if n_frames == 1 and waiting is not None:
+        align_to_blocks(waiting, config)  # refuses it
+
+
+def chunks(mels: Iterable[Tensor], window: Window, length: int, look: int) -> Iterator[tuple[int, int, bool]]:
+    """Fill a window with mels and say when a chunk can be made.
+
+    Args:
+        mels: Pieces `(batch, n_mels, n_blocks)`.
+        window: Where they go; it keeps what chunks still to come can see.
+        length: Of a chunk, in blocks; the last one may be shorter.
+        look: How many blocks to either side a chunk can see, at least 1.
+
+    Yields:
+        First block, end, and whether it is the last, of each chunk as soon as all that it can see is in the window.
+    """
+    start = 0
+    for mel in mels:
+        window.append(mel)
+        while start + length + look <= window.end:  # so there is more to come behind this chunk
+            yield start, start + length, False
+            start += length
+            window.forget(start - look)
+    while start < window.end:
+        stop = min(start + length, window.end)
+        yield start, stop, stop == window.end
+        start = stop
+        window.forget(start - look)
+
+
+def blocks_behind(chunk: int, piece: int, look: int, reaches: Sequence[int]) -> int:
+    """Return how many blocks a sample comes out behind the arrival of its mel at most.
+
+    Args:
+        chunk: Length of a chunk, in blocks; a chunk begins when the mel has arrived up to its end and its look-ahead.
+        piece: A chunk is cut into pieces of at most so many blocks.
+        look: Look-ahead of a chunk, in blocks.
+        reaches: Look-ahead of each stage that the pieces pass after that, in blocks; pieces leave a stage whole.
+
+    Returns:
+        Blocks, from the start of the piece that waits longest.
+    """
+    n_chunks = 2 + sum(2 + reach // chunk for reach in reaches)
+    starts = [start for first in range(0, n_chunks * chunk, chunk) for start in range(first, first + chunk, piece)]
+    ends = [*starts[1:], n_chunks * chunk]
+    arrived = [start // chunk * chunk + chunk + look for start in starts]
+    for reach in reaches:
+        needed = [bisect_left(ends, end + reach) for end in ends]
+        arrived = [arrived[k] for k in needed if k < len(arrived)]
+    return max(arrival - start for start, arrival in zip(starts, arrived, strict=False))

@@ -1,0 +1,118 @@
+"""What both pipelines share: a network, its configuration, the engine that runs it, and the reverse process."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from functools import cached_property, partial
+
+from torch import Tensor
+from typing_extensions import TypedDict
+
+from audiodiff.config import ModelConfig, SynthesisConfig, parse_config
+from audiodiff.diffusion.noise import position_noise
+from audiodiff.diffusion.process import diffuse, noise_from
+from audiodiff.diffusion.samplers import SAMPLERS, NoiseSource, StepCallback, Walk
+from audiodiff.diffusion.schedules import make_schedule
+from audiodiff.engine.choose import Dtype, Engine, choose_dtype, make_engine
+from audiodiff.engine.wavefront import Wavefront
+from audiodiff.networks.build import Network
+
+PURE_NOISE_LOG_SNR = -4.0
+"""Above this a schedule does not start from what is nearly pure noise (about 13 % of its amplitude is signal)."""
+
+
+class SynthesisChanges(TypedDict, total=False):
+    """What a caller may change of the reverse process; the fields are those of `audiodiff.config.SynthesisConfig`."""
+
+    steps: int
+    sampler: str
+    schedule: str
+    start: str
+    start_log_snr: float
+    end_log_snr: float
+    griffin_lim_iterations: int
+
+
+def noise_levels(settings: SynthesisConfig) -> Tensor:
+    """Return the log-SNR `(steps + 1,)` of a reverse process."""
+    ends = {"log_snr_min": settings.start_log_snr, "log_snr_max": settings.end_log_snr}
+    return make_schedule(settings.schedule, settings.steps, **ends)
+
+
+class Pipeline:
+    """A network that makes audio.
+
+    Args:
+        network: The network; the engine takes its weights as they are when audio is first made.
+        config: Its configuration.
+        dtype: Precision of the network's matrix products: "fp32", "bf16", or "auto" for bf16 where the hardware has it.
+
+    Raises:
+        ConfigError: If there is no such dtype.
+    """
+
+    def __init__(self, network: Network, config: ModelConfig, dtype: Dtype = "auto") -> None:
+        self.network = network
+        self.config = config
+        self.device = next(network.parameters()).device
+        self.dtype = choose_dtype(dtype, self.device)
+
+    @cached_property
+    def engine(self) -> Engine:
+        """What runs the network here."""
+        return make_engine(self.network, self.config, self.dtype, self.device)
+
+    @property
+    def sample_rate(self) -> int:
+        """Hz of the audio that comes out."""
+        return self.config.sample_rate
+
+    def settings(self, changes: SynthesisChanges) -> SynthesisConfig:
+        """Return the model's own reverse process with some changes.
+
+        Raises:
+            ConfigError: If a setting is impossible.
+        """
+        own = self.config.synthesis.model_dump()
+        if changes.get("start", own["start"]) != own["start"]:  # the model's own first level is for its own start
+            own["start_log_snr"] = self.config.diffusion.log_snr_min
+        settings = parse_config(SynthesisConfig, own | changes, "the synthesis settings")
+        first = float(noise_levels(settings)[0])
+        if settings.start == "noise" and first > PURE_NOISE_LOG_SNR:
+            warnings.warn(
+                f"schedule {settings.schedule!r} with {settings.steps} steps begins at log-SNR {first:.1f}, "
+                f"but sampling starts from pure noise; choose one that begins below {PURE_NOISE_LOG_SNR}.",
+                stacklevel=4,  # the caller, beyond torch's wrapper for inference mode
+            )
+        return settings
+
+    def _begin(
+        self, estimate: Tensor | None, seeds: Sequence[int], levels: Tensor, *, start: int, n_samples: int
+    ) -> tuple[Tensor, NoiseSource]:
+        """Diffuse an estimate (or nothing) of samples [start, start + n_samples) to the first noise level.
+
+        Returns:
+            The noisy signal `(batch, 1, n_samples)`, and where its further noise comes from.
+        """
+        draw = partial(position_noise, seeds, start=start, n_samples=n_samples, device=self.device)
+        x = draw(0)
+        if estimate is not None:
+            x = diffuse(estimate, x, levels[:1].expand(len(seeds)))
+        return x, draw
+
+    def _walk(
+        self, estimate: Tensor | None, seeds: Sequence[int], settings: SynthesisConfig, *, start: int, n_samples: int
+    ) -> Walk:
+        """Return the reverse process of a piece, not yet begun."""
+        levels = noise_levels(settings)
+        x, draw = self._begin(estimate, seeds, levels, start=start, n_samples=n_samples)
+        return SAMPLERS[settings.sampler].walk(x, levels, draw)
+
+    def _wavefront(self, settings: SynthesisConfig, label: Tensor | None, on_step: StepCallback | None) -> Wavefront:
+        return Wavefront(
+            lambda log_snr: self.engine.stream(log_snr, label),
+            partial(noise_from, target=self.config.diffusion.target),
+            n_steps=settings.steps,
+            on_step=on_step,
+        )

@@ -1,0 +1,310 @@
+"""Waveforms from mel spectrograms: whole, or while the mel is still coming in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from typing_extensions import Unpack
+
+from audiodiff.audio.griffin_lim import griffin_lim_reach, waveform_from_mel
+from audiodiff.audio.mel import MelSpectrogram, align_to_blocks, check_mel
+from audiodiff.audio.whitening import Whitening
+from audiodiff.checkpoint import choose_device, find_model, load_model
+from audiodiff.config import ModelConfig, SynthesisConfig
+from audiodiff.diffusion.noise import position_noise
+from audiodiff.diffusion.process import noise_from
+from audiodiff.diffusion.samplers import SAMPLERS, NoisePredictor, StepCallback
+from audiodiff.engine.choose import Dtype
+from audiodiff.engine.streams import HaloStream
+from audiodiff.engine.window import Window
+from audiodiff.errors import ConfigError, MelError, ModelError
+from audiodiff.networks.build import Network
+from audiodiff.pipelines.arriving import aligned, blocks_behind, chunks
+from audiodiff.pipelines.base import Pipeline, SynthesisChanges, noise_levels
+
+PHASE_DRAW = -1
+"""The draw of position-indexed noise that Griffin-Lim takes its first phases from; steps count up from 0."""
+
+CHUNK_SECONDS = 12.0
+"""Length of the chunks of a whole mel: long against what Griffin-Lim sees to either side, short against memory."""
+
+WHITENING_REACH = 2
+"""Blocks to either side that whitening and colouring depend on: the lapped transform folds neighbours, and back."""
+
+
+class Vocoder(Pipeline):
+    """Turn mel spectrograms into waveforms.
+
+    Args:
+        network: A network with a mel condition.
+        config: Its configuration.
+        dtype: Precision of the network's matrix products, see `Pipeline`.
+
+    Raises:
+        ModelError: If the model has no mel condition.
+
+    Example:
+        >>> from audiodiff import Vocoder, load_audio, save_audio  # doctest: +SKIP
+        >>> vocoder = Vocoder.from_pretrained()  # doctest: +SKIP
+        >>> audio = load_audio("in.wav", sample_rate=vocoder.sample_rate)  # doctest: +SKIP
+        >>> save_audio("out.wav", vocoder(vocoder.mel(audio), seed=0), vocoder.sample_rate)  # doctest: +SKIP
+    """
+
+    def __init__(self, network: Network, config: ModelConfig, dtype: Dtype = "auto") -> None:
+        super().__init__(network, config, dtype)
+        if config.mel is None:
+            raise ModelError("this model takes no mel spectrogram, so it cannot vocode. Use Generator.")
+        self.mel_config = config.mel
+        self._spectrogram = MelSpectrogram(config.mel).to(self.device)
+        self._whitening = Whitening(config.whitening, config.mel).to(self.device)
+
+    @classmethod
+    def from_pretrained(cls, name: str | Path | None = None, device: str = "auto", dtype: Dtype = "auto") -> Vocoder:
+        """Load a vocoder.
+
+        Args:
+            name: A model folder, a bundled model, a hub id, or None for the bundled default.
+            device: "auto", "cpu", "cuda", "cuda:1" ...
+            dtype: "auto", "fp32" or "bf16", see `Pipeline`.
+
+        Returns:
+            The vocoder.
+
+        Raises:
+            ModelError: If the model cannot be found, is damaged, or is no vocoder.
+        """
+        return cls(*load_model(find_model(name), choose_device(device)), dtype)
+
+    def with_dtype(self, dtype: Dtype) -> Vocoder:
+        """Return the same vocoder, its network in another precision."""
+        return Vocoder(self.network, self.config, dtype)
+
+    def mel(self, audio: Tensor) -> Tensor:
+        """Compute the mel spectrogram that this model wants; the audio is padded with zeros to whole hops.
+
+        Args:
+            audio: Waveforms `(..., time)` at `sample_rate`.
+
+        Returns:
+            Mels `(..., n_mels, frames)`.
+
+        Raises:
+            AudioError: If the audio is shorter than a frame.
+        """
+        self._spectrogram.n_frames(audio.shape[-1])
+        padding = -audio.shape[-1] % self.mel_config.hop_length
+        mel: Tensor = self._spectrogram(functional.pad(audio.to(self.device), (0, padding)))
+        return mel
+
+    @torch.inference_mode()
+    def __call__(
+        self,
+        mel: Tensor,
+        *,
+        seed: int | Sequence[int] = 0,
+        chunk_seconds: float | None = None,
+        on_step: StepCallback | None = None,
+        **changes: Unpack[SynthesisChanges],
+    ) -> Tensor:
+        """Synthesise waveforms.
+
+        Args:
+            mel: Mel spectrograms `(..., n_mels, frames)` of this model's convention.
+            seed: One seed for every waveform, or one for each. A waveform depends on its mel and seed alone.
+            chunk_seconds: Length of the chunks that long audio is made in; it changes memory and speed, not the result.
+            on_step: Called with (step, x) after every step of every piece of the whitened signals.
+            **changes: What is to differ from the model's own `SynthesisConfig`, for example `steps=12`. Another start
+                begins at the lowest trained noise level, unless `start_log_snr` says otherwise.
+
+        Returns:
+            Waveforms `(..., time)`, float32 on the model's device, one hop per block of the mel.
+
+        Raises:
+            MelError: If the mel does not fit the model.
+            ConfigError: If there are not as many seeds as waveforms, or a setting is impossible.
+        """
+        check_mel(mel, self.mel_config)
+        settings = self.settings(changes)
+        blocks = align_to_blocks(mel.reshape(-1, *mel.shape[-2:]), self.mel_config)
+        seeds = self._seeds(seed, len(blocks))
+        chunk = self._chunk_blocks(CHUNK_SECONDS if chunk_seconds is None else chunk_seconds)
+        if chunk_seconds is None and blocks.shape[-1] <= 2 * chunk:
+            chunk = blocks.shape[-1]
+        batch = self.engine.largest_batch or len(blocks)
+        audio = torch.empty(len(blocks), blocks.shape[-1] * self.mel_config.hop_length, device=self.device)
+        for first in range(0, len(blocks), batch):
+            group, at = slice(first, first + batch), 0
+            for piece in self._pieces([blocks[group]], seeds[group], settings, chunk, on_step):
+                audio[group, at : at + piece.shape[-1]] = piece[:, 0]
+                at += piece.shape[-1]
+        return audio.reshape(*mel.shape[:-2], -1)
+
+    @torch.inference_mode()
+    def stream(
+        self,
+        mels: Iterable[Tensor],
+        *,
+        seed: int = 0,
+        chunk_seconds: float = 0.5,
+        on_step: StepCallback | None = None,
+        **changes: Unpack[SynthesisChanges],
+    ) -> Iterator[Tensor]:
+        """Synthesise while mel frames still arrive; `latency` says how far the audio is behind.
+
+        Args:
+            mels: Consecutive pieces of a mel spectrogram `(n_mels, frames)`, of any lengths.
+            seed: As in a call.
+            chunk_seconds: Length of the chunks: shorter ones come out earlier and cost more.
+            on_step: As in a call.
+            **changes: As in a call.
+
+        Yields:
+            Consecutive pieces `(time,)` of the waveform that a call would make of the whole mel.
+
+        Raises:
+            MelError: If a mel does not fit the model.
+            ConfigError: If a setting is impossible.
+        """
+        settings, chunk = self.settings(changes), self._chunk_blocks(chunk_seconds)
+
+        def checked() -> Iterator[Tensor]:
+            for mel in mels:
+                check_mel(mel, self.mel_config)
+                if mel.ndim != 2:
+                    raise MelError(f"mel has shape {tuple(mel.shape)}; a stream takes (n_mels, frames), one waveform.")
+                yield mel.unsqueeze(0)
+
+        for piece in self._pieces(aligned(checked(), self.mel_config), [seed], settings, chunk, on_step):
+            yield piece[0, 0]
+
+    def latency(self, chunk_seconds: float = 0.5, **changes: Unpack[SynthesisChanges]) -> float:
+        """Return how far the audio of `stream` is behind the mel at most, in seconds of audio, without computing time.
+
+        A sample comes out when its chunk is complete and the mel has arrived as far ahead as the estimate, every
+        denoising step (one behind the other) and the colouring look.
+        """
+        settings, chunk = self.settings(changes), self._chunk_blocks(chunk_seconds)
+        reaches = [self.engine.reach_blocks] * settings.steps + [WHITENING_REACH]
+        blocks = blocks_behind(chunk, self.engine.piece_blocks, self._look_ahead(settings), reaches)
+        blocks += self.mel_config.centre == "frame" and self.mel_config.pairing == "midpoint"
+        return blocks * self.mel_config.hop_length / self.sample_rate
+
+    def synthesise(
+        self,
+        blocks: Tensor,
+        seeds: Sequence[int],
+        *,
+        settings: SynthesisConfig | None = None,
+        predictor: NoisePredictor | None = None,
+        on_step: StepCallback | None = None,
+    ) -> Tensor:
+        """Do what a call does with the plain network on the whole signal; differentiable, so that training can use it.
+
+        Args:
+            blocks: Mels with one frame per block `(batch, n_mels, n_blocks)`.
+            seeds: One for each waveform.
+            settings: The reverse process; None is the model's own.
+            predictor: The network with its conditions bound; None binds this model's to `blocks`.
+            on_step: Called with (step, whitened signal) after every step.
+
+        Returns:
+            Waveforms `(batch, 1, n_blocks * hop_length)`.
+        """
+        settings = settings or self.config.synthesis
+        levels, n_samples = noise_levels(settings), blocks.shape[-1] * self.mel_config.hop_length
+        estimate = self._estimate(blocks, seeds, settings, start=0)
+        x, draw = self._begin(estimate, seeds, levels, start=0, n_samples=n_samples)
+        predictor = predictor or self._predictor(self.network.encode(blocks))
+        signal = SAMPLERS[settings.sampler](predictor, x, levels, draw, on_step=on_step)
+        return self._whitening.colour(signal, blocks)
+
+    def colour(self, signal: Tensor, blocks: Tensor) -> Tensor:
+        """Undo the whitening of signals `(batch, 1, time)` by their mels `(batch, n_mels, n_blocks)`."""
+        return self._whitening.colour(signal, blocks)
+
+    def _predictor(self, condition: Tensor) -> NoisePredictor:
+        def predict(x: Tensor, log_snr: Tensor) -> Tensor:
+            return noise_from(self.network(x, log_snr, condition), x, log_snr, self.config.diffusion.target)
+
+        return predict
+
+    @torch.no_grad()
+    def _estimate(
+        self, blocks: Tensor, seeds: Sequence[int], settings: SynthesisConfig, *, start: int
+    ) -> Tensor | None:
+        """Return the whitened signal to start from, of blocks whose first is number `start`, or None."""
+        if settings.start == "noise":
+            return None
+        hop = self.mel_config.hop_length
+        n_samples = blocks.shape[-1] * hop
+        phases = position_noise(seeds, PHASE_DRAW, start=start * hop, n_samples=n_samples, device=self.device)
+        guess = waveform_from_mel(blocks, phases, self._spectrogram, iterations=settings.griffin_lim_iterations)
+        return self._whitening.whiten(guess, blocks)
+
+    def _look_ahead(self, settings: SynthesisConfig) -> int:
+        """Return how many blocks to either side the start of the reverse process and the condition depend on."""
+        reach = max(self.engine.context_frames, WHITENING_REACH)
+        if settings.start == "noise":
+            return reach
+        return max(reach, WHITENING_REACH + griffin_lim_reach(self.mel_config, settings.griffin_lim_iterations))
+
+    def _pieces(
+        self,
+        mels: Iterable[Tensor],
+        seeds: Sequence[int],
+        settings: SynthesisConfig,
+        chunk: int,
+        on_step: StepCallback | None,
+    ) -> Iterator[Tensor]:
+        """Yield consecutive pieces `(batch, 1, time)` of the waveforms, from pieces of the aligned mel."""
+        hop, look = self.mel_config.hop_length, self._look_ahead(settings)
+        front, coloured = self._wavefront(settings, None, on_step), self._colouring()
+        window, of_signals = Window(dim=2), Window(dim=2)
+        signals_at = 0
+        mels = (mel.to(self.device, torch.float32) for mel in mels)
+        for start, stop, last in chunks(mels, window, chunk, look):
+            low, high = max(0, start - look), min(window.end, stop + look)
+            blocks = window.view(low, high)
+            estimate = self._estimate(blocks, seeds, settings, start=low)
+            of_signals.append(blocks[..., start - low : stop - low])
+            for first in range(start, stop, self.engine.piece_blocks):
+                end = min(first + self.engine.piece_blocks, stop)
+                part = None if estimate is None else estimate[..., (first - low) * hop : (end - low) * hop]
+                walk = self._walk(part, seeds, settings, start=first * hop, n_samples=(end - first) * hop)
+                condition = self._encode(blocks, first - low, end - low)
+                ended = last and end == stop
+                for signal in front.push(walk, condition, last=ended):
+                    n_blocks = signal.shape[-1] // hop
+                    mel = of_signals.view(signals_at, signals_at + n_blocks)
+                    signals_at += n_blocks
+                    of_signals.forget(signals_at)
+                    yield from coloured.push(signal, mel.mT, last=ended and signals_at == stop)
+
+    def _encode(self, blocks: Tensor, start: int, stop: int) -> Tensor:
+        context = self.engine.context_frames
+        low = max(0, start - context)
+        return self.engine.encode(blocks[..., low : stop + context], start - low, stop - low)
+
+    def _colouring(self) -> HaloStream:
+        def colour(signal: Tensor, mel: Tensor | None) -> Tensor:
+            return self._whitening.colour(signal, None if mel is None else mel.mT)
+
+        hop = self.mel_config.hop_length
+        return HaloStream(colour, reach=WHITENING_REACH * hop, block_length=hop, rows_per_block=1)
+
+    def _chunk_blocks(self, seconds: float) -> int:
+        blocks = round(seconds * self.sample_rate / self.mel_config.hop_length)
+        if blocks < 1:
+            shortest = self.mel_config.hop_length / self.sample_rate
+            raise ConfigError(f"chunk_seconds is {seconds}; it must be at least a hop, {shortest:.4f} seconds.")
+        return blocks
+
+    def _seeds(self, seed: int | Sequence[int], count: int) -> list[int]:
+        seeds = [seed] * count if isinstance(seed, int) else list(seed)
+        if len(seeds) != count:
+            raise ConfigError(f"{len(seeds)} seeds for {count} waveforms; give one seed, or one for each.")
+        return seeds

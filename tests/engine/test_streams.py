@@ -1,0 +1,165 @@
+"""A network fed piece by piece predicts what it predicts of the whole, whichever engine runs it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+import torch
+from torch import Tensor
+
+from audiodiff.config import MelConfig, ModelConfig, NetworkConfig
+from audiodiff.engine import choose
+from audiodiff.engine.choose import PlainEngine, TiledEngine, choose_dtype, make_engine
+from audiodiff.engine.streams import HaloStream
+from audiodiff.engine.tiled import TiledDiffWave
+from audiodiff.errors import ConfigError
+from audiodiff.networks.build import Network, build_network
+
+MEL = MelConfig(sample_rate=8000, n_fft=256, hop_length=64, win_length=256, n_mels=20, f_min=0, f_max=4000)
+BLOCKS = 40
+LEVEL = torch.tensor(1.5, dtype=torch.float64)
+CPU = torch.device("cpu")
+
+NETWORKS = {
+    "diffwave": {"channels": 8, "layers": 7, "dilation_cycle": 4},
+    "patches": {"channels": 8, "layers": 4, "patch": 8},
+    "upsampled": {"channels": 8, "layers": 4, "upsampling": "transposed", "upsampling_factors": [8, 8]},
+    "one layer": {"channels": 4, "layers": 1},
+    "frames": {"kind": "frames", "channels": 8, "layers": 3, "n_fft": 256, "hop_length": 64},
+}
+
+
+def make(name: str, *, mel: bool = True, labels: Sequence[str] = ()) -> tuple[Network, ModelConfig]:
+    network = NetworkConfig.model_validate(NETWORKS[name])
+    config = ModelConfig(sample_rate=8000, mel=MEL if mel else None, labels=tuple(labels), network=network)
+    torch.manual_seed(0)
+    built = build_network(config).eval()
+    for parameter in built.output.parameters():  # which start at zero
+        torch.nn.init.normal_(parameter, std=0.3)
+    return built, config
+
+
+def error(x: Tensor, y: Tensor) -> float:
+    return float((x - y).norm() / y.norm())
+
+
+def streamed(engine, x: Tensor, mel: Tensor | None, cuts: Sequence[int], label: Tensor | None = None) -> list[Tensor]:
+    """Feed a signal in pieces of so many blocks."""
+    stream, block, start, made = engine.stream(LEVEL, label), MEL.hop_length, 0, []
+    for length in cuts:
+        stop, condition = start + length, None
+        if mel is not None:
+            low = max(0, start - engine.context_frames)
+            context = mel[..., low : stop + engine.context_frames]
+            condition = engine.encode(context, start - low, stop - low)
+        made += stream.push(x[..., start * block : stop * block], condition, last=stop == BLOCKS)
+        start = stop
+    return made
+
+
+@pytest.mark.parametrize("cuts", [[BLOCKS], [1] * BLOCKS, [7, 30, 3], [39, 1], [1, 39]], ids=str)
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [(name, PlainEngine) for name in NETWORKS] + [(name, TiledEngine) for name in NETWORKS if name != "frames"],
+)
+def test_pieces_are_predicted_like_the_whole(name, kind, cuts):
+    network, config = make(name)
+    engine = kind(network, config, torch.float32, *([CPU] if kind is PlainEngine else []))
+    x, mel = torch.randn(1, 1, BLOCKS * MEL.hop_length), torch.randn(1, MEL.n_mels, BLOCKS)
+    with torch.inference_mode():
+        whole = network(x, LEVEL.float().reshape(1), network.encode(mel))
+        pieces = streamed(engine, x, mel, cuts)
+    assert [piece.shape[-1] for piece in pieces] == [length * MEL.hop_length for length in cuts]
+    assert error(torch.cat(pieces, dim=-1), whole) < 2e-6
+
+
+@pytest.mark.parametrize("name", ["diffwave", "patches"])
+def test_a_tiled_network_hears_its_label_and_needs_no_mel(name):
+    network, config = make(name, mel=False, labels=("a", "b"))
+    engine = TiledEngine(network, config, torch.float32)
+    x = torch.randn(1, 1, BLOCKS * MEL.hop_length)
+    made = {}
+    with torch.inference_mode():
+        for label in (0, 1):
+            index = torch.tensor([label])
+            made[label] = torch.cat(streamed(engine, x, None, [15, 25], index), dim=-1)
+            assert error(made[label], network(x, LEVEL.float().reshape(1), None, index)) < 2e-6
+    assert error(made[0], made[1]) > 1e-3
+
+
+@pytest.mark.parametrize("tile", [1, 5, 64, 4096])
+def test_the_size_of_a_tile_changes_nothing(tile):
+    network, _ = make("diffwave", mel=False)
+    x = torch.randn(1, 1, 700)
+    with torch.inference_mode():
+        (made,) = TiledDiffWave(network, torch.float32, tile).stream(LEVEL).push(x, None, last=True)
+        assert error(made, network(x, LEVEL.float().reshape(1))) < 2e-6
+
+
+def test_a_signal_shorter_than_a_dilation_is_fine():
+    network, _ = make("diffwave", mel=False)
+    x = torch.randn(1, 1, 3)  # the largest dilation is 8
+    with torch.inference_mode():
+        (made,) = TiledDiffWave(network, torch.float32, 16).stream(LEVEL).push(x, None, last=True)
+        assert error(made, network(x, LEVEL.float().reshape(1))) < 2e-6
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_bf16_is_near_fp32_and_not_it(name):
+    network, config = make(name)
+    x, mel = torch.randn(1, 1, BLOCKS * MEL.hop_length), torch.randn(1, MEL.n_mels, BLOCKS)
+    with torch.inference_mode():
+        made = [
+            torch.cat(streamed(make_engine(network, config, dtype, CPU), x, mel, [20, 20]), dim=-1)
+            for dtype in (torch.bfloat16, torch.float32)
+        ]
+    assert 1e-4 < error(*made) < 0.03
+
+
+def test_a_stream_answers_as_soon_as_it_can():
+    """A piece comes out when as much as the network sees has come in behind it, and not before."""
+    network, config = make("diffwave")
+    x, mel = torch.randn(1, 1, BLOCKS * MEL.hop_length), torch.randn(1, MEL.n_mels, BLOCKS)
+    reach = network.stack.receptive_field  # 22 samples, less than a block of 64
+    for engine in (TiledEngine(network, config, torch.float32), PlainEngine(network, config, torch.float32, CPU)):
+        assert engine.reach_blocks == -(-reach // MEL.hop_length) == 1
+        stream = engine.stream(LEVEL, None)
+        for block in range(BLOCKS):
+            piece = x[..., block * 64 : block * 64 + 64]
+            done = stream.push(piece, engine.encode(mel[..., block : block + 1], 0, 1), last=False)
+            assert len(done) == (0 if block == 0 else 1)
+
+
+def test_a_halo_too_narrow_would_be_noticed():
+    """The tests above can fail: a stream that sees less than the network does gives something else."""
+    network, _ = make("diffwave", mel=False)
+
+    def predict(x: Tensor, condition: Tensor | None) -> Tensor:
+        return network(x, LEVEL.float().reshape(1))
+
+    x = torch.randn(1, 1, 640)
+    with torch.inference_mode():
+        for reach, right in ((64, True), (0, False)):
+            stream = HaloStream(predict, reach=reach, block_length=64, rows_per_block=1)
+            pieces = [piece for i, part in enumerate(x.split(64, -1)) for piece in stream.push(part, None, last=i == 9)]
+            assert (error(torch.cat(pieces, -1), predict(x, None)) < 2e-6) == right
+
+
+def test_engines_are_chosen_by_network_and_place():
+    for name in NETWORKS:
+        network, config = make(name)
+        expected = PlainEngine if name == "frames" else TiledEngine
+        assert type(make_engine(network, config, torch.float32, CPU)) is expected
+    diffwave, config = make("diffwave")
+    assert type(make_engine(diffwave, config, torch.float32, torch.device("meta"))) is PlainEngine
+
+
+@pytest.mark.parametrize("has", [True, False])
+def test_auto_is_bf16_where_the_cpu_multiplies_it(has, monkeypatch):
+    monkeypatch.setattr(choose, "cpu_has_bf16", lambda: has)
+    assert choose_dtype("auto", CPU) == (torch.bfloat16 if has else torch.float32)
+    assert choose_dtype("fp32", CPU) == torch.float32
+    assert choose_dtype("bf16", CPU) == torch.bfloat16
+    with pytest.raises(ConfigError, match="unknown dtype 'int4'; choose from auto, fp32, bf16"):
+        choose_dtype("int4", CPU)

@@ -1,0 +1,145 @@
+"""Long audio in chunks, and audio while the mel still arrives: equal to the whole, and as early as it is said to be."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import Tensor
+
+from audiodiff import Vocoder
+from audiodiff.config import (
+    EmbeddingConfig,
+    MelConfig,
+    ModelConfig,
+    NetworkConfig,
+    SynthesisConfig,
+    WhiteningConfig,
+)
+from audiodiff.errors import ConfigError, MelError
+from audiodiff.networks.build import build_network
+
+RATE, HOP = 8000, 64
+EMBEDDING = EmbeddingConfig(width=16, centres=8)
+NETWORKS = {
+    "frames": NetworkConfig(kind="frames", channels=16, layers=3, n_fft=256, hop_length=HOP, embedding=EMBEDDING),
+    "diffwave": NetworkConfig(channels=8, layers=6, dilation_cycle=6, embedding=EMBEDDING),
+    "upsampled": NetworkConfig(
+        channels=8, layers=3, upsampling="transposed", upsampling_factors=(8, 8), embedding=EMBEDDING
+    ),
+}
+
+
+def make(network: str, start: str = "noise", whitening: str = "spectral", centre: str = "hop") -> Vocoder:
+    mel = MelConfig(
+        sample_rate=RATE, n_fft=256, hop_length=HOP, win_length=256, n_mels=20, f_min=0, f_max=4000, centre=centre
+    )
+    first = 2.0 if start == "griffin-lim" else -6.0
+    config = ModelConfig(
+        sample_rate=RATE,
+        mel=mel,
+        network=NETWORKS[network],
+        whitening=WhiteningConfig(kind=whitening, exponent=0.5),
+        synthesis=SynthesisConfig(steps=3, start=start, start_log_snr=first, griffin_lim_iterations=4),
+    )
+    torch.manual_seed(0)
+    built = build_network(config).eval()
+    for parameter in built.output.parameters():  # which start at zero
+        torch.nn.init.normal_(parameter, std=0.1)
+    return Vocoder(built, config, "fp32")
+
+
+def difference(x: Tensor, y: Tensor) -> float:
+    return float((x - y).norm() / y.norm())
+
+
+@pytest.fixture(scope="module")
+def audio(voice) -> Tensor:
+    return torch.from_numpy(voice(1.0, RATE))
+
+
+def whole(vocoder: Vocoder, mel: Tensor, **changes) -> Tensor:
+    """Run the plain network on the plain signal, without chunks, streams or engines."""
+    from audiodiff.audio.mel import align_to_blocks
+
+    with torch.inference_mode():
+        blocks = align_to_blocks(mel.unsqueeze(0), vocoder.mel_config)
+        return vocoder.synthesise(blocks, [5], settings=vocoder.settings(changes))[0, 0]
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize("start", ["noise", "griffin-lim"])
+@pytest.mark.parametrize("sampler", ["ddim", "ddpm", "dpmpp_2m"])
+def test_chunks_make_what_the_whole_makes(network, start, sampler, audio):
+    vocoder = make(network, start)
+    mel = vocoder.mel(audio)
+    expected = whole(vocoder, mel, sampler=sampler)
+    for seconds in (None, 0.05, 0.7, 3.0):
+        made = vocoder(mel, seed=5, chunk_seconds=seconds, sampler=sampler)
+        assert made.shape == expected.shape
+        assert difference(made, expected) < 3e-5
+
+
+@pytest.mark.parametrize("whitening", ["none", "energy", "spectral"])
+@pytest.mark.parametrize("centre", ["hop", "frame"])
+def test_a_stream_makes_what_the_whole_makes(whitening, centre, audio):
+    vocoder = make("frames", "griffin-lim", whitening, centre)
+    mel = vocoder.mel(audio)
+    expected = whole(vocoder, mel)
+    for lengths in ([1] * mel.shape[-1], [100, mel.shape[-1] - 100]):
+        pieces = list(vocoder.stream(mel.split(lengths, dim=-1), seed=5, chunk_seconds=0.1))
+        assert len(pieces) > 10
+        assert difference(torch.cat(pieces), expected) < 3e-5
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize("start", ["noise", "griffin-lim"])
+@pytest.mark.parametrize(("centre", "chunk_seconds"), [("hop", 0.05), ("frame", 0.05), ("hop", 0.3)])
+def test_a_stream_is_as_late_as_its_latency_says(network, start, centre, chunk_seconds, audio):
+    vocoder = make(network, start, centre=centre)
+    mel = vocoder.mel(torch.cat([audio] * 6))
+    arrived, latest = 0, 0
+
+    def frames() -> Iterator[Tensor]:
+        nonlocal arrived
+        for frame in mel.split(1, dim=-1):
+            arrived += 1
+            yield frame
+
+    heard = 0
+    for piece in vocoder.stream(frames(), chunk_seconds=chunk_seconds):
+        if arrived < mel.shape[-1]:  # at the end everything comes out at once
+            latest = max(latest, arrived * HOP - heard)
+        heard += len(piece)
+    stated = vocoder.latency(chunk_seconds)
+    assert latest / RATE == pytest.approx(stated, abs=1e-9)
+
+
+def test_a_stream_refuses_what_does_not_fit(audio):
+    vocoder = make("frames")
+    mel = vocoder.mel(audio)
+    assert list(vocoder.stream([])) == []
+    with pytest.raises(MelError, match="a stream takes"):
+        list(vocoder.stream([mel.unsqueeze(0)]))
+    with pytest.raises(MelError, match="shape"):
+        list(vocoder.stream([mel[:10]]))
+    for bad in (0.0, -1.0):
+        with pytest.raises(ConfigError, match="at least a hop"):
+            vocoder(mel, chunk_seconds=bad)
+        with pytest.raises(ConfigError, match="at least a hop"):
+            list(vocoder.stream([mel], chunk_seconds=bad))
+
+
+def test_a_stream_of_one_frame_that_is_no_block_is_refused():
+    vocoder = make("frames", centre="frame")
+    with pytest.raises(MelError, match="at least 2"):
+        list(vocoder.stream([torch.full((20, 1), -5.0)]))
+
+
+def test_the_precision_is_what_was_asked_for(audio):
+    single = make("diffwave")
+    half = single.with_dtype("bf16")
+    mel = single.mel(audio)
+    assert (single.dtype, half.dtype) == (torch.float32, torch.bfloat16)
+    assert 1e-4 < difference(half(mel), single(mel)) < 0.1
