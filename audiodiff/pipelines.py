@@ -67,10 +67,13 @@ class _Pipeline:
             own["start_log_snr"] = self.config.diffusion.log_snr_min
         settings = parse_config(SynthesisConfig, own | changes, "the synthesis settings")
         first = float(_levels(settings)[0])
-        if settings.start == "noise" and first > PURE_NOISE_LOG_SNR:
+        allowed = PURE_NOISE_LOG_SNR
+        if self.config.synthesis.start == "noise":  # published networks are made to start where they were trained
+            allowed = max(allowed, float(_levels(self.config.synthesis)[0]))
+        if settings.start == "noise" and first > allowed:
             warnings.warn(
                 f"schedule {settings.schedule!r} with {settings.steps} steps begins at log-SNR {first:.1f}, "
-                f"but sampling starts from pure noise; choose one that begins below {PURE_NOISE_LOG_SNR}.",
+                f"but sampling starts from pure noise; choose one that begins below {allowed:.1f}.",
                 stacklevel=4,  # the caller, beyond torch's wrapper for inference mode
             )
         return settings
