@@ -66,10 +66,8 @@ class _Pipeline:
         if changes.get("start", own["start"]) != own["start"]:  # the model's own first level is for its own start
             own["start_log_snr"] = self.config.diffusion.log_snr_min
         settings = parse_config(SynthesisConfig, own | changes, "the synthesis settings")
-        first = float(_levels(settings)[0])
-        allowed = PURE_NOISE_LOG_SNR
-        if self.config.synthesis.start == "noise":  # published networks are made to start where they were trained
-            allowed = max(allowed, float(_levels(self.config.synthesis)[0]))
+        first, chosen = (float(_levels(levels)[0]) for levels in (settings, self.config.synthesis))
+        allowed = max(PURE_NOISE_LOG_SNR, chosen if self.config.synthesis.start == "noise" else PURE_NOISE_LOG_SNR)
         if settings.start == "noise" and first > allowed:
             warnings.warn(
                 f"schedule {settings.schedule!r} with {settings.steps} steps begins at log-SNR {first:.1f}, "

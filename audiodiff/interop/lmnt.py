@@ -109,10 +109,11 @@ def betas_of(values: object, name: str, source: str) -> tuple[float, ...]:
     Raises:
         ModelError: If it is none.
     """
-    listed = values.tolist() if isinstance(values, Tensor) else values
-    if not isinstance(listed, list | tuple) or not all(isinstance(x, float | int) and 0 < x < 1 for x in listed):
+    listed = list(values) if isinstance(values, list | tuple) else []
+    numbers = [float(x) for x in listed if isinstance(x, float | int) and 0 < x < 1]
+    if len(numbers) < 2 or numbers != listed:
         raise ModelError(f"{source}: its params say {name} = {values!r}; expected a list of numbers between 0 and 1.")
-    return tuple(float(x) for x in listed)
+    return tuple(numbers)
 
 
 def published_facts(_sizes: Sizes) -> Facts:
