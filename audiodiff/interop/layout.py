@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import torch
+import numpy as np
 from torch import Tensor
 
 from audiodiff.interop.reading import ForeignWeights
@@ -86,7 +86,7 @@ class Project:
 
 def linear_betas(last: float, count: int, first: float = 1e-4) -> tuple[float, ...]:
     """Return variances that grow evenly, as all published processes do (Kong et al. 2021)."""
-    return tuple(torch.linspace(first, last, count, dtype=torch.float64).tolist())
+    return tuple(np.linspace(first, last, count).tolist())
 
 
 def taps(kernel: Tensor) -> Tensor:
