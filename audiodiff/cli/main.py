@@ -19,6 +19,7 @@ VERBS = {
     "generate": ("audiodiff.cli.generate:command", "Make new audio, of a label where the model has labels."),
     "train": ("audiodiff.cli.train:command", "Train a model as a YAML file describes it."),
     "prepare": ("audiodiff.cli.prepare:command", "List a folder of recordings in train, valid and test manifests."),
+    "convert": ("audiodiff.cli.convert:command", "Turn a checkpoint of another project into a model folder."),
     "export": ("audiodiff.cli.export:command", "Write a trained model as a folder to give away."),
     "info": ("audiodiff.cli.info:command", "Show what is inside a model folder."),
 }

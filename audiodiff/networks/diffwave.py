@@ -11,7 +11,8 @@ from audiodiff.networks.base import DilatedNetwork
 class DiffWave(DilatedNetwork):
     """The noise predictor on non-overlapping patches of samples; patch 1 is the published layout.
 
-    A patch of P samples becomes P channels (an orthonormal reshaping), which cuts the cost by about P.
+    A patch of P samples becomes P channels (an orthonormal reshaping), which cuts the cost by about P. With
+    `upsampling` 'transposed' and the step embedding 'lmnt' it computes what lmnt-com/diffwave does, with its weights.
 
     Args:
         config: The model; its network, diffusion range, mel and labels are used.

@@ -78,11 +78,12 @@ class Pipeline:
         if changes.get("start", own["start"]) != own["start"]:  # the model's own first level is for its own start
             own["start_log_snr"] = self.config.diffusion.log_snr_min
         settings = parse_config(SynthesisConfig, own | changes, "the synthesis settings")
-        first = float(noise_levels(settings)[0])
-        if settings.start == "noise" and first > PURE_NOISE_LOG_SNR:
+        first, chosen = (float(noise_levels(levels)[0]) for levels in (settings, self.config.synthesis))
+        allowed = max(PURE_NOISE_LOG_SNR, chosen if self.config.synthesis.start == "noise" else PURE_NOISE_LOG_SNR)
+        if settings.start == "noise" and first > allowed:
             warnings.warn(
                 f"schedule {settings.schedule!r} with {settings.steps} steps begins at log-SNR {first:.1f}, "
-                f"but sampling starts from pure noise; choose one that begins below {PURE_NOISE_LOG_SNR}.",
+                f"but sampling starts from pure noise; choose one that begins below {allowed:.1f}.",
                 stacklevel=4,  # the caller, beyond torch's wrapper for inference mode
             )
         return settings

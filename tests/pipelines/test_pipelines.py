@@ -188,6 +188,22 @@ def test_starting_from_noise_where_the_schedule_does_not_warns(vocoder, mel):
         vocoder(mel, schedule="linear_beta", steps=3)
 
 
+def test_a_schedule_that_the_model_was_made_for_does_not_warn(vocoder, mel):
+    """A published DiffWave is trained down to a log-SNR of -0.94, and its fast sampling begins above that."""
+    config = vocoder.config
+    own = config.synthesis.model_copy(update={"schedule": "diffwave", "steps": 6})
+    published = Vocoder(vocoder.network, config.model_copy(update={"synthesis": own}))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        published(mel)
+        published(mel, steps=4)
+        published(mel, schedule="diffwave_50", steps=50)
+    with pytest.warns(UserWarning, match=r"'diffwave_large' with 6 steps begins at log-SNR -1.2"):
+        vocoder(mel, schedule="diffwave_large", steps=6)
+    with pytest.warns(UserWarning, match=r"'fibonacci' with 1 steps .* choose one that begins below -0.5"):
+        published(mel, schedule="fibonacci", steps=1)
+
+
 def test_another_start_than_the_models_begins_at_the_lowest_trained_level(vocoder, mel):
     config = vocoder.config
     own = config.synthesis.model_copy(update={"start": "griffin-lim", "start_log_snr": 4.0})

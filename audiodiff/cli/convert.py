@@ -1,0 +1,88 @@
+"""`audiodiff convert`: a checkpoint of another project as a model folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+
+def _parse_betas(
+    _context: click.Context, _parameter: click.Parameter, value: str | None
+) -> tuple[float, float, int] | None:
+    """Turn FIRST:LAST:COUNT into numbers.
+
+    Raises:
+        click.BadParameter: If the word is not of that form, or a number is impossible.
+    """
+    if value is None:
+        return None
+    try:
+        first, last, count = value.split(":")
+        betas = float(first), float(last), int(count)
+    except ValueError as error:
+        raise click.BadParameter(f"{value!r} is not FIRST:LAST:COUNT, such as 1e-4:0.05:50") from error
+    if not (0 < betas[0] < 1 and 0 < betas[1] < 1 and betas[2] >= 2):
+        raise click.BadParameter(f"{value!r}: variances lie between 0 and 1, and there are at least 2")
+    return betas
+
+
+@click.command("convert")
+@click.argument("checkpoint", metavar="CHECKPOINT", type=click.Path(path_type=Path))
+@click.argument("folder", metavar="FOLDER", type=click.Path(file_okay=False, path_type=Path))
+@click.option(
+    "--from",
+    "project",
+    type=click.Choice(["auto", "lmnt", "philsyn"]),
+    default="auto",
+    show_default=True,
+    help="Whose network it is; auto tells by the names of its tensors.",
+)
+@click.option(
+    "--sample-rate", type=click.IntRange(min=1), metavar="HZ", help="Of the model, where the file does not say."
+)
+@click.option(
+    "--dilation-cycle",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Layers after which dilations start again, where the file does not say.",
+)
+@click.option(
+    "--betas",
+    callback=_parse_betas,
+    metavar="FIRST:LAST:COUNT",
+    help="Variances it was trained on, evenly spaced, where the file does not say; for example 1e-4:0.05:50.",
+)
+def command(
+    *,
+    checkpoint: Path,
+    folder: Path,
+    project: str,
+    sample_rate: int | None,
+    dilation_cycle: int | None,
+    betas: tuple[float, float, int] | None,
+) -> None:
+    """Turn CHECKPOINT of another project into a model FOLDER that computes the same.
+
+    \b
+    project                         file         becomes
+    lmnt-com/diffwave               weights.pt   vocoder, or generator if unconditional
+    philsyn/DiffWave-Vocoder        1000000.pkl  vocoder
+    philsyn/DiffWave-unconditional  1000000.pkl  generator of one-second clips
+
+    Weights, dilations, step embedding, mel convention, training process and fast sampling are taken over. What a file
+    does not say is taken as published, which is logged, or from the options. A file that holds code is refused, and
+    none of it runs.
+    """  # noqa: D301  (click's mark for lines that are not to be rewrapped)
+    from audiodiff.checkpoint import WEIGHTS, save_model
+    from audiodiff.interop import Facts, convert_checkpoint
+    from audiodiff.interop.layout import linear_betas
+
+    process = None if betas is None else linear_betas(betas[1], betas[2], first=betas[0])
+    facts = Facts(sample_rate, dilation_cycle, process)
+    network, config = convert_checkpoint(checkpoint, None if project == "auto" else project, facts)
+    save_model(folder, network.state_dict(), config)
+    kind = f"vocoder for {config.mel.name} mels" if config.mel else "generator"
+    shape = f"{config.network.channels} channels, {config.network.layers} layers, {config.sample_rate} Hz"
+    size = (folder / WEIGHTS).stat().st_size / 1e6
+    click.echo(f"{folder}: {kind} of {config.provenance['project']}, {shape}, {size:.1f} MB")
