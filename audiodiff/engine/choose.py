@@ -10,6 +10,7 @@ from torch import Tensor
 
 from audiodiff.config import ModelConfig
 from audiodiff.engine.streams import HaloStream, Stream
+from audiodiff.engine.team import Team, team_size
 from audiodiff.engine.tiled import TiledDiffWave
 from audiodiff.errors import ConfigError
 from audiodiff.networks.build import Network
@@ -21,8 +22,8 @@ DTYPES: tuple[Dtype, ...] = ("auto", "fp32", "bf16")
 PLAIN_PIECE_SECONDS = 12.0
 """Length of the pieces of a plain network: long against what it sees to either side, short against memory."""
 
-TILE_PER_THREAD, LARGEST_TILE = 2048, 16384
-"""Rows of a tile: enough for every thread, few enough for the cache."""
+TILE_PER_THREAD, SMALLEST_TILE, LARGEST_TILE = 1024, 4096, 16384
+"""Rows of a tile: enough to keep every thread busy, few enough for the cache."""
 
 
 class Engine(Protocol):
@@ -48,6 +49,10 @@ class Engine(Protocol):
 
     def stream(self, log_snr: Tensor, label: Tensor | None) -> Stream:
         """Return a stream of the network at a noise level (a scalar), of classes `(batch,)` or none."""
+        ...
+
+    def team(self, steps: int) -> Team | None:
+        """Return threads to share so many steps among, or None where the calling thread does best alone."""
         ...
 
 
@@ -118,6 +123,10 @@ class PlainEngine:
         reach = self.reach_blocks * self._block_length
         return HaloStream(predict, reach=reach, block_length=self._block_length, rows_per_block=self._rows_per_block)
 
+    def team(self, steps: int) -> Team | None:
+        """Return no team: pieces are long, and their operations long enough to be split; see `Engine.team`."""
+        return None
+
 
 class TiledEngine:
     """DiffWave on the CPU, in tiles, one clip at a time; see `Engine` and `audiodiff.engine.tiled`."""
@@ -129,7 +138,7 @@ class TiledEngine:
         conditioner = network.stack.conditioner
         self._rows_per_frame = conditioner.positions_per_frame if conditioner else 1
         self._positions_per_block = config.block_length // network.patch
-        tile = min(TILE_PER_THREAD * torch.get_num_threads(), LARGEST_TILE)
+        tile = max(SMALLEST_TILE, min(TILE_PER_THREAD * torch.get_num_threads(), LARGEST_TILE))
         self.piece_blocks = max(1, tile // self._positions_per_block)
         self._weights = TiledDiffWave(network, dtype, self.piece_blocks * self._positions_per_block)
         self.reach_blocks = -(-self._weights.delay // self._positions_per_block)
@@ -143,3 +152,9 @@ class TiledEngine:
     def stream(self, log_snr: Tensor, label: Tensor | None) -> Stream:
         """Return a stream; see `Engine.stream`."""
         return self._weights.stream(log_snr, label)
+
+    def team(self, steps: int) -> Team | None:
+        """Return a team; see `Engine.team`."""
+        threads = torch.get_num_threads()
+        size = team_size(threads, steps)
+        return Team(size, threads // size) if size > 1 else None

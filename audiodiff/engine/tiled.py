@@ -82,7 +82,7 @@ def _pack_layer(layer: GatedResidualLayer, offset: Tensor, dtype: torch.dtype) -
 
 
 class _Scratch:
-    """Rows that live for one layer, shared by all streams."""
+    """Rows that live for one layer, shared by the layers of a stream."""
 
     def __init__(self, rows: int, channels: int, dtype: torch.dtype) -> None:
         self._taps, self._gates, self._gated, self._final = (
@@ -126,7 +126,6 @@ class TiledDiffWave:
         self.output = _linear(network.output.weight, network.output.bias, dtype)
         self._condition_double = torch.ones(2 * self.channels)
         self._condition_double[self.channels :] = 2
-        self.scratch = _Scratch(max(tile, self.delay), self.channels, dtype)
 
     @torch.no_grad()
     def encode(self, features: Tensor, n_positions: int) -> Tensor:
@@ -160,8 +159,8 @@ def _linear(weight: Tensor, bias: Tensor, dtype: torch.dtype) -> tuple[Tensor, T
 class _LayerStream:
     """One layer at one noise level: its last inputs, and how far its outputs have got."""
 
-    def __init__(self, packed: _PackedLayer, level: Tensor, weights: TiledDiffWave) -> None:
-        self.packed, self.scratch, dtype = packed, weights.scratch, weights.dtype
+    def __init__(self, packed: _PackedLayer, level: Tensor, weights: TiledDiffWave, scratch: _Scratch) -> None:
+        self.packed, self.scratch, dtype = packed, scratch, weights.dtype
         shift = packed.level_taps @ (packed.level[0] @ level + packed.level[1])
         self.bias = (packed.bias + shift.sum(0)).to(dtype)
         self.past, self.future = (packed.past + shift[0]).to(dtype), (packed.future + shift[2]).to(dtype)
@@ -221,9 +220,9 @@ class TiledStream:
         level = network.level(log_snr.reshape(1).float())
         if network.label is not None:
             level = level + network.label(label, 1)
-        self._layers = [_LayerStream(layer, level[0].float(), weights) for layer in weights.layers]
-        tile, delay = weights.tile, weights.delay
-        joining = max(tile, delay)
+        delay, joining = weights.delay, max(weights.tile, weights.delay)
+        self._scratch = _Scratch(joining, weights.channels, weights.dtype)
+        self._layers = [_LayerStream(layer, level[0].float(), weights, self._scratch) for layer in weights.layers]
         self._skips = SlidingRows(weights.channels, first=0, kept=delay + joining, joining=joining, dtype=weights.dtype)
         self._condition = Window(dim=1)
         self._predicted = Window(dim=2)
@@ -286,7 +285,7 @@ class TiledStream:
         start = self._skips.start
         if stop <= start:
             return
-        hidden = self._weights.scratch.final(stop - start)
+        hidden = self._scratch.final(stop - start)
         torch.addmm(self._weights.skip[1], self._skips[start:stop], self._weights.skip[0], out=hidden).relu_()
         output = torch.addmm(self._weights.output[1], hidden, self._weights.output[0])
         self._predicted.append(output.float().reshape(1, 1, -1))

@@ -10,11 +10,13 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from threading import Lock
 
 from torch import Tensor
 
 from audiodiff.diffusion.samplers import Question, StepCallback, Walk
 from audiodiff.engine.streams import Stream
+from audiodiff.engine.team import Team
 
 MakeStream = Callable[[Tensor], Stream]
 """log_snr (a scalar) -> a fresh stream of the network at that noise level."""
@@ -41,19 +43,32 @@ class _Stage:
 class Wavefront:
     """Walk pieces through the noise levels, each as soon as its neighbours allow.
 
+    With a team, each thread takes a share of the steps and hands pieces on to the next, so that no operation has to be
+    split among threads: where they are short, waiting for the slowest thread costs most of the gain.
+
     Args:
         make_stream: Called once for every question of the walk.
         to_noise: Turns the network's output into predicted noise.
         n_steps: Steps of the schedule, for `on_step`.
-        on_step: Called with (step, x of the piece) after every step of every piece.
+        on_step: Called with (step, x of the piece) after every step of every piece, by one thread at a time.
+        team: Threads that share the steps; None walks in the calling thread, and what a piece makes possible is done
+            when `push` returns.
     """
 
     def __init__(
-        self, make_stream: MakeStream, to_noise: ToNoise, *, n_steps: int, on_step: StepCallback | None = None
+        self,
+        make_stream: MakeStream,
+        to_noise: ToNoise,
+        *,
+        n_steps: int,
+        on_step: StepCallback | None = None,
+        team: Team | None = None,
     ) -> None:
         self._make_stream, self._to_noise = make_stream, to_noise
-        self._n_steps, self._on_step = n_steps, on_step
+        self._n_steps, self._on_step, self._team = n_steps, on_step, team
         self._stages: list[_Stage] = []
+        self._finished: deque[Tensor] = deque()
+        self._telling = Lock()
 
     def push(self, walk: Walk, condition: Tensor | None, *, last: bool) -> list[Tensor]:
         """Take the next piece.
@@ -66,27 +81,41 @@ class Wavefront:
         Returns:
             Clean pieces that have become complete, in order.
         """
-        finished: list[Tensor] = []
-        self._ask(0, _Piece(walk, condition, last), next(walk), finished)
-        return finished
+        self._hand_on(0, _Piece(walk, condition, last), next(walk))
+        if self._team:
+            self._team.check()
+            if last:
+                self._team.finish()
+        return [self._finished.popleft() for _ in range(len(self._finished))]
 
-    def _ask(self, index: int, piece: _Piece, question: Question, finished: list[Tensor]) -> None:
+    def _hand_on(self, index: int, piece: _Piece, question: Question) -> None:
+        if self._team:
+            member = min(index * self._team.size // self._n_steps, self._team.size - 1)
+            self._team.run(member, lambda: self._ask(index, piece, question))
+        else:
+            self._ask(index, piece, question)
+
+    def _ask(self, index: int, piece: _Piece, question: Question) -> None:
         if index == len(self._stages):
             self._stages.append(_Stage(self._make_stream(question.log_snr)))
         stage = self._stages[index]
         stage.waiting.append((piece, question))
         for output in stage.stream.push(question.x, piece.condition, last=piece.last):
-            self._answer(index, *stage.waiting.popleft(), output, finished)
+            self._answer(index, *stage.waiting.popleft(), output)
 
-    def _answer(self, index: int, piece: _Piece, asked: Question, output: Tensor, finished: list[Tensor]) -> None:
+    def _answer(self, index: int, piece: _Piece, asked: Question, output: Tensor) -> None:
         noise = self._to_noise(output, asked.x, asked.log_snr.to(asked.x).expand(len(asked.x)))
         try:
             question = piece.walk.send(noise)
         except StopIteration as end:
-            if self._on_step:
-                self._on_step(self._n_steps, end.value)
-            finished.append(end.value)
+            self._tell(self._n_steps, end.value)
+            self._finished.append(end.value)
             return
-        if self._on_step and question.step > asked.step:
-            self._on_step(question.step, question.x)
-        self._ask(index + 1, piece, question, finished)
+        if question.step > asked.step:
+            self._tell(question.step, question.x)
+        self._hand_on(index + 1, piece, question)
+
+    def _tell(self, step: int, x: Tensor) -> None:
+        if self._on_step:
+            with self._telling:
+                self._on_step(step, x)

@@ -110,10 +110,19 @@ class Pipeline:
         x, draw = self._begin(estimate, seeds, levels, start=start, n_samples=n_samples)
         return SAMPLERS[settings.sampler].walk(x, levels, draw)
 
-    def _wavefront(self, settings: SynthesisConfig, label: Tensor | None, on_step: StepCallback | None) -> Wavefront:
+    def _wavefront(
+        self,
+        settings: SynthesisConfig,
+        on_step: StepCallback | None,
+        *,
+        label: Tensor | None = None,
+        alone: bool = False,
+    ) -> Wavefront:
+        """Return the reverse process of pieces; `alone` keeps it to the calling thread, so that it lags no further."""
         return Wavefront(
             lambda log_snr: self.engine.stream(log_snr, label),
             partial(noise_from, target=self.config.diffusion.target),
             n_steps=settings.steps,
             on_step=on_step,
+            team=None if alone else self.engine.team(settings.steps),
         )

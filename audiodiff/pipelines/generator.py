@@ -94,7 +94,7 @@ class Generator(Pipeline):
         block = self.config.block_length
         whole, piece = -(-n_samples // block) * block, self.engine.piece_blocks * block
         labels = None if label is None else torch.full((len(seeds),), label, device=self.device)
-        front = self._wavefront(settings, labels, on_step)
+        front = self._wavefront(settings, on_step, label=labels)
         for start in range(0, whole, piece):
             stop = min(start + piece, whole)
             walk = self._walk(None, seeds, settings, start=start, n_samples=stop - start)

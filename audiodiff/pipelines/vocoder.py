@@ -20,6 +20,7 @@ from audiodiff.diffusion.process import noise_from
 from audiodiff.diffusion.samplers import SAMPLERS, NoisePredictor, StepCallback
 from audiodiff.engine.choose import Dtype
 from audiodiff.engine.streams import HaloStream
+from audiodiff.engine.wavefront import Wavefront
 from audiodiff.engine.window import Window
 from audiodiff.errors import ConfigError, MelError, ModelError
 from audiodiff.networks.build import Network
@@ -138,7 +139,8 @@ class Vocoder(Pipeline):
         audio = torch.empty(len(blocks), blocks.shape[-1] * self.mel_config.hop_length, device=self.device)
         for first in range(0, len(blocks), batch):
             group, at = slice(first, first + batch), 0
-            for piece in self._pieces([blocks[group]], seeds[group], settings, chunk, on_step):
+            front = self._wavefront(settings, on_step)
+            for piece in self._pieces([blocks[group]], seeds[group], settings, chunk, front):
                 audio[group, at : at + piece.shape[-1]] = piece[:, 0]
                 at += piece.shape[-1]
         return audio.reshape(*mel.shape[:-2], -1)
@@ -178,7 +180,8 @@ class Vocoder(Pipeline):
                     raise MelError(f"mel has shape {tuple(mel.shape)}; a stream takes (n_mels, frames), one waveform.")
                 yield mel.unsqueeze(0)
 
-        for piece in self._pieces(aligned(checked(), self.mel_config), [seed], settings, chunk, on_step):
+        front = self._wavefront(settings, on_step, alone=True)
+        for piece in self._pieces(aligned(checked(), self.mel_config), [seed], settings, chunk, front):
             yield piece[0, 0]
 
     def latency(self, chunk_seconds: float = 0.5, **changes: Unpack[SynthesisChanges]) -> float:
@@ -258,11 +261,11 @@ class Vocoder(Pipeline):
         seeds: Sequence[int],
         settings: SynthesisConfig,
         chunk: int,
-        on_step: StepCallback | None,
+        front: Wavefront,
     ) -> Iterator[Tensor]:
         """Yield consecutive pieces `(batch, 1, time)` of the waveforms, from pieces of the aligned mel."""
         hop, look = self.mel_config.hop_length, self._look_ahead(settings)
-        front, coloured = self._wavefront(settings, None, on_step), self._colouring()
+        coloured = self._colouring()
         window, of_signals = Window(dim=2), Window(dim=2)
         signals_at = 0
         mels = (mel.to(self.device, torch.float32) for mel in mels)

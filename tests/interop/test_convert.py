@@ -87,7 +87,7 @@ def test_six_steps_from_the_same_noise_make_the_same_sound(kind, published, tmp_
     theirs = published.build(kind)
     converted = convert_state_dict(theirs.state_dict(), facts=FACTS)
     save_model(tmp_path / "model", converted.network.state_dict(), converted.config)
-    vocoder = Vocoder.from_pretrained(tmp_path / "model", "cpu")
+    vocoder = Vocoder.from_pretrained(tmp_path / "model", "cpu", "fp32")
     mel = mels(batch=2)
     if kind == "philsyn":
         mel = 5 * mel - 8  # natural logarithms
@@ -106,7 +106,7 @@ def test_six_steps_from_the_same_noise_make_the_same_sound(kind, published, tmp_
 def test_the_whole_process_from_the_same_noise_makes_the_same_clip(kind, published):
     theirs = published.build(kind, n_mels=0, channels=4, layers=2)
     converted = convert_state_dict(theirs.state_dict(), facts=FACTS)
-    made = Generator(*converted).generate(None, 1, 300 / 22050, seed=5)
+    made = Generator(*converted, "fp32").generate(None, 1, 300 / 22050, seed=5)
     steps = list(range(50))  # whole ones
     expected = published.reverse_process(theirs, noise_of([5], 300), published.base_betas, steps)
     assert published.relative_error(made, expected) < 1e-5
@@ -137,7 +137,7 @@ def test_the_python_package_diffwave_agrees(published):
             published.fast_betas,
             aligned,
         )
-        made = Vocoder(ours, config)(mel[0])
+        made = Vocoder(ours, config, "fp32")(mel[0])
     assert published.relative_error(made, expected[0, 0]) < 1e-5
 
 
@@ -228,4 +228,4 @@ def test_the_published_size_agrees(kind, published):
         published.fast_betas,
         published.align(published.fast_betas, published.base_betas),
     )
-    assert published.relative_error(Vocoder(ours, config)(mel), expected[:, 0]) < 1e-5
+    assert published.relative_error(Vocoder(ours, config, "fp32")(mel), expected[:, 0]) < 1e-5

@@ -1,0 +1,121 @@
+"""A reverse process in pieces is that of the whole, by one thread or several, and fails as loudly."""
+
+from __future__ import annotations
+
+from collections import deque
+from functools import partial
+from threading import get_ident
+
+import pytest
+import torch
+from torch import Tensor
+
+from audiodiff.diffusion.noise import position_noise
+from audiodiff.diffusion.samplers import SAMPLERS
+from audiodiff.diffusion.schedules import uniform
+from audiodiff.engine.streams import HaloStream
+from audiodiff.engine.team import WAITING, Team
+from audiodiff.engine.wavefront import Wavefront
+
+LENGTH, STEPS = 400, 5
+LEVELS = uniform(STEPS, log_snr_min=-4, log_snr_max=4)
+
+
+def blur(x: Tensor) -> Tensor:
+    """Return something that depends on four samples to either side: a stand-in for a network."""
+    return torch.nn.functional.avg_pool1d(x.sin(), 9, stride=1, padding=4)
+
+
+def stream(log_snr: Tensor) -> HaloStream:
+    scale = float(torch.sigmoid(-log_snr))
+    return HaloStream(lambda x, _: scale * blur(x), reach=4, block_length=1, rows_per_block=1)
+
+
+def walk_in_pieces(sampler: str, lengths: list[int], team: Team | None, on_step=None, make_stream=stream) -> Tensor:
+    front = Wavefront(make_stream, lambda output, x, log_snr: output, n_steps=STEPS, on_step=on_step, team=team)
+    made, start = [], 0
+    for length in lengths:
+        draw = partial(position_noise, [3], start=start, n_samples=length)
+        start += length
+        made += front.push(SAMPLERS[sampler].walk(draw(0), LEVELS, draw), None, last=start == LENGTH)
+    return torch.cat(made, dim=-1)
+
+
+def whole(sampler: str) -> Tensor:
+    draw = partial(position_noise, [3], n_samples=LENGTH)
+
+    def predict(x: Tensor, log_snr: Tensor) -> Tensor:
+        return torch.sigmoid(-log_snr).view(-1, 1, 1) * blur(x)
+
+    return SAMPLERS[sampler](predict, draw(0), LEVELS, draw)
+
+
+@pytest.mark.parametrize("members", [1, 2, 3, 5])
+@pytest.mark.parametrize("lengths", [[LENGTH], [1] * LENGTH, [100, 3, 297]], ids=["one", "many", "mixed"])
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_pieces_walk_like_the_whole(sampler, lengths, members):
+    team = Team(members, 1) if members > 1 else None
+    torch.testing.assert_close(walk_in_pieces(sampler, lengths, team), whole(sampler), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("members", [1, 3])
+def test_every_step_of_every_piece_is_told(members):
+    seen: deque[tuple[int, int]] = deque()
+    team = Team(members, 1) if members > 1 else None
+    walk_in_pieces("ddim", [100] * 4, team, on_step=lambda step, x: seen.append((step, x.shape[-1])))
+    assert sorted(seen) == [(step, 100) for step in range(1, STEPS + 1) for _ in range(4)]
+
+
+def test_the_steps_are_shared_among_the_members():
+    idents = deque()
+
+    def noting(log_snr: Tensor) -> HaloStream:
+        idents.append(get_ident())
+        return stream(log_snr)
+
+    walk_in_pieces("ddim", [100] * 4, Team(2, 1), make_stream=noting)
+    assert len(idents) == STEPS
+    assert len(set(idents)) == 2
+    assert get_ident() not in idents
+
+
+def test_a_mistake_in_a_thread_reaches_the_caller():
+    def failing(log_snr: Tensor) -> HaloStream:
+        if log_snr > 0:
+            raise ValueError("no such level")
+        return stream(log_snr)
+
+    with pytest.raises(ValueError, match="no such level"):
+        walk_in_pieces("ddim", [10] * 40, Team(3, 1), make_stream=failing)
+
+
+def test_a_team_leaves_the_number_of_threads_as_it_was():
+    before = torch.get_num_threads()
+    team = Team(2, 1)
+    seen = deque()
+    for member in (0, 1):
+        team.run(member, lambda: seen.append(torch.get_num_threads()))
+    team.finish()
+    assert list(seen) == [1, 1]
+    assert torch.get_num_threads() == before
+
+
+def test_nobody_runs_ahead():
+    """A member that is fed faster than it works lets its feeder wait."""
+    from threading import Event, Thread
+
+    team, gate, fed = Team(1, 1), Event(), deque()
+
+    def feed() -> None:
+        for i in range(5):
+            team.run(0, gate.wait)
+            fed.append(i)
+
+    feeder = Thread(target=feed)
+    feeder.start()
+    feeder.join(0.3)
+    assert len(fed) <= WAITING
+    gate.set()
+    feeder.join()
+    team.finish()
+    assert len(fed) == 5
