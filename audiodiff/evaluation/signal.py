@@ -20,6 +20,10 @@ SPEECH_RATE = 16000
 LAG_STEP_SECONDS = 0.001
 """Resolution of the lag."""
 _LONGEST_LAG_SECONDS = 0.5
+_SMOOTHING_STEPS = 20
+"""Steps that the envelope is smoothed over, so that the periods of a voice do not count."""
+_ENVELOPE_FLOOR = 1e-5
+"""Power under the loudest (-50 dB) where the envelope ends."""
 _PERIODICITY_FRAME, _PERIODICITY_HOP = 1024, 160
 """Samples at 16 kHz: 64 ms, long enough for three periods of 50 Hz, every 10 ms."""
 _PITCH_RANGE = (60.0, 500.0)
@@ -55,8 +59,8 @@ def peak(pair: Pair) -> float:
 def lag_ms(pair: Pair) -> float:
     """Return how much later the generated comes, in ms: where the envelopes of both correlate best.
 
-    The envelope is the RMS of every millisecond, because phases are free and waveforms need not correlate. Lags up to
-    half a second are looked at.
+    The envelope is the level in dB, because phases are free and waveforms need not correlate. Lags up to half a second
+    are looked at.
 
     Raises:
         AudioError: If a recording is silent, so that nothing can be told.
@@ -74,9 +78,14 @@ def lag_ms(pair: Pair) -> float:
 
 
 def _envelope(audio: Tensor, step: int) -> Samples:
+    """Return the logarithm of the smoothed power of every step, its mean taken off `(steps,)`."""
     samples = audio.double().numpy()
     whole = samples[:, : max(step, samples.shape[1] // step * step)]
-    envelope = np.sqrt(np.square(whole).reshape(-1, step).mean(1)).reshape(len(samples), -1).mean(0)
+    power = np.square(whole).reshape(-1, step).mean(1).reshape(len(samples), -1).mean(0)
+    window = np.hanning(_SMOOTHING_STEPS + 2)[1:-1]
+    if len(power) > len(window):
+        power = np.convolve(power, window / window.sum(), "same")
+    envelope = np.log(power + _ENVELOPE_FLOOR * power.max())
     centred: Samples = envelope - envelope.mean()
     return centred
 

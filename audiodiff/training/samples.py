@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch import Tensor
 
-from audiodiff.audio.plots import comparison_figure
-from audiodiff.config import MelConfig, ModelConfig
+from audiodiff.audio.plots import comparison_figure, looking_glass
+from audiodiff.config import ModelConfig
 from audiodiff.data.crops import CropReader
 from audiodiff.data.manifest import Recording
 from audiodiff.networks.build import Network
@@ -65,24 +65,11 @@ def make_clips(network: Network, config: ModelConfig, samples: Sequence[tuple[st
             seconds = reference.shape[-1] / config.sample_rate
             generated = Generator(network, config).generate(label, seconds=seconds, seed=i)[0]
         generated = generated.cpu().float()
-        figure = comparison_figure(reference, generated, config.sample_rate, config.mel or _looking_glass(config))
+        figure = comparison_figure(
+            reference, generated, config.sample_rate, config.mel or looking_glass(config.sample_rate)
+        )
         clips.append(Clip(name, reference, generated, _pixels(figure)))
     return clips
-
-
-def _looking_glass(config: ModelConfig) -> MelConfig:
-    """Return a mel convention to look at audio through, for a model that has none."""
-    rate = config.sample_rate
-    return MelConfig(
-        name="picture",
-        sample_rate=rate,
-        n_fft=1024,
-        hop_length=256,
-        win_length=1024,
-        n_mels=80,
-        f_min=0,
-        f_max=rate / 2,
-    )
 
 
 def _pixels(figure: Figure) -> NDArray[np.uint8]:
