@@ -13,6 +13,9 @@ from audiodiff.cli.options import SAMPLERS, SCHEDULES, changes, warnings_logged
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from torch import Tensor
+
+    from audiodiff.pipelines import Vocoder
 
 EXISTING = click.Path(exists=True, path_type=Path)
 _Function = TypeVar("_Function", bound=Callable[..., Any])
@@ -57,7 +60,10 @@ def waveform(*, recording: Path, output: Path) -> None:
 @command.command("mel")
 @click.argument("recording", type=EXISTING)
 @click.option(
-    "--mel", "convention", metavar="NAME", help="A mel convention such as hifigan-22k; the file is resampled to its rate."
+    "--mel",
+    "convention",
+    metavar="NAME",
+    help="A mel convention such as hifigan-22k; the file is resampled to its rate.",
 )
 @output_option
 def mel(*, recording: Path, convention: str | None, output: Path) -> None:
@@ -84,7 +90,9 @@ def mel(*, recording: Path, convention: str | None, output: Path) -> None:
 @click.option("--steps", type=click.IntRange(min=1), metavar="N", help="Denoising steps; the model's own by default.")
 @click.option("--sampler", type=click.Choice(SAMPLERS), help="How a step is taken; the model's own by default.")
 @click.option("--schedule", type=click.Choice(SCHEDULES), help="Where the steps lie; the model's own by default.")
-@click.option("--start", type=click.Choice(["noise", "griffin-lim"]), help="What is denoised; the model's own by default.")
+@click.option(
+    "--start", type=click.Choice(["noise", "griffin-lim"]), help="What is denoised; the model's own by default."
+)
 @click.option("--seed", type=click.IntRange(min=0), default=0, metavar="N", show_default=True, help="Of the noise.")
 @click.option(
     "--seconds", type=click.FloatRange(min=0, min_open=True), default=3.0, show_default=True, help="From the beginning."
@@ -94,16 +102,45 @@ def steps(*, recording: Path, model: str | None, seed: int, seconds: float, outp
     """Draw the reverse process of a vocoder step by step, from the mel of a recording."""
     from audiodiff.audio.io import audio_info, load_audio
     from audiodiff.evaluation.plots import plot_reverse_process
-    from audiodiff.pipelines import Vocoder, reverse_states
+    from audiodiff.pipelines import Vocoder
 
     n_samples = min(round(seconds * audio_info(recording).sample_rate), audio_info(recording).n_samples)
     with warnings_logged():
         vocoder = Vocoder.from_pretrained(model)
         audio = load_audio(recording, vocoder.sample_rate, n_samples=n_samples)
-        states = reverse_states(vocoder, audio, seed=seed, **changes(**options))
-    figure, rows = _figure(2, len(states), (3.6 * len(states) + 1, 5), height_ratios=(1, 1.6), sharex=True, sharey="row")
+        states = _reverse_states(vocoder, audio, seed, changes(**options))
+    figure, rows = _figure(
+        2, len(states), (3.6 * len(states) + 1, 5), height_ratios=(1, 1.6), sharex=True, sharey="row"
+    )
     plot_reverse_process(rows, states, vocoder.mel_config)
     _save(figure, output)
+
+
+def _reverse_states(vocoder: Vocoder, audio: Tensor, seed: int, wanted: dict[str, Any]) -> list[tuple[float, Tensor]]:
+    """Return log-SNR and audio `(time,)` before every step, and the clean end."""
+    import torch
+
+    from audiodiff.audio.mel import align_to_blocks
+    from audiodiff.config import SynthesisConfig, parse_config
+    from audiodiff.diffusion.process import noise_from
+
+    config = vocoder.config
+    own = config.synthesis.model_dump()
+    if wanted.get("start", own["start"]) != own["start"]:  # the model's own first level is for its own start
+        own["start_log_snr"] = config.diffusion.log_snr_min
+    settings = parse_config(SynthesisConfig, own | wanted, "the synthesis settings")
+    blocks = align_to_blocks(vocoder.mel(audio), vocoder.mel_config)
+    states: list[tuple[float, Tensor]] = []
+    with torch.inference_mode():
+        condition = vocoder.network.encode(blocks)
+
+        def predict(x: Tensor, log_snr: Tensor) -> Tensor:
+            states.append((float(log_snr[0]), vocoder.colour(x, blocks)[0, 0]))
+            output = vocoder.network(x, log_snr, condition, None)
+            return noise_from(output, x, log_snr, config.diffusion.target)
+
+        clean = vocoder.synthesise(blocks, [seed], settings=settings, predictor=predict)
+    return [*states, (float("inf"), clean[0, 0])]
 
 
 @command.command("rbf")
@@ -122,7 +159,9 @@ def rbf(*, models: Sequence[str], output: Path) -> None:
         network, config = load_model(folder)
         basis = [module for module in network.modules() if isinstance(module, RadialBasis)]
         if not basis:
-            raise ModelError(f"{folder} has no radial basis functions: its embedding is {config.network.embedding.kind}.")
+            raise ModelError(
+                f"{folder} has no radial basis functions: its embedding is {config.network.embedding.kind}."
+            )
         ends = {"log_snr_min": config.diffusion.log_snr_min, "log_snr_max": config.diffusion.log_snr_max}
         plot_radial_basis(axes, basis[0].centres.detach(), basis[0].spread.detach(), **ends)
         axes.set_title(folder.name)
@@ -131,7 +170,9 @@ def rbf(*, models: Sequence[str], output: Path) -> None:
 
 @command.command("schedule")
 @click.argument("names", nargs=-1, type=click.Choice(SCHEDULES))
-@click.option("--steps", type=click.IntRange(min=1), default=12, show_default=True, metavar="N", help="Of each schedule.")
+@click.option(
+    "--steps", type=click.IntRange(min=1), default=12, show_default=True, metavar="N", help="Of each schedule."
+)
 @click.option("--log-snr-min", type=float, default=-8.0, show_default=True, metavar="X", help="Where the range begins.")
 @click.option("--log-snr-max", type=float, default=10.0, show_default=True, metavar="X", help="Where the range ends.")
 @output_option

@@ -1,4 +1,4 @@
-"""Pictures of models, runs and results: the reverse process, learned RBFs, schedules, training curves, quality and cost.
+"""Pictures of models, runs and results: reverse process, learned RBFs, schedules, training curves, quality and cost.
 
 Every function draws into axes of matplotlib that it is given; `audiodiff.audio.plots.save_figure` writes PNG and SVG.
 """
@@ -218,7 +218,7 @@ def curve_groups(curves: Mapping[str, object]) -> list[tuple[str, list[str]]]:
     rest = [name for name in curves if name not in (*losses, *levels) and not name.startswith("scores/")]
     groups = [("loss", losses)] + ([("loss by log-SNR", levels)] if levels else [])
     groups += [(name.rpartition("/")[2].replace("_", " "), [name]) for name in sorted(rest)]
-    groups += [(METRICS[name[7:]].title, [name]) for name in curves if name[7:] in METRICS and name.startswith("scores/")]
+    groups += [
+        (METRICS[name[7:]].title, [name]) for name in curves if name[7:] in METRICS and name.startswith("scores/")
+    ]
     return [(label, names) for label, names in groups if names]
-
-
