@@ -15,12 +15,15 @@ from audiodiff.audio.plots import comparison_figure, looking_glass
 from audiodiff.config import ModelConfig
 from audiodiff.data.crops import CropReader
 from audiodiff.data.manifest import Recording
+from audiodiff.evaluation.metrics import score
 from audiodiff.networks.build import Network
 from audiodiff.pipelines import Generator, Vocoder
 from audiodiff.training.events import Clip
 
 SAMPLE_SECONDS = 3.0
 SAMPLES = 3
+SCORES = ("m_stft", "log_mel", "rms_ratio_db", "peak", "pesq_wb", "estoi")
+"""Scores of vocoded samples, so that a number in TensorBoard is a number of `audiodiff evaluate`."""
 
 
 def choose_samples(recordings: Sequence[Recording], reader: CropReader, block_length: int) -> list[tuple[str, Tensor]]:
@@ -55,6 +58,7 @@ def make_clips(network: Network, config: ModelConfig, samples: Sequence[tuple[st
         A clip per sample: vocoded from its mel, or for a model without mel made from a label or nothing.
     """
     clips = []
+    scores: dict[str, float] = {}
     for i, (name, reference) in enumerate(samples):
         if config.mel is not None:
             vocoder = Vocoder(network, config)
@@ -65,10 +69,12 @@ def make_clips(network: Network, config: ModelConfig, samples: Sequence[tuple[st
             seconds = reference.shape[-1] / config.sample_rate
             generated = Generator(network, config).generate(label, seconds=seconds, seed=i)[0]
         generated = generated.cpu().float()
+        if config.mel is not None:
+            scores = score(generated, reference, config.sample_rate, SCORES)
         figure = comparison_figure(
             reference, generated, config.sample_rate, config.mel or looking_glass(config.sample_rate)
         )
-        clips.append(Clip(name, reference, generated, _pixels(figure)))
+        clips.append(Clip(name, reference, generated, _pixels(figure), scores))
     return clips
 
 
