@@ -101,7 +101,7 @@ METRICS: dict[str, Metric] = {
         "neither",
         0,
         "-500 to 500 ms",
-        "cross-correlation of the envelopes, in steps of 1 ms",
+        "cross-correlation of the envelopes in dB, in steps of 1 ms",
         "Says nothing of quality; a lag lowers M-STFT, MCD, PESQ and STOI, which compare by time.",
         0.001,
         needs_sound=True,

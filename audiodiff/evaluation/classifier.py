@@ -28,7 +28,9 @@ from audiodiff.evaluation.pairing import list_recordings
 
 EMBEDDING = 128
 _N_MELS = 40
-_BATCH = 64
+_BATCH = 32
+_FEWEST_UPDATES = 300
+"""Updates that training takes at least, however few clips there are."""
 _HELD_OUT = 10
 """Every so manieth clip of a class is kept for measuring the accuracy."""
 _SHIFT_FRAMES = 8
@@ -169,7 +171,7 @@ def train_classifier(
 
     Args:
         path: A folder with a subfolder per label, a folder of files named `LABEL_...`, or a manifest with labels.
-        epochs: Passes over the clips.
+        epochs: Passes over the clips; more where that would be fewer than 300 updates.
         seed: Of first weights, order and shifts.
         on_progress: Called with the share of the work done since the last call.
 
@@ -216,6 +218,7 @@ def _fit(
 ) -> None:
     optimiser = torch.optim.AdamW(classifier.parameters(), 2e-3, weight_decay=1e-2)
     n_batches = -(-len(mels) // _BATCH)
+    epochs = max(epochs, -(-_FEWEST_UPDATES // n_batches))
     plan = torch.optim.lr_scheduler.OneCycleLR(optimiser, 4e-3, epochs * n_batches)
     classifier.train()
     for _ in range(epochs):

@@ -22,8 +22,8 @@ LAG_STEP_SECONDS = 0.001
 _LONGEST_LAG_SECONDS = 0.5
 _SMOOTHING_STEPS = 20
 """Steps that the envelope is smoothed over, so that the periods of a voice do not count."""
-_ENVELOPE_FLOOR = 1e-5
-"""Power under the loudest (-50 dB) where the envelope ends."""
+_ENVELOPE_FLOOR = 1e-3
+"""Power under the loudest (-30 dB) where the envelope ends."""
 _PERIODICITY_FRAME, _PERIODICITY_HOP = 1024, 160
 """Samples at 16 kHz: 64 ms, long enough for three periods of 50 Hz, every 10 ms."""
 _PITCH_RANGE = (60.0, 500.0)
@@ -60,7 +60,7 @@ def lag_ms(pair: Pair) -> float:
     """Return how much later the generated comes, in ms: where the envelopes of both correlate best.
 
     The envelope is the level in dB, because phases are free and waveforms need not correlate. Lags up to half a second
-    are looked at.
+    are looked at; digital zeros at an end can cost a millisecond.
 
     Raises:
         AudioError: If a recording is silent, so that nothing can be told.

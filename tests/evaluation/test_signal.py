@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
+from audiodiff.audio.io import load_audio
 from audiodiff.errors import AudioError
 from audiodiff.evaluation.pair import Pair
 from audiodiff.evaluation.signal import lag_ms, periodicity, periodicity_rmse, real_time_factor
 
 RATE = 16000
+CLIP = Path(sys.modules["audiodiff"].__file__).parent / "assets" / "clips" / "sense-and-sensibility.flac"
 
 
 def noise(n_samples: int, seed: int = 0) -> np.ndarray:
@@ -19,14 +24,14 @@ def noise(n_samples: int, seed: int = 0) -> np.ndarray:
 
 @pytest.mark.parametrize("rate", [8000, 22050, 44100])
 @pytest.mark.parametrize("milliseconds", [-120, -1, 0, 3, 400])
-def test_a_lag_is_found_whatever_the_phase(voice, rate, milliseconds):
+def test_a_lag_is_found_whatever_the_phase(rate, milliseconds):
     """Every harmonic of the late copy is turned by 90 degrees, so the waveforms do not correlate."""
-    original = voice(2.0, rate)
+    original = load_audio(CLIP, rate)[0, : 3 * rate].double().numpy()
     turned = np.fft.irfft(-1j * np.fft.rfft(original), len(original))
     assert abs(np.corrcoef(original, turned)[0, 1]) < 0.01
     late = np.roll(turned, round(milliseconds * rate / 1000))
     pair = Pair(torch.from_numpy(late)[None], torch.from_numpy(original)[None], rate)
-    assert lag_ms(pair) == pytest.approx(milliseconds, abs=max(1, 0.003 * abs(milliseconds)))
+    assert lag_ms(pair) == pytest.approx(milliseconds, abs=1 + 0.003 * abs(milliseconds))
 
 
 def test_silence_has_no_lag():
