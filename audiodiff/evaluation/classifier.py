@@ -29,8 +29,6 @@ from audiodiff.evaluation.pairing import list_recordings
 EMBEDDING = 128
 _N_MELS = 40
 _BATCH = 32
-_FEWEST_UPDATES = 300
-"""Updates that training takes at least, however few clips there are."""
 _HELD_OUT = 10
 """Every so manieth clip of a class is kept for measuring the accuracy."""
 _SHIFT_FRAMES = 8
@@ -165,13 +163,19 @@ def list_labelled(path: Path, known: Sequence[str] = ()) -> list[tuple[Path, str
 
 
 def train_classifier(
-    path: Path, *, epochs: int = 20, seed: int = 0, on_progress: Callable[[float], object] = lambda share: None
+    path: Path,
+    *,
+    epochs: int = 20,
+    fewest_updates: int = 300,
+    seed: int = 0,
+    on_progress: Callable[[float], object] = lambda share: None,
 ) -> Classifier:
     """Train a classifier on labelled clips; every tenth of a class is held out to measure its accuracy.
 
     Args:
         path: A folder with a subfolder per label, a folder of files named `LABEL_...`, or a manifest with labels.
-        epochs: Passes over the clips; more where that would be fewer than 300 updates.
+        epochs: Passes over the clips.
+        fewest_updates: Updates that there are at least, by more passes if need be.
         seed: Of first weights, order and shifts.
         on_progress: Called with the share of the work done since the last call.
 
@@ -199,6 +203,8 @@ def train_classifier(
         mels = classifier.read([file for file, _ in clips], lambda n: on_progress(0.3 * n / len(clips)))
         targets = torch.tensor([config.labels.index(label) for _, label in clips if label])
         held_out = _every_tenth(targets)
+        n_batches = -(-int((~held_out).sum()) // _BATCH)
+        epochs = max(epochs, -(-fewest_updates // n_batches))
         _fit(classifier, mels[~held_out], targets[~held_out], epochs, lambda share: on_progress(0.7 * share))
     guessed = classifier.judge(mels[held_out]).probabilities.argmax(1)
     accuracy = float((guessed == targets[held_out].numpy()).mean())
@@ -218,7 +224,6 @@ def _fit(
 ) -> None:
     optimiser = torch.optim.AdamW(classifier.parameters(), 2e-3, weight_decay=1e-2)
     n_batches = -(-len(mels) // _BATCH)
-    epochs = max(epochs, -(-_FEWEST_UPDATES // n_batches))
     plan = torch.optim.lr_scheduler.OneCycleLR(optimiser, 4e-3, epochs * n_batches)
     classifier.train()
     for _ in range(epochs):

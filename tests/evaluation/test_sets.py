@@ -43,16 +43,22 @@ def corpus(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def classifier(corpus):
-    return train_classifier(corpus)
+    return train_classifier(corpus, fewest_updates=100)
 
 
 def test_it_learns_and_says_how_well(classifier, corpus):
     assert classifier.config.labels == KINDS
     assert (classifier.config.sample_rate, classifier.config.n_samples) == (RATE, RATE // 4)
     assert classifier.config.accuracy > 0.8
-    again = train_classifier(corpus)
-    assert torch.equal(again.output.weight, classifier.output.weight)
-    assert not torch.equal(train_classifier(corpus, seed=1).output.weight, classifier.output.weight)
+
+
+def test_it_is_made_by_its_seed_and_updates(corpus):
+    short = {"epochs": 1, "fewest_updates": 1}
+    first, again = (train_classifier(corpus, **short).output.weight for _ in range(2))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, train_classifier(corpus, **short, seed=1).output.weight)
+    assert not torch.equal(first, train_classifier(corpus, epochs=1, fewest_updates=3).output.weight)
+    assert not torch.equal(first, train_classifier(corpus, epochs=2, fewest_updates=1).output.weight)
 
 
 def test_it_is_read_as_it_was_written(classifier, corpus, tmp_path):
