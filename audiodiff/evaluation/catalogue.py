@@ -25,8 +25,8 @@ class Metric:
         range: The values it can take, in words, with the unit.
         source: Where it is defined.
         caution: What it misleads about.
-        cost: Seconds per second of audio (mono, 22,050 Hz, one core of an AMD EPYC), what it shares with others counted
-            where it is first needed.
+        cost: Seconds of one CPU core (AMD EPYC) per second of audio (mono, 22,050 Hz), measured; what several share is
+            counted where it is first needed.
         belongs_to: The set it is measured with; "default" needs no extra, "timing" needs to be told how long synthesis
             took, the others are the names of their extras.
         packages: What must be installed.
@@ -62,7 +62,7 @@ METRICS: dict[str, Metric] = {
         "0 to about 10",
         "Yamamoto et al. 2020, Eq. 4-6; resolutions and values of auraloss",
         "Flatters models trained on it. Its log part weighs near silence like speech, so an empty band costs much.",
-        0.012,
+        0.009,
     ),
     "log_mel": Metric(
         "log-mel",
@@ -103,7 +103,7 @@ METRICS: dict[str, Metric] = {
         "-500 to 500 ms",
         "cross-correlation of the envelopes in dB, in steps of 1 ms",
         "Says nothing of quality; a lag lowers M-STFT, MCD, PESQ and STOI, which compare by time.",
-        0.001,
+        0.0005,
         needs_sound=True,
         decimals=1,
     ),
@@ -126,7 +126,7 @@ METRICS: dict[str, Metric] = {
         "1.02 to 4.64",
         "ITU-T P.862.2, 16 kHz, package pesq",
         "Made for telephone lines: deaf above 8 kHz, and kind to Griffin-Lim's metallic sound.",
-        0.025,
+        0.014,
         "eval",
         ("pesq",),
         needs_sound=True,
@@ -139,7 +139,7 @@ METRICS: dict[str, Metric] = {
         "1.02 to 4.55",
         "ITU-T P.862 and P.862.1, 8 kHz, package pesq",
         "Deaf above 4 kHz.",
-        0.007,
+        0.008,
         "eval",
         ("pesq",),
         needs_sound=True,
@@ -152,7 +152,7 @@ METRICS: dict[str, Metric] = {
         "0 to 1",
         "Taal et al. 2011, package pystoi",
         "Intelligibility, not quality: vocoders all lie between 0.97 and 1. Deaf above 5 kHz.",
-        0.011,
+        0.005,
         "eval",
         ("pystoi",),
         needs_sound=True,
@@ -165,7 +165,7 @@ METRICS: dict[str, Metric] = {
         "0 to 1",
         "Jensen and Taal 2016, package pystoi",
         "Intelligibility, not quality. Deaf above 5 kHz.",
-        0.019,
+        0.009,
         "eval",
         ("pystoi",),
         needs_sound=True,
@@ -178,7 +178,7 @@ METRICS: dict[str, Metric] = {
         "0 to about 20 dB",
         "Kubichek 1993; order 13, alpha 0.65, CheapTrick by pyworld, 5 ms",
         "Its settings change it by 30 %: compare values of one program only. Weighs silence like speech.",
-        0.075,
+        0.05,
         "eval",
         ("pyworld",),
         needs_sound=True,
@@ -218,7 +218,7 @@ METRICS: dict[str, Metric] = {
         "0 to 1",
         "RMS difference of normalised autocorrelation peaks (Boersma 1993), after the idea of Morrison et al. 2022",
         "Does not compare with CARGAN's, which a network measures. Frames 40 dB below the loudest do not count.",
-        0.006,
+        0.008,
         "eval",
         needs_sound=True,
     ),
@@ -230,7 +230,7 @@ METRICS: dict[str, Metric] = {
         "1 to 5",
         "Stahl and Gamper 2025, package distillmos; hears the generated alone",
         "A network's guess of an opinion: does not notice other words or another speaker.",
-        0.2,
+        0.1,
         "eval-mos",
         ("distillmos",),
         needs_sound=True,
@@ -243,7 +243,7 @@ METRICS: dict[str, Metric] = {
         "1 to 5",
         "P.835 overall, Reddy, Gopal and Cutler 2022, package speechmos; hears the generated alone",
         "Made for noise suppression: cannot tell DiffWave BASE from LARGE. Short clips are repeated up to 9 s.",
-        0.2,
+        0.35,
         "eval-mos",
         ("speechmos", "onnxruntime", "requests"),
         needs_sound=True,
@@ -269,7 +269,7 @@ METRICS: dict[str, Metric] = {
         "0 to 1",
         "cosine of Resemblyzer's embeddings (Wan et al. 2018)",
         "Vocoders all lie above 0.98; two unlike speakers still reach 0.5.",
-        0.05,
+        0.02,
         "eval-mos",
         ("resemblyzer", "webrtcvad"),
         needs_sound=True,
