@@ -27,6 +27,7 @@ def test_scores_are_those_of_the_library(evaluation, folders):
             assert file.scores == pytest.approx(score(*recordings, RATE, evaluation.metrics))
 
 
+@pytest.mark.slow  # each process imports torch
 def test_processes_change_nothing_but_the_time(evaluation, folders):
     steps: list[int] = []
     systems = {"good": folders.good, "bad": folders.bad}
