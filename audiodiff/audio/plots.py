@@ -5,6 +5,7 @@ Only matplotlib's objects are used, never pyplot: drawing needs no screen, works
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -90,6 +91,21 @@ def plot_mel(axes: Axes, mel: Tensor, config: MelConfig, *, peak_db: float | Non
     axes.set_ylabel("frequency (kHz, mel scale)")
     axes.set_xlabel("time (s)")
     return image
+
+
+def looking_glass(sample_rate: int) -> MelConfig:
+    """Return a mel convention to look at audio of any rate through: 80 bins up to half the rate, frames of 46 ms."""
+    n_fft = max(256, 2 ** round(math.log2(sample_rate * 0.046)))
+    return MelConfig(
+        name="picture",
+        sample_rate=sample_rate,
+        n_fft=n_fft,
+        hop_length=n_fft // 4,
+        win_length=n_fft,
+        n_mels=80,
+        f_min=0,
+        f_max=sample_rate / 2,
+    )
 
 
 def comparison_figure(reference: Tensor, generated: Tensor, sample_rate: int, mel_config: MelConfig) -> Figure:

@@ -20,6 +20,8 @@ VERBS = {
     "train": ("audiodiff.cli.train:command", "Train a model as a YAML file describes it."),
     "prepare": ("audiodiff.cli.prepare:command", "List a folder of recordings in train, valid and test manifests."),
     "convert": ("audiodiff.cli.convert:command", "Turn a checkpoint of another project into a model folder."),
+    "evaluate": ("audiodiff.cli.evaluate:command", "Score recordings against their originals; pages to listen."),
+    "plot": ("audiodiff.cli.plot:command", "Draw audio, a model, a training run or results."),
     "export": ("audiodiff.cli.export:command", "Write a trained model as a folder to give away."),
     "info": ("audiodiff.cli.info:command", "Show what is inside a model folder."),
 }

@@ -16,7 +16,8 @@ from audiodiff.audio.io import save_audio
 from audiodiff.cli.clips import Clip, read_clip
 from audiodiff.cli.jobs import Job
 from audiodiff.errors import AudiodiffError, ConfigError
-from audiodiff.evaluation.metrics import TITLES, score
+from audiodiff.evaluation.catalogue import TITLES
+from audiodiff.evaluation.metrics import score
 from audiodiff.pipelines import SynthesisChanges, Vocoder
 
 SHOWN_SCORES = ("pesq_wb", "estoi", "distillmos", "m_stft", "log_mel")

@@ -20,12 +20,14 @@ class Clip:
         reference: The recording `(1, time)`.
         generated: What the model made `(1, time)`.
         picture: Both as waveforms and spectrograms, RGB `(height, width, 3)`, 8 bit.
+        scores: By name, of `audiodiff.evaluation.metrics.score`; empty where the model does not follow a recording.
     """
 
     name: str
     reference: Tensor
     generated: Tensor
     picture: NDArray[np.uint8]
+    scores: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import logging
+import math
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from audiodiff.training.events import Event, Listener
+from audiodiff.training.events import Clip, Event, Listener
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
 
 SECONDS_BETWEEN_LINES = 30.0
 STEPS_BETWEEN_POINTS = 10
@@ -120,6 +125,24 @@ def progress(first_step: int, total_steps: int, samples_per_step: int) -> Iterat
         yield line_reporter(total_steps, window)
 
 
+def _write_clips(writer: SummaryWriter, event: Event, sample_rate: int) -> None:
+    """Write the clips of an event: their sounds, their pictures, and the means of their scores."""
+    for name, mean in _mean_scores(event.clips).items():
+        writer.add_scalar(f"scores/{name}", mean, event.step)
+    for clip in event.clips:
+        writer.add_audio(f"{clip.name}/reference", clip.reference, event.step, sample_rate)
+        peak = clip.generated.abs().max().clamp_min(1.0)  # TensorBoard's WAV ends at ±1
+        writer.add_audio(f"{clip.name}/generated", clip.generated / peak, event.step, sample_rate)
+        writer.add_image(f"{clip.name}/picture", clip.picture, event.step, dataformats="HWC")
+
+
+def _mean_scores(clips: Sequence[Clip]) -> dict[str, float]:
+    """Return the mean of each score; one that a clip cannot have is left out, and the log has said why."""
+    names = clips[0].scores if clips else ()
+    means = {name: sum(clip.scores[name] for clip in clips) / len(clips) for name in names}
+    return {name: mean for name, mean in means.items() if math.isfinite(mean)}
+
+
 @contextmanager
 def tensorboard(folder: Path, first_step: int, samples_per_step: int, sample_rate: int) -> Iterator[Listener]:
     """Give a listener that writes curves, pictures and sounds for TensorBoard.
@@ -153,10 +176,6 @@ def tensorboard(folder: Path, first_step: int, samples_per_step: int, sample_rat
             elif event.kind == "validated":
                 for name, value in event.values.items():
                     writer.add_scalar(f"validation/{name}", value, event.step)
-            for clip in event.clips:
-                writer.add_audio(f"{clip.name}/reference", clip.reference, event.step, sample_rate)
-                peak = clip.generated.abs().max().clamp_min(1.0)  # TensorBoard's WAV ends at ±1
-                writer.add_audio(f"{clip.name}/generated", clip.generated / peak, event.step, sample_rate)
-                writer.add_image(f"{clip.name}/picture", clip.picture, event.step, dataformats="HWC")
+            _write_clips(writer, event, sample_rate)
 
         yield report

@@ -11,16 +11,19 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch import Tensor
 
-from audiodiff.audio.plots import comparison_figure
-from audiodiff.config import MelConfig, ModelConfig
+from audiodiff.audio.plots import comparison_figure, looking_glass
+from audiodiff.config import ModelConfig
 from audiodiff.data.crops import CropReader
 from audiodiff.data.manifest import Recording
+from audiodiff.evaluation.metrics import score
 from audiodiff.networks.build import Network
 from audiodiff.pipelines import Generator, Vocoder
 from audiodiff.training.events import Clip
 
 SAMPLE_SECONDS = 3.0
 SAMPLES = 3
+SCORES = ("m_stft", "log_mel", "rms_ratio_db", "peak", "pesq_wb", "estoi")
+"""Scores of vocoded samples, so that a number in TensorBoard is a number of `audiodiff evaluate`."""
 
 
 def choose_samples(recordings: Sequence[Recording], reader: CropReader, block_length: int) -> list[tuple[str, Tensor]]:
@@ -55,6 +58,7 @@ def make_clips(network: Network, config: ModelConfig, samples: Sequence[tuple[st
         A clip per sample: vocoded from its mel, or for a model without mel made from a label or nothing.
     """
     clips = []
+    scores: dict[str, float] = {}
     for i, (name, reference) in enumerate(samples):
         if config.mel is not None:
             vocoder = Vocoder(network, config)
@@ -65,24 +69,13 @@ def make_clips(network: Network, config: ModelConfig, samples: Sequence[tuple[st
             seconds = reference.shape[-1] / config.sample_rate
             generated = Generator(network, config).generate(label, seconds=seconds, seed=i)[0]
         generated = generated.cpu().float()
-        figure = comparison_figure(reference, generated, config.sample_rate, config.mel or _looking_glass(config))
-        clips.append(Clip(name, reference, generated, _pixels(figure)))
+        if config.mel is not None:
+            scores = score(generated, reference, config.sample_rate, SCORES)
+        figure = comparison_figure(
+            reference, generated, config.sample_rate, config.mel or looking_glass(config.sample_rate)
+        )
+        clips.append(Clip(name, reference, generated, _pixels(figure), scores))
     return clips
-
-
-def _looking_glass(config: ModelConfig) -> MelConfig:
-    """Return a mel convention to look at audio through, for a model that has none."""
-    rate = config.sample_rate
-    return MelConfig(
-        name="picture",
-        sample_rate=rate,
-        n_fft=1024,
-        hop_length=256,
-        win_length=1024,
-        n_mels=80,
-        f_min=0,
-        f_max=rate / 2,
-    )
 
 
 def _pixels(figure: Figure) -> NDArray[np.uint8]:

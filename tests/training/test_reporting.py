@@ -2,7 +2,9 @@
 
 import io
 import logging
+import math
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -95,13 +97,15 @@ def test_the_bar_shows_loss_and_speed(monkeypatch):
 
 
 def test_tensorboard_gets_curves_pictures_and_sounds(tmp_path):
-    clip = Clip("anna", torch.zeros(1, 800), torch.ones(1, 800), np.zeros((20, 30, 3), np.uint8))
+    clip = Clip("anna", torch.zeros(1, 800), torch.ones(1, 800), np.zeros((20, 30, 3), np.uint8), {"m_stft": 1.0})
+    other = replace(clip, name="bert", scores={"m_stft": 2.0})
     with tensorboard(tmp_path, 0, 1000, 8000) as report:
         for number in range(1, 21):
             report(step(number, number))
         report(Event("skipped", 21, {"skipped": 1}))
         report(Event("validated", 20, {"loss": 0.25, "loss_at_-8.0": 0.125}))
-        report(Event("sampled", 20, clips=[clip]))
+        report(Event("sampled", 20, clips=[clip, other]))
+        report(Event("sampled", 21, clips=[replace(clip, scores={"m_stft": math.nan})]))  # cannot be had
     read = EventAccumulator(str(tmp_path))
     read.Reload()
     assert [(point.step, point.value) for point in read.Scalars("training/loss")] == [(10, 5.5), (20, 15.5)]
@@ -116,9 +120,12 @@ def test_tensorboard_gets_curves_pictures_and_sounds(tmp_path):
         "training/skipped",
         "validation/loss",
         "validation/loss_at_-8.0",
+        "scores/m_stft",
     }
-    assert tags["images"] == ["anna/picture"]
-    assert sorted(tags["audio"]) == ["anna/generated", "anna/reference"]
+    assert [(point.step, point.value) for point in read.Scalars("scores/m_stft")] == [(20, 1.5)]
+    assert sorted(tags["images"]) == ["anna/picture", "bert/picture"]
+    assert "anna/generated" in tags["audio"]
+    assert "anna/reference" in tags["audio"]
 
 
 def test_what_a_killed_process_drew_beyond_its_checkpoint_is_hidden(tmp_path):

@@ -4,9 +4,12 @@ import numpy as np
 import pytest
 import torch
 
+from audiodiff.audio.io import save_audio
 from audiodiff.config import DataConfig, ModelConfig, NetworkConfig
 from audiodiff.data.crops import CropReader
 from audiodiff.data.manifest import scan_folder
+from audiodiff.evaluation.evaluate import Task, score_files
+from audiodiff.evaluation.pairing import Limits, Match
 from audiodiff.networks.build import build_network
 from audiodiff.pipelines import Vocoder
 from audiodiff.training.samples import choose_samples, make_clips
@@ -41,9 +44,22 @@ def test_a_vocoder_vocodes_them(recordings, tiny_model_config):
         assert clip.name == name
         assert torch.equal(clip.reference, audio)
         assert torch.equal(clip.generated, vocoder(vocoder.mel(audio)))
+        assert clip.scores.keys() >= {"m_stft", "log_mel", "rms_ratio_db", "peak"}
         assert clip.picture.dtype == np.uint8
         assert clip.picture.shape[2] == 3
         assert clip.picture.std() > 10
+
+
+def test_scores_are_those_of_evaluate(recordings, tiny_model_config, tmp_path):
+    """The clips, saved and evaluated as files, have the scores that validation writes for TensorBoard."""
+    samples = samples_for(recordings, tiny_model_config)[:1]
+    (clip,) = make_clips(build_network(tiny_model_config).eval(), tiny_model_config, samples)
+    for name, audio in (("generated", clip.generated), ("reference", clip.reference)):
+        save_audio(tmp_path / f"{name}.wav", audio, 8000, "FLOAT")
+    match = Match("clip", tmp_path / "generated.wav", tmp_path / "reference.wav")
+    result = score_files(Task(match, tuple(clip.scores), Limits(lag_ms=1000)))
+    expected = {name: value for name, value in clip.scores.items() if np.isfinite(value)}
+    assert result.scores == pytest.approx(expected, abs=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -54,4 +70,5 @@ def test_a_generator_generates(recordings, labels, names):
     samples = samples_for(recordings, config)
     clips = make_clips(build_network(config).eval(), config, samples)
     assert [clip.name for clip in clips] == names
+    assert not any(clip.scores for clip in clips)  # it follows no recording
     assert all(clip.generated.shape == clip.reference.shape for clip in clips)

@@ -1,0 +1,250 @@
+"""`audiodiff plot`: pictures of audio, models, training runs and results, as PNG or SVG."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from audiodiff.cli.options import SAMPLERS, SCHEDULES, changes, warnings_logged
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from torch import Tensor
+
+    from audiodiff.pipelines import Vocoder
+
+EXISTING = click.Path(exists=True, path_type=Path)
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+
+def output_option(function: _Function) -> _Function:
+    """Add --output."""
+    return click.option(
+        "--output",
+        "-o",
+        required=True,
+        type=click.Path(dir_okay=False, path_type=Path),
+        metavar="FILE",
+        help="The picture: .png, .svg or .pdf.",
+    )(function)
+
+
+@click.group("plot", short_help="Draw audio, a model, a training run or results.")
+def command() -> None:
+    """Draw audio, a model, a training run or results.
+
+    `audiodiff plot WHAT --help` explains one.
+    """
+
+
+@command.command("waveform")
+@click.argument("recording", type=EXISTING)
+@output_option
+def waveform(*, recording: Path, output: Path) -> None:
+    """Draw the samples of a recording over time, channel by channel."""
+    from audiodiff.audio.io import audio_info, load_audio
+    from audiodiff.audio.plots import plot_waveform
+
+    audio = load_audio(recording, mono=False)
+    figure, rows = _figure(len(audio), 1, (10, 2.5 * len(audio)))
+    for (axes,), channel in zip(rows, audio, strict=True):
+        plot_waveform(axes, channel, audio_info(recording).sample_rate)
+    rows[-1][0].set_xlabel("time (s)")
+    _save(figure, output)
+
+
+@command.command("mel")
+@click.argument("recording", type=EXISTING)
+@click.option(
+    "--mel",
+    "convention",
+    metavar="NAME",
+    help="A mel convention such as hifigan-22k; the file is resampled to its rate.",
+)
+@output_option
+def mel(*, recording: Path, convention: str | None, output: Path) -> None:
+    """Draw the mel spectrogram of a recording, channel by channel; 80 bins up to half its rate by default."""
+    from audiodiff.audio.io import audio_info, load_audio
+    from audiodiff.audio.mel import MelSpectrogram
+    from audiodiff.audio.plots import looking_glass, plot_mel
+    from audiodiff.config import MEL_CONVENTIONS
+
+    if convention is not None and convention not in MEL_CONVENTIONS:
+        raise click.UsageError(f"no mel convention {convention!r}; choose from {', '.join(MEL_CONVENTIONS)}.")
+    config = MEL_CONVENTIONS[convention] if convention else looking_glass(audio_info(recording).sample_rate)
+    audio = load_audio(recording, config.sample_rate, mono=False)
+    figure, rows = _figure(len(audio), 1, (10, 4 * len(audio)))
+    for (axes,), channel in zip(rows, audio, strict=True):
+        image = plot_mel(axes, MelSpectrogram(config)(channel), config)
+        figure.colorbar(image, ax=axes, pad=0.01, label="mel magnitude (dB)")
+    _save(figure, output)
+
+
+@command.command("steps")
+@click.argument("recording", type=EXISTING)
+@click.option("--model", metavar="NAME|FOLDER", help="A vocoder; the bundled one by default.")
+@click.option("--steps", type=click.IntRange(min=1), metavar="N", help="Denoising steps; the model's own by default.")
+@click.option("--sampler", type=click.Choice(SAMPLERS), help="How a step is taken; the model's own by default.")
+@click.option("--schedule", type=click.Choice(SCHEDULES), help="Where the steps lie; the model's own by default.")
+@click.option(
+    "--start", type=click.Choice(["noise", "griffin-lim"]), help="What is denoised; the model's own by default."
+)
+@click.option("--seed", type=click.IntRange(min=0), default=0, metavar="N", show_default=True, help="Of the noise.")
+@click.option(
+    "--seconds", type=click.FloatRange(min=0, min_open=True), default=3.0, show_default=True, help="From the beginning."
+)
+@output_option
+def steps(*, recording: Path, model: str | None, seed: int, seconds: float, output: Path, **options: Any) -> None:
+    """Draw the reverse process of a vocoder step by step, from the mel of a recording."""
+    from audiodiff.audio.io import audio_info, load_audio
+    from audiodiff.evaluation.plots import plot_reverse_process
+    from audiodiff.pipelines import Vocoder
+
+    n_samples = min(round(seconds * audio_info(recording).sample_rate), audio_info(recording).n_samples)
+    with warnings_logged():
+        vocoder = Vocoder.from_pretrained(model)
+        audio = load_audio(recording, vocoder.sample_rate, n_samples=n_samples)
+        states = _reverse_states(vocoder, audio, seed, changes(**options))
+    figure, rows = _figure(
+        2, len(states), (3.6 * len(states) + 1, 5), height_ratios=(1, 1.6), sharex=True, sharey="row"
+    )
+    plot_reverse_process(rows, states, vocoder.mel_config)
+    _save(figure, output)
+
+
+def _reverse_states(vocoder: Vocoder, audio: Tensor, seed: int, wanted: dict[str, Any]) -> list[tuple[float, Tensor]]:
+    """Return log-SNR and audio `(time,)` before every step, and the clean end."""
+    import torch
+
+    from audiodiff.audio.mel import align_to_blocks
+    from audiodiff.config import SynthesisConfig, parse_config
+    from audiodiff.diffusion.process import noise_from
+
+    config = vocoder.config
+    own = config.synthesis.model_dump()
+    if wanted.get("start", own["start"]) != own["start"]:  # the model's own first level is for its own start
+        own["start_log_snr"] = config.diffusion.log_snr_min
+    settings = parse_config(SynthesisConfig, own | wanted, "the synthesis settings")
+    blocks = align_to_blocks(vocoder.mel(audio), vocoder.mel_config)
+    states: list[tuple[float, Tensor]] = []
+    with torch.inference_mode():
+        condition = vocoder.network.encode(blocks)
+
+        def predict(x: Tensor, log_snr: Tensor) -> Tensor:
+            states.append((float(log_snr[0]), vocoder.colour(x, blocks)[0, 0]))
+            output = vocoder.network(x, log_snr, condition, None)
+            return noise_from(output, x, log_snr, config.diffusion.target)
+
+        clean = vocoder.synthesise(blocks, [seed], settings=settings, predictor=predict)
+    return [*states, (float("inf"), clean[0, 0])]
+
+
+@command.command("rbf")
+@click.argument("models", nargs=-1, metavar="[NAME|FOLDER]...")
+@output_option
+def rbf(*, models: Sequence[str], output: Path) -> None:
+    """Draw the radial basis functions that models have learned for the noise level; the bundled one's by default."""
+    from audiodiff.checkpoint import find_model, load_model
+    from audiodiff.errors import ModelError
+    from audiodiff.evaluation.plots import plot_radial_basis
+    from audiodiff.networks.embeddings import RadialBasis
+
+    found = [find_model(name) for name in models or (None,)]
+    figure, rows = _figure(len(found), 1, (10, 3 * len(found)))
+    for (axes,), folder in zip(rows, found, strict=True):
+        network, config = load_model(folder)
+        basis = [module for module in network.modules() if isinstance(module, RadialBasis)]
+        if not basis:
+            raise ModelError(
+                f"{folder} has no radial basis functions: its embedding is {config.network.embedding.kind}."
+            )
+        ends = {"log_snr_min": config.diffusion.log_snr_min, "log_snr_max": config.diffusion.log_snr_max}
+        plot_radial_basis(axes, basis[0].centres.detach(), basis[0].spread.detach(), **ends)
+        axes.set_title(folder.name)
+    _save(figure, output)
+
+
+@command.command("schedule")
+@click.argument("names", nargs=-1, type=click.Choice(SCHEDULES))
+@click.option(
+    "--steps", type=click.IntRange(min=1), default=12, show_default=True, metavar="N", help="Of each schedule."
+)
+@click.option("--log-snr-min", type=float, default=-8.0, show_default=True, metavar="X", help="Where the range begins.")
+@click.option("--log-snr-max", type=float, default=10.0, show_default=True, metavar="X", help="Where the range ends.")
+@output_option
+def schedule(*, names: Sequence[str], steps: int, log_snr_min: float, log_snr_max: float, output: Path) -> None:
+    """Draw schedules, all unless some are named, and the amounts of signal and noise over log-SNR.
+
+    Dots on the right are the steps of the first schedule.
+    """
+    from audiodiff.diffusion.schedules import make_schedule
+    from audiodiff.evaluation.plots import plot_scales, plot_schedules
+
+    if log_snr_min >= log_snr_max:
+        raise click.UsageError(f"--log-snr-min {log_snr_min:g} must be below --log-snr-max {log_snr_max:g}.")
+    names = names or SCHEDULES
+    ends = {"log_snr_min": log_snr_min, "log_snr_max": log_snr_max}
+    figure, ((left, right),) = _figure(1, 2, (11, 4))
+    plot_schedules(left, steps, **ends, names=names)
+    plot_scales(right, **ends, marks=make_schedule(names[0], steps, **ends))
+    _save(figure, output)
+
+
+@command.command("training")
+@click.argument("runs", nargs=-1, required=True, type=EXISTING)
+@output_option
+def training(*, runs: Sequence[Path], output: Path) -> None:
+    """Draw the curves of a run's folder: losses, scores, and the rest; of several runs, their losses side by side."""
+    from audiodiff.evaluation.plots import curve_groups, plot_curves, read_curves
+
+    if len(runs) > 1:
+        read = {run: read_curves(run) for run in runs}
+        figure, (row,) = _figure(1, 2, (11, 4))
+        for axes, name in zip(row, ("training/loss", "validation/loss"), strict=True):
+            curves = {str(run): found[name] for run, found in read.items() if name in found}
+            plot_curves(axes, curves, list(curves), name.replace("/", " "))
+    else:
+        found = read_curves(runs[0])
+        groups = curve_groups(found)
+        n_rows = -(-len(groups) // 2)
+        figure, rows = _figure(n_rows, 2, (11, 3.2 * n_rows))
+        panels = [axes for row in rows for axes in row]
+        for axes, (label, names) in zip(panels, groups, strict=False):
+            plot_curves(axes, found, names, label)
+        for axes in panels[len(groups) :]:
+            axes.set_axis_off()
+    _save(figure, output)
+
+
+@command.command("quality")
+@click.argument("evaluations", nargs=-1, required=True, type=EXISTING)
+@click.option("--metric", default="pesq_wb", show_default=True, metavar="NAME", help="What is drawn upwards.")
+@output_option
+def quality(*, evaluations: Sequence[Path], metric: str, output: Path) -> None:
+    """Draw a metric against the real-time factor, from JSON that `audiodiff evaluate --timings --json` stored."""
+    from audiodiff.evaluation.plots import plot_quality
+    from audiodiff.evaluation.results import read_json
+
+    figure, ((axes,),) = _figure(1, 1, (7, 4.5))
+    plot_quality(axes, [read_json(path) for path in evaluations], metric)
+    _save(figure, output)
+
+
+def _figure(n_rows: int, n_columns: int, size: tuple[float, float], **more: Any) -> tuple[Figure, list[list[Axes]]]:
+    """Return a figure and its panels, row by row."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=size, layout="constrained")
+    return figure, figure.subplots(n_rows, n_columns, squeeze=False, **more).tolist()
+
+
+def _save(figure: Figure, output: Path) -> None:
+    from audiodiff.audio.plots import save_figure
+
+    output.parent.mkdir(parents=True, exist_ok=True)
+    save_figure(figure, output)
+    click.echo(click.format_filename(output))

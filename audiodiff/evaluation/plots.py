@@ -1,0 +1,224 @@
+"""Pictures of models, runs and results: reverse process, learned RBFs, schedules, training curves, quality and cost.
+
+Every function draws into axes of matplotlib that it is given; `audiodiff.audio.plots.save_figure` writes PNG and SVG.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from matplotlib.axes import Axes
+from torch import Tensor
+
+from audiodiff.audio.mel import MelSpectrogram
+from audiodiff.audio.plots import plot_mel, plot_waveform
+from audiodiff.config import MelConfig
+from audiodiff.diffusion.process import alpha_sigma
+from audiodiff.diffusion.schedules import SCHEDULES, make_schedule
+from audiodiff.errors import DataError
+from audiodiff.evaluation.catalogue import METRICS
+from audiodiff.evaluation.results import Evaluation
+
+_COLOURS = ("#31688e", "#a8327d", "#35b779", "#e8871e", "#5d3a9b", "#777777", "#b5b52f")
+_POINTS = 400
+
+
+def _tidy(axes: Axes, xlabel: str, ylabel: str) -> None:
+    axes.set(xlabel=xlabel, ylabel=ylabel)
+    axes.grid(alpha=0.25)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def plot_reverse_process(
+    axes: Sequence[Sequence[Axes]], states: Sequence[tuple[float, Tensor]], mel_config: MelConfig
+) -> None:
+    """Draw what a sampler holds before and after every step, as waveform and mel spectrogram.
+
+    Args:
+        axes: Two rows with one column per state.
+        states: Log-SNR and audio `(time,)` or `(1, time)`, in the order of the steps; an infinite log-SNR is clean.
+        mel_config: The mel convention to look through.
+
+    Raises:
+        DataError: If there are not two rows of one panel per state.
+    """
+    if len(axes) != 2 or any(len(row) != len(states) for row in axes):
+        shape = f"{len(axes)} x {len(axes[0])}" if len(axes) else "no"
+        raise DataError(f"{shape} panels for {len(states)} states; expected 2 x {len(states)}.")
+    spectrogram = MelSpectrogram(mel_config)
+    mels = [spectrogram(audio.detach().cpu().float().reshape(1, -1)) for _, audio in states]
+    peak_db = 20 * math.log10(float(spectrogram.to_magnitude(mels[-1]).max()))
+    for column, ((log_snr, audio), mel) in enumerate(zip(states, mels, strict=True)):
+        waveform, picture = axes[0][column], axes[1][column]
+        plot_waveform(waveform, audio.reshape(1, -1), mel_config.sample_rate)
+        plot_mel(picture, mel, mel_config, peak_db=peak_db)  # all in the colours of the result
+        level = "clean" if math.isinf(log_snr) else f"log-SNR {log_snr:.1f}"
+        waveform.set_title(f"{'start' if column == 0 else f'step {column}'}, {level}")
+        waveform.label_outer()
+        picture.label_outer()
+
+
+def plot_radial_basis(axes: Axes, centres: Tensor, spread: Tensor, *, log_snr_min: float, log_snr_max: float) -> None:
+    """Draw the radial basis functions of a noise-level embedding over log-SNR.
+
+    Args:
+        axes: Where to draw.
+        centres: Centres `(K,)`, in log-SNR.
+        spread: Widths sigma_k `(K,)`, in log-SNR.
+        log_snr_min: Lowest trained noise level.
+        log_snr_max: Highest trained noise level.
+    """
+    low = min(log_snr_min, float(centres.min()))
+    high = max(log_snr_max, float(centres.max()))
+    levels = torch.linspace(low, high, _POINTS)
+    for i, (centre, width) in enumerate(sorted(zip(centres.tolist(), spread.tolist(), strict=True))):
+        values = torch.exp(-0.5 * ((levels - centre) / width).square())
+        axes.plot(levels.numpy(), values.numpy(), color=_COLOURS[i % 2], linewidth=1)
+        axes.plot([centre], [0], "|", color=_COLOURS[i % 2], markersize=10, clip_on=False)
+    axes.axvspan(log_snr_min, log_snr_max, color="#777777", alpha=0.08, linewidth=0)
+    axes.set(xlim=(low, high), ylim=(0, 1.05))
+    _tidy(axes, "log-SNR (trained range shaded)", "radial basis function")
+
+
+def plot_schedules(
+    axes: Axes, n_steps: int, *, log_snr_min: float, log_snr_max: float, names: Sequence[str] = tuple(SCHEDULES)
+) -> None:
+    """Draw at which log-SNR each step of the named schedules is taken.
+
+    Args:
+        axes: Where to draw.
+        n_steps: Steps of each schedule.
+        log_snr_min: Lower end of those that fill a range.
+        log_snr_max: Upper end of these.
+        names: Keys of `SCHEDULES`.
+
+    Raises:
+        ConfigError: If a name is unknown, or a schedule cannot have so many steps.
+    """
+    for i, name in enumerate(names):
+        levels = make_schedule(name, n_steps, log_snr_min=log_snr_min, log_snr_max=log_snr_max)[:-1]
+        axes.plot(range(1, n_steps + 1), levels.numpy(), ".-", color=_COLOURS[i % len(_COLOURS)], label=name)
+    axes.legend(frameon=False)
+    _tidy(axes, "step", "log-SNR")
+
+
+def plot_scales(axes: Axes, *, log_snr_min: float, log_snr_max: float, marks: Tensor | None = None) -> None:
+    """Draw how much signal (alpha) and noise (sigma) there is over log-SNR.
+
+    Args:
+        axes: Where to draw.
+        log_snr_min: Left end.
+        log_snr_max: Right end.
+        marks: Log-SNR of the steps of a schedule, drawn as dots; infinite ones are left out. None draws no dots.
+    """
+    levels = torch.linspace(log_snr_min, log_snr_max, _POINTS)
+    for curve, name, colour in zip(alpha_sigma(levels), ("signal α", "noise σ"), _COLOURS, strict=False):
+        axes.plot(levels.numpy(), curve.numpy(), color=colour, label=name)
+    if marks is not None:
+        steps = marks[marks.isfinite()]
+        for curve, colour in zip(alpha_sigma(steps), _COLOURS, strict=False):
+            axes.plot(steps.numpy(), curve.numpy(), "o", color=colour, markersize=4)
+    axes.legend(frameon=False)
+    _tidy(axes, "log-SNR", "amplitude")
+
+
+def read_curves(run_dir: Path) -> dict[str, tuple[list[int], list[float]]]:
+    """Read the curves of a training run from what it wrote for TensorBoard.
+
+    Args:
+        run_dir: The run's folder, or its folder `tensorboard`.
+
+    Returns:
+        Steps and values by name, such as `training/loss`.
+
+    Raises:
+        DataError: If there are none.
+    """
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # here: it takes a second
+
+    folder = run_dir / "tensorboard" if (run_dir / "tensorboard").is_dir() else run_dir
+    if not any(folder.glob("events.out.tfevents.*")):
+        raise DataError(f"{folder} holds no curves. Give the folder that `audiodiff train --run` wrote.")
+    accumulator = EventAccumulator(str(folder), size_guidance={"scalars": 0})
+    accumulator.Reload()
+    curves = {}
+    for name in accumulator.Tags()["scalars"]:
+        points = accumulator.Scalars(name)
+        curves[name] = ([point.step for point in points], [point.value for point in points])
+    if not curves:
+        raise DataError(f"{folder} holds no curves yet. Let the run go on for a few steps.")
+    return curves
+
+
+def plot_curves(
+    axes: Axes, curves: Mapping[str, tuple[Sequence[int], Sequence[float]]], names: Sequence[str], ylabel: str
+) -> None:
+    """Draw curves over training steps.
+
+    Args:
+        axes: Where to draw.
+        curves: Steps and values by label.
+        names: Which to draw, in order.
+        ylabel: What the values are.
+
+    Raises:
+        DataError: If there is no curve of a name.
+    """
+    for i, name in enumerate(names):
+        if name not in curves:
+            raise DataError(f"there is no curve {name!r}; there are {', '.join(curves)}.")
+        steps, values = curves[name]
+        mark = "o-" if len(steps) < 30 else "-"
+        axes.plot(steps, values, mark, markersize=3, color=_COLOURS[i % len(_COLOURS)], linewidth=1.2, label=name)
+    axes.legend(frameon=False)
+    _tidy(axes, "step", ylabel)
+
+
+def plot_quality(axes: Axes, evaluations: Sequence[Evaluation], metric: str) -> None:
+    """Draw the mean of a metric of every system against its mean real-time factor, with 95 % intervals.
+
+    Args:
+        axes: Where to draw.
+        evaluations: Stored evaluations that were made with timings.
+        metric: A name of `METRICS`.
+
+    Raises:
+        DataError: If the metric is unknown, or a system has no score or no timing.
+    """
+    if metric not in METRICS:
+        raise DataError(f"no metric {metric!r}; choose from {', '.join(METRICS)}.")
+    systems = [system for evaluation in evaluations for system in evaluation.systems]
+    for i, system in enumerate(systems):
+        quality, cost = system.summary(metric), system.summary("real_time_factor")
+        if quality is None or cost is None:
+            lacking = METRICS[metric].title if quality is None else "real-time factor (evaluate it with --timings)"
+            raise DataError(f"{system.name} has no {lacking}.")
+        half = 0.0 if quality.high is None else quality.high - quality.mean
+        colour = _COLOURS[i % len(_COLOURS)]
+        axes.errorbar(cost.mean, quality.mean, yerr=half, fmt="o", color=colour, capsize=3)
+        axes.annotate(system.name, (cost.mean, quality.mean), (7, 5), textcoords="offset points", color=colour)
+    axes.set_xscale("log")
+    axes.margins(0.2)
+    better = {"higher": ", higher is better", "lower": ", lower is better", "neither": ""}[METRICS[metric].better]
+    _tidy(axes, "real-time factor (seconds per second of audio)", METRICS[metric].title + better)
+
+
+def curve_groups(curves: Mapping[str, object]) -> list[tuple[str, list[str]]]:
+    """Sort the curves of a run into panels: losses, scores, and the rest one by one.
+
+    Returns:
+        A label of the vertical axis and the names, for each panel.
+    """
+    losses = [name for name in ("training/loss", "validation/loss") if name in curves]
+    levels = sorted(name for name in curves if name.startswith("validation/loss_at_"))
+    rest = [name for name in curves if name not in (*losses, *levels) and not name.startswith("scores/")]
+    groups = [("loss", losses)] + ([("loss by log-SNR", levels)] if levels else [])
+    groups += [(name.rpartition("/")[2].replace("_", " "), [name]) for name in sorted(rest)]
+    groups += [
+        (METRICS[name[7:]].title, [name]) for name in curves if name[7:] in METRICS and name.startswith("scores/")
+    ]
+    return [(label, names) for label, names in groups if names]

@@ -1,0 +1,184 @@
+"""What an evaluation found, as one document: written as JSON, read again for tables, or flattened to CSV."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from audiodiff.audio.replacing import replacing
+from audiodiff.errors import DataError
+from audiodiff.evaluation.statistics import Difference, Estimate, compare, estimate
+
+FORMAT = 1
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+
+class FileResult(_Part):
+    """Scores of one recording.
+
+    Attributes:
+        name: What both files are called.
+        generated: The generated file.
+        reference: The original.
+        seconds: Length that was compared.
+        sample_rate: Rate that it was compared at, in Hz.
+        notes: What was done to the recordings and what is odd about them.
+        scores: By name.
+        failures: Reasons for the scores it cannot have, by name.
+    """
+
+    name: str
+    generated: str
+    reference: str
+    seconds: float
+    sample_rate: int
+    notes: list[str] = []
+    scores: dict[str, float]
+    failures: dict[str, str] = {}
+
+
+class Excluded(_Part):
+    """A recording that was not scored at all, and why."""
+
+    name: str
+    reason: str
+
+
+class SystemResult(_Part):
+    """What one system reached.
+
+    Attributes:
+        name: Of the system.
+        path: Where its recordings are.
+        files: One per scored recording.
+        excluded: Those that could not be compared.
+        whole: Scores of the set as a whole, such as inception score, by name.
+    """
+
+    name: str
+    path: str
+    files: list[FileResult] = []
+    excluded: list[Excluded] = []
+    whole: dict[str, float] = {}
+
+    def scores(self, metric: str) -> dict[str, float]:
+        """Return the scores of a metric by the name of the recording."""
+        return {file.name: file.scores[metric] for file in self.files if metric in file.scores}
+
+    def summary(self, metric: str) -> Estimate | None:
+        """Return mean, interval and number of scores; None if there is no score."""
+        values = list(self.scores(metric).values())
+        return estimate(values) if values else None
+
+    def n_failed(self, metric: str) -> int:
+        """Return how many recordings have no score of a metric."""
+        return len(self.files) + len(self.excluded) - len(self.scores(metric))
+
+
+class Evaluation(_Part):
+    """The document.
+
+    Attributes:
+        audiodiff_evaluation: Version of the format.
+        created: When, in ISO 8601.
+        reference: Where the originals are.
+        metrics: Names of what was measured, in order.
+        settings: What decides the values: limits, alignment, versions of packages.
+        systems: What was evaluated.
+    """
+
+    audiodiff_evaluation: int = FORMAT
+    created: str
+    reference: str
+    metrics: list[str]
+    settings: dict[str, Any]
+    systems: list[SystemResult]
+
+    def comparison(self, metric: str, first: int, second: int) -> Difference | None:
+        """Compare two systems by their numbers on the recordings that both have scores of; None if there is none."""
+        one, other = (self.systems[number].scores(metric) for number in (first, second))
+        common = sorted(one.keys() & other.keys())
+        return compare([one[name] for name in common], [other[name] for name in common]) if common else None
+
+    @property
+    def problems(self) -> list[str]:
+        """Every recording that was not compared and every score that could not be had, one line each."""
+        lines = []
+        for system in self.systems:
+            lines += [f"{system.name}, {item.name}: {item.reason}" for item in system.excluded]
+            for file in system.files:
+                reasons: dict[str, list[str]] = {}
+                for metric, reason in file.failures.items():
+                    reasons.setdefault(reason, []).append(metric)
+                lines += [f"{system.name}, {file.name}: no {', '.join(names)}: {why}" for why, names in reasons.items()]
+        return lines
+
+
+def write_json(path: Path, evaluation: Evaluation) -> None:
+    """Write the document, with means, intervals and comparisons worked out for other programs to read."""
+    document = evaluation.model_dump(mode="json")
+    for system, part in zip(evaluation.systems, document["systems"], strict=True):
+        part["summary"] = {
+            metric: summary._asdict() | {"n_failed": system.n_failed(metric)}
+            for metric in evaluation.metrics
+            if (summary := system.summary(metric))
+        }
+    document["comparisons"] = [
+        {"metric": metric, "first": evaluation.systems[0].name, "second": system.name} | difference._asdict()
+        for metric in evaluation.metrics
+        for number, system in enumerate(evaluation.systems[1:], 1)
+        if (difference := evaluation.comparison(metric, 0, number))
+    ]
+    text = json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False)
+    with replacing(path) as part_path:
+        part_path.write_text(text + "\n", encoding="utf-8")
+
+
+def read_json(path: Path) -> Evaluation:
+    """Read a document that `write_json` wrote; means and comparisons follow from the scores and are not read.
+
+    Raises:
+        DataError: If the file cannot be read or is no such document.
+    """
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(
+            f"{path} cannot be read as JSON: {error}. `audiodiff evaluate --json` writes such files."
+        ) from error
+    if not isinstance(document, dict) or document.get("audiodiff_evaluation") != FORMAT:
+        raise DataError(f"{path} is no evaluation of format {FORMAT}. `audiodiff evaluate --json` writes such files.")
+    document.pop("comparisons", None)
+    for system in document.get("systems", ()):
+        system.pop("summary", None)
+    try:
+        return Evaluation.model_validate(document)
+    except ValidationError as error:
+        where = ".".join(map(str, error.errors()[0]["loc"]))
+        raise DataError(f"{path} is damaged at {where}: {error.errors()[0]['msg']}. Evaluate again.") from error
+
+
+def write_csv(path: Path, evaluation: Evaluation) -> None:
+    """Write one line per system and recording; a score that could not be had is empty, its reason in `problems`."""
+    columns = ["system", "name", "seconds", *evaluation.metrics, "notes", "problems"]
+    with replacing(path) as part, part.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(columns)
+        for system in evaluation.systems:
+            writer.writerows(_row(system, item, evaluation.metrics) for item in system.files)
+            blank = [""] * (len(evaluation.metrics) + 2)
+            writer.writerows([system.name, item.name, *blank, item.reason] for item in system.excluded)
+
+
+def _row(system: SystemResult, item: FileResult, metrics: Sequence[str]) -> list[object]:
+    problems = "; ".join(f"{name}: {reason}" for name, reason in item.failures.items())
+    scores = [item.scores.get(metric, "") for metric in metrics]
+    return [system.name, item.name, item.seconds, *scores, "; ".join(item.notes), problems]

@@ -1,0 +1,155 @@
+"""Metrics of level, time and periodicity that need no package beyond the core's."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from torch import Tensor
+
+from audiodiff.errors import AudioError
+from audiodiff.evaluation.pair import Pair, Samples
+from audiodiff.evaluation.spectral import log_mel_distance, multi_resolution_stft_distance
+
+SILENCE = 1e-5
+"""RMS that counts as silence (-100 dB of full scale), so that a ratio of levels stays finite."""
+
+SPEECH_RATE = 16000
+"""Hz at which speech is compared."""
+
+LAG_STEP_SECONDS = 0.001
+"""Resolution of the lag."""
+_LONGEST_LAG_SECONDS = 0.5
+_SMOOTHING_STEPS = 20
+"""Steps that the envelope is smoothed over, so that the periods of a voice do not count."""
+_ENVELOPE_FLOOR = 1e-3
+"""Power under the loudest (-30 dB) where the envelope ends."""
+_PERIODICITY_FRAME, _PERIODICITY_HOP = 1024, 160
+"""Samples at 16 kHz: 64 ms, long enough for three periods of 50 Hz, every 10 ms."""
+_PITCH_RANGE = (60.0, 500.0)
+"""Hz between which a period is looked for."""
+_QUIET = 1e-4
+"""Power under the loudest frame (-40 dB) below which periodicity is that of noise."""
+
+
+def m_stft(pair: Pair) -> float:
+    """Return the multi-resolution STFT distance; see `audiodiff.evaluation.spectral`."""
+    return float(multi_resolution_stft_distance(pair.generated, pair.reference).mean())
+
+
+def log_mel(pair: Pair) -> float:
+    """Return the log-mel distance; see `audiodiff.evaluation.spectral`."""
+    return float(log_mel_distance(pair.generated, pair.reference, sample_rate=pair.sample_rate).mean())
+
+
+def rms_ratio_db(pair: Pair) -> float:
+    """Return the level of the generated over that of the reference, in dB."""
+    return 20 * math.log10(_level(pair.generated) / _level(pair.reference))
+
+
+def _level(audio: Tensor) -> float:
+    return float(audio.square().mean().sqrt().clamp(min=SILENCE))
+
+
+def peak(pair: Pair) -> float:
+    """Return the largest absolute sample of the generated; full scale is 1."""
+    return float(pair.generated.abs().max())
+
+
+def lag_ms(pair: Pair) -> float:
+    """Return how much later the generated comes, in ms: where the envelopes of both correlate best.
+
+    The envelope is the level in dB, because phases are free and waveforms need not correlate. Lags up to half a second
+    are looked at; digital zeros at an end can cost a millisecond.
+
+    Raises:
+        AudioError: If a recording is silent, so that nothing can be told.
+    """
+    if min(_level(pair.generated), _level(pair.reference)) <= SILENCE:
+        raise AudioError("there is nothing but silence in one of the two.")
+    step = max(1, round(LAG_STEP_SECONDS * pair.sample_rate))
+    generated, reference = (_envelope(audio, step) for audio in (pair.generated, pair.reference))
+    n_fft = 2 ** math.ceil(math.log2(2 * len(reference)))
+    spectrum = np.fft.rfft(generated, n_fft) * np.fft.rfft(reference, n_fft).conj()
+    correlation = np.fft.irfft(spectrum, n_fft)
+    reach = min(len(reference) - 1, round(_LONGEST_LAG_SECONDS / LAG_STEP_SECONDS))
+    lags = np.arange(-reach, reach + 1)
+    return float(1000 * lags[np.argmax(correlation[lags])] * step / pair.sample_rate)
+
+
+def _envelope(audio: Tensor, step: int) -> Samples:
+    """Return the logarithm of the smoothed power of every step, its mean taken off `(steps,)`."""
+    samples = audio.double().numpy()
+    whole = samples[:, : max(step, samples.shape[1] // step * step)]
+    power = np.square(whole).reshape(-1, step).mean(1).reshape(len(samples), -1).mean(0)
+    window = np.hanning(_SMOOTHING_STEPS + 2)[1:-1]
+    if len(power) > len(window):
+        power = np.convolve(power, window / window.sum(), "same")
+    envelope = np.log(power + _ENVELOPE_FLOOR * power.max())
+    centred: Samples = envelope - envelope.mean()
+    return centred
+
+
+def real_time_factor(_pair: Pair) -> float:
+    """Refuse: only who made the recording knows how long that took; `measure` is given a function in this one's place.
+
+    Raises:
+        AudioError: Always.
+    """
+    raise AudioError("nobody said how long its synthesis took. --timings takes what `audiodiff vocode` printed.")
+
+
+def periodicity_rmse(pair: Pair) -> float:
+    """Return the root mean square difference of periodicity, over frames where the reference is not quiet.
+
+    Periodicity is the highest normalised autocorrelation between 60 and 500 Hz, divided by that of the window (Boersma
+    1993): 1 for a steady tone, near 0 for noise. The idea is that of Morrison et al. 2022 (CARGAN), who take it from a
+    network instead; values do not compare with theirs.
+
+    Raises:
+        AudioError: If the recordings are shorter than a frame.
+    """
+    return pair.mean_of_channels(SPEECH_RATE, _periodicity_difference)
+
+
+def _periodicity_difference(generated: Samples, reference: Samples) -> float:
+    ours, theirs = periodicity(generated), periodicity(reference)
+    power = np.square(_frames(reference)).mean(1)
+    loud = power > _QUIET * power.max()
+    return float(np.sqrt(np.square(ours - theirs)[loud].mean()))
+
+
+def periodicity(samples: Samples) -> Samples:
+    """Return the periodicity of every frame of 64 ms, a frame each 10 ms.
+
+    Args:
+        samples: One channel at 16 kHz `(time,)`.
+
+    Returns:
+        Values from 0 to about 1 `(frames,)`.
+
+    Raises:
+        AudioError: If there is no whole frame.
+    """
+    window = np.hanning(_PERIODICITY_FRAME)
+    frames = _frames(samples)
+    frames = (frames - frames.mean(1, keepdims=True)) * window
+    shortest, longest = (round(SPEECH_RATE / hertz) for hertz in reversed(_PITCH_RANGE))
+    correlation = _autocorrelation(frames)[:, : longest + 1]
+    of_window = _autocorrelation(window[np.newaxis])[:, : longest + 1]
+    energy = np.maximum(correlation[:, :1], 1e-12)
+    normalised = correlation / energy / (of_window / of_window[:, :1])
+    best: Samples = normalised[:, shortest:].max(1).clip(0, 1)
+    return best
+
+
+def _frames(samples: Samples) -> Samples:
+    if len(samples) < _PERIODICITY_FRAME:
+        raise AudioError(f"{len(samples) / SPEECH_RATE:.3f} s is too short; periodicity needs 0.064 s.")
+    return np.lib.stride_tricks.sliding_window_view(samples, _PERIODICITY_FRAME)[::_PERIODICITY_HOP]
+
+
+def _autocorrelation(frames: Samples) -> Samples:
+    spectrum = np.fft.rfft(frames, 2 * frames.shape[1])
+    result: Samples = np.fft.irfft(spectrum.real**2 + spectrum.imag**2)
+    return result

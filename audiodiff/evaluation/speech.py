@@ -1,0 +1,165 @@
+"""Metrics of speech by the extra `eval`: PESQ, STOI, mel-cepstral distortion, pitch."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from functools import cache
+from typing import Literal
+
+import numpy as np
+
+from audiodiff.errors import AudioError
+from audiodiff.evaluation.pair import Pair, Samples, World
+from audiodiff.evaluation.signal import SPEECH_RATE
+
+NARROW_RATE = 8000
+"""Hz that narrow-band PESQ is measured at."""
+
+MCD_ORDER = 13
+MCD_ALPHA = 0.65
+MCD_FLOOR = 1e-8
+"""Settings of mel-cepstral distortion: others change it by 30 %."""
+
+McdAlignment = Literal["none", "dtw"]
+
+_LONGEST_PESQ = 15
+"""Seconds that PESQ is given at once: its code has room for 50 utterances (of 0.4 s at least) and crashes beyond."""
+
+
+def pesq_wb(pair: Pair) -> float:
+    """Return PESQ, wide band (ITU-T P.862.2), at 16 kHz; over 15 s the mean of equal pieces."""
+    return pair.mean_of_channels(SPEECH_RATE, lambda generated, reference: _pesq(generated, reference, "wb"))
+
+
+def pesq_nb(pair: Pair) -> float:
+    """Return PESQ, narrow band (ITU-T P.862 with the mapping of P.862.1), at 8 kHz; over 15 s as `pesq_wb`."""
+    return pair.mean_of_channels(NARROW_RATE, lambda generated, reference: _pesq(generated, reference, "nb"))
+
+
+def _pesq(generated: Samples, reference: Samples, band: Literal["wb", "nb"]) -> float:
+    from pesq import NoUtterancesError, pesq
+
+    rate = SPEECH_RATE if band == "wb" else NARROW_RATE
+    n_pieces = math.ceil(len(reference) / (_LONGEST_PESQ * rate))
+    pieces = zip(np.array_split(reference, n_pieces), np.array_split(generated, n_pieces), strict=True)
+    values = []
+    for original, degraded in pieces:
+        try:
+            values.append(float(pesq(rate, original, degraded, band)))
+        except NoUtterancesError:  # a pause
+            continue
+    if not values:
+        raise AudioError("there is no speech in the reference.")
+    return float(np.mean(values))
+
+
+def stoi(pair: Pair) -> float:
+    """Return STOI (Taal et al. 2011) at 16 kHz."""
+    return pair.mean_of_channels(SPEECH_RATE, lambda generated, reference: _stoi(generated, reference, False))
+
+
+def estoi(pair: Pair) -> float:
+    """Return ESTOI (Jensen and Taal 2016) at 16 kHz."""
+    return pair.mean_of_channels(SPEECH_RATE, lambda generated, reference: _stoi(generated, reference, True))
+
+
+def _stoi(generated: Samples, reference: Samples, extended: bool) -> float:
+    from pystoi import stoi as measure
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", RuntimeWarning)  # it warns and returns 1e-5 where there is too little speech
+        return float(measure(reference, generated, SPEECH_RATE, extended=extended))
+
+
+def mcd(pair: Pair, alignment: McdAlignment = "none") -> float:
+    """Return the mel-cepstral distortion in dB, of order 13 without the zeroth (Kubichek 1993), a frame each 5 ms.
+
+    Mel cepstra are those of CheapTrick's envelope, warped with alpha 0.65; see `mel_cepstrum`.
+
+    Args:
+        pair: The recordings.
+        alignment: "none" compares frame by frame, "dtw" along the cheapest path (which can only be lower).
+
+    Returns:
+        10 / ln 10 * sqrt(2 sum of squared differences), averaged over frames (or along the path), and channels.
+    """
+    return float(np.mean([_distortion(*worlds, alignment) for worlds in pair.world]))
+
+
+def _distortion(generated: World, reference: World, alignment: McdAlignment) -> float:
+    ours, theirs = (mel_cepstrum(world.envelope)[:, 1:] for world in (generated, reference))
+    if alignment == "dtw":
+        from librosa.sequence import dtw  # here, because it takes a second
+
+        _, path = dtw(ours.T, theirs.T)
+        ours, theirs = ours[path[:, 0]], theirs[path[:, 1]]
+    return float(10 / math.log(10) * math.sqrt(2) * np.linalg.norm(ours - theirs, axis=1).mean())
+
+
+def mel_cepstrum(envelope: Samples, order: int = MCD_ORDER, alpha: float = MCD_ALPHA) -> Samples:
+    """Compute the mel cepstrum of power spectra by frequency transformation (Oppenheim and Johnson 1972).
+
+    Equals `mcep` of SPTK without iterations (maxiter 0), with 1e-8 added to the power.
+
+    Args:
+        envelope: Power `(frames, n_fft // 2 + 1)`.
+        order: Highest coefficient.
+        alpha: All-pass constant of the warped frequency axis.
+
+    Returns:
+        Coefficients 0 to order of the log magnitude `(frames, order + 1)`.
+    """
+    cepstrum = np.fft.irfft(np.log(envelope + MCD_FLOOR))
+    half = cepstrum.shape[1] // 2
+    cepstrum = cepstrum[:, : half + 1]
+    cepstrum[:, [0, half]] /= 2
+    result: Samples = cepstrum @ _warping(half, order, alpha).T
+    return result
+
+
+@cache
+def _warping(order_in: int, order_out: int, alpha: float) -> Samples:
+    """Return the matrix `(order_out + 1, order_in + 1)` that warps a cepstrum; its columns follow a recursion."""
+    matrix = np.zeros((order_out + 1, order_in + 1))
+    matrix[0, 0] = 1
+    matrix[0, 1:] = alpha ** np.arange(1, order_in + 1)
+    for row in range(1, order_out + 1):
+        for column in range(1, order_in + 1):
+            before = matrix[row - 1, column - 1] * (1 - alpha**2 if row == 1 else 1)
+            matrix[row, column] = before + alpha * (
+                matrix[row, column - 1] - (matrix[row - 1, column] if row > 1 else 0)
+            )
+    return matrix
+
+
+def f0_rmse_cents(pair: Pair) -> float:
+    """Return the root mean square pitch error in cents, over frames that both recordings call voiced.
+
+    Raises:
+        AudioError: If there is no such frame.
+    """
+    errors = []
+    for generated, reference in pair.world:
+        both = (generated.pitch > 0) & (reference.pitch > 0)
+        errors.append(1200 * np.log2(generated.pitch[both] / reference.pitch[both]))
+    cents = np.concatenate(errors)
+    if not len(cents):
+        raise AudioError("no frame is voiced in both.")
+    return float(np.sqrt(np.square(cents).mean()))
+
+
+def vuv_f1(pair: Pair) -> float:
+    """Return the F1 score of the decision voiced or unvoiced, frame by frame; that of the reference is the truth.
+
+    Raises:
+        AudioError: If no frame is voiced in either.
+    """
+    hits = wrong = 0
+    for generated, reference in pair.world:
+        ours, truth = generated.pitch > 0, reference.pitch > 0
+        hits += int((ours & truth).sum())
+        wrong += int((ours != truth).sum())
+    if not hits + wrong:
+        raise AudioError("no frame is voiced in either.")
+    return 2 * hits / (2 * hits + wrong)

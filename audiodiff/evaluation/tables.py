@@ -1,0 +1,144 @@
+"""Tables of results: as text for a terminal, as Markdown, and rewritten in place within a Markdown file."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from audiodiff.audio.replacing import replacing
+from audiodiff.errors import DataError
+from audiodiff.evaluation.catalogue import METRICS
+from audiodiff.evaluation.results import Evaluation, SystemResult, read_json
+
+BLOCK = re.compile(
+    r"^(?P<open><!-- scores: (?P<sources>[^|>]+)\|(?P<metrics>[^>]+)-->)\n(?P<body>.*?)^(?P<close><!-- /scores -->)$",
+    re.MULTILINE | re.DOTALL,
+)
+"""A table in a Markdown file: `<!-- scores: FILES | METRICS -->`, the table, `<!-- /scores -->`."""
+
+
+def summary_rows(evaluation: Evaluation) -> list[list[str]]:
+    """Return a heading and one row per metric: a column of mean ± half interval for every system.
+
+    Where recordings are missing from a mean, their number is said.
+    """
+    rows = [["", *(system.name for system in evaluation.systems)]]
+    for metric in evaluation.metrics:
+        arrow = {"higher": "↑", "lower": "↓", "neither": " "}[METRICS[metric].better]
+        rows.append([f"{METRICS[metric].title} {arrow}", *(cell(system, metric) for system in evaluation.systems)])
+    for name in dict.fromkeys(name for system in evaluation.systems for name in system.whole):
+        whole = (system.whole.get(name) for system in evaluation.systems)
+        rows.append([name.replace("_", " "), *("n/a" if value is None else f"{value:.4g}" for value in whole)])
+    return rows
+
+
+def cell(system: SystemResult, metric: str, *, interval: bool = True) -> str:
+    """Return the mean of a metric in words, with the 95 % interval and how many recordings it lacks."""
+    summary, decimals = system.summary(metric), METRICS[metric].decimals
+    if summary is None:
+        return "n/a"
+    text = f"{summary.mean:.{decimals}f}"
+    if interval and summary.high is not None:
+        text += f" ± {summary.high - summary.mean:.{decimals}f}"
+    n_failed = system.n_failed(metric)
+    return f"{text} ({summary.n} of {summary.n + n_failed})" if n_failed else text
+
+
+def comparison_rows(evaluation: Evaluation) -> list[list[str]]:
+    """Return a heading and one row per metric and further system: its difference to the first, and the p-value."""
+    rows = [["", "difference", "95 % interval", "p", "recordings"]]
+    first = evaluation.systems[0].name
+    for metric in evaluation.metrics:
+        for number, system in enumerate(evaluation.systems[1:], 1):
+            difference = evaluation.comparison(metric, 0, number)
+            if difference is None:
+                continue
+            decimals = METRICS[metric].decimals
+            interval = p_value = "n/a"
+            if difference.low is not None and difference.high is not None and difference.p_value is not None:
+                interval = f"{difference.low:+.{decimals}f} to {difference.high:+.{decimals}f}"
+                p_value = f"{difference.p_value:.4f}"
+            title = f"{METRICS[metric].title}, {system.name} - {first}"
+            rows.append([title, f"{difference.mean:+.{decimals}f}", interval, p_value, str(difference.n)])
+    return rows
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> str:
+    """Lay rows out in columns for a terminal: the first to the left, the others to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = (
+        "  ".join(
+            text.ljust(width) if i == 0 else text.rjust(width)
+            for i, (text, width) in enumerate(zip(row, widths, strict=True))
+        )
+        for row in rows
+    )
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def markdown(rows: Sequence[Sequence[str]]) -> str:
+    """Lay rows out as a Markdown table, the first being its heading."""
+    heading, *body = (f"| {' | '.join(row)} |" for row in rows)
+    return "\n".join([heading.replace("|  |", "| |"), "|" + "---|" * len(rows[0]), *body])
+
+
+def score_table(evaluations: Sequence[Evaluation], metrics: Sequence[str]) -> str:
+    """Return a Markdown table with a row per system and a column per metric: means alone, as in a README.
+
+    Raises:
+        DataError: If a metric is unknown.
+    """
+    unknown = [metric for metric in metrics if metric not in METRICS]
+    if unknown:
+        raise DataError(f"no metric {unknown[0]!r}; choose from {', '.join(METRICS)}.")
+    rows = [["", *(METRICS[metric].title for metric in metrics)]]
+    for evaluation in evaluations:
+        for system in evaluation.systems:
+            cells = [cell(system, metric, interval=False) if metric in evaluation.metrics else "" for metric in metrics]
+            rows.append([system.name, *cells])
+    return markdown(rows)
+
+
+def rewrite_tables(path: Path) -> int:
+    """Rewrite every marked table of a Markdown file from the stored evaluations that its mark names.
+
+    A mark names JSON files (patterns are allowed), relative to the Markdown file, then the metrics that become columns:
+
+        <!-- scores: results/*.json | pesq_wb estoi -->
+        <!-- /scores -->
+
+    Args:
+        path: The Markdown file.
+
+    Returns:
+        The number of tables.
+
+    Raises:
+        DataError: If the file has no mark, or a mark names no stored evaluation or an unknown metric.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} cannot be read: {error}.") from error
+
+    def table(block: re.Match[str]) -> str:
+        evaluations = [read_json(file) for file in _files(path.parent, block["sources"].split())]
+        return f"{block['open']}\n{score_table(evaluations, block['metrics'].split())}\n{block['close']}"
+
+    fresh, n_tables = BLOCK.subn(table, text)
+    if not n_tables:
+        raise DataError(f"{path} has no line `<!-- scores: FILES | METRICS -->` with `<!-- /scores -->` after it.")
+    with replacing(path) as part:
+        part.write_text(fresh, encoding="utf-8")
+    return n_tables
+
+
+def _files(folder: Path, patterns: Sequence[str]) -> list[Path]:
+    found = []
+    for pattern in patterns:
+        matching = sorted(folder.glob(pattern))
+        if not matching:
+            raise DataError(f"no file {pattern} in {folder}. `audiodiff evaluate --json` writes such files.")
+        found += matching
+    return found
