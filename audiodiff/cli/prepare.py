@@ -53,7 +53,8 @@ def command(
     it is what the lists say, if one is given: a file name without folder and extension per line. Files that cannot be
     read are named and left out; the exit code is then 1.
     """
-    from audiodiff.data.manifest import scan_folder, split, split_by_names, write_manifest
+    from audiodiff.data.manifest import scan_folder, write_manifest
+    from audiodiff.data.splits import split, split_by_names
     from audiodiff.errors import DataError
 
     recordings, unreadable = scan_folder(folder)
