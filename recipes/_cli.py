@@ -70,6 +70,7 @@ def _shared_options(recipe: Recipe) -> list[click.Option]:
             ["--valid-share"], type=_SHARE, metavar="SHARE", help="Held out, where no official split says so."
         ),
         click.Option(["--test-share"], type=_SHARE, metavar="SHARE", help="Likewise."),
+        click.Option(["--resplit"], is_flag=True, help="Divide by these shares even where there is a published split."),
         click.Option(["--seed"], type=int, default=0, show_default=True, help="Another seed, another division."),
         click.Option(
             ["--workers"], type=click.IntRange(min=1), metavar="N", help="Files at a time; one per processor."
@@ -95,6 +96,7 @@ def _run(
     bandwidth: bool,
     valid_share: float | None,
     test_share: float | None,
+    resplit: bool,
     seed: int,
     workers: int | None,
     download: bool = False,
@@ -110,6 +112,7 @@ def _run(
         Wishes(mels, mel_precision, waves, bandwidth),
         seed=seed,
         shares=(valid_share, test_share),
+        resplit=resplit,
         workers=workers,
         **options,
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +75,7 @@ class Recipe:
         *,
         seed: int = 0,
         shares: tuple[float | None, float | None] = (None, None),
+        resplit: bool = False,
         workers: int | None = None,
         **options: Any,
     ) -> Outcome:
@@ -89,6 +90,7 @@ class Recipe:
             wishes: What is to be made of each recording.
             seed: Another seed is another division, where none is official.
             shares: Of validation and test, instead of the recipe's own.
+            resplit: Leave the published split aside, as for a piece of a corpus that has only one of its parts.
             workers: Files at a time; None is one per processor.
             **options: Handed to `find`.
 
@@ -101,11 +103,18 @@ class Recipe:
         items = sorted(self.find(corpus_dir, **options), key=lambda item: item.audio)
         if not items:
             raise DataError(f"{corpus_dir} holds no recordings in the layout of this corpus. Check the folder.")
+        if resplit:
+            items = [replace(item, part=None) for item in items]
         default = (self.valid_share, self.test_share)
         valid_share, test_share = (
             given if given is not None else own for given, own in zip(shares, default, strict=True)
         )
         parts = _parts(items, corpus_dir, valid_share, test_share, seed)
+        if "train" not in parts:
+            raise DataError(
+                f"{corpus_dir} has {len(items)} recordings, none of them in the training part of the published split. "
+                "Get the rest of the corpus, or divide these anew with --resplit."
+            )
         outcome = read_recordings(items, corpus_dir, output_dir, wishes or Wishes(), workers or default_workers())
         divided = Split([], [], [])
         for part, recording in zip(parts, outcome.recordings, strict=True):

@@ -1,7 +1,7 @@
 """CSTR VCTK 0.92 (Yamagishi, Veaux and MacDonald 2019).
 
 Source: https://datashare.ed.ac.uk/handle/10283/3443. Licence: CC BY 4.0.
-about 40 hours by each of two microphones, 110 speakers of English, 48,000 Hz.
+About 40 hours by each of two microphones, 110 speakers of English, 48,000 Hz.
 
 Layout: `wav48_silence_trimmed/SPEAKER/SPEAKER_NNN_micM.flac` and `txt/SPEAKER/SPEAKER_NNN.txt`; p280 and p315 lack
 mic2, p315 has no texts. Split: none is published; held out are whole speakers.
