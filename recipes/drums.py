@@ -1,7 +1,7 @@
 """One-shots of drums and other sounds: any folder tree in which folder or file names tell the instrument.
 
-Source: your own; for example https://github.com/oramics/sampled (public domain). Rate and hours are whatever is
-there.
+Source: your own; for example https://github.com/oramics/sampled (public domain). Licence, rate and hours are those
+of what is there.
 
 Layout: `ANY/FOLDERS/tr505-hihat-closed.wav`. The label is the first instrument that the file name names (`hihat`), or
 the folder's name with `--label-from folder`. Split: sounds are held out at random; of ten machines (folders) or more,

@@ -20,6 +20,7 @@ VERBS = {
     "train": ("audiodiff.cli.train:command", "Train a model as a YAML file describes it."),
     "prepare": ("audiodiff.cli.prepare:command", "List a folder of recordings in train, valid and test manifests."),
     "convert": ("audiodiff.cli.convert:command", "Turn a checkpoint of another project into a model folder."),
+    "doctor": ("audiodiff.cli.doctor:command", "Examine recordings before they are trained on."),
     "export": ("audiodiff.cli.export:command", "Write a trained model as a folder to give away."),
     "info": ("audiodiff.cli.info:command", "Show what is inside a model folder."),
 }

@@ -61,13 +61,14 @@ def bandwidth(audio: Tensor, sample_rate: int) -> float | None:
     n_bins, width = len(level), round(_EDGE * len(level))
     smooth = functional.avg_pool1d(level.view(1, 1, -1), 9, 1, 4, count_include_pad=False).view(-1)
     above = smooth.flip(0).cummax(0).values.flip(0)  # the loudest from each bin on
-    for edge in range(round(_FULL * n_bins), width, -1):
-        # The median just below: the floor between partials, not the partials, whose end is no edge.
-        before = level[edge - width : edge].median()
-        if before - above[min(edge + width // 2, n_bins - 1)] >= _DROP:
-            found = _steepest(smooth, edge, width) * sample_rate / 2 / (n_bins - 1)
-            return found if _LOWEST <= found <= _FULL * sample_rate / 2 else None
-    return None
+    edges = torch.arange(width, round(_FULL * n_bins) + 1)
+    # The median just below: the floor between partials, not the partials, whose end is no edge.
+    before = level.unfold(0, width, 1).median(1).values[edges - width]
+    steep = edges[before - above[(edges + width // 2).clamp(max=n_bins - 1)] >= _DROP]
+    if not len(steep):
+        return None
+    found = _steepest(smooth, int(steep[-1]), width) * sample_rate / 2 / (n_bins - 1)
+    return found if _LOWEST <= found <= _FULL * sample_rate / 2 else None
 
 
 def _steepest(level: Tensor, edge: int, width: int) -> int:

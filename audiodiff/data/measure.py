@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
@@ -11,6 +12,9 @@ from torch.nn import functional
 
 from audiodiff.audio.io import audio_info, load_audio
 from audiodiff.data.bandwidth import bandwidth
+from audiodiff.data.manifest import Scan
+from audiodiff.data.parallel import parallel_map
+from audiodiff.errors import AudioError
 
 SILENCE = 10 ** (-60 / 20)
 """Amplitude below which a sample is silent: -60 dB of full scale."""
@@ -102,9 +106,10 @@ def _clipped(audio: Tensor) -> int:
     count = 0
     for signal in (audio, -audio):
         peak = signal.max()
-        if peak < _NEAR_FULL or signal.shape[-1] < _FLAT:
+        at_peak = signal >= peak
+        if peak < _NEAR_FULL or int(at_peak.sum()) < _FLAT:
             continue
-        flat = (signal >= peak).unfold(-1, _FLAT, 1).all(-1)
+        flat = at_peak.unfold(-1, _FLAT, 1).all(-1)
         # A run of n samples at the peak holds n - 2 flat windows of three, and each run one more begins.
         runs = flat[:, 0].sum() + (flat[:, 1:] & ~flat[:, :-1]).sum()
         count += int(flat.sum() + (_FLAT - 1) * runs)
@@ -123,3 +128,33 @@ def measured_bandwidth(path: Path) -> float | None:
     """Return the bandwidth of a file in whole Hz if something cut it off, else None; see `bandwidth`."""
     found = bandwidth(load_audio(path), audio_info(path).sample_rate)
     return None if found is None else float(round(found))
+
+
+def note_bandwidth(scan: Scan, workers: int = 1, on_file: Callable[[int, int], None] | None = None) -> Scan:
+    """Measure the bandwidth of every recording of a folder.
+
+    Args:
+        scan: What the folder holds.
+        workers: Files at a time.
+        on_file: Called after each file with how many have been measured, and how many there are.
+
+    Returns:
+        The recordings with their bandwidth noted; those whose samples cannot be read are unreadable now.
+    """
+    noted = Scan([], list(scan.unreadable))
+    results = parallel_map(_bandwidth_or_say_why, [recording.audio for recording in scan.recordings], workers)
+    for number, (recording, found) in enumerate(zip(scan.recordings, results, strict=True), 1):
+        if isinstance(found, str):
+            noted.unreadable.append((recording.audio, found))
+        else:
+            noted.recordings.append(recording.model_copy(update={"bandwidth": found}))
+        if on_file:
+            on_file(number, len(scan.recordings))
+    return noted
+
+
+def _bandwidth_or_say_why(path: Path) -> float | str | None:
+    try:
+        return measured_bandwidth(path)
+    except AudioError as error:
+        return str(error)
