@@ -36,13 +36,9 @@ _NAMES = {word: label for label, words in _INSTRUMENTS.items() for word in words
 
 
 def label_of(path: Path) -> str:
-    """Return the instrument that a file's name tells: one of the usual ones, else its first word that is no machine."""
-    words = [word for word in re.split(r"[^a-z0-9]+", path.stem.lower()) if word]
-    for word in words:
-        if (name := word.rstrip("0123456789")) in _NAMES:
-            return _NAMES[name]
-    machine = re.sub(r"[^a-z0-9]", "", path.parent.name.lower())
-    return next((word for word in words if word != machine and word.isalpha()), words[0] if words else "sound")
+    """Return the instrument that a file's name tells, `percussion` where it tells none of the usual ones."""
+    words = (word.rstrip("0123456789") for word in re.split(r"[^a-z0-9]+", path.stem.lower()))
+    return next((_NAMES[word] for word in words if word in _NAMES), "percussion")
 
 
 def find(corpus_dir: Path, label_from: str = "name") -> Iterator[Item]:

@@ -105,12 +105,12 @@ def test_esc50(tmp_path, save_tone, prepare):
         ("LM-2/conga-lll.wav", "conga"),
         ("MRK-2/cymball-short.wav", "cymbal"),
         ("TR-505/tr505-tom-m.wav", "tom"),
-        ("TR-505/tr505-timbal.wav", "timbal"),
+        ("TR-505/tr505-timbal.wav", "percussion"),
         ("TR-505/tr505-cowb-h.wav", "cowbell"),
         ("CR-78/kick.wav", "kick"),
         ("any/BD 01 (long).wav", "kick"),
         ("any/Snare3.wav", "snare"),
-        ("any/808.wav", "808"),
+        ("any/808.wav", "percussion"),
     ],
 )
 def test_names_of_drums_tell_the_instrument(tmp_path, name, label):
