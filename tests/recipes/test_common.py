@@ -65,7 +65,7 @@ def test_a_recipe_is_short_and_says_what_a_user_asks(name):
     docstring = text.split('"""')[1]
     for word in ("Source", "icence", "Layout: ", "Split: "):
         assert word in docstring
-    assert re.search(r"\bhours\b|\bminutes\b", docstring)
+    assert re.search(r"\bhours?\b|\bminutes?\b", docstring)
     assert re.search(r"\sHz|rate", docstring)
     assert all(re.fullmatch("[0-9a-f]{64}", checksum) for checksum in re.findall(r'"([0-9a-f]{40,})"', text))
 
