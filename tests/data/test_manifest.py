@@ -119,3 +119,9 @@ def test_scan_lists_a_name_that_no_manifest_can_hold(tmp_path, save_voice):
 def test_scan_of_no_folder_is_refused(tmp_path):
     with pytest.raises(DataError, match="absent is no folder"):
         scan_folder(tmp_path / "absent")
+
+
+def test_scan_tells_how_far_it_is(speech_folder):
+    seen = []
+    assert len(scan_folder(speech_folder, 2, lambda *numbers: seen.append(numbers)).recordings) == 8
+    assert seen == [(number, 8) for number in range(1, 9)]
