@@ -138,6 +138,7 @@ def test_its_network_trains_a_step(path, tmp_path, monkeypatch):
     subprocess.run(arguments, check=True, env=os.environ | {"PYTHONPATH": str(ROOT)})
     changes = {"data.train": "lists/train.jsonl", "data.valid": "lists/valid.jsonl", "training.steps": 1}
     changes |= {"training.batch_size": 1, "training.validation_crops": 1, "training.validation_levels": 2}
+    changes |= {"training.sample_every": 2, "model.synthesis.steps": 2}
     if config.training.initial_model != "speech-22k":
         changes["training.initial_model"] = None
     outcome = train(load_run_config(path, changes), tmp_path / "run", "auto")
