@@ -22,6 +22,7 @@ VERBS = {
     "convert": ("audiodiff.cli.convert:command", "Turn a checkpoint of another project into a model folder."),
     "evaluate": ("audiodiff.cli.evaluate:command", "Score recordings against their originals; pages to listen."),
     "plot": ("audiodiff.cli.plot:command", "Draw audio, a model, a training run or results."),
+    "doctor": ("audiodiff.cli.doctor:command", "Examine recordings before they are trained on."),
     "export": ("audiodiff.cli.export:command", "Write a trained model as a folder to give away."),
     "info": ("audiodiff.cli.info:command", "Show what is inside a model folder."),
 }

@@ -3,14 +3,36 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
+
+if TYPE_CHECKING:
+    from audiodiff.data.manifest import Scan
 
 LIST = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
 def _names(path: Path | None) -> list[str]:
     return path.read_text(encoding="utf-8").split() if path else []
+
+
+def _scan(folder: Path, workers: int | None, *, bandwidth: bool) -> Scan:
+    """Read the headers of all files of a folder, or if need be their samples too, with a bar."""
+    from audiodiff.cli.options import progress_bar
+    from audiodiff.data.manifest import scan_folder
+    from audiodiff.data.measure import note_bandwidth
+    from audiodiff.data.parallel import default_workers
+
+    workers = workers or default_workers()
+    with progress_bar(0) as bar:
+
+        def show(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        scan = scan_folder(folder, workers, show)
+        return note_bandwidth(scan, workers, show) if bandwidth else scan
 
 
 @click.command("prepare")
@@ -37,6 +59,10 @@ def _names(path: Path | None) -> list[str]:
 )
 @click.option("--valid-list", metavar="FILE", type=LIST, help="Validate on the recordings of this list, no others.")
 @click.option("--test-list", metavar="FILE", type=LIST, help="Keep the recordings of this list for tests, no others.")
+@click.option("--bandwidth", is_flag=True, help="Measure the true bandwidth of each recording, and note it.")
+@click.option(
+    "--workers", type=click.IntRange(min=1), metavar="N", help="Files at a time.  [default: one per processor]"
+)
 def command(
     *,
     folder: Path,
@@ -46,6 +72,8 @@ def command(
     seed: int,
     valid_list: Path | None,
     test_list: Path | None,
+    bandwidth: bool,
+    workers: int | None,
 ) -> None:
     """List the recordings of FOLDER in OUT_DIR/train.jsonl, valid.jsonl and test.jsonl.
 
@@ -53,10 +81,11 @@ def command(
     it is what the lists say, if one is given: a file name without folder and extension per line. Files that cannot be
     read are named and left out; the exit code is then 1.
     """
-    from audiodiff.data.manifest import scan_folder, split, split_by_names, write_manifest
+    from audiodiff.data.manifest import write_manifest
+    from audiodiff.data.splits import split, split_by_names
     from audiodiff.errors import DataError
 
-    recordings, unreadable = scan_folder(folder)
+    recordings, unreadable = _scan(folder, workers, bandwidth=bandwidth)
     for _, reason in unreadable:
         click.echo(f"left out: {reason}", err=True)
     if not recordings:

@@ -1,7 +1,7 @@
 """The typed configuration: one pydantic model per part, read from YAML, saved beside weights as JSON."""
 
 from audiodiff.config.base import Config, change, parse_config
-from audiodiff.config.mel import MEL_CONVENTIONS, MelConfig
+from audiodiff.config.mel import MEL_CONVENTIONS, MelConfig, mel_convention
 from audiodiff.config.model import (
     DiffusionConfig,
     EmbeddingConfig,
@@ -27,5 +27,6 @@ __all__ = [
     "WhiteningConfig",
     "change",
     "load_run_config",
+    "mel_convention",
     "parse_config",
 ]

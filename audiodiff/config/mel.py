@@ -55,7 +55,10 @@ class MelConfig(Config):
     @model_validator(mode="after")
     def _check(self) -> MelConfig:
         if self.f_max > self.sample_rate / 2:
-            raise ValueError(f"f_max {self.f_max} Hz is above half of sample_rate {self.sample_rate} Hz")
+            raise ValueError(
+                f"f_max {self.f_max:g} Hz is above half of sample_rate {self.sample_rate} Hz; "
+                f"at most {self.sample_rate / 2:g} Hz can be heard at that rate"
+            )
         if self.f_min >= self.f_max:
             raise ValueError(f"f_min {self.f_min} Hz must be below f_max {self.f_max} Hz")
         if not self.hop_length <= self.win_length <= self.n_fft:
@@ -65,7 +68,10 @@ class MelConfig(Config):
         if self.centre == "hop" and self.pairing != "midpoint":
             raise ValueError(f"pairing {self.pairing!r} is for centre 'frame'; with centre 'hop' leave it out")
         if self.centre == "hop" and (self.n_fft - self.hop_length) % 2:
-            raise ValueError(f"centre 'hop' needs n_fft - hop_length even, got {self.n_fft} - {self.hop_length}")
+            raise ValueError(
+                f"centre 'hop' needs n_fft - hop_length even, got {self.n_fft} - {self.hop_length}; "
+                f"n_fft {self.n_fft + 1} or hop_length {self.hop_length - 1 or 2} would do"
+            )
         return self
 
 
@@ -91,12 +97,70 @@ MEL_CONVENTIONS: dict[str, MelConfig] = {
 }  # fmt: skip
 
 
+DERIVED_RATES = (8000, 48000)
+"""Lowest and highest sample rate that a named convention can be carried over to, in Hz."""
+
+_HOP_UNIT = 16
+"""Samples that a derived hop is a multiple of."""
+
+
+def mel_convention(name: str) -> MelConfig:
+    """Return a mel convention by its name, for any sample rate.
+
+    Args:
+        name: A name of `MEL_CONVENTIONS`; or NAME@HZ, which is that convention at another rate. Scale, norm
+            and logarithm stay. The hop stays as long in seconds, to the nearest multiple of 16 samples, so that patches
+            of 2, 4, 8 and 16 samples divide it; window and transform stay as many hops. A full band stays full, any
+            other stays as it is in Hz where the rate allows that. The bins stay as dense on the mel scale.
+
+    Returns:
+        The convention.
+
+    Raises:
+        ValueError: If there is no such convention, or the rate is outside `DERIVED_RATES`.
+
+    Example:
+        >>> mel = mel_convention("hifigan-22k@16000")
+        >>> mel.sample_rate, mel.hop_length, mel.n_fft, mel.f_max, mel.n_mels
+        (16000, 192, 768, 8000.0, 80)
+    """
+    base_name, at, rate = name.partition("@")
+    if base_name not in MEL_CONVENTIONS:
+        raise ValueError(
+            f"unknown mel convention {name!r}; choose from {', '.join(MEL_CONVENTIONS)}, "
+            "or put @ and another sample rate in Hz behind one of them"
+        )
+    base = MEL_CONVENTIONS[base_name]
+    if not at:
+        return base
+    low, high = DERIVED_RATES
+    if not rate.isdecimal() or not low <= int(rate) <= high:
+        raise ValueError(f"mel convention {name!r}: what follows @ must be a sample rate of {low} to {high} Hz")
+    sample_rate = int(rate)
+    hop = max(1, round(base.hop_length * sample_rate / base.sample_rate / _HOP_UNIT)) * _HOP_UNIT
+    f_max = sample_rate / 2 if base.f_max == base.sample_rate / 2 else min(base.f_max, sample_rate / 2)
+    band, base_band = (_mels(high, base.scale) - _mels(base.f_min, base.scale) for high in (f_max, base.f_max))
+    values = base.model_dump() | {
+        "name": base_name if sample_rate == base.sample_rate else name,
+        "sample_rate": sample_rate,
+        "hop_length": hop,
+        "n_fft": hop * base.n_fft // base.hop_length,
+        "win_length": hop * base.win_length // base.hop_length,
+        "f_max": f_max,
+        "n_mels": round(base.n_mels * band / base_band),
+    }
+    return MelConfig(**values)
+
+
+def _mels(frequency: float, scale: str) -> float:
+    """Return a frequency in Hz in mels: HTK's, or those of Slaney's Auditory Toolbox (1998)."""
+    if scale == "htk":
+        return 2595 * math.log10(1 + frequency / 700)
+    return frequency / (200 / 3) if frequency < 1000 else 15 + 27 * math.log(frequency / 1000) / math.log(6.4)
+
+
 def _named_mel(value: Any) -> Any:
-    if isinstance(value, str):
-        if value not in MEL_CONVENTIONS:
-            raise ValueError(f"unknown mel convention {value!r}; choose from {', '.join(MEL_CONVENTIONS)}")
-        return MEL_CONVENTIONS[value]
-    return value
+    return mel_convention(value) if isinstance(value, str) else value
 
 
 MelField = Annotated[MelConfig | None, BeforeValidator(_named_mel)]

@@ -1,11 +1,10 @@
-"""Manifests: what recordings there are, one JSON object per line, and how they are found in a folder and split."""
+"""Manifests: what recordings there are, one JSON object per line, and how they are found in a folder."""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Sequence
-from hashlib import blake2b
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,10 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from audiodiff.audio.io import audio_info, find_audio
 from audiodiff.audio.replacing import replacing
+from audiodiff.data.parallel import parallel_map
 from audiodiff.errors import AudioError, DataError
-
-SPEAKERS_TO_SPLIT_BY = 10
-"""With fewer speakers than this, holding one out would cost over a tenth of the data: files are held out instead."""
 
 
 class Recording(BaseModel):
@@ -36,6 +33,9 @@ class Recording(BaseModel):
     label: str | None = Field(None, description="class name, for models with labels")
     text: str | None = None
     mel: Path | None = Field(None, description="a precomputed mel of this recording; training computes its own")
+    mel_convention: str | None = Field(
+        None, description="what `mel` follows, as `audiodiff.config.mel_convention` names it"
+    )
     bandwidth: float | None = Field(
         None, gt=0, description="Hz above which there is nothing, as in speech upsampled from 16 kHz (8000)"
     )
@@ -46,14 +46,6 @@ class Scan(NamedTuple):
 
     recordings: list[Recording]
     unreadable: list[tuple[Path, str]]
-
-
-class Split(NamedTuple):
-    """Recordings to train on, to watch training with, and to keep for the end."""
-
-    train: list[Recording]
-    valid: list[Recording]
-    test: list[Recording]
 
 
 def read_manifest(path: str | Path) -> list[Recording]:
@@ -131,11 +123,13 @@ def _relative(path: Path, folder: Path) -> str:
         return absolute.as_posix()
 
 
-def scan_folder(folder: str | Path) -> Scan:
+def scan_folder(folder: str | Path, workers: int = 1, on_file: Callable[[int, int], None] | None = None) -> Scan:
     """Read the headers of all audio files of a folder and its subfolders.
 
     Args:
         folder: The folder.
+        workers: How many files are read at once.
+        on_file: Called after each file with how many have been read, and how many there are.
 
     Returns:
         The recordings in order of their paths, and the unreadable files with the reason for each.
@@ -148,104 +142,44 @@ def scan_folder(folder: str | Path) -> Scan:
     except AudioError as error:
         raise DataError(str(error)) from error
     scan = Scan([], [])
-    for path in paths:
-        try:
-            str(path).encode()
-            info = audio_info(path)
-        except UnicodeEncodeError:
-            scan.unreadable.append((path, f"{str(path)!a} is no UTF-8, so no manifest can hold it. Rename the file."))
-        except AudioError as error:
-            scan.unreadable.append((path, str(error)))
+    for number, (path, found) in enumerate(zip(paths, parallel_map(_probe_or_say_why, paths, workers), strict=True), 1):
+        if isinstance(found, Recording):
+            scan.recordings.append(found)
         else:
-            scan.recordings.append(
-                Recording(
-                    audio=path,
-                    seconds=info.seconds,
-                    sample_rate=info.sample_rate,
-                    n_samples=info.n_samples,
-                    channels=info.channels,
-                )
-            )
+            scan.unreadable.append((path, found))
+        if on_file:
+            on_file(number, len(paths))
     return scan
 
 
-def split(
-    recordings: Sequence[Recording],
-    valid_share: float,
-    test_share: float = 0.0,
-    seed: int = 0,
-    *,
-    root: str | Path | None = None,
-) -> Split:
-    """Divide recordings by a hash of their path, so that files added later do not move the others.
+def _probe_or_say_why(path: Path) -> Recording | str:
+    try:
+        return probe(path)
+    except AudioError as error:
+        return str(error)
 
-    Where at least `SPEAKERS_TO_SPLIT_BY` speakers are known, all recordings of a speaker go the same way. A part with a
-    share gets at least one recording, or speaker, even of a corpus that is too small for it.
+
+def probe(path: Path) -> Recording:
+    """Read the header of one audio file.
 
     Args:
-        recordings: What is to be divided.
-        valid_share: Share of the validation part, 0 to 1.
-        test_share: Share of the test part, 0 to 1.
-        seed: Another seed is another division.
-        root: The folder that paths are taken relative to, so that moving a corpus does not change its division.
+        path: The file.
 
     Returns:
-        The parts, each in the order of `recordings`.
+        The recording, with nothing known of it but its length, rate and channels.
 
     Raises:
-        DataError: If the shares are impossible.
+        AudioError: If the file cannot be read, or no manifest could hold its name.
     """
-    if min(valid_share, test_share) < 0 or valid_share + test_share >= 1:
-        raise DataError(
-            f"cannot hold out shares of {valid_share} and {test_share}; each is at least 0, their sum below 1."
-        )
-    by_speaker = len({recording.speaker for recording in recordings} - {None}) >= SPEAKERS_TO_SPLIT_BY
-    keys = [_split_key(recording, by_speaker, root) for recording in recordings]
-    place = {
-        key: int.from_bytes(blake2b(f"{seed} {key}".encode(), digest_size=8).digest(), "big") / 2**64 for key in keys
-    }
-    order = sorted(place, key=lambda key: (place[key], key))
-    n_test = max(sum(place[key] < test_share for key in order), test_share > 0)
-    n_held_out = max(sum(place[key] < test_share + valid_share for key in order), n_test + (valid_share > 0))
-    part_of = dict.fromkeys(order, 0) | dict.fromkeys(order[:n_held_out], 1) | dict.fromkeys(order[:n_test], 2)
-    parts = Split([], [], [])
-    for recording, key in zip(recordings, keys, strict=True):
-        parts[part_of[key]].append(recording)
-    return parts
-
-
-def _split_key(recording: Recording, by_speaker: bool, root: str | Path | None) -> str:
-    if by_speaker and recording.speaker is not None:
-        return f"speaker {recording.speaker}"
-    path = recording.audio if root is None else Path(os.path.relpath(recording.audio, root))
-    return f"file {path.as_posix()}"
-
-
-def split_by_names(recordings: Sequence[Recording], valid: Iterable[str], test: Iterable[str] = ()) -> Split:
-    """Divide recordings by lists of file names without extension, as of published splits; the rest is for training.
-
-    Args:
-        recordings: What is to be divided.
-        valid: Names of the validation part.
-        test: Names of the test part.
-
-    Returns:
-        The parts, each in the order of `recordings`.
-
-    Raises:
-        DataError: If a name is in both lists, or belongs to no recording.
-    """
-    names = {"valid": set(valid), "test": set(test)}
-    if both := names["valid"] & names["test"]:
-        raise DataError(f"{sorted(both)[0]} is in the validation list and in the test list. Leave it in one.")
-    stems = {recording.audio.stem for recording in recordings}
-    if unknown := (names["valid"] | names["test"]) - stems:
-        raise DataError(
-            f"{len(unknown)} names of the lists belong to no recording, such as {sorted(unknown)[0]}. "
-            "List file names without folder and extension, one per line."
-        )
-    parts = Split([], [], [])
-    for recording in recordings:
-        part = next((part for part, listed in names.items() if recording.audio.stem in listed), "train")
-        getattr(parts, part).append(recording)
-    return parts
+    try:
+        str(path).encode()
+    except UnicodeEncodeError as error:
+        raise AudioError(f"{str(path)!a} is no UTF-8, so no manifest can hold it. Rename the file.") from error
+    info = audio_info(path)
+    return Recording(
+        audio=path,
+        seconds=info.seconds,
+        sample_rate=info.sample_rate,
+        n_samples=info.n_samples,
+        channels=info.channels,
+    )

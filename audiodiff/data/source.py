@@ -6,7 +6,8 @@ import logging
 from pathlib import Path
 
 from audiodiff.config import DataConfig
-from audiodiff.data.manifest import Recording, read_manifest, scan_folder, split
+from audiodiff.data.manifest import Recording, read_manifest, scan_folder
+from audiodiff.data.splits import split
 from audiodiff.errors import DataError
 
 _NAMED = 3

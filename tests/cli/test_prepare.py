@@ -1,6 +1,8 @@
 """`audiodiff prepare` turns a folder into manifests, and says what it could not read."""
 
+import numpy as np
 import pytest
+import soundfile
 from click.testing import CliRunner
 
 from audiodiff.cli.main import main
@@ -92,3 +94,22 @@ def test_lists_that_cannot_be_are_refused(speech_folder, tmp_path, valid, test, 
     result = prepare(speech_folder, tmp_path / "lists", *options)
     assert result.exit_code == 1
     assert message in result.stderr
+
+
+def test_workers_change_nothing(speech_folder, tmp_path):
+    divisions = []
+    for workers in (1, 3):
+        assert prepare(speech_folder, tmp_path, "--workers", workers, "--bandwidth").exit_code == 0
+        divisions.append(listed(tmp_path))
+    assert divisions[0] == divisions[1]
+    assert prepare(speech_folder, tmp_path, "--workers", 0).exit_code == 2
+
+
+def test_a_file_whose_samples_cannot_be_read_is_left_out_when_they_are_measured(tmp_path, save_voice):
+    for i in range(4):
+        save_voice(tmp_path / "corpus" / f"{i}.wav", 0.2, seed=i)
+    soundfile.write(tmp_path / "corpus" / "nan.wav", np.full(1000, np.nan), 8000, subtype="FLOAT")
+    assert prepare(tmp_path / "corpus", tmp_path / "lists").exit_code == 0
+    result = prepare(tmp_path / "corpus", tmp_path / "lists", "--bandwidth")
+    assert result.exit_code == 1
+    assert "nan.wav has 1000 samples that are NaN" in result.stderr

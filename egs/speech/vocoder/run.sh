@@ -1,15 +1,10 @@
 #!/usr/bin/env bash
 # The bundled vocoder: several speech corpora, first denoising alone, then the unrolled few-step sampler as well.
-# usage: egs/speech/vocoder/run.sh CORPORA [STAGE]
-#   CORPORA holds any of the folders ljspeech, reader, librispeech, kerstin
-#   stages: 0 data, 1 train by denoising, 2 fine-tune for few steps, 3 synthesise and score the test recordings
-set -euo pipefail
-corpora=${1:?usage: $0 CORPORA [STAGE]}
-stage=${2:-0}
-here=$(dirname "$0")
-exp=exp/speech
-
-if ((stage <= 0)); then
+# CORPORA holds any of the folders ljspeech, reader, librispeech, kerstin.
+here=$(dirname "$0") usage=CORPORA exp=exp/speech
+conf=("$here/conf/denoise.yaml" "$here/conf/few-step.yaml")
+data() {
+  local corpora=$1 corpus part list lists
   mkdir -p "$exp/lists/all"
   rm -f "$exp"/lists/all/*.jsonl
   for corpus in ljspeech reader librispeech kerstin; do
@@ -30,12 +25,15 @@ if ((stage <= 0)); then
   if [[ -d $corpora/ljspeech ]]; then
     cat "$exp"/lists/ljspeech/train.jsonl "$exp"/lists/ljspeech/train.jsonl >> "$exp/lists/all/train.jsonl"
   fi
-fi
-if ((stage <= 1)); then audiodiff train "$here/conf/denoise.yaml" --run "$exp/denoise"; fi
-if ((stage <= 2)); then audiodiff train "$here/conf/few-step.yaml" --run "$exp/few-step"; fi
-if ((stage <= 3)); then
+}
+test_corpora() { # calls vocode on the test recordings of each corpus that has some
+  local corpus
   for corpus in ljspeech librispeech; do
-    audiodiff vocode "$exp/lists/$corpus/test.jsonl" --model "$exp/few-step/last" --output "$exp/wav/$corpus" \
-      --resample --score --overwrite
+    [[ -s $exp/lists/$corpus/test.jsonl ]] || continue
+    audiodiff vocode "$exp/lists/$corpus/test.jsonl" --model "$last/last" --output "$exp/wav/$corpus" \
+      --resample --overwrite "$@"
   done
-fi
+}
+synthesise() { test_corpora; }
+evaluate() { test_corpora --score; }
+source "$here/../../run.sh"

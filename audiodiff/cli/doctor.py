@@ -1,0 +1,120 @@
+"""`audiodiff doctor`: examine recordings before they are trained on."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from audiodiff.data.doctor import Finding, Report, Source
+
+_NAMED = 3
+"""How many files a line names before it only counts."""
+
+
+@click.command("doctor", short_help="Examine recordings before they are trained on.")
+@click.argument("data", nargs=-1, required=True, metavar="DATA...", type=click.Path(exists=True, path_type=Path))
+@click.option(
+    "--crop-seconds",
+    type=click.FloatRange(min=0, min_open=True),
+    default=0.75,
+    show_default=True,
+    metavar="SECONDS",
+    help="Length of a training crop (data.crop_seconds).",
+)
+@click.option(
+    "--workers", type=click.IntRange(min=1), metavar="N", help="Files at a time.  [default: one per processor]"
+)
+@click.option("--json", "as_json", is_flag=True, help="Print everything as JSON, with all file names.")
+def command(*, data: tuple[Path, ...], crop_seconds: float, workers: int | None, as_json: bool) -> None:
+    """Examine recordings before they are trained on, and say what to do.
+
+    DATA are manifests (.jsonl), folders that hold manifests, or folders of recordings. Give train, valid and test
+    together to have them compared. The exit code is 1 if something must be mended.
+    """
+    from audiodiff.cli.options import progress_bar
+    from audiodiff.data.doctor import examine
+    from audiodiff.data.parallel import default_workers
+
+    workers = workers or default_workers()
+    sources = [source for path in data for source in _open(path, workers)]
+    total = len({recording.audio for source in sources for recording in source.recordings})
+    with progress_bar(total) as bar:
+        report = examine(sources, crop_seconds, workers, bar.update)
+    click.echo(json.dumps(_facts(report), indent=1, ensure_ascii=False) if as_json else "\n".join(_lines(report)))
+    if report.must_mend:
+        click.get_current_context().exit(1)
+
+
+def _open(path: Path, workers: int) -> Iterator[Source]:
+    """Yield what a path holds: a manifest, the manifests of a folder, or its recordings."""
+    from audiodiff.data.doctor import Source
+    from audiodiff.data.manifest import read_manifest, scan_folder
+    from audiodiff.errors import DataError
+
+    if path.is_file() and path.suffix != ".jsonl":
+        raise DataError(f"{path} is neither a manifest (.jsonl) nor a folder. Give its folder, or a manifest.")
+    manifests = [path] if path.is_file() else sorted(path.glob("*.jsonl"))
+    for manifest in manifests:
+        yield Source(manifest.stem, read_manifest(manifest))
+    if not manifests:
+        scan = scan_folder(path, workers)
+        if not (scan.recordings or scan.unreadable):
+            raise DataError(f"{path} holds no manifest and no audio. Give a folder with recordings, or manifests.")
+        yield Source(path.resolve().name, scan.recordings, scan.unreadable)
+
+
+def _facts(report: Report) -> dict[str, Any]:
+    return {
+        "recordings": len(report.examined),
+        "hours": sum(one.measured.seconds for one in report.examined) / 3600,
+        "parts": dict(Counter(one.part for one in report.examined)),
+        "sample_rates_hz": dict(Counter(one.measured.sample_rate for one in report.examined).most_common()),
+        "must_mend": report.must_mend,
+        "findings": [
+            {
+                "check": finding.check,
+                "must_mend": finding.must_mend,
+                "found": finding.found,
+                "advice": finding.advice,
+                "files": list(finding.files),
+            }
+            for finding in report.findings
+        ],
+    }
+
+
+def _lines(report: Report) -> Iterator[str]:
+    facts = _facts(report)
+    parts = ", ".join(f"{part} {count}" for part, count in facts["parts"].items())
+    yield f"{facts['recordings']} recordings, {facts['hours']:.2f} hours ({parts or 'none can be read'})"
+    if report.examined:
+        yield f"rates {_spread([one.measured.sample_rate for one in report.examined], 'Hz', 0)}"
+        yield f"lengths {_spread([one.measured.seconds for one in report.examined], 's', 2)}"
+        levels = [one.measured.level for one in report.examined if one.measured.level is not None]
+        yield f"levels {_spread(levels, 'dB', 1)}"
+    for finding in report.findings:
+        yield from _explain(finding)
+    if not report.findings:
+        yield "nothing found"
+
+
+def _spread(values: Sequence[float], unit: str, digits: int) -> str:
+    if not values:
+        return "none"
+    low, middle, high = (f"{value:.{digits}f}" for value in (min(values), statistics.median(values), max(values)))
+    return f"{low} {unit}" if low == high else f"{low} to {high} {unit}, median {middle} {unit}"
+
+
+def _explain(finding: Finding) -> Iterator[str]:
+    yield f"{'MEND' if finding.must_mend else 'look'}  {finding.check}: {finding.found}"
+    yield f"      {finding.advice}"
+    if finding.files:
+        more = f" and {len(finding.files) - _NAMED} more" if len(finding.files) > _NAMED else ""
+        yield f"      {', '.join(finding.files[:_NAMED])}{more}"

@@ -1,0 +1,304 @@
+"""What is wrong with training data, before training finds out: measured of every file, held against the others."""
+
+from __future__ import annotations
+
+import os
+import statistics
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from audiodiff.data.crops import FULL_BAND
+from audiodiff.data.manifest import Recording
+from audiodiff.data.measure import Measurement, measure
+from audiodiff.data.parallel import parallel_map
+from audiodiff.data.splits import SPEAKERS_TO_SPLIT_BY
+from audiodiff.errors import AudioError
+
+CLIPPED_SHARE = 1e-4
+"""Share of samples in flat tops from which a recording counts as clipped: a few in every second."""
+LARGE_DC = 0.01
+"""Mean from which a recording has an offset: -40 dB of full scale."""
+LONG_SILENCE = 1.0
+"""Seconds of silence at either end that are too long."""
+FAR_LEVEL = 12.0
+"""dB from the median level that are far, unless levels vary that much anyway."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """A manifest or a folder.
+
+    Attributes:
+        part: What it is for, such as train or test: the manifest's name.
+        recordings: What it lists.
+        unreadable: Files whose header cannot be read, with the reason.
+    """
+
+    part: str
+    recordings: Sequence[Recording]
+    unreadable: Sequence[tuple[Path, str]] = ()
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something to know before training.
+
+    Attributes:
+        check: Which check found it.
+        must_mend: Whether training would fail or mean nothing; else it is for the user to judge.
+        found: What was found.
+        advice: What to do.
+        files: Where.
+    """
+
+    check: str
+    must_mend: bool
+    found: str
+    advice: str
+    files: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Examined:
+    """One recording of a part, as listed and as measured."""
+
+    part: str
+    recording: Recording
+    measured: Measurement
+
+    @property
+    def name(self) -> str:
+        """The path of the audio file."""
+        return str(self.recording.audio)
+
+
+@dataclass(frozen=True)
+class Report:
+    """What is there, and what was found.
+
+    Attributes:
+        examined: All recordings that can be read.
+        findings: What must be mended first.
+    """
+
+    examined: list[Examined]
+    findings: list[Finding]
+
+    @property
+    def must_mend(self) -> bool:
+        """Whether anything must be mended before training."""
+        return any(finding.must_mend for finding in self.findings)
+
+
+def examine(
+    sources: Sequence[Source],
+    crop_seconds: float,
+    workers: int = 1,
+    on_file: Callable[[], object] = lambda: None,
+) -> Report:
+    """Measure all recordings and check them.
+
+    Args:
+        sources: Manifests and folders; a file in several is measured once.
+        crop_seconds: Length of a training crop.
+        workers: Files measured at once.
+        on_file: Called after each file.
+
+    Returns:
+        The report.
+    """
+    paths = list(dict.fromkeys(recording.audio for source in sources for recording in source.recordings))
+    measured: dict[Path, Measurement] = {}
+    broken = [pair for source in sources for pair in source.unreadable]
+    for path, result in zip(paths, parallel_map(_measure, paths, workers), strict=True):
+        if isinstance(result, Measurement):
+            measured[path] = result
+        else:
+            broken.append((path, result))
+        on_file()
+    examined = [
+        Examined(source.part, recording, measured[recording.audio])
+        for source in sources
+        for recording in source.recordings
+        if recording.audio in measured
+    ]
+    findings = [
+        *_unreadable(broken),
+        *_per_part(examined),
+        *_per_recording(examined, crop_seconds),
+        *_as_a_whole(examined),
+    ]
+    return Report(examined, sorted(findings, key=lambda finding: not finding.must_mend))
+
+
+def _measure(path: Path) -> Measurement | str:
+    try:
+        return measure(path)
+    except AudioError as error:
+        return str(error)
+
+
+def _unreadable(broken: Sequence[tuple[Path, str]]) -> Iterator[Finding]:
+    if broken:
+        yield Finding(
+            "unreadable",
+            True,
+            f"{len(broken)} files cannot be read; the first: {broken[0][1]}",
+            "Repair or remove them, and write the manifests again.",
+            tuple(str(path) for path, _ in broken),
+        )
+
+
+def _per_recording(examined: Sequence[Examined], crop_seconds: float) -> Iterator[Finding]:
+    """Check what can be told of a recording by itself."""
+    checks: tuple[tuple[str, bool, Callable[[Examined], bool], str, str], ...] = (
+        (
+            "changed",
+            True,
+            _differs_from_manifest,
+            "have another length or rate than their manifest says",
+            "Write the manifest again: `audiodiff prepare`, or the corpus' recipe.",
+        ),
+        (
+            "silent",
+            True,
+            lambda one: one.measured.silent,
+            "hold nothing above -60 dB of full scale",
+            "Remove them: a model learns to be silent from them.",
+        ),
+        (
+            "clipped",
+            False,
+            lambda one: one.measured.clipped > CLIPPED_SHARE * one.measured.n_samples * one.measured.channels,
+            "have cut-off peaks",
+            "Take them from a quieter source, or remove them: what is made will crackle like them.",
+        ),
+        (
+            "offset",
+            False,
+            lambda one: abs(one.measured.dc) > LARGE_DC,
+            "have a DC offset above 1 % of full scale",
+            "High-pass them at 20 Hz: augmentation by polarity makes two kinds of recordings of one.",
+        ),
+        (
+            "silent ends",
+            False,
+            lambda one: not one.measured.silent and max(one.measured.lead, one.measured.tail) > LONG_SILENCE,
+            f"begin or end with more than {LONG_SILENCE:g} s of silence",
+            "Trim them, or accept that some crops are silent.",
+        ),
+        (
+            "short",
+            False,
+            lambda one: one.measured.seconds < crop_seconds,
+            f"are shorter than a crop of {crop_seconds:g} s, and will be padded with zeros",
+            "Set data.crop_seconds lower, or join them. For a generator of short clips this is as it should be.",
+        ),
+        (
+            "band",
+            False,
+            _hides_its_band,
+            "end well below half their sample rate, and no manifest says so",
+            "Note it with --bandwidth of `audiodiff prepare` or of the recipe; else it is learnt as silence.",
+        ),
+    )
+    for check, must_mend, concerns, words, advice in checks:
+        if found := [one for one in examined if concerns(one)]:
+            yield Finding(check, must_mend, _count(found, examined, words), advice, _names(found))
+
+
+def _differs_from_manifest(one: Examined) -> bool:
+    stated, found = one.recording, one.measured
+    return stated.sample_rate != found.sample_rate or (stated.n_samples or found.n_samples) != found.n_samples
+
+
+def _hides_its_band(one: Examined) -> bool:
+    band = one.measured.bandwidth
+    return (
+        band is not None
+        and band < 2 * FULL_BAND * one.measured.sample_rate / 2
+        and (one.recording.bandwidth is None or one.recording.bandwidth > 1.1 * band)
+    )
+
+
+def _as_a_whole(examined: Sequence[Examined]) -> Iterator[Finding]:
+    """Check what can be told of recordings among others."""
+    rates = Counter(one.measured.sample_rate for one in examined)
+    if len(rates) > 1:
+        usual = rates.most_common(1)[0][0]
+        others = [one for one in examined if one.measured.sample_rate != usual]
+        listed = ", ".join(f"{count} at {rate} Hz" for rate, count in rates.most_common())
+        yield Finding(
+            "mixed rates",
+            False,
+            f"there are several sample rates: {listed}",
+            "Training resamples what it reads (data.resample) and leaves the band that a lower rate lacks out of the "
+            "loss (data.mask_bandwidth); `--waves HZ` of a recipe resamples once and for all.",
+            _names(others),
+        )
+    levels = {id(one): one.measured.level for one in examined if one.measured.level is not None}
+    if len(levels) > 2:
+        middle = statistics.median(levels.values())
+        spread = 1.4826 * statistics.median(abs(level - middle) for level in levels.values())
+        limit = max(FAR_LEVEL, 4 * spread)
+        if far := [one for one in examined if abs(levels.get(id(one), middle) - middle) > limit]:
+            yield Finding(
+                "level",
+                False,
+                _count(far, examined, f"are over {limit:.0f} dB louder or quieter than the median of {middle:.0f} dB"),
+                "Listen to them: they may be noise, or want another gain.",
+                _names(far),
+            )
+
+
+def _per_part(examined: Sequence[Examined]) -> Iterator[Finding]:
+    """Check what is in a part twice, and in two parts."""
+    alike: dict[str, list[Examined]] = defaultdict(list)
+    for one in examined:
+        if not one.measured.silent:
+            alike[one.measured.digest].append(one)
+    groups = [group for group in alike.values() if len(group) > 1]
+    if across := [one for group in groups if len({one.part for one in group}) > 1 for one in group]:
+        parts = ", ".join(sorted({one.part for one in across}))
+        yield Finding(
+            "overlap",
+            True,
+            f"{len(across)} recordings with equal content are in more than one of {parts}",
+            "Remove them from all but one: scores on what was trained on mean nothing.",
+            _names(across),
+        )
+    if twice := [one for group in groups for one in group if sum(one.part == other.part for other in group) > 1]:
+        yield Finding(
+            "duplicates",
+            False,
+            _count(twice, examined, "are in a part more than once, by content"),
+            "Remove the copies, unless they are to count more than once.",
+            _names(twice),
+        )
+    yield from _shared_speakers(examined)
+
+
+def _shared_speakers(examined: Sequence[Examined]) -> Iterator[Finding]:
+    parts_of: dict[str, set[str]] = defaultdict(set)
+    for one in examined:
+        if one.recording.speaker is not None:
+            parts_of[one.recording.speaker].add(one.part)
+    shared = {speaker for speaker, parts in parts_of.items() if len(parts) > 1}
+    if shared and len(parts_of) >= SPEAKERS_TO_SPLIT_BY:
+        yield Finding(
+            "speakers",
+            False,
+            f"{len(shared)} of {len(parts_of)} speakers are in more than one part, such as {min(shared)}",
+            "Divide by speaker if the scores are to tell how new voices fare.",
+            _names(one for one in examined if one.recording.speaker in shared),
+        )
+
+
+def _count(found: Sequence[Examined], examined: Sequence[Examined], words: str) -> str:
+    return f"{len(found)} of {len(examined)} recordings {words}"
+
+
+def _names(found: Iterable[Examined]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(os.path.relpath(one.name) for one in found))

@@ -1,0 +1,160 @@
+"""What can be measured of one recording before training: level, clipping, DC, silence, bandwidth, and its content."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from hashlib import blake2b
+from pathlib import Path
+
+from torch import Tensor
+from torch.nn import functional
+
+from audiodiff.audio.io import audio_info, load_audio
+from audiodiff.data.bandwidth import bandwidth
+from audiodiff.data.manifest import Scan
+from audiodiff.data.parallel import parallel_map
+from audiodiff.errors import AudioError
+
+SILENCE = 10 ** (-60 / 20)
+"""Amplitude below which a sample is silent: -60 dB of full scale."""
+
+_FLAT = 3
+"""Samples in a row at the same extreme value that a converter or an editor has cut off."""
+_NEAR_FULL = 0.2
+"""Amplitude from which a flat top counts as clipped; also files that were made quieter after clipping are found."""
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What was measured of a file.
+
+    Attributes:
+        seconds: Length.
+        sample_rate: Of the file, in Hz.
+        n_samples: Per channel, at the file's own rate.
+        channels: Number of channels.
+        peak: Largest amplitude; 1 is full scale.
+        level: RMS of what is not silent, in dB of full scale; None for a silent file.
+        dc: Mean of the samples; 1 is full scale.
+        clipped: Samples in flat tops at the peak.
+        lead: Seconds of silence before the first sound.
+        tail: Seconds of silence after the last.
+        bandwidth: Hz up to which it reaches, if something cut it off; see `audiodiff.data.bandwidth`.
+        digest: Equal for files whose samples are equal, whatever their format.
+    """
+
+    seconds: float
+    sample_rate: int
+    n_samples: int
+    channels: int
+    peak: float
+    level: float | None
+    dc: float
+    clipped: int
+    lead: float
+    tail: float
+    bandwidth: float | None
+    digest: str
+
+    @property
+    def silent(self) -> bool:
+        """Whether there is nothing but silence."""
+        return self.level is None
+
+
+def measure(path: Path) -> Measurement:
+    """Read a file and measure it.
+
+    Args:
+        path: The audio file.
+
+    Returns:
+        The measurements.
+
+    Raises:
+        AudioError: If the file cannot be read, or has samples that are not finite.
+    """
+    info = audio_info(path)
+    audio = load_audio(path, mono=False)
+    lead, tail = _silence(audio)
+    return Measurement(
+        seconds=info.seconds,
+        sample_rate=info.sample_rate,
+        n_samples=info.n_samples,
+        channels=info.channels,
+        peak=float(audio.abs().max()),
+        level=_level(audio),
+        dc=float(audio.mean()),
+        clipped=_clipped(audio),
+        lead=lead / info.sample_rate,
+        tail=tail / info.sample_rate,
+        bandwidth=bandwidth(audio, info.sample_rate),
+        digest=blake2b(audio.numpy().tobytes(), digest_size=16, salt=b"%d" % info.channels).hexdigest(),
+    )
+
+
+def _level(audio: Tensor) -> float | None:
+    """Return the RMS in dB of the blocks of 1024 samples that are not silent; None if all are."""
+    loud = functional.pad(audio.mean(0), (0, -audio.shape[-1] % 1024)).view(-1, 1024).square().mean(1)
+    loud = loud[loud > SILENCE**2]
+    return float(10 * loud.mean().log10()) if len(loud) else None
+
+
+def _clipped(audio: Tensor) -> int:
+    """Count the samples that lie in flat runs at the highest or the lowest value of the file."""
+    count = 0
+    for signal in (audio, -audio):
+        peak = signal.max()
+        at_peak = signal >= peak
+        if peak < _NEAR_FULL or int(at_peak.sum()) < _FLAT:
+            continue
+        flat = at_peak.unfold(-1, _FLAT, 1).all(-1)
+        # A run of n samples at the peak holds n - 2 flat windows of three, and each run one more begins.
+        runs = flat[:, 0].sum() + (flat[:, 1:] & ~flat[:, :-1]).sum()
+        count += int(flat.sum() + (_FLAT - 1) * runs)
+    return count
+
+
+def _silence(audio: Tensor) -> tuple[int, int]:
+    """Return how many samples are silent before the first sound and after the last; all of them in a silent file."""
+    sounding = (audio.abs() > SILENCE).any(0).nonzero()
+    if not len(sounding):
+        return audio.shape[-1], audio.shape[-1]
+    return int(sounding[0]), audio.shape[-1] - 1 - int(sounding[-1])
+
+
+def measured_bandwidth(path: Path) -> float | None:
+    """Return the bandwidth of a file in whole Hz if something cut it off, else None; see `bandwidth`."""
+    found = bandwidth(load_audio(path), audio_info(path).sample_rate)
+    return None if found is None else float(round(found))
+
+
+def note_bandwidth(scan: Scan, workers: int = 1, on_file: Callable[[int, int], None] | None = None) -> Scan:
+    """Measure the bandwidth of every recording of a folder.
+
+    Args:
+        scan: What the folder holds.
+        workers: Files at a time.
+        on_file: Called after each file with how many have been measured, and how many there are.
+
+    Returns:
+        The recordings with their bandwidth noted; those whose samples cannot be read are unreadable now.
+    """
+    noted = Scan([], list(scan.unreadable))
+    results = parallel_map(_bandwidth_or_say_why, [recording.audio for recording in scan.recordings], workers)
+    for number, (recording, found) in enumerate(zip(scan.recordings, results, strict=True), 1):
+        if isinstance(found, str):
+            noted.unreadable.append((recording.audio, found))
+        else:
+            noted.recordings.append(recording.model_copy(update={"bandwidth": found}))
+        if on_file:
+            on_file(number, len(scan.recordings))
+    return noted
+
+
+def _bandwidth_or_say_why(path: Path) -> float | str | None:
+    try:
+        return measured_bandwidth(path)
+    except AudioError as error:
+        return str(error)

@@ -1,0 +1,141 @@
+"""Dividing recordings into those to train on, to watch training with, and to keep for the end; always the same way."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from hashlib import blake2b
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from audiodiff.data.manifest import Recording
+from audiodiff.errors import DataError
+
+SPEAKERS_TO_SPLIT_BY = 10
+"""With fewer speakers than this, holding one out would cost over a tenth of the data: files are held out instead."""
+
+Part = Literal["train", "valid", "test"]
+
+
+class Split(NamedTuple):
+    """Recordings to train on, to watch training with, and to keep for the end."""
+
+    train: list[Recording]
+    valid: list[Recording]
+    test: list[Recording]
+
+
+def split(
+    recordings: Sequence[Recording],
+    valid_share: float,
+    test_share: float = 0.0,
+    seed: int = 0,
+    *,
+    root: str | Path | None = None,
+) -> Split:
+    """Divide recordings by a hash of their path, so that files added later do not move the others.
+
+    Where at least `SPEAKERS_TO_SPLIT_BY` speakers are known, all recordings of a speaker go the same way. A part with a
+    share gets at least one recording, or speaker, even of a corpus that is too small for it.
+
+    Args:
+        recordings: What is to be divided.
+        valid_share: Share of the validation part, 0 to 1.
+        test_share: Share of the test part, 0 to 1.
+        seed: Another seed is another division.
+        root: The folder that paths are taken relative to, so that moving a corpus does not change its division.
+
+    Returns:
+        The parts, each in the order of `recordings`.
+
+    Raises:
+        DataError: If the shares are impossible.
+    """
+    keys = split_keys([r.audio for r in recordings], [r.speaker for r in recordings], root)
+    parts = Split([], [], [])
+    for recording, part in zip(recordings, assign_parts(keys, valid_share, test_share, seed), strict=True):
+        getattr(parts, part).append(recording)
+    return parts
+
+
+def split_keys(paths: Sequence[Path], groups: Sequence[str | None], root: str | Path | None = None) -> list[str]:
+    """Name what must not be divided: the group of a file where there are enough groups, else the file.
+
+    Args:
+        paths: The audio files.
+        groups: Of each file what a split keeps together, such as its speaker or piece; None keeps nothing together.
+        root: The folder that paths are taken relative to.
+
+    Returns:
+        A key for each file.
+    """
+    by_group = len(set(groups) - {None}) >= SPEAKERS_TO_SPLIT_BY
+    return [
+        f"speaker {group}" if by_group and group is not None else f"file {_under(path, root).as_posix()}"
+        for path, group in zip(paths, groups, strict=True)
+    ]
+
+
+def _under(path: Path, root: str | Path | None) -> Path:
+    return path if root is None else Path(os.path.relpath(path, root))
+
+
+def assign_parts(keys: Sequence[str], valid_share: float, test_share: float, seed: int = 0) -> list[Part]:
+    """Put every key into a part by its hash alone, so that keys added later do not move the others.
+
+    Args:
+        keys: What to divide; equal keys go the same way.
+        valid_share: Share of the validation part, 0 to 1.
+        test_share: Share of the test part, 0 to 1.
+        seed: Another seed is another division.
+
+    Returns:
+        The part of each key. A part with a share gets at least one key, even of too few.
+
+    Raises:
+        DataError: If the shares are impossible.
+    """
+    if min(valid_share, test_share) < 0 or valid_share + test_share >= 1:
+        raise DataError(
+            f"cannot hold out shares of {valid_share} and {test_share}; each is at least 0, their sum below 1."
+        )
+    place = {
+        key: int.from_bytes(blake2b(f"{seed} {key}".encode(), digest_size=8).digest(), "big") / 2**64 for key in keys
+    }
+    order = sorted(place, key=lambda key: (place[key], key))
+    n_test = max(sum(place[key] < test_share for key in order), test_share > 0)
+    n_held_out = max(sum(place[key] < test_share + valid_share for key in order), n_test + (valid_share > 0))
+    part_of: dict[str, Part] = dict.fromkeys(order, "train")
+    part_of |= dict.fromkeys(order[:n_held_out], "valid")
+    part_of |= dict.fromkeys(order[:n_test], "test")
+    return [part_of[key] for key in keys]
+
+
+def split_by_names(recordings: Sequence[Recording], valid: Iterable[str], test: Iterable[str] = ()) -> Split:
+    """Divide recordings by lists of file names without extension, as of published splits; the rest is for training.
+
+    Args:
+        recordings: What is to be divided.
+        valid: Names of the validation part.
+        test: Names of the test part.
+
+    Returns:
+        The parts, each in the order of `recordings`.
+
+    Raises:
+        DataError: If a name is in both lists, or belongs to no recording.
+    """
+    names = {"valid": set(valid), "test": set(test)}
+    if both := names["valid"] & names["test"]:
+        raise DataError(f"{sorted(both)[0]} is in the validation list and in the test list. Leave it in one.")
+    stems = {recording.audio.stem for recording in recordings}
+    if unknown := (names["valid"] | names["test"]) - stems:
+        raise DataError(
+            f"{len(unknown)} names of the lists belong to no recording, such as {sorted(unknown)[0]}. "
+            "List file names without folder and extension, one per line."
+        )
+    parts = Split([], [], [])
+    for recording in recordings:
+        part = next((part for part, listed in names.items() if recording.audio.stem in listed), "train")
+        getattr(parts, part).append(recording)
+    return parts

@@ -1,0 +1,13 @@
+#!/usr/bin/env bash
+# Spoken digits by label: SC09, the ten digits of Speech Commands, 16,000 Hz.
+here=$(dirname "$0") usage=CORPUS_DIR exp=exp/sc09
+conf=("$here/conf/sc09.yaml")
+data() { python -m recipes.speech_commands "$1" "$exp/data" --words sc09; }
+synthesise() {
+  local label
+  for label in zero one two three four five six seven eight nine; do
+    audiodiff generate --model "$last/best" --label "$label" --count 8 --output "$exp/wav" --overwrite
+  done
+}
+evaluate() { audiodiff doctor "$exp/wav" --crop-seconds 0.1; } # silence, clipping, copies, levels
+source "$here/../../run.sh"

@@ -1,0 +1,134 @@
+"""The command line that all recipes have: `python -m recipes.NAME CORPUS_DIR OUT_DIR`."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from audiodiff.errors import AudiodiffError
+from recipes._common import Recipe
+from recipes._recordings import Wishes
+
+_SHARE = click.FloatRange(0, 1, max_open=True)
+_FOLDER = click.Path(file_okay=False, path_type=Path)
+
+
+def command(recipe: Recipe, help_text: str) -> click.Command:
+    """Build the command of a recipe.
+
+    Args:
+        recipe: What it runs.
+        help_text: What its help says of the corpus.
+
+    Returns:
+        The command; it writes manifests, prints a line for each, and exits with 1 if a file could not be read.
+    """
+    own = {str(option.name) for option in recipe.options}
+
+    def callback(corpus_dir: Path, out_dir: Path, **values: Any) -> None:
+        options = {name: values.pop(name) for name in own}
+        try:
+            _run(recipe, corpus_dir, out_dir, options, **values)
+        except AudiodiffError as error:
+            click.echo(f"error: {error}", err=True)
+            sys.exit(1)
+
+    parameters: list[click.Parameter] = [
+        click.Argument(["corpus_dir"], type=_FOLDER),
+        click.Argument(["out_dir"], type=_FOLDER),
+        *recipe.options,
+        *_shared_options(recipe),
+    ]
+    paragraphs = "\n\n".join("\b\n" + paragraph for paragraph in help_text.split("\n\n"))
+    return click.Command(None, params=parameters, callback=callback, help=paragraphs)
+
+
+def _shared_options(recipe: Recipe) -> list[click.Option]:
+    options = [
+        click.Option(
+            ["--mels"], metavar="CONVENTION", help="Write mel spectrograms too; hifigan-22k, vocos-24k@16000 ..."
+        ),
+        click.Option(
+            ["--mel-precision"],
+            type=click.Choice(["float16", "float32"]),
+            default="float16",
+            show_default=True,
+            help="Type of the mels.",
+        ),
+        click.Option(
+            ["--waves"],
+            type=click.IntRange(8000, 48000),
+            metavar="HZ",
+            help="Write mono FLAC at this rate, and list that.",
+        ),
+        click.Option(["--bandwidth"], is_flag=True, help="Measure each true bandwidth, and note it."),
+        click.Option(
+            ["--valid-share"], type=_SHARE, metavar="SHARE", help="Held out, where no official split says so."
+        ),
+        click.Option(["--test-share"], type=_SHARE, metavar="SHARE", help="Likewise."),
+        click.Option(["--resplit"], is_flag=True, help="Divide by these shares even where there is a published split."),
+        click.Option(["--seed"], type=int, default=0, show_default=True, help="Another seed, another division."),
+        click.Option(
+            ["--workers"], type=click.IntRange(min=1), metavar="N", help="Files at a time; one per processor."
+        ),
+    ]
+    if recipe.archives:
+        options.append(click.Option(["--download"], is_flag=True, help="Fetch the corpus into CORPUS_DIR first."))
+    if len(recipe.archives) > 1:
+        parts = click.Choice([archive.name for archive in recipe.archives])
+        options.append(click.Option(["--part"], type=parts, multiple=True, help="What to fetch; may be repeated."))
+    return options
+
+
+def _run(
+    recipe: Recipe,
+    corpus_dir: Path,
+    out_dir: Path,
+    options: dict[str, Any],
+    *,
+    mels: str | None,
+    mel_precision: Any,
+    waves: int | None,
+    bandwidth: bool,
+    valid_share: float | None,
+    test_share: float | None,
+    resplit: bool,
+    seed: int,
+    workers: int | None,
+    download: bool = False,
+    part: tuple[str, ...] = (),
+) -> None:
+    if part and not download:
+        raise click.UsageError("--part says what to fetch, and needs --download.")
+    if download:
+        recipe.download(corpus_dir, part)
+    outcome = recipe.prepare(
+        corpus_dir,
+        out_dir,
+        Wishes(mels, mel_precision, waves, bandwidth),
+        seed=seed,
+        shares=(valid_share, test_share),
+        resplit=resplit,
+        workers=workers,
+        **options,
+    )
+    for reason in outcome.unreadable:
+        click.echo(f"left out: {reason}", err=True)
+    for name, recordings in outcome.split._asdict().items():
+        hours = sum(recording.seconds for recording in recordings) / 3600
+        click.echo(f"{out_dir / name}.jsonl: {len(recordings)} recordings, {hours:.2f} hours")
+    if outcome.unreadable:
+        click.echo(f"{len(outcome.unreadable)} of {len(outcome.recordings)} files could not be read", err=True)
+        sys.exit(1)
+
+
+def run(recipe: Recipe) -> None:
+    """Run a recipe as the main module, whose docstring its help shows."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    main = sys.modules["__main__"]
+    name = main.__spec__.name if main.__spec__ else "recipe"
+    command(recipe, main.__doc__ or "")(prog_name=f"python -m {name}")

@@ -1,0 +1,201 @@
+"""What recipes share: a recipe says what a corpus holds; this reads, divides, converts and writes it.
+
+A recipe is a module with a function `find(corpus_dir)` that yields an `Item` per recording, and a `Recipe` around it;
+CONTRIBUTING.md shows one.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import click
+
+from audiodiff.audio.io import find_audio
+from audiodiff.data.manifest import write_manifest
+from audiodiff.data.parallel import default_workers
+from audiodiff.data.splits import Part, Split, assign_parts, split_keys
+from audiodiff.errors import DataError
+from recipes._download import Archive, download
+from recipes._extract import extract
+from recipes._recordings import Item, Outcome, Wishes, read_recordings
+
+__all__ = ["Archive", "Item", "Recipe", "find_audio", "folder_named", "need", "official_part", "read_csv", "read_lines"]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How one corpus becomes manifests.
+
+    Attributes:
+        find: From the corpus' folder, and `options` by keyword, to its recordings, in any order.
+        archives: What can be downloaded; none where the licence or a missing checksum forbids it.
+        source: Where to get the corpus, for the message where it cannot be downloaded.
+        valid_share: What is held out to validate on unless an item says otherwise, 0 to 1.
+        test_share: What is held out for tests, likewise.
+        options: Options of its own on the command line, handed to `find`.
+    """
+
+    find: Callable[..., Iterable[Item]]
+    archives: tuple[Archive, ...] = ()
+    source: str = ""
+    valid_share: float = 0.02
+    test_share: float = 0.02
+    options: Sequence[click.Option] = field(default=(), hash=False)
+
+    def download(self, target_dir: Path, parts: Sequence[str] = ()) -> None:
+        """Fetch and unpack the corpus; what is there already is kept.
+
+        Args:
+            target_dir: The folder that is to hold it.
+            parts: Names of archives; none means those that are fetched by default.
+
+        Raises:
+            DataError: If it cannot be downloaded, or there is no such part.
+        """
+        if not self.archives:
+            raise DataError(f"this corpus has no download here. Get it from {self.source} and give its folder.")
+        if unknown := set(parts) - {archive.name for archive in self.archives}:
+            known = ", ".join(archive.name for archive in self.archives)
+            raise DataError(f"there is no part {sorted(unknown)[0]!r}; choose from {known}.")
+        for archive in self.archives:
+            done = target_dir / f".{archive.file_name}.unpacked"
+            if (archive.name in parts if parts else archive.default) and not done.is_file():
+                extract(download(archive, target_dir), target_dir)
+                done.touch()
+
+    def prepare(
+        self,
+        corpus_dir: Path,
+        output_dir: Path,
+        wishes: Wishes | None = None,
+        *,
+        seed: int = 0,
+        shares: tuple[float | None, float | None] = (None, None),
+        resplit: bool = False,
+        workers: int | None = None,
+        **options: Any,
+    ) -> Outcome:
+        """Write OUTPUT_DIR/train.jsonl, valid.jsonl and test.jsonl.
+
+        Items that say their part go there. A share of the others is held out for each part that no item names: by
+        speaker or piece where there are at least ten, else by file, and by a hash, so that it is always the same.
+
+        Args:
+            corpus_dir: The corpus, as it is published.
+            output_dir: Where manifests, mels and waveforms go.
+            wishes: What is to be made of each recording.
+            seed: Another seed is another division, where none is official.
+            shares: Of validation and test, instead of the recipe's own.
+            resplit: Leave the published split aside, as for a piece of a corpus that has only one of its parts.
+            workers: Files at a time; None is one per processor.
+            **options: Handed to `find`.
+
+        Returns:
+            What was written, and which files could not be read.
+
+        Raises:
+            DataError: If the folder does not hold this corpus, or two recordings would become the same file.
+        """
+        items = sorted(self.find(corpus_dir, **options), key=lambda item: item.audio)
+        if not items:
+            raise DataError(f"{corpus_dir} holds no recordings in the layout of this corpus. Check the folder.")
+        if resplit:
+            items = [replace(item, part=None) for item in items]
+        default = (self.valid_share, self.test_share)
+        valid_share, test_share = (
+            given if given is not None else own for given, own in zip(shares, default, strict=True)
+        )
+        parts = _parts(items, corpus_dir, valid_share, test_share, seed)
+        if "train" not in parts:
+            raise DataError(
+                f"{corpus_dir} has {len(items)} recordings, none of them in the training part of the published split. "
+                "Get the rest of the corpus, or divide these anew with --resplit."
+            )
+        outcome = read_recordings(items, corpus_dir, output_dir, wishes or Wishes(), workers or default_workers())
+        divided = Split([], [], [])
+        for part, recording in zip(parts, outcome.recordings, strict=True):
+            if recording is not None:
+                getattr(divided, part).append(recording)
+        for name, recordings in divided._asdict().items():
+            write_manifest(output_dir / f"{name}.jsonl", recordings)
+        return outcome._replace(split=divided)
+
+    def __call__(self) -> None:
+        """Run as a command line; see `recipes._cli`."""
+        from recipes._cli import run
+
+        run(self)
+
+
+def _parts(items: Sequence[Item], root: Path, valid_share: float, test_share: float, seed: int) -> list[Part]:
+    """Return the part of each item: the one it names, or by hash one that no item names."""
+    official = {item.part for item in items}
+    free = [item for item in items if item.part is None]
+    keys = split_keys([item.audio for item in free], [item.group or item.speaker for item in free], root)
+    shares = (0.0 if "valid" in official else valid_share, 0.0 if "test" in official else test_share)
+    drawn = iter(assign_parts(keys, *shares, seed) if free else [])
+    return [item.part if item.part is not None else next(drawn) for item in items]
+
+
+def need(path: Path, what: str) -> Path:
+    """Return a path that must be there.
+
+    Raises:
+        DataError: If it is not, naming what it is of the corpus.
+    """
+    if not path.exists():
+        raise DataError(f"{path} is missing: {what}. Give the folder of the corpus as it is published, or --download.")
+    return path
+
+
+def folder_named(corpus_dir: Path, *names: str) -> Path:
+    """Return the innermost folder of those that archives unpack to, whichever of them the user gave.
+
+    Args:
+        corpus_dir: What the user gave.
+        *names: Folders below each other, such as "LibriSpeech" or "SpeechCommands", "speech_commands_v0.02".
+
+    Returns:
+        The last of those that is there, below `corpus_dir`, or `corpus_dir` itself.
+    """
+    for name in names:
+        corpus_dir = corpus_dir / name if (corpus_dir / name).is_dir() else corpus_dir
+    return corpus_dir
+
+
+def official_part(subset: str) -> Part | None:
+    """Return the part of a subset called dev-* or test-*; what others are divided into is not published."""
+    return "valid" if subset.startswith("dev") else "test" if subset.startswith("test") else None
+
+
+def read_lines(path: Path, encoding: str = "utf-8") -> Iterator[str]:
+    """Yield the lines of a text file that hold something, without the white space around them.
+
+    Raises:
+        DataError: If the file is missing or no text.
+    """
+    try:
+        lines = need(path, "a list of the corpus").read_text(encoding=encoding).splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} cannot be read as text: {error}. Download it again.") from error
+    yield from (line.strip() for line in lines if line.strip())
+
+
+def read_csv(path: Path, columns: Sequence[str]) -> Iterator[dict[str, str]]:
+    """Yield the rows of a CSV file with a header.
+
+    Args:
+        path: The file.
+        columns: What must be among its columns.
+
+    Raises:
+        DataError: If the file is missing or lacks a column.
+    """
+    rows = csv.DictReader(read_lines(path))
+    if missing := set(columns) - set(rows.fieldnames or ()):
+        raise DataError(f"{path} has no column {sorted(missing)[0]!r}; it has {', '.join(rows.fieldnames or ())}.")
+    yield from rows

@@ -1,0 +1,41 @@
+"""ESC-50 (Piczak 2015): sounds of the environment.
+
+Source: https://github.com/karolpiczak/ESC-50. Licence: CC BY-NC 3.0; GitHub's archives have no lasting checksum, so
+it has no download here. 2.8 hours, 2,000 clips of 5 s in 50 classes, 44,100 Hz.
+
+Layout: `meta/esc50.csv` and `audio/FOLD-SOURCE-TAKE-CLASS.wav`. Split: one of the five official folds is for tests;
+of the others, whole source recordings are held out to validate on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+
+from audiodiff.data.splits import Part
+from recipes._common import Item, Recipe, folder_named, read_csv
+
+
+def find(corpus_dir: Path, test_fold: int = 5) -> Iterator[Item]:
+    """Yield the clips, labelled by class."""
+    folder = folder_named(corpus_dir, "ESC-50-master")
+    for row in read_csv(folder / "meta" / "esc50.csv", ("filename", "fold", "category", "src_file")):
+        part: Part | None = "test" if int(row["fold"]) == test_fold else None
+        yield Item(folder / "audio" / row["filename"], label=row["category"], part=part, group=row["src_file"])
+
+
+RECIPE = Recipe(
+    find,
+    source="https://github.com/karolpiczak/ESC-50",
+    valid_share=0.1,
+    options=(
+        click.Option(
+            ["--test-fold"], type=click.IntRange(1, 5), default=5, show_default=True, help="The fold to test on."
+        ),
+    ),
+)
+
+if __name__ == "__main__":
+    RECIPE()

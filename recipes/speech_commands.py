@@ -1,0 +1,67 @@
+"""Speech Commands 0.02 (Warden 2018); its ten digits are SC09.
+
+Source: https://arxiv.org/abs/1804.03209. Licence: CC BY 4.0.
+29 hours, 105,829 clips of one second, 35 words, 2,618 speakers, 16,000 Hz.
+
+Layout: `WORD/SPEAKER_nohash_N.wav`, with lists of the official split. Split: `validation_list.txt` and
+`testing_list.txt`; where they are missing, the hash of the speaker's name that they were made with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from hashlib import sha1
+from pathlib import Path
+
+import click
+
+from audiodiff.data.splits import Part
+from audiodiff.errors import DataError
+from recipes._common import Archive, Item, Recipe, find_audio, folder_named, read_lines
+
+DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+_CLIPS_PER_CLASS = 2**27 - 1
+"""The constant of the corpus' README that its hash is taken modulo of, plus one."""
+
+
+def find(corpus_dir: Path, words: str = "all") -> Iterator[Item]:
+    """Yield the clips of the wanted words, all by default; `_background_noise_` is no word."""
+    folder = folder_named(corpus_dir, "SpeechCommands", "speech_commands_v0.02")
+    there = sorted(path.name for path in folder.glob("[a-z]*") if path.is_dir())
+    wanted = DIGITS if words == "sc09" else there if words == "all" else words.split(",")
+    if missing := set(wanted) - set(there):
+        raise DataError(f"{folder} has no word {sorted(missing)[0]!r}; it has {', '.join(there) or 'none'}.")
+    listed: dict[str, Part] = {}
+    for part, name in (("valid", "validation_list.txt"), ("test", "testing_list.txt")):
+        listed |= dict.fromkeys(read_lines(folder / name) if (folder / name).is_file() else (), part)  # type: ignore[arg-type]
+    for word in wanted:
+        for path in find_audio(folder / word):
+            speaker = path.stem.partition("_nohash_")[0]
+            part = listed.get(f"{word}/{path.name}", "train") if listed else part_of(speaker)
+            yield Item(path, speaker=speaker, label=word, part=part)
+
+
+def part_of(speaker: str) -> Part:
+    """Return the part that the corpus' README computes from a speaker's name: 10 % validation, 10 % test."""
+    hashed = int(sha1(speaker.encode()).hexdigest(), 16)
+    percentage = hashed % (_CLIPS_PER_CLASS + 1) * (100.0 / _CLIPS_PER_CLASS)
+    return "valid" if percentage < 10 else "test" if percentage < 20 else "train"
+
+
+RECIPE = Recipe(
+    find,
+    (
+        Archive(
+            "http://download.tensorflow.org/data/speech_commands_v0.02.tar.gz",
+            "af14739ee7dc311471de98f5f9d2c9191b18aedfe957f4a6ff791c709868ff58",
+        ),
+    ),
+    options=(
+        click.Option(
+            ["--words"], default="all", show_default=True, metavar="all|sc09|WORD,WORD", help="sc09: the ten digits."
+        ),
+    ),
+)
+
+if __name__ == "__main__":
+    RECIPE()
