@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from audiodiff.networks.conditioning import Conditioner
+from audiodiff.networks.gated import GatedResidual
 
 
 def dilated_taps(h: Tensor, dilation: int) -> Tensor:
@@ -51,12 +52,24 @@ class GatedResidualLayer(nn.Module):
         Returns:
             The new residual stream and the skip output, each `(batch, positions, channels)`.
         """
+        if torch.is_grad_enabled():
+            return self._run_and_record(h, level, condition)
         y = self.taps(dilated_taps(h + self.level(level).unsqueeze(1), self.dilation))
         if condition is not None:
             y = y + condition
         gate, signal = y.chunk(2, dim=2)
         residual, skip = self.output(torch.sigmoid(gate) * torch.tanh(signal)).chunk(2, dim=2)
         return (h + residual) * 0.5**0.5, skip
+
+    def _run_and_record(self, h: Tensor, level: Tensor, condition: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Do the same where gradients are wanted."""
+        shift = self.level(level).to(h.dtype)
+        weights = (self.taps.weight, self.taps.bias, self.output.weight, self.output.bias)
+        condition = None if condition is None else condition.to(h.dtype)
+        recorded: tuple[Tensor, Tensor] = GatedResidual.apply(  # type: ignore[no-untyped-call]
+            h, shift, condition, *weights, self.dilation
+        )
+        return recorded
 
 
 class DilatedStack(nn.Module):
