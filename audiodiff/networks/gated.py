@@ -6,6 +6,7 @@ tanh(s) = 2 sigmoid(2 s) - 1, one sigmoid serves both halves, and the factors go
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -16,38 +17,58 @@ _HALF = 0.5**0.5
 """What scales the sum of residual stream and residual."""
 
 
-def lay_taps(h: Tensor, level: Tensor, dilation: int) -> Tensor:
-    """Add the noise level and lay past, present and future taps side by side, zeros beyond the ends.
+TILE = 4096
+"""Positions that go through a layer together on a CPU, so that what lies between its products stays in the cache."""
+
+
+def _tiles(h: Tensor) -> Iterator[tuple[slice, slice]]:
+    """Cut `(batch, positions, channels)` into clips and tiles on a CPU; a GPU takes all at once."""
+    if h.device.type != "cpu":
+        yield slice(None), slice(0, h.shape[1])
+        return
+    for clip in range(len(h)):
+        for start in range(0, h.shape[1], TILE):
+            yield slice(clip, clip + 1), slice(start, min(start + TILE, h.shape[1]))
+
+
+def lay_taps(h: Tensor, level: Tensor, dilation: int, tile: slice) -> Tensor:
+    """Add the noise level and lay past, present and future taps of a tile side by side, zeros beyond the ends.
 
     Args:
         h: Features `(batch, positions, channels)`.
-        level: What is added to all positions `(batch, channels)`, of the same dtype.
+        level: What is added to all positions `(batch, 1, channels)`, of the same dtype.
         dilation: Distance between taps, in positions.
+        tile: Which positions.
 
     Returns:
-        `(batch, positions, 3 * channels)`.
+        `(batch, positions of the tile, 3 * channels)`.
     """
     batch, n, channels = h.shape
-    reach, level = min(dilation, n), level.unsqueeze(1)
-    taps = h.new_empty(batch, n, 3 * channels)
-    past, present, future = taps.split(channels, dim=2)
-    torch.add(h, level, out=present)
-    past[:, :reach] = 0
-    past[:, reach:] = present[:, : n - reach]
-    future[:, n - reach :] = 0
-    future[:, : n - reach] = present[:, reach:]
+    taps = h.new_empty(batch, tile.stop - tile.start, 3 * channels)
+    for part, shift in zip(taps.chunk(3, dim=2), (-dilation, 0, dilation), strict=True):
+        low, high = (min(max(edge + shift, 0), n) for edge in (tile.start, tile.stop))
+        first = low - shift - tile.start if high > low else part.shape[1]
+        part[:, :first] = 0
+        torch.add(h[:, low:high], level, out=part[:, first : first + high - low])
+        part[:, first + high - low :] = 0
     return taps
 
 
-def _gather(taps: Tensor, dilation: int) -> Tensor:
-    """Add up what flows back to the three places that a position was laid in: the transpose of `lay_taps`."""
-    n = taps.shape[1]
-    past, present, future = taps.chunk(3, dim=2)
-    reach = min(dilation, n)
-    total = present.clone()
-    total[:, : n - reach] += past[:, reach:]
-    total[:, reach:] += future[:, : n - reach]
-    return total
+def _gather(taps: Tensor, total: Tensor, dilation: int, tile: slice) -> Tensor:
+    """Add what flows back to the places that a tile was laid from: the transpose of `lay_taps`.
+
+    Returns:
+        What flows back to the level, `(batch, channels)`.
+    """
+    n, to_level = total.shape[1], []
+    for part, shift in zip(taps.chunk(3, dim=2), (-dilation, 0, dilation), strict=True):
+        low, high = (min(max(edge + shift, 0), n) for edge in (tile.start, tile.stop))
+        if high > low:
+            first = low - shift - tile.start
+            inside = part[:, first : first + high - low]
+            total[:, low:high] += inside
+            to_level.append(inside.sum(1, dtype=_wide(total.dtype)))
+    return torch.stack(to_level).sum(0)
 
 
 def _double_signal(values: Tensor, channels: int) -> Tensor:
@@ -82,55 +103,72 @@ class GatedResidual(torch.autograd.Function):
         """Run the layer."""
         channels, dtype = h.shape[2], h.dtype
         taps_scaled = _double_signal(taps_weight, channels).to(dtype)
+        taps_added = _double_signal(taps_bias, channels).to(dtype)
         output_scaled = (2 * _scale_output(output_weight, channels)).to(dtype)
-        taps = lay_taps(h, level, dilation)
-        gates = torch.addmm(_double_signal(taps_bias, channels).to(dtype), taps.flatten(0, 1), taps_scaled.T)
-        gates = gates.view(*h.shape[:2], -1)
-        gate, signal = gates.chunk(2, dim=2)
-        if condition is not None:
-            gate.add_(condition[..., :channels])
-            signal.add_(condition[..., channels:], alpha=2)
-        gates.sigmoid_()
-        output = torch.addmm(
-            _scale_output(output_bias, channels).to(dtype), _gated(gates).flatten(0, 1), output_scaled.T
-        )
-        residual, skip = output.view_as(gates).chunk(2, dim=2)
+        output_added = _scale_output(output_bias, channels).to(dtype)
+        following, skip = torch.empty_like(h), torch.empty_like(h)
+        gates = h.new_empty(*h.shape[:2], 2 * channels)
+        for clips, tile in _tiles(h):
+            taps, part = lay_taps(h[clips], level[clips].unsqueeze(1), dilation, tile), gates[clips, tile]
+            torch.addmm(taps_added, taps.flatten(0, 1), taps_scaled.T, out=part.view(-1, 2 * channels))
+            if condition is not None:
+                part[..., :channels].add_(condition[clips, tile, :channels])
+                part[..., channels:].add_(condition[clips, tile, channels:], alpha=2)
+            part.sigmoid_()
+            output = torch.addmm(output_added, _gated(part).flatten(0, 1), output_scaled.T).view_as(part)
+            torch.add(output[..., :channels], h[clips, tile], alpha=_HALF, out=following[clips, tile])
+            skip[clips, tile] = output[..., channels:]
         ctx.save_for_backward(h, level, gates, taps_scaled, output_scaled)
         ctx.dilation, ctx.conditioned = dilation, condition is not None
         ctx.dtypes = [value.dtype for value in (taps_weight, taps_bias, output_weight, output_bias)]
-        return torch.add(residual, h, alpha=_HALF), skip.contiguous()
+        return following, skip
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_next: Tensor, grad_skip: Tensor) -> tuple[Tensor | None, ...]:
         """Run the layer backwards."""
         h, level, gates, taps_scaled, output_scaled = ctx.saved_tensors
-        channels = h.shape[2]
-        grad_output = torch.cat([grad_next, grad_skip], dim=2).flatten(0, 1)
-        weight = 2 * _scale_output(grad_output.T @ _gated(gates).flatten(0, 1), channels)
-        bias = _scale_output(_sum_rows(grad_output), channels)
-        grad_gated = (grad_output @ output_scaled).view_as(h)
-        gate, signal = gates.chunk(2, dim=2)
-        grad_gates = torch.empty_like(gates)
-        for half, other in zip(grad_gates.chunk(2, dim=2), (signal - 0.5, gate), strict=True):
-            torch.mul(grad_gated, other, out=half)
-        grad_gates = torch.ops.aten.sigmoid_backward(grad_gates, gates)
-        rows = grad_gates.flatten(0, 1)
-        taps = lay_taps(h, level, ctx.dilation).flatten(0, 1)
-        taps_weight, taps_bias = _double_signal(rows.T @ taps, channels), _double_signal(_sum_rows(rows), channels)
-        grad_shifted = _gather((rows @ taps_scaled).view(*h.shape[:2], -1), ctx.dilation)
-        grad_condition = None
-        if ctx.conditioned:
-            grad_gates[..., channels:] *= 2
-            grad_condition = grad_gates
-        grads = (taps_weight, taps_bias, weight, bias)
-        return (
-            torch.add(grad_shifted, grad_next, alpha=_HALF),
-            grad_shifted.sum(1, dtype=_wide(h.dtype)).to(level.dtype),
-            grad_condition,
-            *(grad.to(dtype) for grad, dtype in zip(grads, ctx.dtypes, strict=True)),
-            None,
-        )
+        channels, wide = h.shape[2], _wide(h.dtype)
+        grad_h, grad_level = _HALF * grad_next, torch.zeros_like(level, dtype=wide)
+        grad_condition = torch.empty_like(gates) if ctx.conditioned else None
+        sizes = ((2 * channels, 3 * channels), (2 * channels,), (2 * channels, channels), (2 * channels,))
+        grads = [torch.zeros(size, dtype=wide, device=h.device) for size in sizes]
+        for clips, tile in _tiles(h):
+            part = gates[clips, tile]
+            output = torch.cat([grad_next[clips, tile], grad_skip[clips, tile]], dim=2).flatten(0, 1)
+            through = _through_gates((output @ output_scaled).view(*part.shape[:2], channels), part)
+            rows, taps = through.flatten(0, 1), lay_taps(h[clips], level[clips].unsqueeze(1), ctx.dilation, tile)
+            for grad, more in zip(
+                grads,
+                (
+                    rows.T @ taps.flatten(0, 1),
+                    _sum_rows(rows),
+                    output.T @ _gated(part).flatten(0, 1),
+                    _sum_rows(output),
+                ),
+                strict=True,
+            ):
+                grad += more
+            grad_taps = (rows @ taps_scaled).view_as(taps)
+            grad_level[clips] += _gather(grad_taps, grad_h[clips], ctx.dilation, tile)
+            if grad_condition is not None:
+                grad_condition[clips, tile, :channels] = through[..., :channels]
+                torch.mul(through[..., channels:], 2, out=grad_condition[clips, tile, channels:])
+        grads[0], grads[1] = (_double_signal(grad, channels) for grad in grads[:2])
+        grads[2], grads[3] = 2 * _scale_output(grads[2], channels), _scale_output(grads[3], channels)
+        weights = (grad.to(dtype) for grad, dtype in zip(grads, ctx.dtypes, strict=True))
+        return grad_h, grad_level.to(level.dtype), grad_condition, *weights, None
+
+
+def _through_gates(grad_gated: Tensor, gates: Tensor) -> Tensor:
+    """Return what flows back to what the sigmoids were taken of, `(batch, positions, 2 * channels)`."""
+    gate, signal = gates.chunk(2, dim=2)
+    grad = torch.empty_like(gates)
+    to_gate, to_signal = grad.chunk(2, dim=2)
+    torch.mul(grad_gated, signal - 0.5, out=to_gate)
+    torch.mul(grad_gated, gate, out=to_signal)
+    through: Tensor = torch.ops.aten.sigmoid_backward(grad, gates)
+    return through
 
 
 def _gated(gates: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from audiodiff.networks import gated
 from audiodiff.networks.gated import GatedResidual, lay_taps
 from audiodiff.networks.layers import GatedResidualLayer, dilated_taps
 
@@ -30,7 +31,9 @@ def make(positions: int, dilation: int, *, conditioned: bool) -> tuple[GatedResi
 
 @pytest.mark.parametrize(("positions", "dilation"), [(20, 1), (20, 4), (20, 16), (5, 8), (1, 1)])
 @pytest.mark.parametrize("conditioned", [True, False])
-def test_values_and_gradients_are_those_of_the_plain_layer(positions, dilation, conditioned):
+@pytest.mark.parametrize("tile", [3, 8, gated.TILE])
+def test_values_and_gradients_are_those_of_the_plain_layer(positions, dilation, conditioned, tile, monkeypatch):
+    monkeypatch.setattr(gated, "TILE", tile)
     layer, inputs = make(positions, dilation, conditioned=conditioned)
     leaves = [x.requires_grad_() for x in inputs if x is not None] + list(layer.parameters())
     directions = torch.randn(2, BATCH, positions, CHANNELS, generator=torch.Generator().manual_seed(1)).double()
@@ -64,7 +67,9 @@ def test_taps_are_laid_as_the_plain_layer_lays_them():
     h, level = torch.randn(BATCH, 9, CHANNELS), torch.randn(BATCH, CHANNELS)
     for dilation in (1, 3, 8, 9, 20):
         expected = dilated_taps(h + level.unsqueeze(1), dilation)
-        torch.testing.assert_close(lay_taps(h, level, dilation), expected, rtol=0, atol=0)
+        for cut in (1, 4, 9):
+            tiles = [lay_taps(h, level.unsqueeze(1), dilation, slice(i, min(i + cut, 9))) for i in range(0, 9, cut)]
+            torch.testing.assert_close(torch.cat(tiles, dim=1), expected, rtol=0, atol=0)
 
 
 def test_weights_get_their_gradients_in_their_own_precision():
