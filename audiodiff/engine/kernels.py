@@ -23,8 +23,10 @@ mels): read per tile of 128 positions they alone would move 512 bytes per positi
 
 Both compute a layer of contiguous h and skip `(batch, capacity, channels)` and features `(batch, capacity, wide +
 narrow)` with weights as `nn.Linear` has them, taps `(2 * channels, 3 * channels + wide + narrow)` and output
-`(2 * channels, channels)`. `level` holds three vectors of `2 * channels` per clip (past, present with the bias, future),
-`condition` one per `repeat` positions. `n_valid` is read on the device, so that a captured graph serves every length.
+`(2 * channels, channels)`. `level` holds per clip what the past, present and future tap bring to y (the bias
+included), each as two vectors whose sum it is, so that 16 bits lose nothing; `condition` has one vector per `repeat`
+positions. The grid is (programs per clip, clips). `n_valid` is read on the device, so that a captured graph serves
+every length up to its capacity.
 """
 
 # Triton compiles functions from their source: they take many arguments, and see no constants of the module.
@@ -70,31 +72,45 @@ def _weights(
 
 
 @_jit
+def _level_vectors(level: tl.tensor, outputs: tl.constexpr, rows: tl.constexpr) -> tl.tensor:
+    """Load a clip's six level vectors, padded with zeros to `(rows, outputs)`."""
+    row = tl.arange(0, rows)[:, None]
+    return tl.load(level + row * outputs + tl.arange(0, outputs)[None, :], mask=row < 6, other=0.0)
+
+
+@_jit
 def _halves(y: tl.tensor, block: tl.constexpr, width: tl.constexpr) -> tl.tensor:
     """Part `(block, 2 * width)` into its left and its right half; a thread holds the same columns of both."""
     return tl.split(tl.permute(tl.reshape(y, (block, 2, width)), (0, 2, 1)))
 
 
 @_jit
-def _add_offsets(
-    y: tl.tensor, level: tl.tensor, condition: tl.tensor, condition_row: tl.tensor,
-    start: tl.tensor, n: tl.tensor, dilation: tl.tensor,
-    block: tl.constexpr, outputs: tl.constexpr, repeat: tl.constexpr,
+def _taps_inside(
+    start: tl.tensor, n: tl.tensor, dilation: tl.tensor, block: tl.constexpr, rows: tl.constexpr
+) -> tl.tensor:
+    """Return `(block, rows)` of 0 and 1: which rows of a level's vectors count at each position from `start`."""
+    position, tap = start + tl.arange(0, block)[:, None], tl.arange(0, rows)[None, :] // 2
+    return ((tap == 0) & (position >= dilation)) | (tap == 1) | ((tap == 2) & (position + dilation < n))
+
+
+@_jit
+def _add_condition(
+    y: tl.tensor, condition: tl.tensor, condition_row: tl.tensor, start: tl.tensor, n: tl.tensor,
+    block: tl.constexpr, outputs: tl.constexpr, repeat: tl.constexpr, frames: tl.constexpr, precision: tl.constexpr,
 ) -> tl.tensor:  # fmt: skip
-    """Add what the noise level brings through each tap that lies inside, the bias, and a frame's condition."""
+    """Add to every position the condition of its frame; picked by a product where a tile has few frames."""
     across = tl.arange(0, outputs)[None, :]
-    position = start + tl.arange(0, block)[:, None]
-    past, here = tl.load(level + across), tl.load(level + outputs + across)
-    future = tl.load(level + 2 * outputs + across)
-    if repeat > 0:
-        condition += (start // repeat).to(tl.int64) * condition_row
-        if repeat % block == 0:  # a tile lies within one frame
-            here += tl.load(condition + across).to(tl.float32)
-        else:
-            frame = condition + (position // repeat - start // repeat) * condition_row + across
-            y += tl.load(frame, mask=position < n, other=0.0).to(tl.float32)
-    y += here + tl.where(position >= dilation, past, 0.0) + tl.where(position + dilation < n, future, 0.0)
-    return y
+    position, first = start + tl.arange(0, block)[:, None], start // repeat
+    condition += first * condition_row.to(tl.int64)
+    if block // repeat < frames - 1:
+        frame = tl.arange(0, frames)
+        there = (first + frame) * repeat < n
+        picked = position // repeat - first == frame[None, :]
+        rows = tl.load(condition + frame[:, None] * condition_row + across, mask=there[:, None], other=0.0)
+        return tl.dot(picked.to(rows.dtype), rows, y, input_precision=precision)
+    else:
+        place = condition + (position // repeat - first) * condition_row + across
+        return y + tl.load(place, mask=position < n, other=0.0).to(tl.float32)
 
 
 @_jit
@@ -141,7 +157,7 @@ def _finish(
 def resident_layer(
     h_in: tl.tensor, h_out: tl.tensor, skip: tl.tensor, features: tl.tensor, condition: tl.tensor, level: tl.tensor,
     taps: tl.tensor, output: tl.tensor, n_valid: tl.tensor,
-    batch: tl.tensor, capacity: tl.tensor, dilation: tl.tensor,
+    capacity: tl.tensor, dilation: tl.tensor,
     condition_clip: tl.tensor, condition_row: tl.tensor, level_clip: tl.tensor,
     channels: tl.constexpr, wide: tl.constexpr, narrow: tl.constexpr, repeat: tl.constexpr,
     first: tl.constexpr, precision: tl.constexpr, fast: tl.constexpr,
@@ -150,8 +166,9 @@ def resident_layer(
     """Run a layer with its weights in shared memory; see `audiodiff.engine.cuda` for the arguments."""
     outputs: tl.constexpr = 2 * channels
     depth: tl.constexpr = 3 * channels + wide + narrow
-    n = tl.load(n_valid)
-    tiles = tl.cdiv(n, block)
+    n, clip = tl.load(n_valid), tl.program_id(1).to(tl.int64)
+    condition += clip * condition_clip
+    level_vectors = _level_vectors(level + clip * level_clip, outputs, 16)
     past_weights = _weights(taps, channels, channels, channels, depth)
     here_weights = _weights(taps + channels, channels, channels, channels, depth)
     future_weights = _weights(taps + 2 * channels, channels, channels, channels, depth)
@@ -160,14 +177,15 @@ def resident_layer(
         wide_weights = _weights(taps + 3 * channels, channels, channels, wide, depth)
     if narrow > 0:
         narrow_weights = _weights(taps + 3 * channels + wide, channels, channels, narrow, depth)
-    for tile in tl.range(tl.program_id(0), batch * tiles, tl.num_programs(0)):
-        clip, start = (tile // tiles).to(tl.int64), tile % tiles * block
+    for start in tl.range(tl.program_id(0) * block, n, tl.num_programs(0) * block):
         offset = clip * capacity + start
         h, column = h_in + offset * channels, features + offset * (wide + narrow)
         place = skip + offset * channels
         skipped = _skipped(place, n - start, block, channels, channels, first)  # early: it is needed last
+        inside = _taps_inside(start, n, dilation, block, 16).to(h_in.dtype.element_ty)
+        y = tl.dot(inside, level_vectors, input_precision=precision)
         rows = _rows(h, start, -dilation, n, block, channels, channels)
-        y = tl.dot(rows, past_weights, input_precision=precision)
+        y = tl.dot(rows, past_weights, y, input_precision=precision)
         here = _rows(h, start, 0, n, block, channels, channels)
         y = tl.dot(here, here_weights, y, input_precision=precision)
         rows = _rows(h, start, dilation, n, block, channels, channels)
@@ -178,10 +196,8 @@ def resident_layer(
         if narrow > 0:
             rows = _rows(column + wide, start, 0, n, block, narrow, wide + narrow)
             y = tl.dot(rows, narrow_weights, y, input_precision=precision)
-        y = _add_offsets(
-            y, level + clip * level_clip, condition + clip * condition_clip, condition_row,
-            start, n, dilation, block, outputs, repeat,
-        )  # fmt: skip
+        if repeat > 0:
+            y = _add_condition(y, condition, condition_row, start, n, block, outputs, repeat, 16, precision)
         z = _gated(y, block, channels, fast).to(here.dtype)
         both = tl.dot(z, output_weights, input_precision=precision)
         _finish(both, here, skipped, h_out + offset * channels, place, n - start, block, channels, channels)
@@ -191,7 +207,7 @@ def resident_layer(
 def streamed_layer(
     h_in: tl.tensor, h_out: tl.tensor, skip: tl.tensor, features: tl.tensor, condition: tl.tensor, level: tl.tensor,
     taps: tl.tensor, output: tl.tensor, n_valid: tl.tensor,
-    batch: tl.tensor, capacity: tl.tensor, dilation: tl.tensor,
+    capacity: tl.tensor, dilation: tl.tensor,
     condition_clip: tl.tensor, condition_row: tl.tensor, level_clip: tl.tensor,
     channels: tl.constexpr, wide: tl.constexpr, narrow: tl.constexpr, repeat: tl.constexpr,
     first: tl.constexpr, precision: tl.constexpr, fast: tl.constexpr,
@@ -200,27 +216,28 @@ def streamed_layer(
     """Run a layer with its weights read in pieces of `piece` inputs; arguments as in `resident_layer`."""
     outputs: tl.constexpr = 2 * channels
     depth: tl.constexpr = 3 * channels + wide + narrow
-    n = tl.load(n_valid)
-    tiles = tl.cdiv(n, block)
-    for tile in tl.range(tl.program_id(0), batch * tiles, tl.num_programs(0)):
-        clip, start = (tile // tiles).to(tl.int64), tile % tiles * block
+    n, clip = tl.load(n_valid), tl.program_id(1).to(tl.int64)
+    condition += clip * condition_clip
+    level_vectors = _level_vectors(level + clip * level_clip, outputs, 16)
+    for start in tl.range(tl.program_id(0) * block, n, tl.num_programs(0) * block):
         offset = clip * capacity + start
         h, column = h_in + offset * channels, features + offset * (wide + narrow)
-        y = tl.zeros((block, outputs), tl.float32)
+        inside = _taps_inside(start, n, dilation, block, 16).to(h_in.dtype.element_ty)
+        y = tl.dot(inside, level_vectors, input_precision=precision)
         for i in tl.range(0, 3 * channels, piece):
             rows = _rows(h + i % channels, start, (i // channels - 1) * dilation, n, block, piece, channels)
             y = tl.dot(rows, _weights(taps + i, channels, channels, piece, depth), y, input_precision=precision)
         if wide > 0:
             rows = _rows(column, start, 0, n, block, wide, wide + narrow)
-            y = tl.dot(rows, _weights(taps + 3 * channels, channels, channels, wide, depth), y, input_precision=precision)
+            y = tl.dot(
+                rows, _weights(taps + 3 * channels, channels, channels, wide, depth), y, input_precision=precision
+            )
         if narrow > 0:
             rows = _rows(column + wide, start, 0, n, block, narrow, wide + narrow)
             weights = _weights(taps + 3 * channels + wide, channels, channels, narrow, depth)
             y = tl.dot(rows, weights, y, input_precision=precision)
-        y = _add_offsets(
-            y, level + clip * level_clip, condition + clip * condition_clip, condition_row,
-            start, n, dilation, block, outputs, repeat,
-        )  # fmt: skip
+        if repeat > 0:
+            y = _add_condition(y, condition, condition_row, start, n, block, outputs, repeat, 16, precision)
         z = _gated(y, block, channels, fast).to(h_in.dtype.element_ty)
         for i in tl.range(0, channels, piece):
             here = _rows(h + i, start, 0, n, block, piece, channels)

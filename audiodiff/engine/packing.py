@@ -1,14 +1,15 @@
-"""The weights of a residual stack as the kernels want them: padded, joined per layer, and all vectors in one product."""
+"""The weights of a residual stack as the kernels want them: padded, joined per layer, vectors in one product."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from audiodiff.networks.layers import DilatedStack
+from audiodiff.networks.conditioning import UpsampledConditioner
+from audiodiff.networks.layers import DilatedStack, GatedResidualLayer
 
 SMALLEST = 16
 """Channels are padded with zeros to a power of two from here on: what the matrix units take at least."""
@@ -65,8 +66,9 @@ class PackedStack(NamedTuple):
 
 
 def _projections(stack: DilatedStack) -> list[nn.Linear]:
-    """List the layers' own projections of the condition; empty where the conditioner serves all layers at once."""
-    return list(getattr(stack.conditioner, "projections", ()))
+    """List the layers' own projections of the condition; empty where one projection serves all layers at once."""
+    conditioner = stack.conditioner
+    return cast(list[nn.Linear], list(conditioner.projections)) if isinstance(conditioner, UpsampledConditioner) else []
 
 
 @torch.no_grad()
@@ -84,7 +86,7 @@ def pack_stack(stack: DilatedStack, dtype: torch.dtype) -> PackedStack:
     Returns:
         The packed weights, on the stack's device.
     """
-    layers, projections = list(stack.layers), _projections(stack)
+    layers, projections = cast(list[GatedResidualLayer], list(stack.layers)), _projections(stack)
     plain = layers[0].output.in_features
     channels = padded_width(plain)
     wide, narrow = feature_widths(projections[0].in_features if projections else 0)
@@ -96,7 +98,7 @@ def pack_stack(stack: DilatedStack, dtype: torch.dtype) -> PackedStack:
         columns = pad_parts(weight, 3, channels, 1)
         if projections:
             columns = torch.cat([columns, pad_last(projections[i].weight.double(), wide + narrow)], dim=1)
-            bias = bias + (0 if projections[i].bias is None else projections[i].bias.double())
+            bias = bias + projections[i].bias.double()
         taps.append(pad_parts(columns, 2, channels, 0).to(dtype))
         output.append(pad_last(pad_parts(layer.output.weight, 2, channels, 0), channels).to(dtype))
         per_tap = torch.stack(weight.chunk(3, dim=1))  # (3, 2 * plain, plain)
