@@ -213,14 +213,17 @@ class ReverseGraphs:
         def fresh(step: int) -> Tensor:  # the warm-up shows which steps ask for noise
             return captured.noise.setdefault(step, torch.zeros_like(x))
 
-        stack = self.network.layers.stack if isinstance(self.network, FusedDiffWave) else None
-        try:
-            if stack:
-                stack.n_valid = n_valid
-            captured.recording = self._record(lambda: reverse(self.network, self.target, loop, captured.inputs, fresh))
-        finally:
-            if stack:
+        def run() -> Tensor:
+            stack = self.network.layers.stack if isinstance(self.network, FusedDiffWave) else None
+            if stack is None:
+                return reverse(self.network, self.target, loop, captured.inputs, fresh)
+            stack.n_valid = captured.n_valid
+            try:
+                return reverse(self.network, self.target, loop, captured.inputs, fresh)
+            finally:
                 stack.n_valid = None
+
+        captured.recording = self._record(run)
         return captured
 
 
