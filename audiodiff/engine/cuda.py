@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from audiodiff.engine import kernels
-from audiodiff.engine.packing import PackedStack, pack_stack, pad_last, pad_parts, padded_width
+from audiodiff.engine.packing import SMALLEST, PackedStack, pack_stack, pad_last, pad_parts, padded_width
 from audiodiff.networks.base import DilatedNetwork
 from audiodiff.networks.build import Network
 from audiodiff.networks.conditioning import UpsampledConditioner
@@ -171,29 +171,37 @@ def _launch(h: Tensor, arguments: tuple[Any, ...], constants: dict[str, Any]) ->
         return min(tiles, -(-processors * choice["per_processor"] // batch)), batch
 
     with torch.cuda.device(h.device):
-        _tuned(resident, h.dtype)[grid](*arguments, **constants)
+        _tuned(resident, h.dtype, constants["channels"])[grid](*arguments, **constants)
+
+
+RESIDENT_TILINGS = ((64, 4, 1, 2), (64, 4, 2, 1), (128, 8, 1, 1), (128, 8, 2, 1))
+"""(positions of a tile, warps, stages, programs per multiprocessor) to choose from."""
+
+STREAMED_TILINGS = ((128, 64, 8, 3), (128, 32, 8, 4), (64, 64, 4, 3), (64, 32, 4, 3), (64, 16, 4, 2))
+"""(positions of a tile, inputs read at once, warps, stages) to choose from, 16 bits."""
+
+STREAMED_TILINGS_FLOAT32 = ((64, 32, 8, 3), (64, 32, 4, 3), (64, 16, 8, 2), (32, 16, 4, 2))
 
 
 @functools.cache
-def _tuned(resident: bool, dtype: torch.dtype) -> Any:
-    """Return a kernel that times a few tilings when it first meets a width, and keeps the fastest."""
+def _tuned(resident: bool, dtype: torch.dtype, channels: int) -> Any:
+    """Return a kernel that times a few tilings when it first meets a kind of layer, and keeps the fastest.
+
+    A stack's first layer is met first, and may run any number of times: it only writes to what it does not read.
+    """
     import triton
 
     if resident:
-        kernel = kernels.resident_layer
-        choices = [(64, 16, 4, 1, 2), (64, 16, 4, 2, 1), (128, 16, 8, 1, 2), (128, 16, 8, 2, 1), (128, 16, 4, 1, 1)]
-    elif dtype == torch.float32:
-        kernel = kernels.streamed_layer
-        choices = [(64, 32, 4, 3, 8), (64, 32, 8, 3, 8), (64, 16, 4, 2, 8), (32, 16, 4, 2, 8)]
-    else:
-        kernel = kernels.streamed_layer
-        choices = [(128, 64, 8, 3, 8), (128, 32, 8, 4, 8), (64, 64, 4, 3, 8), (64, 32, 4, 2, 8)]
+        choices = {(block, SMALLEST, *rest) for block, *rest in RESIDENT_TILINGS}
+    else:  # as many programs as tiles
+        tilings = STREAMED_TILINGS_FLOAT32 if dtype == torch.float32 else STREAMED_TILINGS
+        choices = {(block, min(piece, channels), *rest, 1 << 20) for block, piece, *rest in tilings}
     configs = [
         triton.Config({"block": block, "piece": piece, "per_processor": programs}, num_warps=warps, num_stages=stages)
-        for block, piece, warps, stages, programs in choices
+        for block, piece, warps, stages, programs in sorted(choices)
     ]
-    key = ["channels", "wide", "narrow", "repeat", "precision"]
-    return triton.autotune(configs, key=key, restore_value=["skip"])(kernel)
+    kernel: Any = kernels.resident_layer if resident else kernels.streamed_layer
+    return triton.autotune(configs, key=["wide", "narrow", "repeat", "precision"])(kernel)
 
 
 class FusedTransform:
@@ -246,9 +254,15 @@ class FusedTransform:
             level = level + self.network.label(label, len(features))
         elif label is not None:
             raise TypeError("this network was built without labels")
-        h = torch.relu_(functional.linear(features.to(self.dtype), *self._input))
-        h = torch.relu_(functional.linear(self.stack(h.contiguous(), level, condition), *self._skip))
+        h = torch.relu_(self._project(features.to(self.dtype)))
+        h = torch.relu_(functional.linear(self.stack(h, level, condition), *self._skip))
         return functional.linear(h, *self._output)
+
+    def _project(self, features: Tensor) -> Tensor:
+        weight, bias = self._input
+        if weight.shape[1] == 1:  # a matrix product of depth 1 would be slow
+            return torch.addcmul(bias, features, weight[:, 0])
+        return functional.linear(features, weight, bias)
 
 
 class FusedDiffWave(DiffWave):

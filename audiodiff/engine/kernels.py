@@ -45,8 +45,8 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 def _jit(function: Function) -> Function:
-    """Give a function to Triton where there is one."""
-    compiled: Function = function if triton is None else triton.jit(function)
+    """Give a function to Triton where there is one; one machine program serves all dilations."""
+    compiled: Function = function if triton is None else triton.jit(function, do_not_specialize=["dilation"])
     return compiled
 
 

@@ -69,7 +69,7 @@ WIDE = BASE | {"channels": 128, "patch": 8}
 @pytest.mark.parametrize(
     ("dtype", "tf32", "tolerance"),
     [
-        (torch.bfloat16, False, 1e-2),
+        (torch.bfloat16, False, 2e-2),
         (torch.float16, False, 2e-3),
         (torch.float32, False, 1e-5),
         (torch.float32, True, 2e-3),
