@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import importlib.util
 import logging
 from typing import Any
 
@@ -45,7 +44,7 @@ def why_not_fused(network: nn.Module, device: torch.device | str) -> str | None:
     major, minor = torch.cuda.get_device_capability(device)
     if major < 8:
         return f"compute capability {major}.{minor} is below 8.0"
-    if importlib.util.find_spec("triton") is None:
+    if kernels.triton is None:
         return "Triton is not installed"
     return None
 

@@ -210,8 +210,10 @@ class ReverseGraphs:
         captured = _Captured(Inputs(x, condition, label), n_valid, {}, Recording(x, lambda: None))
         captured.fill(inputs, n_samples // self._patch)  # for the warm-up, which times kernels
 
-        def fresh(step: int) -> Tensor:  # the warm-up shows which steps ask for noise
-            return captured.noise.setdefault(step, torch.zeros_like(x))
+        def fresh(step: int) -> Tensor:
+            if step not in captured.noise:  # the warm-up shows which steps ask
+                captured.noise[step] = torch.zeros_like(x)
+            return captured.noise[step]
 
         def run() -> Tensor:
             stack = self.network.layers.stack if isinstance(self.network, FusedDiffWave) else None

@@ -17,7 +17,7 @@ def gpu(monkeypatch):
     def pretend(capability=(9, 0), triton=True):
         monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: capability)
-        monkeypatch.setattr(cuda.importlib.util, "find_spec", lambda name: object() if triton else None)
+        monkeypatch.setattr(cuda.kernels, "triton", object() if triton else None)
 
     return pretend
 

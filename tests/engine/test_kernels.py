@@ -65,26 +65,25 @@ BASE = {"channels": 64, "layers": 30, "dilation_cycle": 10, "n_mels": 80, "hop":
 WIDE = BASE | {"channels": 128, "patch": 8}
 
 
+UPSAMPLED = BASE | {"upsampling": "transposed"}
+ON_GPU = {
+    "base bfloat16": (BASE, torch.bfloat16, False, 2e-2),
+    "wide bfloat16": (WIDE, torch.bfloat16, False, 2e-2),
+    "upsampled bfloat16": (UPSAMPLED, torch.bfloat16, False, 2e-2),
+    "upsampled float16": (UPSAMPLED, torch.float16, False, 2e-3),
+    "upsampled float32": (UPSAMPLED, torch.float32, False, 1e-5),
+    "wide float32": (WIDE, torch.float32, False, 1e-5),
+    "base tf32": (BASE, torch.float32, True, 2e-3),
+}
+
+
 @pytest.mark.gpu
-@pytest.mark.parametrize(
-    ("dtype", "tf32", "tolerance"),
-    [
-        (torch.bfloat16, False, 2e-2),
-        (torch.float16, False, 2e-3),
-        (torch.float32, False, 1e-5),
-        (torch.float32, True, 2e-3),
-    ],
-    ids=["bfloat16", "float16", "float32", "tf32"],
-)
-@pytest.mark.parametrize(
-    "options", [BASE, WIDE, BASE | {"upsampling": "transposed"}], ids=["base", "wide", "upsampled"]
-)
-def test_a_whole_network_on_the_gpu_is_that_of_the_cpu(
-    options, dtype, tf32, tolerance, make_fusible, relative_error, monkeypatch
-):
+@pytest.mark.parametrize("case", ON_GPU)
+def test_a_whole_network_on_the_gpu_is_that_of_the_cpu(case, make_fusible, relative_error, monkeypatch):
+    options, dtype, tf32, tolerance = ON_GPU[case]
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)  # the upsampler's convolutions are not ours
     plain = make_fusible(**options)
-    x, log_snr, mel = torch.randn(3, 1, 37 * 256), torch.tensor([-2.0, 3.0, 0.0]), torch.randn(3, 80, 37)
+    x, log_snr, mel = torch.randn(3, 1, 13 * 256), torch.tensor([-2.0, 3.0, 0.0]), torch.randn(3, 80, 13)
     with torch.no_grad():
         expected = plain.double()(x.double(), log_snr.double(), plain.encode(mel.double()))
         kernels = fused(plain.float().cuda(), dtype, tf32=tf32)
