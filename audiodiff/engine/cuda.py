@@ -44,7 +44,7 @@ def why_not_fused(network: nn.Module, device: torch.device | str) -> str | None:
     major, minor = torch.cuda.get_device_capability(device)
     if major < 8:
         return f"compute capability {major}.{minor} is below 8.0"
-    if kernels.triton is None:
+    if not kernels.AVAILABLE:
         return "Triton is not installed"
     return None
 
@@ -110,7 +110,12 @@ class FusedStack:
 
         Returns:
             The sum of the skips without their biases `(batch, positions, C)`; undefined from `n_valid` on.
+
+        Raises:
+            ValueError: If the condition is of another length than h.
         """
+        if condition is not None:
+            self._check_length(condition.shape[-2], h.shape[1])
         vectors = self._level_vectors(level)
         n_valid = self.n_valid
         if n_valid is None:
@@ -120,6 +125,14 @@ class FusedStack:
             self._layer(i, (h, other, skip), vectors, condition, n_valid)
             h, other = other, h
         return skip
+
+    def _check_length(self, n_frames: int, n_positions: int) -> None:
+        if self.packed.wide and n_frames != n_positions:
+            raise ValueError(f"the condition has {n_frames} positions, the signal {n_positions}")
+        if n_positions % n_frames:
+            raise ValueError(
+                f"the signal's {n_positions} positions are no multiple of the condition's {n_frames} frames"
+            )
 
     def _level_vectors(self, level: Tensor) -> Tensor:
         """Return `(batch, L, 6, 2 * C)`: what past, present and future tap bring, as sums of two vectors each."""

@@ -41,6 +41,9 @@ try:
 except ImportError:  # the plain path needs no Triton; see `audiodiff.engine.cuda`
     triton = tl = None
 
+AVAILABLE = triton is not None
+"""Whether Triton can be imported."""
+
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 

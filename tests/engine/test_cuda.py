@@ -17,7 +17,7 @@ def gpu(monkeypatch):
     def pretend(capability=(9, 0), triton=True):
         monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: capability)
-        monkeypatch.setattr(cuda.kernels, "triton", object() if triton else None)
+        monkeypatch.setattr(cuda.kernels, "AVAILABLE", triton)
 
     return pretend
 
@@ -105,3 +105,10 @@ def test_the_pair_of_vectors_that_carries_the_noise_level_keeps_what_sixteen_bit
     assert pairs.shape == (2, 4, 6, 32)
     assert pairs.dtype == torch.bfloat16
     torch.testing.assert_close(pairs.float().unflatten(2, (3, 2)).sum(3), exact, rtol=2**-15, atol=2**-15)
+
+
+@pytest.mark.parametrize("options", [{}, {"upsampling": "transposed", "upsampling_factors": (4, 4)}])
+def test_a_condition_of_another_length_is_refused(options, make_fusible, plain_layers):
+    fast = fused(make_fusible(**options))
+    with pytest.raises(ValueError, match="positions"):
+        fast(torch.randn(1, 1, 65), torch.zeros(1), fast.encode(torch.randn(1, 5, 4)))
