@@ -115,7 +115,7 @@ class FusedStack:
             ValueError: If the condition is of another length than h.
         """
         if condition is not None:
-            self._check_length(condition.shape[-2], h.shape[1])
+            self._check_length(condition.shape[1], h.shape[1])
         vectors = self._level_vectors(level)
         n_valid = self.n_valid
         if n_valid is None:
@@ -147,15 +147,16 @@ class FusedStack:
         self, i: int, streams: tuple[Tensor, Tensor, Tensor], vectors: Tensor, condition: Tensor | None, n_valid: Tensor
     ) -> None:
         packed, h = self.packed, streams[0]
-        frames, features, repeat = h, h, 0  # h stands for what a kernel of these constants does not read
+        rows, repeat = h, 0  # without a condition the kernels read nothing of it
         if condition is not None and packed.wide:
-            features = condition[min(i, len(condition) - 1)]
+            n_features = packed.wide + packed.narrow
+            rows = condition[:, :, i * n_features % condition.shape[2] :]  # all layers share one set, or have their own
         elif condition is not None:
             repeat = h.shape[1] // condition.shape[1]
-            frames = condition[:, :, 2 * packed.channels * i :]
+            rows = condition[:, :, 2 * packed.channels * i :]
         arguments = (
-            *streams, features, frames, vectors[:, i], packed.taps[i], packed.output[i], n_valid,
-            h.shape[1], packed.dilations[i], frames.stride(0), frames.stride(1), vectors.stride(0),
+            *streams, rows, vectors[:, i], packed.taps[i], packed.output[i], n_valid,
+            h.shape[1], packed.dilations[i], rows.stride(0), rows.stride(1), vectors.stride(0),
         )  # fmt: skip
         constants = {
             "channels": packed.channels,
@@ -249,26 +250,26 @@ class FusedTransform:
                 of positions for each layer `(batch, positions, L * n_mels)`.
 
         Returns:
-            `(batch, frames, L * 2 * C)`, or `(1 or L, batch, positions, wide + narrow)`, zeros where it is padded.
+            `(batch, frames, L * 2 * C)`, or `(batch, positions, (1 or L) * (wide + narrow))`, zeros where it is padded.
         """
         packed, conditioner = self.stack.packed, self.network.stack.conditioner
-        condition = condition.to(self.dtype)
+        parts, width = 2 * len(packed.dilations), packed.channels
         if isinstance(conditioner, UpsampledConditioner):
-            parts = condition.unflatten(2, (-1, conditioner.n_mels)).permute(2, 0, 1, 3)
-            return pad_last(parts, packed.wide + packed.narrow).contiguous()
-        return pad_parts(condition, 2 * len(packed.dilations), packed.channels, 2).contiguous()
+            parts, width = len(conditioner.upsamplers), packed.wide + packed.narrow
+        return pad_parts(condition.to(self.dtype), parts, width, 2).contiguous()
 
     @torch.no_grad()
     def __call__(self, features: Tensor, log_snr: Tensor, condition: Tensor | None, label: Tensor | None) -> Tensor:
         """Map features `(batch, positions, n_inputs)` to `(batch, positions, n_outputs)`, in the layers' dtype."""
-        level = self.network.level(log_snr)
-        if self.network.label is not None:
-            level = level + self.network.label(label, len(features))
-        elif label is not None:
-            raise TypeError("this network was built without labels")
-        h = torch.relu_(self._project(features.to(self.dtype)))
-        h = torch.relu_(functional.linear(self.stack(h, level, condition), *self._skip))
-        return functional.linear(h, *self._output)
+        with torch.autocast(features.device.type, enabled=False):  # precision is chosen here, part by part
+            level = self.network.level(log_snr)
+            if self.network.label is not None:
+                level = level + self.network.label(label, len(features))
+            elif label is not None:
+                raise TypeError("this network was built without labels")
+            h = torch.relu_(self._project(features.to(self.dtype)))
+            h = torch.relu_(functional.linear(self.stack(h, level, condition), *self._skip))
+            return functional.linear(h, *self._output)
 
     def _project(self, features: Tensor) -> Tensor:
         weight, bias = self._input
@@ -287,7 +288,7 @@ class FusedDiffWave(DiffWave):
 
     def __init__(self, network: DiffWave, layers: FusedTransform) -> None:
         nn.Module.__init__(self)
-        self.patch, self.layers, self.plain = network.patch, layers, network
+        self.patch, self.layers, self.plain, self.stack = network.patch, layers, network, network.stack
 
     @property
     def receptive_field(self) -> int:
@@ -308,7 +309,7 @@ class FusedFrameDiffWave(FrameDiffWave):
 
     def __init__(self, network: FrameDiffWave, layers: FusedTransform) -> None:
         nn.Module.__init__(self)
-        self.stft, self.layers, self.plain = network.stft, layers, network
+        self.stft, self.layers, self.plain, self.stack = network.stft, layers, network, network.stack
 
     @property
     def receptive_field(self) -> int:

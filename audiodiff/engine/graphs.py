@@ -195,7 +195,7 @@ class ReverseGraphs:
         n_samples, condition = inputs.x.shape[-1], inputs.condition
         if not isinstance(self.network, FusedDiffWave):
             return n_samples
-        block = self._patch if condition is None else n_samples // condition.shape[-2]
+        block = self._patch if condition is None else n_samples // condition.shape[1]
         return bucket(n_samples // block) * block
 
     def _capture(self, loop: Loop, inputs: Inputs, capacity: int) -> _Captured:
@@ -203,8 +203,8 @@ class ReverseGraphs:
         x = inputs.x.new_zeros(*inputs.x.shape[:-1], capacity)
         condition = inputs.condition
         if condition is not None:
-            frames = condition.shape[-2] * capacity // n_samples
-            condition = condition.new_zeros(*condition.shape[:-2], frames, condition.shape[-1])
+            batch, frames, width = condition.shape
+            condition = condition.new_zeros(batch, frames * capacity // n_samples, width)
         label = None if inputs.label is None else torch.empty_like(inputs.label)
         n_valid = torch.empty(1, dtype=torch.int32, device=x.device)
         captured = _Captured(Inputs(x, condition, label), n_valid, {}, Recording(x, lambda: None))
@@ -232,7 +232,7 @@ class ReverseGraphs:
 def _kinds(inputs: Inputs) -> tuple[object, ...]:
     """Return what distinguishes inputs beside their length."""
     x, condition, label = inputs
-    shape = None if condition is None else (condition.shape[:-2], condition.shape[-1], condition.dtype)
+    shape = None if condition is None else (condition.shape[2], condition.dtype)
     return x.shape[:-1], x.dtype, shape, label is None
 
 

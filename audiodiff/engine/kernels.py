@@ -21,12 +21,12 @@ float32, 1,024 bytes would hold C = 64 below 35 %; hence both are stored in bf16
 mels): read per tile of 128 positions they alone would move 512 bytes per position out of the L2 cache.
 `streamed_layer` reads them in pieces, for wider layers and for float32.
 
-Both compute a layer of contiguous h and skip `(batch, capacity, channels)` and features `(batch, capacity, wide +
-narrow)` with weights as `nn.Linear` has them, taps `(2 * channels, 3 * channels + wide + narrow)` and output
-`(2 * channels, channels)`. `level` holds per clip what the past, present and future tap bring to y (the bias
-included), each as two vectors whose sum it is, so that 16 bits lose nothing; `condition` has one vector per `repeat`
-positions. The grid is (programs per clip, clips). `n_valid` is read on the device, so that a captured graph serves
-every length up to its capacity.
+Both compute a layer of contiguous h and skip `(batch, capacity, channels)` with weights as `nn.Linear` has them, taps
+`(2 * channels, 3 * channels + wide + narrow)` and output `(2 * channels, channels)`. `condition` has the layer's
+`wide + narrow` features per position, or its vector of `2 * channels` per `repeat` positions, in rows `condition_row`
+apart. `level` holds per clip what the past, present and future tap bring to y (the bias included), each as two vectors
+whose sum it is, so that 16 bits lose nothing. The grid is (programs per clip, clips). `n_valid` is read on the device,
+so that a captured graph serves every length up to its capacity.
 """
 
 # Triton compiles functions from their source: they take many arguments, and see no constants of the module.
@@ -56,7 +56,7 @@ def _jit(function: Function) -> Function:
 @_jit
 def _rows(
     h: tl.tensor, start: tl.tensor, shift: tl.tensor, n: tl.tensor,
-    block: tl.constexpr, width: tl.constexpr, stride: tl.constexpr,
+    block: tl.constexpr, width: tl.constexpr, stride: tl.tensor,
 ) -> tl.tensor:  # fmt: skip
     """Load `(block, width)`, moved by `shift` from where h points, position `start`; zeros outside `[0, n)`."""
     rows = tl.arange(0, block) + shift
@@ -158,7 +158,7 @@ def _finish(
 
 @_jit
 def resident_layer(
-    h_in: tl.tensor, h_out: tl.tensor, skip: tl.tensor, features: tl.tensor, condition: tl.tensor, level: tl.tensor,
+    h_in: tl.tensor, h_out: tl.tensor, skip: tl.tensor, condition: tl.tensor, level: tl.tensor,
     taps: tl.tensor, output: tl.tensor, n_valid: tl.tensor,
     capacity: tl.tensor, dilation: tl.tensor,
     condition_clip: tl.tensor, condition_row: tl.tensor, level_clip: tl.tensor,
@@ -182,7 +182,7 @@ def resident_layer(
         narrow_weights = _weights(taps + 3 * channels + wide, channels, channels, narrow, depth)
     for start in tl.range(tl.program_id(0) * block, n, tl.num_programs(0) * block):
         offset = clip * capacity + start
-        h, column = h_in + offset * channels, features + offset * (wide + narrow)
+        h, column = h_in + offset * channels, condition + start * condition_row.to(tl.int64)
         place = skip + offset * channels
         skipped = _skipped(place, n - start, block, channels, channels, first)  # early: it is needed last
         inside = _taps_inside(start, n, dilation, block, 16).to(h_in.dtype.element_ty)
@@ -194,10 +194,10 @@ def resident_layer(
         rows = _rows(h, start, dilation, n, block, channels, channels)
         y = tl.dot(rows, future_weights, y, input_precision=precision)
         if wide > 0:
-            rows = _rows(column, start, 0, n, block, wide, wide + narrow)
+            rows = _rows(column, start, 0, n, block, wide, condition_row)
             y = tl.dot(rows, wide_weights, y, input_precision=precision)
         if narrow > 0:
-            rows = _rows(column + wide, start, 0, n, block, narrow, wide + narrow)
+            rows = _rows(column + wide, start, 0, n, block, narrow, condition_row)
             y = tl.dot(rows, narrow_weights, y, input_precision=precision)
         if repeat > 0:
             y = _add_condition(y, condition, condition_row, start, n, block, outputs, repeat, 16, precision)
@@ -208,7 +208,7 @@ def resident_layer(
 
 @_jit
 def streamed_layer(
-    h_in: tl.tensor, h_out: tl.tensor, skip: tl.tensor, features: tl.tensor, condition: tl.tensor, level: tl.tensor,
+    h_in: tl.tensor, h_out: tl.tensor, skip: tl.tensor, condition: tl.tensor, level: tl.tensor,
     taps: tl.tensor, output: tl.tensor, n_valid: tl.tensor,
     capacity: tl.tensor, dilation: tl.tensor,
     condition_clip: tl.tensor, condition_row: tl.tensor, level_clip: tl.tensor,
@@ -224,19 +224,19 @@ def streamed_layer(
     level_vectors = _level_vectors(level + clip * level_clip, outputs, 16)
     for start in tl.range(tl.program_id(0) * block, n, tl.num_programs(0) * block):
         offset = clip * capacity + start
-        h, column = h_in + offset * channels, features + offset * (wide + narrow)
+        h, column = h_in + offset * channels, condition + start * condition_row.to(tl.int64)
         inside = _taps_inside(start, n, dilation, block, 16).to(h_in.dtype.element_ty)
         y = tl.dot(inside, level_vectors, input_precision=precision)
         for i in tl.range(0, 3 * channels, piece):
             rows = _rows(h + i % channels, start, (i // channels - 1) * dilation, n, block, piece, channels)
             y = tl.dot(rows, _weights(taps + i, channels, channels, piece, depth), y, input_precision=precision)
         if wide > 0:
-            rows = _rows(column, start, 0, n, block, wide, wide + narrow)
+            rows = _rows(column, start, 0, n, block, wide, condition_row)
             y = tl.dot(
                 rows, _weights(taps + 3 * channels, channels, channels, wide, depth), y, input_precision=precision
             )
         if narrow > 0:
-            rows = _rows(column + wide, start, 0, n, block, narrow, wide + narrow)
+            rows = _rows(column + wide, start, 0, n, block, narrow, condition_row)
             weights = _weights(taps + 3 * channels + wide, channels, channels, narrow, depth)
             y = tl.dot(rows, weights, y, input_precision=precision)
         if repeat > 0:

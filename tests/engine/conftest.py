@@ -42,16 +42,16 @@ def make_fusible():
 
 def plain_layer(h, arguments, constants):
     """Compute what `audiodiff.engine.kernels` says, from the kernels' own arguments."""
-    h_in, h_out, skip, features, frames, level, taps, output, n_valid, _, dilation = arguments[:11]
+    h_in, h_out, skip, condition, level, taps, output, n_valid, _, dilation = arguments[:10]
     n = int(n_valid)
     x = dilated_taps(h_in[:, :n].float(), dilation)
     if constants["wide"]:
-        x = torch.cat([x, features[:, :n].float()], dim=2)
+        x = torch.cat([x, condition[:, :n, : constants["wide"] + constants["narrow"]].float()], dim=2)
     y, position = x @ taps.float().mT, torch.arange(n).unsqueeze(1)
     past, here, future = level.float().unflatten(1, (3, 2)).sum(2).unsqueeze(2).unbind(1)
     y = y + here + past * (position >= dilation) + future * (position + dilation < n)
     if constants["repeat"]:
-        frames = frames[..., : 2 * constants["channels"]].float()
+        frames = condition[..., : 2 * constants["channels"]].float()
         y = y + frames.repeat_interleave(constants["repeat"], dim=1)[:, :n]
     gate, signal = y.chunk(2, dim=2)
     z = (torch.sigmoid(gate) * torch.tanh(signal)).to(taps.dtype).float()
