@@ -16,7 +16,7 @@ from torch import Tensor
 
 from audiodiff.diffusion.process import Target, noise_from
 from audiodiff.diffusion.samplers import SAMPLERS, NoiseSource
-from audiodiff.engine.cuda import FusedDiffWave
+from audiodiff.engine.fused import FusedDiffWave
 from audiodiff.networks.build import Network
 
 WARM_UP_RUNS = 2

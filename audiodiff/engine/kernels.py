@@ -38,7 +38,7 @@ from typing import Any, TypeVar
 try:
     import triton
     import triton.language as tl
-except ImportError:  # the plain path needs no Triton; see `audiodiff.engine.cuda`
+except ImportError:  # the plain path needs no Triton; see `audiodiff.engine.fused`
     triton = tl = None
 
 AVAILABLE = triton is not None
@@ -166,7 +166,7 @@ def resident_layer(
     first: tl.constexpr, precision: tl.constexpr, fast: tl.constexpr,
     block: tl.constexpr, piece: tl.constexpr, per_processor: tl.constexpr,
 ) -> None:  # fmt: skip
-    """Run a layer with its weights in shared memory; see `audiodiff.engine.cuda` for the arguments."""
+    """Run a layer with its weights in shared memory; see `audiodiff.engine.fused` for the arguments."""
     outputs: tl.constexpr = 2 * channels
     depth: tl.constexpr = 3 * channels + wide + narrow
     n, clip = tl.load(n_valid), tl.program_id(1).to(tl.int64)

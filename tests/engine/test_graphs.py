@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from audiodiff.diffusion.samplers import SAMPLERS
-from audiodiff.engine.cuda import fused
+from audiodiff.engine.fused import fused
 from audiodiff.engine.graphs import Inputs, Loop, Recording, ReverseGraphs, bucket, reverse
 
 HOP = 16

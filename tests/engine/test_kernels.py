@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from audiodiff.engine.cuda import FusedTransform, fused
+from audiodiff.engine.fused import FusedTransform, fused
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 triton = pytest.importorskip("triton", reason="kernels need Triton")

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from audiodiff.engine.cuda import fused
+from audiodiff.engine.fused import fused
 from audiodiff.engine.packing import feature_widths, pad_parts, padded_width
 
 HOP = 16

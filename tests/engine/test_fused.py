@@ -5,8 +5,9 @@ import logging
 import pytest
 import torch
 
-from audiodiff.engine import cuda
-from audiodiff.engine.cuda import FusedStack, accelerated, fused, why_not_fused
+from audiodiff.engine import fused as fusing
+from audiodiff.engine.cuda import FusedStack
+from audiodiff.engine.fused import accelerated, fused, why_not_fused
 from audiodiff.engine.packing import pack_stack
 
 
@@ -17,7 +18,7 @@ def gpu(monkeypatch):
     def pretend(capability=(9, 0), triton=True):
         monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: capability)
-        monkeypatch.setattr(cuda.kernels, "AVAILABLE", triton)
+        monkeypatch.setattr(fusing.kernels, "AVAILABLE", triton)
 
     return pretend
 
@@ -49,15 +50,15 @@ def test_an_unknown_network_stays_as_it_is(gpu):
 
 def test_without_a_gpu_the_network_itself_is_returned_and_one_line_says_why(make_fusible, caplog):
     network = make_fusible()
-    cuda._log_once.cache_clear()
-    with caplog.at_level(logging.INFO, logger="audiodiff.engine.cuda"):
+    fusing._log_once.cache_clear()
+    with caplog.at_level(logging.INFO, logger="audiodiff.engine.fused"):
         assert accelerated(network) is network
         assert accelerated(network) is network
     assert [record.message for record in caplog.records] == ["no fused layers: there is no CUDA device"]
 
 
 def test_with_a_gpu_a_fused_network_is_returned(make_fusible, monkeypatch):
-    monkeypatch.setattr(cuda, "why_not_fused", lambda network, device: None)
+    monkeypatch.setattr(fusing, "why_not_fused", lambda network, device: None)
     network = make_fusible()
     fast = accelerated(network, torch.float16)
     assert fast is not network
