@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
+import torch
 from numpy.typing import NDArray
 
 from audiodiff.config import (
@@ -23,6 +25,9 @@ from audiodiff.config import (
 )
 
 SAMPLE_RATE = 8000
+
+if not torch.cuda.is_available():  # kernels run in Triton's interpreter; it must know before anyone imports it
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 
 def make_voice(seconds: float, sample_rate: int = SAMPLE_RATE, seed: int = 0) -> NDArray[np.float32]:
