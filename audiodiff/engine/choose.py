@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 
 from audiodiff.config import ModelConfig
+from audiodiff.engine.fused import accelerated
+from audiodiff.engine.graphs import ReverseGraphs
 from audiodiff.engine.streams import HaloStream, Stream
 from audiodiff.engine.team import Team, team_size
 from audiodiff.engine.tiled import TiledDiffWave
@@ -35,9 +37,11 @@ class Engine(Protocol):
         piece_blocks: Length of the pieces it likes best, in blocks.
         reach_blocks: How far an output looks ahead, in blocks.
         context_frames: Mel frames to either side that the encoded condition of a block depends on.
+        graphs: What runs whole reverse loops at once, or None where there is no such thing.
     """
 
     dtype: torch.dtype
+    graphs: ReverseGraphs | None
     largest_batch: int | None
     piece_blocks: int
     reach_blocks: int
@@ -87,17 +91,28 @@ def make_engine(network: Network, config: ModelConfig, dtype: torch.dtype, devic
     """
     if isinstance(network, DiffWave) and device.type == "cpu":
         return TiledEngine(network, config, dtype)
+    if device.type == "cuda":
+        fast = accelerated(network, dtype)
+        graphs = None if fast is network else ReverseGraphs(fast, config.diffusion.target)
+        return PlainEngine(fast, config, dtype, device, graphs)
     return PlainEngine(network, config, dtype, device)
 
 
 class PlainEngine:
     """Any network as it is, under autocast where that is wanted; see `Engine`."""
 
-    def __init__(self, network: Network, config: ModelConfig, dtype: torch.dtype, device: torch.device) -> None:
+    def __init__(
+        self,
+        network: Network,
+        config: ModelConfig,
+        dtype: torch.dtype,
+        device: torch.device,
+        graphs: ReverseGraphs | None = None,
+    ) -> None:
         self._network, self._device, self._block_length = network, device, config.block_length
         conditioner = network.stack.conditioner
         self._rows_per_block = conditioner.positions_per_frame if conditioner else 1
-        self.dtype = dtype
+        self.dtype, self.graphs = dtype, graphs
         self.largest_batch: int | None = None
         self.piece_blocks = max(1, round(PLAIN_PIECE_SECONDS * config.sample_rate / config.block_length))
         self.reach_blocks = -(-network.receptive_field // config.block_length)
@@ -134,6 +149,7 @@ class TiledEngine:
     def __init__(self, network: DiffWave, config: ModelConfig, dtype: torch.dtype) -> None:
         self._network, self._block_length = network, config.block_length
         self.dtype = dtype
+        self.graphs: ReverseGraphs | None = None
         self.largest_batch: int | None = 1
         conditioner = network.stack.conditioner
         self._rows_per_frame = conditioner.positions_per_frame if conditioner else 1

@@ -10,31 +10,23 @@ from torch import Tensor
 from torch.nn import functional
 from typing_extensions import Unpack
 
-from audiodiff.audio.griffin_lim import griffin_lim_reach, waveform_from_mel
-from audiodiff.audio.mel import MelSpectrogram, align_to_blocks, check_mel
-from audiodiff.audio.whitening import Whitening
+from audiodiff.audio.mel import align_to_blocks, check_mel
 from audiodiff.checkpoint import choose_device, find_model, load_model
 from audiodiff.config import ModelConfig, SynthesisConfig
-from audiodiff.diffusion.noise import position_noise
 from audiodiff.diffusion.process import noise_from
 from audiodiff.diffusion.samplers import SAMPLERS, NoisePredictor, StepCallback
 from audiodiff.engine.choose import Dtype
-from audiodiff.engine.streams import HaloStream
+from audiodiff.engine.graphs import Inputs, Loop, ReverseGraphs
 from audiodiff.engine.wavefront import Wavefront
 from audiodiff.engine.window import Window
 from audiodiff.errors import ConfigError, MelError, ModelError
 from audiodiff.networks.build import Network
 from audiodiff.pipelines.arriving import aligned, blocks_behind, chunks
 from audiodiff.pipelines.base import Pipeline, SynthesisChanges, noise_levels
-
-PHASE_DRAW = -1
-"""The draw of position-indexed noise that Griffin-Lim takes its first phases from; steps count up from 0."""
+from audiodiff.pipelines.prior import WHITENING_REACH, MelPrior
 
 CHUNK_SECONDS = 12.0
 """Length of the chunks of a whole mel: long against what Griffin-Lim sees to either side, short against memory."""
-
-WHITENING_REACH = 2
-"""Blocks to either side that whitening and colouring depend on: the lapped transform folds neighbours, and back."""
 
 
 class Vocoder(Pipeline):
@@ -60,8 +52,7 @@ class Vocoder(Pipeline):
         if config.mel is None:
             raise ModelError("this model takes no mel spectrogram, so it cannot vocode. Use Generator.")
         self.mel_config = config.mel
-        self._spectrogram = MelSpectrogram(config.mel).to(self.device)
-        self._whitening = Whitening(config.whitening, config.mel).to(self.device)
+        self.prior = MelPrior(config.mel, config.whitening).to(self.device)
 
     @classmethod
     def from_pretrained(cls, name: str | Path | None = None, device: str = "auto", dtype: Dtype = "auto") -> Vocoder:
@@ -96,9 +87,9 @@ class Vocoder(Pipeline):
         Raises:
             AudioError: If the audio is shorter than a frame.
         """
-        self._spectrogram.n_frames(audio.shape[-1])
+        self.prior.spectrogram.n_frames(audio.shape[-1])
         padding = -audio.shape[-1] % self.mel_config.hop_length
-        mel: Tensor = self._spectrogram(functional.pad(audio.to(self.device), (0, padding)))
+        mel: Tensor = self.prior.spectrogram(functional.pad(audio.to(self.device), (0, padding)))
         return mel
 
     @torch.inference_mode()
@@ -135,6 +126,10 @@ class Vocoder(Pipeline):
         chunk = self._chunk_blocks(CHUNK_SECONDS if chunk_seconds is None else chunk_seconds)
         if chunk_seconds is None and blocks.shape[-1] <= 2 * chunk:
             chunk = blocks.shape[-1]
+        graphs = self.engine.graphs
+        if graphs is not None and on_step is None and chunk >= blocks.shape[-1]:
+            audio = self._at_once(blocks.to(self.device, torch.float32), seeds, settings, graphs)
+            return audio.reshape(*mel.shape[:-2], -1)
         batch = self.engine.largest_batch or len(blocks)
         audio = torch.empty(len(blocks), blocks.shape[-1] * self.mel_config.hop_length, device=self.device)
         for first in range(0, len(blocks), batch):
@@ -219,15 +214,26 @@ class Vocoder(Pipeline):
         """
         settings = settings or self.config.synthesis
         levels, n_samples = noise_levels(settings), blocks.shape[-1] * self.mel_config.hop_length
-        estimate = self._estimate(blocks, seeds, settings, start=0)
+        estimate = self.prior.estimate(blocks, seeds, settings, start=0)
         x, draw = self._begin(estimate, seeds, levels, start=0, n_samples=n_samples)
         predictor = predictor or self._predictor(self.network.encode(blocks))
         signal = SAMPLERS[settings.sampler](predictor, x, levels, draw, on_step=on_step)
-        return self._whitening.colour(signal, blocks)
+        return self.prior.whitening.colour(signal, blocks)
+
+    def _at_once(
+        self, blocks: Tensor, seeds: Sequence[int], settings: SynthesisConfig, graphs: ReverseGraphs
+    ) -> Tensor:
+        """Do what a call does of a short mel where whole reverse loops are recorded."""
+        levels, n_blocks = noise_levels(settings), blocks.shape[-1]
+        estimate = self.prior.estimate(blocks, seeds, settings)
+        x, draw = self._begin(estimate, seeds, levels, start=0, n_samples=n_blocks * self.mel_config.hop_length)
+        loop = Loop(settings.sampler, tuple(levels.tolist()))
+        signal = graphs(loop, Inputs(x, self.engine.encode(blocks, 0, n_blocks)), draw)
+        return self.prior.whitening.colour(signal, blocks)
 
     def colour(self, signal: Tensor, blocks: Tensor) -> Tensor:
         """Undo the whitening of signals `(batch, 1, time)` by their mels `(batch, n_mels, n_blocks)`."""
-        return self._whitening.colour(signal, blocks)
+        return self.prior.whitening.colour(signal, blocks)
 
     def _predictor(self, condition: Tensor) -> NoisePredictor:
         def predict(x: Tensor, log_snr: Tensor) -> Tensor:
@@ -235,25 +241,9 @@ class Vocoder(Pipeline):
 
         return predict
 
-    @torch.no_grad()
-    def _estimate(
-        self, blocks: Tensor, seeds: Sequence[int], settings: SynthesisConfig, *, start: int
-    ) -> Tensor | None:
-        """Return the whitened signal to start from, of blocks whose first is number `start`, or None."""
-        if settings.start == "noise":
-            return None
-        hop = self.mel_config.hop_length
-        n_samples = blocks.shape[-1] * hop
-        phases = position_noise(seeds, PHASE_DRAW, start=start * hop, n_samples=n_samples, device=self.device)
-        guess = waveform_from_mel(blocks, phases, self._spectrogram, iterations=settings.griffin_lim_iterations)
-        return self._whitening.whiten(guess, blocks)
-
     def _look_ahead(self, settings: SynthesisConfig) -> int:
         """Return how many blocks to either side the start of the reverse process and the condition depend on."""
-        reach = max(self.engine.context_frames, WHITENING_REACH)
-        if settings.start == "noise":
-            return reach
-        return max(reach, WHITENING_REACH + griffin_lim_reach(self.mel_config, settings.griffin_lim_iterations))
+        return max(self.engine.context_frames, self.prior.reach(settings))
 
     def _pieces(
         self,
@@ -265,14 +255,14 @@ class Vocoder(Pipeline):
     ) -> Iterator[Tensor]:
         """Yield consecutive pieces `(batch, 1, time)` of the waveforms, from pieces of the aligned mel."""
         hop, look = self.mel_config.hop_length, self._look_ahead(settings)
-        coloured = self._colouring()
+        coloured = self.prior.colouring()
         window, of_signals = Window(dim=2), Window(dim=2)
         signals_at = 0
         mels = (mel.to(self.device, torch.float32) for mel in mels)
         for start, stop, last in chunks(mels, window, chunk, look):
             low, high = max(0, start - look), min(window.end, stop + look)
             blocks = window.view(low, high)
-            estimate = self._estimate(blocks, seeds, settings, start=low)
+            estimate = self.prior.estimate(blocks, seeds, settings, start=low)
             of_signals.append(blocks[..., start - low : stop - low])
             for first in range(start, stop, self.engine.piece_blocks):
                 end = min(first + self.engine.piece_blocks, stop)
@@ -291,13 +281,6 @@ class Vocoder(Pipeline):
         context = self.engine.context_frames
         low = max(0, start - context)
         return self.engine.encode(blocks[..., low : stop + context], start - low, stop - low)
-
-    def _colouring(self) -> HaloStream:
-        def colour(signal: Tensor, mel: Tensor | None) -> Tensor:
-            return self._whitening.colour(signal, None if mel is None else mel.mT)
-
-        hop = self.mel_config.hop_length
-        return HaloStream(colour, reach=WHITENING_REACH * hop, block_length=hop, rows_per_block=1)
 
     def _chunk_blocks(self, seconds: float) -> int:
         blocks = round(seconds * self.sample_rate / self.mel_config.hop_length)
