@@ -169,7 +169,7 @@ def peer_training_step(pair: Pair) -> Callable[[Tensor, Tensor], float]:
         loss.backward()
         nn.utils.clip_grad_norm_(parameters, _LARGEST_GRADIENT)
         optimiser.step()
-        return float(loss)  # it waits for the device at every step, to see whether the loss is a number
+        return float(loss.detach())  # it waits for the device at every step, to see whether the loss is a number
 
     return step
 

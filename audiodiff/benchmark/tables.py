@@ -184,7 +184,8 @@ def _training(report: Report) -> Table:
         )
         for row in report.training
     ]
-    return Table("Training", ("model", "dtype", "batch", "seconds per step", "samples/s", "peak GB"), tuple(rows))
+    title = "Training: a whole step, from crops in main memory to new weights"
+    return Table(title, ("model", "dtype", "batch", "seconds per step", "samples/s", "peak GB"), tuple(rows))
 
 
 def _contest(report: Report, contest: Contest) -> Table:

@@ -40,7 +40,7 @@ def take_turns(
     Args:
         contestants: Name to the thing that is timed, and nothing but that.
         effort: How many rounds.
-        wait: Called before and after each, within the time taken.
+        wait: Called before the clock is read for each, and after it, which counts: see `waiting_for`.
         clock: Seconds.
 
     Returns:
