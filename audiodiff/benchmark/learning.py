@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -75,13 +76,15 @@ def step_maker(network: Network, config: ModelConfig, dtype: Dtype) -> Callable[
     """Return what makes a training step of ours on a batch of a given size; all steps train the same weights.
 
     Args:
-        network: The network; it is copied.
+        network: The network, which stays as it is.
         config: The model.
         dtype: "fp32" or "bf16".
     """
     device = next(network.parameters()).device
     precision = TrainingConfig.model_validate({"precision": dtype})
-    learner = Learner(network, config, precision, device)
+    # A learner freezes the network it is given, which may serve another row.
+    own = copy.deepcopy(network).requires_grad_(True)
+    learner = Learner(own, config, precision, device)
     n_samples = whole_blocks(config, CROP_SAMPLES)
 
     def make_step(batch: int) -> Step:
