@@ -52,7 +52,7 @@ def _peer_class() -> Callable[[object], nn.Module]:
         from diffwave.model import DiffWave
     except ImportError as error:
         raise ConfigError(
-            f"--against {PEER} needs the package {PEER} ({error}): pip install --no-deps 'diffwave==0.1.7'"
+            f"--against {PEER} needs the package {PEER} ({error}): pip install 'audiodiff[bench]'"
         ) from error
     kind: Callable[[object], nn.Module] = DiffWave
     return kind

@@ -136,7 +136,7 @@ def test_without_the_peer_it_says_what_to_install(plans, monkeypatch):
     result = bench("--against", "diffwave")
     assert (result.exit_code, plans) == (1, [])
     assert result.stderr.count("\n") == 1
-    assert "pip install --no-deps 'diffwave==0.1.7'" in result.stderr
+    assert "pip install 'audiodiff[bench]'" in result.stderr
 
 
 def test_the_peer_is_asked(plans):
