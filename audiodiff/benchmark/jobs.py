@@ -43,7 +43,7 @@ class Conditions:
 
 @dataclass(frozen=True)
 class MachineJob:
-    """Describe the machine and measure matrix products of some precisions; `square` is for small tests."""
+    """Describe the machine and measure matrix products of some precisions; `square` as in `machine.matrix_shapes`."""
 
     conditions: Conditions
     dtypes: tuple[str, ...]

@@ -55,6 +55,7 @@ class Plan:
             from the first of each, and in the last precision.
         training: Limits of training rows; None leaves training out.
         against: Whether the peer takes part.
+        square: Side of the matrices of the roofline, in place of the usual one.
     """
 
     conditions: Conditions
@@ -66,6 +67,7 @@ class Plan:
     every_combination: bool = False
     training: TrainingLimits | None = field(default_factory=TrainingLimits)
     against: bool = False
+    square: int | None = None
 
     def points(self) -> Iterator[tuple[int, float, int | None, Dtype]]:
         """Yield (batch, seconds, steps, dtype) of every synthesis row of a model."""
@@ -166,7 +168,7 @@ def measure(plan: Plan, command: str, progress: Progress = lambda _name, _number
         RowError: If not even the machine could be described.
     """
     run = _Runner(plan.n_rows, progress)
-    machine = run(MachineJob(plan.conditions, plan.dtypes))
+    machine = run(MachineJob(plan.conditions, plan.dtypes, plan.square))
     if machine is None:
         raise RowError(run.notes[0])
     synthesis = run.all_of(plan.synthesis())

@@ -18,8 +18,15 @@ if TYPE_CHECKING:
     from audiodiff.benchmark.suite import Plan
     from audiodiff.engine.choose import Dtype
 
-QUICK = {"lengths": (1.0,), "batches": (1,), "repeats": 2, "row_seconds": 1.0, "step_seconds": 2.0}
-USUAL = {"lengths": (5.0, 60.0), "batches": (1, 16), "repeats": 5, "row_seconds": 10.0, "step_seconds": 5.0}
+QUICK = {"lengths": (1.0,), "batches": (1,), "repeats": 2, "row_seconds": 1.0, "step_seconds": 2.0, "square": 1024}
+USUAL = {
+    "lengths": (5.0, 60.0),
+    "batches": (1, 16),
+    "repeats": 5,
+    "row_seconds": 10.0,
+    "step_seconds": 5.0,
+    "square": None,
+}
 """Numbers of an option that is not given: with and without --quick."""
 
 
@@ -173,6 +180,7 @@ def _plan(
         every_combination=given["every_combination"],
         training=TrainingLimits(seconds=usual["step_seconds"]) if training else None,
         against=against is not None,
+        square=usual["square"] if where.type == "cpu" else None,
     )
 
 

@@ -79,6 +79,7 @@ def test_by_default_the_bundled_model_and_base_are_measured(plans):
     ("arguments", "attribute", "value"),
     [
         (["--quick"], "lengths", (1.0,)),
+        (["--quick"], "square", 1024),
         (["--quick", "--lengths", "600,3600"], "lengths", (600.0, 3600.0)),
         (["--batches", "4"], "batches", (4,)),
         (["--steps", "6,50"], "steps", (6, 50)),
