@@ -23,12 +23,13 @@ LAYERS = (
     {"audio"},
     {"diffusion", "networks"},
     {"engine", "data", "checkpoint"},
-    {"pipelines", "training", "evaluation", "interop"},
+    {"pipelines", "training", "evaluation", "interop", "benchmark"},
     {"cli"},
     {"__init__", "__main__"},
 )
 SIDEWAYS = {
     "training": {"pipelines", "evaluation"},  # validation makes audio the way users do, and scores it
+    "benchmark": {"pipelines", "training", "interop"},  # it times what users run
     "__main__": {"__init__"},
 }
 # Parts that may use less than their layer allows.

@@ -24,6 +24,7 @@ VERBS = {
     "plot": ("audiodiff.cli.plot:command", "Draw audio, a model, a training run or results."),
     "doctor": ("audiodiff.cli.doctor:command", "Examine recordings before they are trained on."),
     "export": ("audiodiff.cli.export:command", "Write a trained model as a folder to give away."),
+    "bench": ("audiodiff.cli.bench:command", "Measure how fast this machine is with a model."),
     "info": ("audiodiff.cli.info:command", "Show what is inside a model folder."),
 }
 

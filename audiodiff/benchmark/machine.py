@@ -1,0 +1,161 @@
+"""What this machine is, and how fast it multiplies matrices."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+from collections.abc import Iterable
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import torch
+
+from audiodiff import __version__
+from audiodiff.benchmark.report import Figure, Machine, MatrixRate
+from audiodiff.benchmark.timing import Effort, take_turns, waiting_for
+from audiodiff.engine.choose import cpu_has_bf16
+from audiodiff.interop import published_base_config
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+_PACKAGES = ("torch", "triton", "numpy", "diffwave")
+_SQUARE = {"cpu": 2048, "cuda": 8192}
+"""Sides of the square matrices of the roofline: large against every cache and every kernel's tile."""
+_ROWS = {"cpu": 4096, "cuda": 1 << 18}
+"""Rows of the products of DiffWave BASE: a tile of the CPU's engine, and a batch of clips on a GPU."""
+
+
+def has_bf16(device: torch.device) -> bool:
+    """Return whether a device multiplies bfloat16 matrices in hardware."""
+    if device.type == "cuda":
+        # From Ampere on; older ones emulate it.
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    return device.type == "cpu" and cpu_has_bf16()
+
+
+def describe_machine(device: torch.device) -> Machine:
+    """Return what a benchmark ran on.
+
+    Args:
+        device: Where it computes.
+    """
+    cpu = _cpu_name()
+    versions = {"audiodiff": __version__, "python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    if device.type == "cuda":
+        versions["cuda"] = str(torch.version.cuda)
+    return Machine(
+        device=device.type,
+        name=torch.cuda.get_device_name(device) if device.type == "cuda" else cpu,
+        cpu=cpu,
+        cores=os.cpu_count() or 1,
+        threads=torch.get_num_threads(),
+        bf16=has_bf16(device),
+        features=_features(device),
+        system=platform.platform(),
+        versions=versions,
+        load=round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
+    )
+
+
+def _features(device: torch.device) -> tuple[str, ...]:
+    if device.type == "cuda":
+        major, minor = torch.cuda.get_device_capability(device)
+        products, convolutions = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+        return (f"compute {major}.{minor}", f"TF32: products {products}, convolutions {convolutions}")
+    probes = {"AMX": "_is_amx_tile_supported", "AVX512-bf16": "_is_avx512_bf16_supported"}
+    found = [name for name, probe in probes.items() if getattr(torch.cpu, probe, bool)()]
+    return (*found, torch.backends.cpu.get_cpu_capability())
+
+
+def _cpu_name() -> str:
+    described = Path("/proc/cpuinfo")
+    if described.is_file():
+        for line in described.read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def commit_of_checkout() -> str | None:
+    """Return the commit of the checkout that this package runs from, marked where files were changed since."""
+    root = Path(__file__).resolve().parents[2]
+    if not (root / ".git").exists():  # installed, maybe inside a checkout of something else
+        return None
+    try:
+        run = subprocess.run(
+            ["git", "-C", str(root), "describe", "--always", "--dirty", "--exclude=*"],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return run.stdout.strip() or None
+
+
+def matrix_shapes(device: torch.device, square: int | None = None) -> dict[str, tuple[int, int, int]]:
+    """Return the products that are measured, name to (m, k, n); the first is the roofline.
+
+    Args:
+        device: Which decides the sizes.
+        square: Side of the square matrices, in place of the usual one.
+    """
+    side, channels = square or _SQUARE[device.type], published_base_config().network.channels
+    rows = square or _ROWS[device.type]
+    return {
+        "square": (side, side, side),
+        "taps of DiffWave BASE": (rows, 3 * channels, 2 * channels),
+        "output of DiffWave BASE": (rows, channels, 2 * channels),
+    }
+
+
+@torch.inference_mode()
+def matrix_rates(
+    device: torch.device, dtypes: Iterable[str], effort: Effort, square: int | None = None
+) -> tuple[MatrixRate, ...]:
+    """Measure matrix products, all shapes of a precision taking turns.
+
+    Args:
+        device: Where.
+        dtypes: Names in `DTYPES`.
+        effort: For each precision.
+        square: As in `matrix_shapes`.
+
+    Returns:
+        One row per precision and shape.
+    """
+    rates = []
+    shapes = matrix_shapes(device, square)
+    for dtype in dtypes:
+        runs = {}
+        for name, (m, k, n) in shapes.items():
+            left, right = (torch.randn(size, device=device).to(DTYPES[dtype]) for size in ((m, k), (k, n)))
+            out = torch.empty(m, n, device=device, dtype=DTYPES[dtype])
+            # A product that is over at once is repeated, so that a call is not what is measured.
+            count = max(1, round(2 * shapes["square"][0] ** 3 / (2 * m * k * n)))
+            runs[name] = (_Product(left, right, out, count), 2.0 * m * k * n * count)
+        wait = waiting_for(device)
+        for product, _ in runs.values():
+            product()
+        times = take_turns({name: product for name, (product, _) in runs.items()}, effort, wait)
+        for name, (m, k, n) in shapes.items():
+            rate = Figure.of([runs[name][1] / seconds for seconds in times[name]])
+            rates.append(MatrixRate(name=name, m=m, k=k, n=n, dtype=dtype, rate=rate, roofline=name == "square"))
+    return tuple(rates)
+
+
+class _Product:
+    """A matrix product, several times over."""
+
+    def __init__(self, left: torch.Tensor, right: torch.Tensor, out: torch.Tensor, count: int) -> None:
+        self._operands, self._out, self._count = (left, right), out, count
+
+    def __call__(self) -> None:
+        for _ in range(self._count):
+            torch.mm(*self._operands, out=self._out)

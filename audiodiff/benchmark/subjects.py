@@ -1,0 +1,115 @@
+"""What is measured: models by name, DiffWave BASE with random weights, and mels and crops made of noise."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from audiodiff.checkpoint import choose_device, find_model, load_model
+from audiodiff.config import ModelConfig
+from audiodiff.data.crops import Example, context_blocks
+from audiodiff.engine.choose import Dtype
+from audiodiff.interop import published_base_config
+from audiodiff.networks.build import Network, build_network
+from audiodiff.pipelines import Vocoder
+
+BASE = "diffwave-base"
+"""DiffWave BASE as published by lmnt-com/diffwave, with random weights: speed does not depend on their values."""
+
+_NOISE_SECONDS = 10.0
+"""Length of the noise that mels are made of; longer mels repeat it, for an hour's spectrum alone takes a gigabyte."""
+_NOISE_LEVEL = 0.1
+"""Standard deviation of the noise, about that of speech."""
+_GAUGE_BLOCKS = 16
+"""Blocks of the signal that random weights are scaled on."""
+
+
+def load_subject(name: str | None, device: str) -> tuple[Network, ModelConfig]:
+    """Load a model.
+
+    Args:
+        name: What `Vocoder.from_pretrained` takes, or `BASE`.
+        device: "auto", "cpu", "cuda" ...
+
+    Returns:
+        The network on its device, and its configuration.
+
+    Raises:
+        ModelError: If it cannot be found.
+        ConfigError: If there is no such device.
+    """
+    if name != BASE:
+        return load_model(find_model(name), choose_device(device))
+    config = published_base_config()
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(0)
+        network = build_network(config).eval()
+        torch.nn.init.normal_(network.output.weight)
+        scale_output(network, config)
+    return network.to(choose_device(device)), config
+
+
+@torch.no_grad()
+def scale_output(network: Network, config: ModelConfig) -> float:
+    """Scale random weights so that noise of unit variance is predicted, as of a trained network.
+
+    Otherwise the network would hardly take part in the result, and its precision would not show.
+
+    Args:
+        network: The network, which is changed.
+        config: Its configuration, with a mel.
+
+    Returns:
+        The factor.
+    """
+    n_mels = config.mel.n_mels if config.mel else 0
+    generator = torch.Generator().manual_seed(0)
+    mel = torch.rand(1, n_mels, _GAUGE_BLOCKS, generator=generator)
+    x = torch.randn(1, 1, _GAUGE_BLOCKS * config.block_length, generator=generator)
+    predicted = network(x, torch.zeros(1), network.encode(mel) if n_mels else None)
+    factor = 1 / float(predicted.std())
+    network.output.weight.mul_(factor)
+    return factor
+
+
+def load_vocoder(name: str | None, device: str, dtype: Dtype) -> Vocoder:
+    """Load a vocoder; arguments and errors as in `load_subject`, and ModelError if the model takes no mel."""
+    return Vocoder(*load_subject(name, device), dtype)
+
+
+def noise_mel(vocoder: Vocoder, batch: int, seconds: float) -> Tensor:
+    """Return mels of noise `(batch, n_mels, frames)` in a vocoder's convention, on its device.
+
+    Args:
+        vocoder: The vocoder.
+        batch: Number of clips.
+        seconds: Length of a clip; rounded up to whole frames.
+    """
+    generator = torch.Generator().manual_seed(0)
+    hop = vocoder.mel_config.hop_length
+    n_frames = math.ceil(seconds * vocoder.sample_rate / hop)
+    shortest = math.ceil(vocoder.mel_config.n_fft / hop) + 1
+    n_noise = max(min(n_frames, math.ceil(_NOISE_SECONDS * vocoder.sample_rate / hop)), shortest)
+    noise = vocoder.mel(_NOISE_LEVEL * torch.randn(batch, n_noise * hop, generator=generator))
+    return noise.repeat(1, 1, math.ceil(n_frames / noise.shape[-1]))[..., :n_frames].contiguous()
+
+
+def noise_crops(config: ModelConfig, batch: int, n_samples: int) -> Example:
+    """Return a training batch of noise, as the data would yield it.
+
+    Args:
+        config: The model.
+        batch: Number of crops.
+        n_samples: Length of a crop, without context; whole blocks.
+    """
+    generator = torch.Generator().manual_seed(0)
+    around = 2 * context_blocks(config) * config.block_length
+    audio = _NOISE_LEVEL * torch.randn(batch, 1, n_samples + around, generator=generator)
+    return Example(audio, torch.full((batch,), len(config.labels)), torch.full((batch,), math.inf))
+
+
+def whole_blocks(config: ModelConfig, n_samples: int) -> int:
+    """Return a number of samples, rounded up to whole blocks of a model."""
+    return math.ceil(n_samples / config.block_length) * config.block_length

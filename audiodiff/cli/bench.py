@@ -1,0 +1,205 @@
+"""`audiodiff bench`: how fast this machine is, in tables, and beside a peer."""
+
+from __future__ import annotations
+
+import math
+import shlex
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from audiodiff.cli.options import DTYPES
+
+if TYPE_CHECKING:
+    from audiodiff.benchmark.report import Report
+    from audiodiff.benchmark.suite import Plan
+    from audiodiff.engine.choose import Dtype
+
+QUICK = {"lengths": (1.0,), "batches": (1,), "repeats": 2, "row_seconds": 1.0, "step_seconds": 2.0, "square": 1024}
+USUAL = {
+    "lengths": (5.0, 60.0),
+    "batches": (1, 16),
+    "repeats": 5,
+    "row_seconds": 10.0,
+    "step_seconds": 5.0,
+    "square": None,
+}
+"""Numbers of an option that is not given: with and without --quick."""
+
+
+def _list_of(kind: Callable[[str], Any], wanted: str) -> Callable[..., Any]:
+    """Return a click callback for several values with commas between them."""
+
+    def parse(_context: click.Context, _parameter: click.Parameter, text: str | None) -> tuple[Any, ...] | None:
+        if text is None:
+            return None
+        try:
+            return tuple(kind(word) for word in text.split(","))
+        except ValueError as error:
+            raise click.BadParameter(f"{text!r} is not {wanted}") from error
+
+    return parse
+
+
+def _count(word: str) -> int:
+    value = int(word)
+    if value < 1:
+        raise ValueError(word)
+    return value
+
+
+def _length(word: str) -> float:
+    value = float(word)
+    if not 0 < value < math.inf:
+        raise ValueError(word)
+    return value
+
+
+def _dtype(word: str) -> str:
+    if word not in DTYPES[1:]:
+        raise ValueError(word)
+    return word
+
+
+@click.command("bench", short_help="Measure how fast this machine is with a model.")
+@click.argument("models", nargs=-1, metavar="[MODEL ...]")
+@click.option("--against", type=click.Choice(["diffwave"]), help="Let the PyPI package's network take turns with ours.")
+@click.option(
+    "--lengths",
+    callback=_list_of(_length, "seconds above 0, such as 5,60"),
+    metavar="SECONDS,...",
+    help="Lengths of a clip.  [default: 5,60; quick: 1]",
+)
+@click.option(
+    "--batches",
+    callback=_list_of(_count, "whole numbers from 1 on, such as 1,16"),
+    metavar="CLIPS,...",
+    help="Clips made together.  [default: 1,16; quick: 1]",
+)
+@click.option(
+    "--steps",
+    callback=_list_of(_count, "whole numbers from 1 on, such as 6,50"),
+    metavar="N,...",
+    help="Denoising steps; a model's own by default.",
+)
+@click.option(
+    "--dtype",
+    "dtypes",
+    callback=_list_of(_dtype, "fp32, bf16 or both with a comma"),
+    metavar="fp32|bf16,...",
+    help="Precisions of matrix products.  [default: fp32, and bf16 where the hardware has it]",
+)
+@click.option(
+    "--all", "every_combination", is_flag=True, help="Every combination of these, not one after the other varied."
+)
+@click.option("--training/--no-training", default=True, show_default=True, help="Measure training steps too.")
+@click.option("--device", default="auto", metavar="DEVICE", show_default=True, help="auto, cpu, cuda, cuda:1 ...")
+@click.option("--threads", type=click.IntRange(min=1), metavar="N", help="CPU threads; torch's choice by default.")
+@click.option(
+    "--repeats",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Times a row is measured at most.  [default: 5; quick: 2]",
+)
+@click.option("--quick", is_flag=True, help="Half a minute: one short clip, small training batches, few repeats.")
+@click.option(
+    "--json", "json_path", metavar="FILE|-", help="Write everything as JSON; - is stdout, in place of tables."
+)
+@click.option(
+    "--table",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE.json",
+    help="Measure nothing; print what --json wrote as tables in Markdown.",
+)
+def command(*, models: tuple[str, ...], json_path: str | None, table: Path | None, **options: Any) -> None:
+    """Measure how fast this machine makes audio and trains, with each MODEL: a name, a folder, or diffwave-base.
+
+    diffwave-base is DiffWave BASE as lmnt-com/diffwave published it, with random weights. Without MODEL, the bundled
+    model and diffwave-base. Of lengths, batches and steps, one is varied at a time from the first of each.
+
+    Each row runs in a process of its own. Figures are medians, with the lowest and the highest. The share of the
+    roofline is of the rate of a large matrix product, measured in the same run. Stop other programs first.
+    """
+    if table is not None:
+        if models:
+            raise click.UsageError("--table measures nothing; leave the models out.")
+        from audiodiff.benchmark.report import read_report
+
+        click.echo(_rendered(read_report(table), markdown=True), nl=False)
+        return
+    from audiodiff.benchmark.suite import measure
+
+    report = measure(_plan(models, **options), shlex.join(["audiodiff", *sys.argv[1:]]), _show)
+    if json_path is not None:
+        _write(report, json_path)
+    if json_path != "-":
+        click.echo(_rendered(report, markdown=False), nl=False)
+
+
+def _plan(
+    models: tuple[str, ...],
+    *,
+    against: str | None,
+    quick: bool,
+    device: str,
+    threads: int | None,
+    repeats: int | None,
+    training: bool,
+    **given: Any,
+) -> Plan:
+    import torch
+
+    from audiodiff.benchmark.jobs import Conditions
+    from audiodiff.benchmark.learning import TrainingLimits
+    from audiodiff.benchmark.machine import has_bf16
+    from audiodiff.benchmark.peer import check_peer
+    from audiodiff.benchmark.subjects import BASE
+    from audiodiff.benchmark.suite import Plan
+    from audiodiff.benchmark.timing import Effort
+    from audiodiff.checkpoint import DEFAULT_MODEL, choose_device, find_model, load_config
+
+    if against:
+        check_peer()
+    for model in models:
+        if model != BASE:
+            load_config(find_model(model))  # an error now, not after minutes
+    usual: dict[str, Any] = QUICK if quick else USUAL
+    where = choose_device(device)
+    effort = Effort(repeats or usual["repeats"], usual["row_seconds"])
+    dtypes: tuple[Dtype, ...] = ("fp32", "bf16") if has_bf16(where) else ("fp32",)
+    return Plan(
+        Conditions(str(where), threads or torch.get_num_threads(), effort),
+        models or (DEFAULT_MODEL, BASE),
+        lengths=given["lengths"] or usual["lengths"],
+        batches=given["batches"] or usual["batches"],
+        steps=given["steps"] or (None,),
+        dtypes=given["dtypes"] or dtypes,
+        every_combination=given["every_combination"],
+        training=TrainingLimits(seconds=usual["step_seconds"]) if training else None,
+        against=against is not None,
+        square=usual["square"] if where.type == "cpu" else None,
+    )
+
+
+def _show(name: str, number: int, total: int) -> None:
+    click.echo(f"{number} of {total}: {name}", err=True)
+
+
+def _rendered(report: Report, *, markdown: bool) -> str:
+    from audiodiff.benchmark.tables import as_markdown, as_text, tables_of
+
+    return (as_markdown if markdown else as_text)(tables_of(report))
+
+
+def _write(report: Report, path: str) -> None:
+    text = report.model_dump_json(indent=1) + "\n"
+    if path == "-":
+        click.echo(text, nl=False)
+        return
+    from audiodiff.audio.replacing import replacing
+
+    with replacing(Path(path)) as part:
+        part.write_text(text, encoding="utf-8")

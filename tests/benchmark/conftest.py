@@ -1,0 +1,93 @@
+"""What tests of the benchmark share: small networks of every kind, and a report with every part."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from audiodiff.benchmark.report import (
+    Contest,
+    Contestant,
+    Figure,
+    Machine,
+    MatrixRate,
+    Memory,
+    Precision,
+    Report,
+    Synthesis,
+    Training,
+)
+from audiodiff.config import ModelConfig, parse_config
+
+
+def published_like(**network):
+    """Describe a network of the published layout in a small size."""
+    from audiodiff.interop import published_base_config
+
+    values = published_base_config().model_dump()
+    values["network"] |= {"channels": 8, "layers": 3, "dilation_cycle": 2} | network
+    return parse_config(ModelConfig, values, "a test")
+
+
+@pytest.fixture(scope="session")
+def small_configs(tiny_model_config):
+    """Give configurations of all kinds of networks, by name."""
+    patches = {"kind": "diffwave", "channels": 8, "layers": 2, "patch": 4}
+    return {
+        "frames": tiny_model_config,
+        "patches": parse_config(ModelConfig, tiny_model_config.model_dump() | {"network": patches}, "a test"),
+        "published": published_like(),
+        "an upsampler per layer": published_like(upsampling="transposed-per-layer"),
+        "no mel": ModelConfig(sample_rate=8000, network={"channels": 6, "layers": 3, "patch": 2}),
+    }
+
+
+@pytest.fixture
+def small_base(monkeypatch):
+    """Make DiffWave BASE a small network, for rows that run in this process."""
+    config = published_like()
+    for module in ("subjects", "peer", "machine"):
+        monkeypatch.setattr(f"audiodiff.benchmark.{module}.published_base_config", lambda: config)
+    threads = torch.get_num_threads()
+    yield config
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def report():
+    """Give a report with every part, of round numbers."""
+    once, thrice = Figure.of([2.0]), Figure.of([1.0, 2.0, 4.0])
+    memory = Memory(before=400_000_000, peak=1_500_000_000)
+    ours = Contestant(name="audiodiff", dtype="bf16", seconds=thrice, advantage=Figure.of([8.0]), memory=memory)
+    theirs = Contestant(name="diffwave", dtype="fp32", seconds=Figure.of([16.0]))
+    contest = dict(peer="diffwave", batch=2, n_samples=44100, sample_rate=22050, relative_difference=1e-6)
+    machine = Machine(
+        device="cpu", name="a CPU", cpu="a CPU", cores=2, threads=2, bf16=True, system="Linux", versions={"torch": "2"}
+    )
+    sizes = {"m": 8, "k": 8, "n": 8}
+    return Report(
+        command="audiodiff bench",
+        date="2026-01-01T00:00:00+00:00",
+        machine=machine,
+        matrix_products=(
+            MatrixRate(name="square", dtype="bf16", rate=Figure.of([4e9]), roofline=True, **sizes),
+            MatrixRate(name="other", dtype="bf16", rate=Figure.of([1e9]), roofline=False, **sizes),
+        ),
+        synthesis=(
+            Synthesis(
+                model="m", dtype="bf16", batch=2, clip_seconds=4, steps=6, seconds=thrice, operations=4e9, memory=memory
+            ),
+            Synthesis(
+                model="m", dtype="fp32", batch=1, clip_seconds=4, steps=6, seconds=once, operations=2e9, memory=Memory()
+            ),
+        ),
+        precision=(Precision(model="m", steps=6, clip_seconds=4, snr_db=34.56),),
+        training=(Training(model="m", dtype="bf16", batch=3, n_samples=1000, seconds=thrice, memory=memory),),
+        contests=(
+            Contest(
+                task="synthesis", steps=6, peer_steps_timed=1, operations=2e9, contestants=(ours, theirs), **contest
+            ),
+            Contest(task="training", steps=1, peer_steps_timed=1, operations=0, contestants=(ours, theirs), **contest),
+        ),
+        notes=("a | b was left out",),
+    )

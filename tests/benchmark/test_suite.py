@@ -1,0 +1,80 @@
+"""Which rows a plan has, and that a row that fails is one row."""
+
+import pytest
+
+from audiodiff.benchmark import suite
+from audiodiff.benchmark.jobs import Conditions, MachineJob
+from audiodiff.benchmark.learning import TrainingLimits
+from audiodiff.benchmark.processes import RowError
+from audiodiff.benchmark.suite import Plan, measure
+
+
+def plan(**changes):
+    values = {"lengths": (5.0, 60.0), "batches": (1, 16), "steps": (None, 50), "dtypes": ("fp32", "bf16")}
+    return Plan(Conditions(), ("a", "b"), **values | changes)
+
+
+def test_one_thing_is_varied_at_a_time():
+    assert list(plan().points()) == [
+        (1, 5.0, None, "fp32"),
+        (1, 5.0, None, "bf16"),
+        (1, 60.0, None, "bf16"),
+        (16, 5.0, None, "bf16"),
+        (1, 5.0, 50, "bf16"),
+    ]
+
+
+def test_every_combination():
+    assert len(set(plan(every_combination=True).points())) == 16
+
+
+def test_every_model_has_its_rows():
+    assert [job.model for job in plan().synthesis()] == ["a"] * 5 + ["b"] * 5
+    assert [(job.model, job.dtype) for job in plan().learning()] == [
+        ("a", "fp32"),
+        ("a", "bf16"),
+        ("b", "fp32"),
+        ("b", "bf16"),
+    ]
+    assert [job.seconds for job in plan().precision()] == [5.0, 5.0]
+    assert list(plan(training=None).learning()) == []
+    assert list(plan(dtypes=("bf16",)).precision()) == []
+
+
+def test_the_peer_is_met_once_at_every_point():
+    assert list(plan().contests()) == []
+    points = [(job.batch, job.seconds, job.steps) for job in plan(against=True).contests()]
+    assert points == [(1, 5.0, None), (1, 60.0, None), (16, 5.0, None), (1, 5.0, 50)]
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """Answer every row but that of the machine by an error, and list their names."""
+    names = []
+
+    def refuse(function, job):
+        if isinstance(job, MachineJob):
+            return MachineJob(job.conditions, job.dtypes, square=8).run()
+        raise RowError("not here")
+
+    monkeypatch.setattr(suite, "in_a_process", refuse)
+    return names
+
+
+def test_a_row_that_fails_is_noted(asked):
+    wanted = plan(against=True, training=TrainingLimits())
+    report = measure(wanted, "audiodiff bench", lambda name, number, total: asked.append((number, total)))
+    assert report.synthesis == report.training == report.contests == ()
+    assert "synthesis, b, bf16, batch 1 x 60 s: not measured, not here" in report.notes
+    assert any("batch 16 x 5 s: left out, a peer is asked for 40 s" in note for note in report.notes)
+    assert asked[0] == (1, wanted.n_rows)
+    assert [number for number, _ in asked] == list(range(1, len(asked) + 1))
+
+
+def test_without_a_machine_there_is_no_report(monkeypatch):
+    def refuse(function, job):
+        raise RowError("no memory")
+
+    monkeypatch.setattr(suite, "in_a_process", refuse)
+    with pytest.raises(RowError, match="no memory"):
+        measure(plan(), "audiodiff bench")

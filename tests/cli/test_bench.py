@@ -1,0 +1,146 @@
+"""`audiodiff bench` measures, prints tables, writes JSON and renders it."""
+
+import json
+import sys
+
+import pytest
+from click.testing import CliRunner
+
+from audiodiff.benchmark import suite
+from audiodiff.benchmark.report import read_report
+from audiodiff.cli.main import main
+
+
+def bench(*arguments):
+    return CliRunner().invoke(main, ["bench", *map(str, arguments)])
+
+
+@pytest.fixture(scope="module")
+def measured(tiny_vocoder_folder, tmp_path_factory):
+    """Run it once on a tiny model."""
+    path = tmp_path_factory.mktemp("bench") / "report.json"
+    arguments = ("--quick", "--lengths", "0.2", "--repeats", 1, "--threads", 1, "--device", "cpu", "--dtype", "fp32")
+    return bench(tiny_vocoder_folder, *arguments, "--json", path), path
+
+
+def test_tables_on_stdout_and_progress_on_stderr(measured):
+    result, _ = measured
+    assert result.exit_code == 0, result.stderr
+    assert all(title in result.stdout for title in ("Machine", "Matrix products", "Synthesis: ", "Training: "))
+    assert result.stderr.splitlines()[0] == "1 of 3: matrix products in fp32"
+    assert len(result.stderr.splitlines()) == 3
+
+
+def test_json_holds_everything(measured, tiny_vocoder_folder):
+    report = json.loads(measured[1].read_text())
+    assert report["machine"]["threads"] == 1
+    assert {"audiodiff", "torch", "python"} <= set(report["machine"]["versions"])
+    (row,) = report["synthesis"]
+    assert (row["model"], row["dtype"], row["seconds"]["repeats"]) == (str(tiny_vocoder_folder), "fp32", 1)
+    assert report["training"][0]["n_samples"] == 16384
+
+
+def test_the_table_of_a_file_is_markdown(measured):
+    result = bench("--table", measured[1])
+    assert result.exit_code == 0
+    assert "| model | dtype | steps |" in result.stdout
+    assert result.stderr == ""
+
+
+def test_table_measures_nothing(measured):
+    result = bench("some-model", "--table", measured[1])
+    assert (result.exit_code, "leave the models out" in result.stderr) == (2, True)
+
+
+@pytest.fixture
+def plans(monkeypatch, measured):
+    """List the plans that would be measured, and answer with a report."""
+    made, report = [], read_report(measured[1])
+    monkeypatch.setattr(suite, "measure", lambda plan, command, progress: (made.append(plan), report)[1])
+    return made
+
+
+def test_json_to_stdout_is_only_json(plans):
+    result = bench("--json", "-")
+    assert json.loads(result.stdout)["audiodiff_benchmark"] == 1
+
+
+def test_by_default_the_bundled_model_and_base_are_measured(plans):
+    bench("--device", "cpu")
+    (plan,) = plans
+    assert plan.models == ("speech-22k", "diffwave-base")
+    assert (plan.lengths, plan.batches, plan.steps) == ((5.0, 60.0), (1, 16), (None,))
+    assert plan.dtypes[0] == "fp32"
+    assert plan.training is not None
+    assert not plan.against
+
+
+@pytest.mark.parametrize(
+    ("arguments", "attribute", "value"),
+    [
+        (["--quick"], "lengths", (1.0,)),
+        (["--quick"], "square", 1024),
+        (["--quick", "--lengths", "600,3600"], "lengths", (600.0, 3600.0)),
+        (["--batches", "4"], "batches", (4,)),
+        (["--steps", "6,50"], "steps", (6, 50)),
+        (["--dtype", "bf16"], "dtypes", ("bf16",)),
+        (["--all"], "every_combination", True),
+        (["--no-training"], "training", None),
+        (["diffwave-base"], "models", ("diffwave-base",)),
+    ],
+)
+def test_options_change_the_plan(arguments, attribute, value, plans):
+    result = bench("--device", "cpu", *arguments)
+    assert result.exit_code == 0, result.output
+    assert getattr(plans[0], attribute) == value
+
+
+@pytest.mark.parametrize(
+    ("arguments", "attribute", "value"),
+    [(["--threads", "3"], "threads", 3), (["--device", "cpu"], "device", "cpu")],
+)
+def test_options_change_the_conditions(arguments, attribute, value, plans):
+    bench(*arguments)
+    assert getattr(plans[0].conditions, attribute) == value
+
+
+def test_repeats(plans):
+    bench("--repeats", 9)
+    assert plans[0].conditions.effort.repeats == 9
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["--lengths", "5,x"], "'5,x' is not seconds above 0"),
+        (["--lengths", "0"], "'0' is not seconds above 0"),
+        (["--lengths", "inf"], "'inf' is not seconds above 0"),
+        (["--batches", "0"], "'0' is not whole numbers"),
+        (["--dtype", "fp16"], "'fp16' is not fp32, bf16"),
+        (["--against", "hifigan"], "is not 'diffwave'"),
+    ],
+)
+def test_impossible_values_are_usage_errors(arguments, complaint):
+    result = bench(*arguments)
+    assert result.exit_code == 2
+    assert complaint in result.stderr
+
+
+def test_an_unknown_model_is_an_error_before_anything_is_measured(plans):
+    result = bench("nowhere")
+    assert (result.exit_code, plans) == (1, [])
+    assert result.stderr.startswith("error: nowhere is not a folder")
+
+
+def test_without_the_peer_it_says_what_to_install(plans, monkeypatch):
+    monkeypatch.setitem(sys.modules, "diffwave.model", None)
+    result = bench("--against", "diffwave")
+    assert (result.exit_code, plans) == (1, [])
+    assert result.stderr.count("\n") == 1
+    assert "pip install 'audiodiff[bench]'" in result.stderr
+
+
+def test_the_peer_is_asked(plans):
+    pytest.importorskip("diffwave.model")
+    bench("--against", "diffwave")
+    assert plans[0].against
