@@ -5,14 +5,14 @@ import pytest
 import torch
 
 from audiodiff.config import DataConfig
-from audiodiff.data.augment import augment
+from audiodiff.data.augment import Augmenter
 
 AUDIO = torch.linspace(-1, 1, 100)[None]
 
 
 def augmented(seed, **options):
     config = DataConfig(train="x", **options)
-    return augment(AUDIO, np.random.default_rng(seed), config)
+    return Augmenter(config, 8000)(AUDIO, np.random.default_rng(seed))
 
 
 def test_polarity_flips_half_the_crops():

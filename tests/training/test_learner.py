@@ -8,13 +8,14 @@ import torch
 
 from audiodiff.config import RunConfig
 from audiodiff.data.crops import CropReader
-from audiodiff.data.dataset import CropDataset, batches
+from audiodiff.data.dataset import CropDataset
 from audiodiff.data.source import open_recordings
 from audiodiff.networks.build import build_network
 from audiodiff.training.learner import Learner
 from audiodiff.training.optimisation import learning_rate
+from audiodiff.training.team import Team
 
-CPU = torch.device("cpu")
+TEAM = Team(torch.device("cpu"))
 
 
 def flat(network):
@@ -32,7 +33,7 @@ def stream(tiny_run_config):
     """The first four batches."""
     recordings, _ = open_recordings(tiny_run_config.data)
     reader = CropReader.for_model(tiny_run_config.model, tiny_run_config.data)
-    return list(islice(batches(CropDataset(recordings, reader, tiny_run_config.data, 0), 0, 4), 4))
+    return list(islice(CropDataset(recordings, reader, tiny_run_config.data, 0).batches(0, 4), 4))
 
 
 @pytest.fixture
@@ -41,7 +42,7 @@ def learner(network, tiny_run_config):
 
     def make(**settings):
         training = tiny_run_config.training.model_copy(update=settings)
-        return Learner(copy.deepcopy(network), tiny_run_config.model, training, CPU)
+        return Learner(copy.deepcopy(network), tiny_run_config.model, training, TEAM)
 
     return make
 
@@ -105,7 +106,7 @@ def test_the_decay_changes_the_average_only(learner, stream):
 
 def test_a_step_reports_what_it_did(learner, stream, tiny_run_config):
     learns = learner(gradient_clip=1e-6)
-    results = [learns.step(batch) for batch in stream]
+    results = [result for batch in stream for result in learns.step(batch)]
     assert [result.learning_rate for result in results] == [
         learning_rate(i, tiny_run_config.training) for i in range(4)
     ]
@@ -123,13 +124,13 @@ def test_a_step_that_is_not_finite_is_skipped_and_counted(learner, stream):
     learns = learner()
     learns.step(stream[0])
     before, state = [flat(network) for network in (learns.network, learns.average)], copy.deepcopy(learns.state())
-    assert not learns.step(spoiled(stream[1])).finite
-    assert not learns.step(spoiled(stream[2])).finite
+    assert not learns.step(spoiled(stream[1]))[0].finite
+    assert not learns.step(spoiled(stream[2]))[0].finite
     assert all(torch.equal(a, flat(b)) for a, b in zip(before, (learns.network, learns.average), strict=True))
     assert (learns.progress.step, learns.progress.skipped, learns.progress.skipped_in_a_row) == (3, 2, 2)
     for index, values in learns.state()["optimiser"].items():
         assert all(torch.equal(value, state["optimiser"][index][name]) for name, value in values.items())
-    assert learns.step(stream[3]).finite
+    assert learns.step(stream[3])[0].finite
     assert (learns.progress.skipped, learns.progress.skipped_in_a_row) == (2, 0)
 
 
@@ -139,7 +140,7 @@ def test_an_infinite_gradient_of_a_finite_loss_is_skipped_too(learner, stream, m
         "audiodiff.training.learner.clip_grad_norm_", lambda parameters, largest: torch.tensor(torch.inf)
     )
     before = flat(learns.network)
-    assert not learns.step(stream[0]).finite
+    assert not learns.step(stream[0])[0].finite
     assert torch.equal(before, flat(learns.network))
 
 
@@ -172,7 +173,7 @@ def test_the_compiled_network_learns_the_same(stream, tiny_run_config, kind):
     weights = []
     for compiled in (False, True):
         training = config.training.model_copy(update={"compile": compiled})
-        learns = Learner(copy.deepcopy(start), model, training, CPU)
+        learns = Learner(copy.deepcopy(start), model, training, TEAM)
         for batch in stream:
             learns.step(batch)
         weights.append(flat(learns.network))
