@@ -241,8 +241,8 @@ def _leave_interruptions_to_the_parent(_worker: int) -> None:
 
 
 def examples_of(loader: Iterable[Draw], on_failure: OnFailure | None) -> Generator[Example, None, None]:
-    """Yield the batches of a loader, and hand over or raise what failed; see `batches`."""
-    for batch in loader:
+    """Yield the batches of a loader, and hand over or raise what failed; see `CropDataset.batches`."""
+    for batch in _until_lost(loader):
         for failure in batch.failures:
             if on_failure is None or isinstance(failure.error, ConfigError):
                 raise failure.error
@@ -253,3 +253,17 @@ def examples_of(loader: Iterable[Draw], on_failure: OnFailure | None) -> Generat
                 "Is the disk there, and are the files whole?"
             )
         yield batch.example
+
+
+def _until_lost(loader: Iterable[Draw]) -> Iterator[Draw]:
+    """Yield what a loader yields, and explain the end of a process that reads for it."""
+    iterator = iter(loader)
+    while True:
+        try:
+            draw = next(iterator)
+        except (RuntimeError, ConnectionError, EOFError) as error:
+            raise DataError(
+                f"a process that reads recordings has died ({' '.join(str(error).split())}). Was memory short? "
+                "A smaller data.workers needs less of it; 0 reads in the process that trains."
+            ) from error
+        yield draw

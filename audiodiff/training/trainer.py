@@ -179,8 +179,7 @@ class Trainer:
             _LOG.info("%d steps are done, training.steps is %d: nothing to do", done.step, self._config.steps)
         elif not self._ran_out_of_patience():
             _LOG.info("training on %s, steps %d to %d", self._learner.team.device, done.step, self._config.steps)
-            with closing(self._batches()) as stream:
-                self._loop(stream, interruption)
+            self._train(interruption)
         if self._learner.team.is_main:
             self._saver.save()
         if interruption.received:
@@ -189,6 +188,18 @@ class Trainer:
             _LOG.info("no better validation for %d steps: stopped after step %d", done.step - done.best_step, done.step)
             return True
         return False
+
+    def _train(self, interruption: Interruption) -> None:
+        try:
+            with closing(self._batches()) as stream:
+                self._loop(stream, interruption)
+        except TrainingError:  # weights that cannot be trained or saved
+            raise
+        except (AudiodiffError, OSError, RuntimeError):  # such as lost data, or a full GPU
+            if self._learner.team.is_main:
+                self._settle()
+                self._saver.rescue()
+            raise
 
     def _batches(self) -> Generator[Example, None, None]:
         learner = self._learner
@@ -212,14 +223,7 @@ class Trainer:
         self._settle()
 
     def _step(self, stream: Iterator[Example], stop: bool) -> None:
-        try:
-            results = self._learner.step(next(stream), stop=stop)
-        except (AudiodiffError, OSError, RuntimeError):  # such as lost data, a lost worker, or a full GPU
-            if self._learner.team.is_main:
-                self._settle()
-                self._saver.rescue()
-            raise
-        self._report(results)
+        self._report(self._learner.step(next(stream), stop=stop))
 
     def _settle(self) -> None:
         self._report(self._learner.settle())
