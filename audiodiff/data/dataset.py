@@ -25,7 +25,7 @@ from audiodiff.data.crops import CropReader, Example
 from audiodiff.data.manifest import Recording
 from audiodiff.errors import AudiodiffError, AudioError, ConfigError, DataError
 
-ATTEMPTS = 20
+ATTEMPTS = 100
 """Recordings in a row that may be unreadable before an example is given up."""
 
 

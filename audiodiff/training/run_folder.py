@@ -199,8 +199,9 @@ def _write_checkpoint(folder: Path, state: dict[str, Any], average: Network, con
 
 
 def _cannot_write(path: Path, error: Exception) -> TrainingError:
-    reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error).splitlines()[0]
-    return TrainingError(f"{path} cannot be written: {reason}. Make room on the disk.")
+    if isinstance(error, OSError):
+        return TrainingError(f"{path} cannot be written: {error.strerror or error}. Make room on the disk.")
+    return TrainingError(f"{path} cannot be written: {' '.join(str(error).split())}")
 
 
 def load_checkpoint(path: str | Path) -> Checkpoint:

@@ -83,12 +83,14 @@ class Saver:
     def rescue(self) -> None:
         """Write a checkpoint before an error ends the run, if there is anything whole to save."""
         step = self._learner.progress.step
-        try:
-            self.save()
-        except (AudiodiffError, RuntimeError) as error:
-            _LOG.warning("step %d: %s", step, error)
-        else:
-            _LOG.info("an error ends the run; step %d is saved", step)
+        for _ in range(2):  # once more, because torch raises the loss of a data process wherever it comes to know of it
+            try:
+                self.save()
+            except (AudiodiffError, RuntimeError) as error:
+                _LOG.warning("step %d: %s", step, error)
+            else:
+                _LOG.info("an error ends the run; step %d is saved", step)
+                return
 
     def save_best(self, validation_loss: float) -> None:
         """Write the best model so far; if that fails, say so."""

@@ -34,14 +34,15 @@ def conf(tmp_path, tiny_run_config):
 @pytest.fixture
 def asked(monkeypatch):
     """Do not train, but note what was asked for."""
-    calls, ending = [], [None]
+    calls, ending, references = [], [None], []
 
-    def note(config, run_dir, resume):
+    def note(config, run_dir, resume, reference):
         calls.append((config, run_dir, resume))
+        references.append(reference)
         return Outcome(step=8, skipped=1, best_loss=0.25, best_step=4, stopped_by=ending[0])
 
     monkeypatch.setattr(trainer, "train", note)
-    return calls, ending
+    return calls, ending, references
 
 
 def test_it_trains_and_says_where_the_models_are(conf, tmp_path, tiny_run_config):
