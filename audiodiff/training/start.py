@@ -53,7 +53,8 @@ def start(
         TrainingError: If there is nothing to resume from, or it is of another model.
         ModelError: If the initial model cannot be loaded.
     """
-    checkpoint = _find(folder, resume)
+    with team.main_first():  # which puts damaged checkpoints aside
+        checkpoint = _find(folder, resume)
     if checkpoint is None:
         return begin(config, stream, team, on_failure)
     refuse_other_model(checkpoint.config, config.model, f"the checkpoint {checkpoint.path}", _MEASURED_OR_SAID)

@@ -92,8 +92,7 @@ def train(
             stack.enter_context(folder.claimed())
         n_recordings = corpus.training.n_recordings + len(corpus.validation)
         bad = BadRecordings(folder.bad_recordings, n_recordings, config.data.max_bad_share, write=team.is_main)
-        with team.main_first():
-            learner = start(config, folder, resume, corpus.training, team, bad.note)
+        learner = start(config, folder, resume, corpus.training, team, bad.note)
         listeners: list[Listener] = []
         if team.is_main:
             folder.save_config(config)

@@ -1,10 +1,11 @@
 """A step is a function of weights, batch, seed and number; one that is not finite changes nothing but the counters."""
 
 import copy
-from itertools import islice
+from itertools import chain, islice
 
 import pytest
 import torch
+from torch.autograd.graph import saved_tensors_hooks
 
 from audiodiff.config import RunConfig
 from audiodiff.data.crops import CropReader
@@ -144,6 +145,62 @@ def test_an_infinite_gradient_of_a_finite_loss_is_skipped_too(learner, stream, m
     assert torch.equal(before, flat(learns.network))
 
 
+def test_when_results_are_read_changes_nothing(learner, stream):
+    """What a GPU's learner does, which reads the figures of a step one step later."""
+    prompt, late = learner(), learner()
+    late.lag = 1
+    batches = [stream[0], spoiled(stream[1]), spoiled(stream[2]), stream[3]]
+    results = [learns.step(batch) for learns in (prompt, late) for batch in batches]
+    assert [len(result) for result in results] == [1, 1, 1, 1, 0, 1, 1, 1]
+    with pytest.raises(RuntimeError, match="not complete"):
+        late.state()
+    in_time, later = list(chain(*results[:4])), [*chain(*results[4:]), *late.settle()]
+    assert [(r.step, r.finite, r.skipped, r.skipped_in_a_row) for r in later] == [
+        (r.step, r.finite, r.skipped, r.skipped_in_a_row) for r in in_time
+    ]
+    assert [r.finite for r in later] == [True, False, False, True]
+    assert late.settle() == []
+    assert prompt.progress == late.progress
+    for ours, theirs in ((prompt.network, late.network), (prompt.average, late.average)):
+        assert torch.equal(flat(ours), flat(theirs))
+
+
+def test_after_an_error_in_the_middle_of_a_step_there_is_no_state(learner, stream, monkeypatch):
+    learns = learner()
+    learns.step(stream[0])
+    before = flat(learns.network)
+    monkeypatch.setattr(learns.objective, "prepare", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        learns.step(stream[1])
+    assert torch.equal(flat(learns.network), before)
+    assert learns.state()["progress"]["step"] == 1  # nothing had moved yet
+    monkeypatch.undo()
+    monkeypatch.setattr("audiodiff.training.learner.update_average", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        learns.step(stream[1])
+    with pytest.raises(RuntimeError, match="not complete"):
+        learns.state()
+
+
+@pytest.mark.parametrize("kind", ["frames", "diffwave"])
+@pytest.mark.parametrize("option", [{}, {"precision": "bf16"}, {"few_step_weight": 1.0}], ids=str)
+def test_checkpointing_keeps_less_and_learns_the_same(stream, tiny_run_config, kind, option):
+    network = tiny_run_config.model.network.model_copy(update={"kind": kind, "patch": 8, "layers": 4})
+    model = tiny_run_config.model.model_copy(update={"network": network})
+    torch.manual_seed(0)
+    start, weights, kept = build_network(model), [], []
+    for frugal in (False, True):
+        training = tiny_run_config.training.model_copy(update={"gradient_checkpointing": frugal} | option)
+        learns, sizes = Learner(copy.deepcopy(start), model, training, TEAM), []
+        for batch in stream:
+            with saved_tensors_hooks(lambda t, sizes=sizes: sizes.append(t.numel()) or t, lambda t: t):
+                learns.step(batch)
+        weights.append(flat(learns.network))
+        kept.append(sum(sizes))
+    assert torch.equal(*weights)
+    assert kept[1] < 0.85 * kept[0]
+
+
 def test_settings_of_the_optimiser_are_those_of_the_resumed_run(learner, stream):
     first = learner()
     first.step(stream[0])
@@ -178,3 +235,19 @@ def test_the_compiled_network_learns_the_same(stream, tiny_run_config, kind):
             learns.step(batch)
         weights.append(flat(learns.network))
     torch.testing.assert_close(*weights, atol=1e-4, rtol=1e-3)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("option", [{}, {"precision": "bf16"}, {"gradient_checkpointing": True}], ids=str)
+def test_a_step_on_a_gpu_never_waits_for_it(network, stream, tiny_run_config, option):
+    training = tiny_run_config.training.model_copy(update=option)
+    learns = Learner(copy.deepcopy(network), tiny_run_config.model, training, Team(torch.device("cuda")))
+    pinned = [type(batch)(*(field.pin_memory() for field in batch)) for batch in stream]
+    learns.step(pinned[0])  # what is set up once may wait
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for batch in pinned[1:]:
+            learns.step(batch)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert all(result.finite for result in learns.settle())

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from audiodiff.checkpoint import load_config, load_model
-from audiodiff.config import ModelConfig, NetworkConfig, load_run_config
+from audiodiff.config import ModelConfig, NetworkConfig, TransformConfig, load_run_config
 from audiodiff.data.manifest import scan_folder, write_manifest
 from audiodiff.errors import DataError, TrainingError
 from audiodiff.training.learner import Learner
@@ -199,6 +199,9 @@ def two_steps(tmp_path_factory, tiny_run_config):
         {"data": {"gain_db": (0.0, 0.0)}},
         {"data": {"crop_seconds": 0.2}},
         {"data": {"valid_share": 0.6}},
+        {"data": {"time_reversal": True}},
+        {"data": {"mel_noise_db": 2.0}},
+        {"data": {"transforms": (TransformConfig(name="PolarityInversion", parameters={"p": 1.0}),)}},
         {"batch_size": 3},
         {"seed": 1},
         {"steps": 3},
@@ -243,7 +246,17 @@ def test_validation_options_change_the_validation_loss_only(uninterrupted, tmp_p
     assert torch.equal(all_numbers(tmp_path), all_numbers(uninterrupted[0]))
 
 
-@pytest.mark.parametrize("option", [{"polarity": False}, {"gain_db": (-40.0, -30.0)}], ids=str)
+@pytest.mark.parametrize(
+    "option",
+    [
+        {"polarity": False},
+        {"gain_db": (-40.0, -30.0)},
+        {"time_reversal": True},
+        {"mel_noise_db": 6.0},
+        {"transforms": (TransformConfig(name="PolarityInversion", parameters={"p": 1.0}),)},
+    ],
+    ids=str,
+)
 def test_augmentation_does_not_touch_validation(tmp_path, tiny_run_config, option, monkeypatch):
     seen = []
     monkeypatch.setattr(Validator, "__init__", lambda self, crops, *_: seen.append([crop.audio for crop in crops]))
