@@ -29,8 +29,7 @@ from audiodiff.cli.settings import settings_option
 )
 @click.option(
     "--data",
-    metavar="FOLDER|MANIFEST",
-    type=click.Path(exists=True),
+    metavar="FOLDER|MANIFEST|SHARDS",
     help="Recordings to train on, instead of data.train of the file.",
 )
 @click.option(

@@ -9,7 +9,9 @@ from audiodiff.config import RunConfig
 from audiodiff.data.crops import CropReader, Example
 from audiodiff.data.dataset import ALONE, CropDataset, OnFailure, Share
 from audiodiff.data.manifest import Recording
-from audiodiff.data.source import open_recordings
+from audiodiff.data.shards import INDEX_SUFFIX, ShardStream
+from audiodiff.data.source import open_recordings, open_source
+from audiodiff.errors import DataError
 
 
 class Stream(Protocol):
@@ -65,5 +67,10 @@ def open_corpus(config: RunConfig) -> Corpus:
         ConfigError: If an augmentation cannot be had.
     """
     reader = CropReader.for_model(config.model, config.data)
-    training, validation = open_recordings(config.data)
+    data = config.data
+    if data.train.endswith(INDEX_SUFFIX):
+        if data.valid is None:
+            raise DataError(f"{data.train} is an index of shards, of which none is held out: set data.valid.")
+        return Corpus(ShardStream(data.train, reader, data, config.training.seed), open_source(data.valid))
+    training, validation = open_recordings(data)
     return Corpus(CropDataset(training, reader, config.data, config.training.seed), validation)

@@ -143,7 +143,7 @@ class CropDataset(Dataset[Draw]):
             num_workers=workers,
             collate_fn=collate,
             pin_memory=pin_memory,
-            worker_init_fn=_leave_interruptions_to_the_parent,
+            worker_init_fn=leave_interruptions_to_the_parent,
             generator=torch.Generator(),  # DataLoader draws from it; the global one is not ours to change
         )
         yield from examples_of(loader, on_failure)
@@ -227,7 +227,7 @@ def collate(draws: Sequence[Draw]) -> Draw:
     return Draw(default_collate(examples) if len(examples) == len(draws) else None, failures)
 
 
-def _leave_interruptions_to_the_parent(_worker: int) -> None:
+def leave_interruptions_to_the_parent(_worker: int) -> None:
     """Outlive Ctrl-C and a first SIGTERM, which a terminal or a job scheduler sends to all processes alike.
 
     The parent then ends its step, saves, and ends the workers; torch would make it fail wherever it is.
@@ -249,7 +249,7 @@ def examples_of(loader: Iterable[Draw], on_failure: OnFailure | None) -> Generat
             on_failure(failure)
         if batch.example is None:
             raise DataError(
-                f"{ATTEMPTS} recordings in a row cannot be read; the last because: {batch.failures[-1].error} "
+                f"nothing can be read any more; the last of many failures: {batch.failures[-1].error} "
                 "Is the disk there, and are the files whole?"
             )
         yield batch.example
