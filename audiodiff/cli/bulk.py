@@ -120,7 +120,9 @@ def _on_ray(
     except ImportError as error:
         raise ConfigError(f"audiodiff bulk needs Ray ({error}). Run: pip install 'audiodiff[cluster]'") from error
     processes, gpus, address = cluster
-    ray.init(address=address, log_to_driver=False, include_dashboard=False, logging_level=logging.ERROR)
+    # A Ray of our own gets one core more than it has processes, or its reading would wait for them on a small machine.
+    local: dict[str, Any] = {} if address else {"num_cpus": processes + 1, "include_dashboard": False}
+    ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **local)
     try:
         ray.data.DataContext.get_current().enable_progress_bars = False
         rows = [{"source": str(job.source), "target": str(job.target)} for job in jobs]
