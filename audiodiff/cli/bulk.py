@@ -14,6 +14,7 @@ from audiodiff.cli.options import changes, progress_bar, synthesis_options
 
 if TYPE_CHECKING:
     from audiodiff.cli.vocoding import Wishes
+    from audiodiff.engine.choose import Dtype
 
 
 @click.command("bulk", short_help="Vocode a large set of files on a Ray cluster.")
@@ -69,11 +70,11 @@ def command(
     if not waiting:
         return
     settings = changes(**{name: options.pop(name) for name in ("steps", "sampler", "schedule", "start")})
-    model, device = options.pop("model"), options.pop("device")
+    model = (options.pop("model"), options.pop("device"), options.pop("dtype"))
     wishes = Wishes(changes=settings, **options)
     failures = []
     with progress_bar(len(waiting)) as bar:
-        for row in _on_ray(waiting, wishes, (model, device), (processes, gpus, address)):
+        for row in _on_ray(waiting, wishes, model, (processes, gpus, address)):
             bar.update(1)
             if row["failed"]:
                 failures.append(row["text"])
@@ -89,13 +90,14 @@ class Synthesiser:
     Args:
         model: Name or folder of the model.
         device: Where to compute.
+        dtype: What in, as `Vocoder.from_pretrained` takes it.
         wishes: How to vocode.
     """
 
-    def __init__(self, model: str | None, device: str, wishes: Wishes) -> None:
+    def __init__(self, model: str | None, device: str, dtype: Dtype, wishes: Wishes) -> None:
         from audiodiff.pipelines import Vocoder
 
-        self._vocoder = Vocoder.from_pretrained(model, device)
+        self._vocoder = Vocoder.from_pretrained(model, device, dtype)
         self._wishes = wishes
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[Any]]:
@@ -109,7 +111,7 @@ class Synthesiser:
 
 
 def _on_ray(
-    jobs: Sequence[Job], wishes: Wishes, model: tuple[str | None, str], cluster: tuple[int, float, str | None]
+    jobs: Sequence[Job], wishes: Wishes, model: tuple[str | None, str, Dtype], cluster: tuple[int, float, str | None]
 ) -> Iterator[dict[str, Any]]:
     """Yield a row with `text` and `failed` for each job, as they are done."""
     from audiodiff.errors import ConfigError
@@ -123,6 +125,7 @@ def _on_ray(
     # A Ray of our own gets one core more than it has processes, or its reading would wait for them on a small machine.
     local: dict[str, Any] = {} if address else {"num_cpus": processes + 1, "include_dashboard": False}
     ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **local)
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
     try:
         ray.data.DataContext.get_current().enable_progress_bars = False
         rows = [{"source": str(job.source), "target": str(job.target)} for job in jobs]

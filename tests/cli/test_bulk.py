@@ -32,7 +32,7 @@ def mels(tmp_path, tiny_vocoder_folder, save_voice):
 
 def test_a_process_vocodes_its_batch_and_says_what_failed(mels, tiny_vocoder_folder, tmp_path):
     batch = {"source": [str(mels / "0.npy"), str(mels / "bad.npy")], "target": [str(tmp_path / "0.wav"), "bad.wav"]}
-    result = Synthesiser(str(tiny_vocoder_folder), "cpu", Wishes())(batch)
+    result = Synthesiser(str(tiny_vocoder_folder), "cpu", "auto", Wishes())(batch)
     assert sorted(result["failed"]) == [False, True]
     assert soundfile.info(tmp_path / "0.wav").samplerate == 8000
 
