@@ -63,6 +63,12 @@ def _scan(folder: Path, workers: int | None, *, bandwidth: bool) -> Scan:
 @click.option(
     "--workers", type=click.IntRange(min=1), metavar="N", help="Files at a time.  [default: one per processor]"
 )
+@click.option(
+    "--shards",
+    metavar="N",
+    type=click.IntRange(min=1),
+    help="Also pack the training part into N tar files and OUT_DIR/train.shards.json, which training reads too.",
+)
 def command(
     *,
     folder: Path,
@@ -74,6 +80,7 @@ def command(
     test_list: Path | None,
     bandwidth: bool,
     workers: int | None,
+    shards: int | None,
 ) -> None:
     """List the recordings of FOLDER in OUT_DIR/train.jsonl, valid.jsonl and test.jsonl.
 
@@ -99,6 +106,12 @@ def command(
         write_manifest(path, part)
         hours = sum(recording.seconds for recording in part) / 3600
         click.echo(f"{path}: {len(part)} recordings, {hours:.2f} hours")
+    if shards:
+        from audiodiff.data.shards import write_shards
+
+        index = out_dir / "train.shards.json"
+        n_bytes = sum(path.stat().st_size for path in write_shards(parts.train, index, shards))
+        click.echo(f"{index}: {shards} shards, {n_bytes / 1e6:.1f} MB")
     if unreadable:
         click.echo(f"{len(unreadable)} of {len(unreadable) + len(recordings)} files could not be read", err=True)
         click.get_current_context().exit(1)

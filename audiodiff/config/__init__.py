@@ -10,7 +10,7 @@ from audiodiff.config.model import (
     SynthesisConfig,
     WhiteningConfig,
 )
-from audiodiff.config.run import DataConfig, RunConfig, TrainingConfig, load_run_config
+from audiodiff.config.run import DataConfig, RunConfig, TrainingConfig, TransformConfig, load_run_config
 
 __all__ = [
     "MEL_CONVENTIONS",
@@ -24,6 +24,7 @@ __all__ = [
     "RunConfig",
     "SynthesisConfig",
     "TrainingConfig",
+    "TransformConfig",
     "WhiteningConfig",
     "change",
     "load_run_config",

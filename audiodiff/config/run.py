@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import yaml
 from pydantic import Field, model_validator
@@ -14,15 +14,34 @@ from audiodiff.config.model import ModelConfig
 from audiodiff.errors import ConfigError
 
 
+class TransformConfig(Config):
+    """One augmentation by the package audiomentations (extra `augment`)."""
+
+    name: str = Field(description="as audiomentations calls it, for example AddGaussianSNR")
+    parameters: dict[str, Any] = Field(default_factory=dict, description="its own, for example {p: 0.5}")
+
+
 class DataConfig(Config):
     """Where recordings come from and what is done to them on the way."""
 
-    train: str = Field(description="a manifest (.jsonl) or a folder of audio")
+    train: str = Field(
+        description="a manifest (.jsonl), a folder of audio, or an index of shards (.shards.json, or URL)"
+    )
     valid: str | None = Field(None, description="likewise; without it a fixed share of train is held out")
     valid_share: float = Field(0.05, gt=0, lt=1)
     crop_seconds: float = Field(0.75, gt=0, description="rounded up to whole hops; shorter clips are zero-padded")
     polarity: bool = Field(True, description="flip the sign of half the crops")
     gain_db: tuple[float, float] = Field((-6.0, 3.0), description="range of a random gain per crop, in dB")
+    time_reversal: bool = Field(
+        False, description="play half the crops backwards; for drums and noises, not for speech"
+    )
+    mel_noise_db: float = Field(
+        0.0,
+        ge=0,
+        description="standard deviation of noise on the mel, in dB, so that mels that another model predicted do not "
+        "take this one by surprise",
+    )
+    transforms: tuple[TransformConfig, ...] = Field((), description="by audiomentations, applied in this order")
     resample: bool = Field(True, description="resample files at another rate; False refuses them")
     mask_bandwidth: bool = Field(
         True,
@@ -30,6 +49,13 @@ class DataConfig(Config):
         "teach silence there; False has the model end its band where the mel shows that the recording ended",
     )
     workers: int = Field(0, ge=0, description="processes that read audio")
+    max_bad_share: float = Field(
+        0.05,
+        ge=0,
+        le=1,
+        description="share of the recordings that may turn out unreadable; they are skipped and listed, beyond it the "
+        "run saves and stops",
+    )
 
     @model_validator(mode="after")
     def _check(self) -> DataConfig:
@@ -42,7 +68,7 @@ class TrainingConfig(Config):
     """How long, how fast, and how carefully to train."""
 
     steps: int = Field(1_000_000, gt=0)
-    batch_size: int = Field(16, gt=0)
+    batch_size: int = Field(16, gt=0, description="crops per step, in each process of a run on several")
     learning_rate: float = Field(2e-4, gt=0)
     final_learning_rate: float = Field(0.0, ge=0, description="reached by a cosine at the last step")
     warmup_steps: int = Field(500, ge=0)
@@ -66,6 +92,12 @@ class TrainingConfig(Config):
     sample_every: int = Field(5000, gt=0, description="steps between pictures and audio in TensorBoard")
     checkpoint_every: int = Field(1000, gt=0, description="steps")
     keep: int = Field(3, gt=0, description="newest checkpoints that stay")
+    gradient_checkpointing: bool = Field(
+        False, description="keep the input of each layer only and compute the rest again: less memory, a third slower"
+    )
+    patience: int | None = Field(
+        None, gt=0, description="validations without a new best after which the run ends; unset, it never ends early"
+    )
     max_bad_steps: int = Field(20, gt=0, description="non-finite losses in a row that stop the run")
     initial_model: str | None = Field(None, description="a model folder whose weights training starts from")
 

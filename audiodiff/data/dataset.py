@@ -1,15 +1,18 @@
 """The endless stream of training crops, in which example number n is always the same, and the fixed validation crops.
 
 An example depends on nothing but the seed and its number. A run that is resumed at step s therefore goes on with the
-examples from s * batch_size on, as it would have uninterrupted, however many processes read them.
+examples from s * batch_size on, as it would have uninterrupted, however many processes read them. Where a recording
+cannot be read, the example is one of another recording: the same one every time.
 """
 
 from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from pathlib import Path
 from types import FrameType
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -17,10 +20,50 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from audiodiff.config import DataConfig
-from audiodiff.data.augment import augment
+from audiodiff.data.augment import Augmenter
 from audiodiff.data.crops import CropReader, Example
 from audiodiff.data.manifest import Recording
-from audiodiff.errors import AudiodiffError
+from audiodiff.errors import AudiodiffError, AudioError, ConfigError, DataError
+
+ATTEMPTS = 100
+"""Recordings in a row that may be unreadable before an example is given up."""
+
+
+class Failure(NamedTuple):
+    """A recording that could not be read.
+
+    Attributes:
+        path: The file.
+        error: Why.
+    """
+
+    path: Path
+    error: AudiodiffError
+
+
+OnFailure = Callable[[Failure], None]
+
+
+class Share(NamedTuple):
+    """Which part of every step's examples a process reads, when several train together.
+
+    Attributes:
+        rank: Number of the process.
+        world: How many there are.
+    """
+
+    rank: int = 0
+    world: int = 1
+
+
+ALONE = Share()
+
+
+class Draw(NamedTuple):
+    """What was read for one example: itself, or None if all attempts failed; and the recordings that failed before."""
+
+    example: Example | None
+    failures: tuple[Failure, ...] = ()
 
 
 def _ends(recordings: Sequence[Recording]) -> NDArray[np.float64]:
@@ -28,7 +71,7 @@ def _ends(recordings: Sequence[Recording]) -> NDArray[np.float64]:
     return np.cumsum([recording.seconds for recording in recordings])
 
 
-class CropDataset(Dataset[Example]):
+class CropDataset(Dataset[Draw]):
     """Random crops, augmented; every second of audio is equally likely to be seen.
 
     Args:
@@ -38,41 +81,111 @@ class CropDataset(Dataset[Example]):
         seed: The seed of the stream.
 
     Raises:
+        ConfigError: If an augmentation cannot be had.
         DataError: If the recordings cannot be used; see `CropReader.check`.
     """
 
     def __init__(self, recordings: Sequence[Recording], reader: CropReader, config: DataConfig, seed: int) -> None:
         reader.check(recordings)
-        self.recordings = list(recordings)
+        self.recordings: Sequence[Recording] = list(recordings)
         self.reader = reader
         self.config = config
         self.seed = seed
+        self._augment = Augmenter(config, reader.sample_rate)
         self._ends = _ends(recordings)
 
-    def __getitem__(self, index: int) -> Example:
-        """Return example number `index`, of which there are endlessly many."""
-        entropy = [self.seed % 2**64, index]
+    def __getitem__(self, index: int) -> Draw:
+        """Return example number `index`, of which there are endlessly many; unreadable recordings are replaced."""
+        failures: list[Failure] = []
+        for attempt in range(ATTEMPTS):
+            recording, generator = self._drawn(index, attempt)
+            try:
+                return Draw(self._read(recording, generator), tuple(failures))
+            except (AudioError, DataError) as error:
+                failures.append(Failure(recording.audio, error))
+            except ConfigError as error:  # no recording's fault: another would fare no better
+                return Draw(None, (Failure(recording.audio, error),))
+            except OSError as error:
+                failures.append(Failure(recording.audio, AudioError(f"{recording.audio} cannot be read: {error}.")))
+        return Draw(None, tuple(failures))
+
+    def batches(
+        self,
+        start_step: int,
+        batch_size: int,
+        workers: int = 0,
+        *,
+        share: Share = ALONE,
+        pin_memory: bool = False,
+        on_failure: OnFailure | None = None,
+    ) -> Generator[Example, None, None]:
+        """Yield the batches of a run from one step on, without end.
+
+        Args:
+            start_step: The first step; step s holds the examples from s * batch_size on.
+            batch_size: Examples per step, and process.
+            workers: Processes that read audio; 0 reads in this one. They change nothing but the speed.
+            share: Which process of how many this is; together they read what one would with a larger batch.
+            pin_memory: Whether batches are put where a GPU can fetch them from.
+            on_failure: Called with each recording that could not be read, before the batch that does without it.
+
+        Yields:
+            Batches: audio `(batch, 1, time)`, label `(batch,)`, bandwidth `(batch,)`.
+
+        Raises:
+            ConfigError: If an augmentation fails.
+            AudioError: If a recording cannot be read, and there is no `on_failure`.
+            DataError: Likewise if one is not what its manifest says; or if `ATTEMPTS` in a row are of no use.
+        """
+        loader = DataLoader(
+            self,
+            batch_sampler=_Steps(start_step, batch_size, share),
+            num_workers=workers,
+            collate_fn=collate,
+            pin_memory=pin_memory,
+            worker_init_fn=leave_interruptions_to_the_parent,
+            generator=torch.Generator(),  # DataLoader draws from it; the global one is not ours to change
+        )
+        yield from examples_of(loader, on_failure)
+
+    @property
+    def n_recordings(self) -> int:
+        """Number of recordings."""
+        return len(self.recordings)
+
+    @property
+    def seconds(self) -> float:
+        """Length of all recordings."""
+        return float(self._ends[-1])
+
+    def _drawn(self, index: int, attempt: int) -> tuple[Recording, np.random.Generator]:
+        entropy = [self.seed % 2**64, index, *([attempt] if attempt else [])]
         generator = np.random.Generator(np.random.Philox(np.random.SeedSequence(entropy)))
         second = generator.random() * self._ends[-1]
-        recording = self.recordings[int(np.searchsorted(self._ends[:-1], second, side="right"))]
+        return self.recordings[int(np.searchsorted(self._ends[:-1], second, side="right"))], generator
+
+    def _read(self, recording: Recording, generator: np.random.Generator) -> Example:
         example = self.reader.read(recording, generator.random())
-        return example._replace(audio=augment(example.audio, generator, self.config))
+        return example._replace(audio=self._augment(example.audio, generator))
 
 
-def validation_crops(recordings: Sequence[Recording], reader: CropReader, count: int) -> list[Example]:
+def validation_crops(
+    recordings: Sequence[Recording], reader: CropReader, count: int, on_failure: OnFailure | None = None
+) -> list[Example]:
     """Read crops that are spread evenly over all recordings, always the same ones, and not augmented.
 
     Args:
         recordings: The validation recordings.
         reader: Length and rate of a crop.
         count: How many crops.
+        on_failure: Called with each recording that cannot be read; its crops are then left out.
 
     Returns:
         The crops.
 
     Raises:
-        DataError: If the recordings cannot be used.
-        AudioError: If a file cannot be read.
+        DataError: If the recordings cannot be used, or none can be read.
+        AudioError: If a file cannot be read, and there is no `on_failure`.
     """
     reader.check(recordings)
     ends = _ends(recordings)
@@ -80,46 +193,41 @@ def validation_crops(recordings: Sequence[Recording], reader: CropReader, count:
     for second in (np.arange(count) + 0.5) / count * ends[-1]:
         index = int(np.searchsorted(ends[:-1], second, side="right"))
         seconds = recordings[index].seconds
-        crops.append(reader.read(recordings[index], float(1 - (ends[index] - second) / seconds)))
+        try:
+            crops.append(reader.read(recordings[index], float(1 - (ends[index] - second) / seconds)))
+        except (AudioError, DataError) as error:
+            if on_failure is None:
+                raise
+            on_failure(Failure(recordings[index].audio, error))
+    if not crops:
+        raise DataError(f"none of {len(recordings)} validation recordings can be read. Give others.")
     return crops
 
 
 class _Steps(Sampler[list[int]]):
-    """The numbers of the examples of every step, from one step on, without end."""
+    """The numbers of the examples of every step, from one step on, without end; or a share of them."""
 
-    def __init__(self, start_step: int, batch_size: int) -> None:
+    def __init__(self, start_step: int, batch_size: int, share: Share) -> None:
         self.start_step = start_step
         self.batch_size = batch_size
+        self.share = share
 
     def __iter__(self) -> Iterator[list[int]]:
-        first = self.start_step * self.batch_size
+        step = self.start_step
         while True:
+            first = (step * self.share.world + self.share.rank) * self.batch_size
             yield list(range(first, first + self.batch_size))
-            first += self.batch_size
+            step += 1
 
 
-class _Guarded(Dataset["Example | AudiodiffError"]):
-    """Hand errors on as values: one that is raised in another process would lose its message in a long traceback."""
-
-    def __init__(self, dataset: CropDataset) -> None:
-        self.dataset = dataset
-
-    def __getitem__(self, index: int) -> Example | AudiodiffError:
-        try:
-            return self.dataset[index]
-        except AudiodiffError as error:
-            return error
+def collate(draws: Sequence[Draw]) -> Draw:
+    """Make a batch of single examples, and gather the recordings that failed; None if an example is missing."""
+    failures = tuple(failure for draw in draws for failure in draw.failures)
+    examples = [draw.example for draw in draws if draw.example is not None]
+    return Draw(default_collate(examples) if len(examples) == len(draws) else None, failures)
 
 
-def _collate(examples: list[Example | AudiodiffError]) -> Example | AudiodiffError:
-    for example in examples:
-        if isinstance(example, AudiodiffError):
-            return example
-    batch: Example = default_collate(examples)
-    return batch
-
-
-def _leave_interruptions_to_the_parent(_worker: int) -> None:
+def leave_interruptions_to_the_parent(_worker: int) -> None:
     """Outlive Ctrl-C and a first SIGTERM, which a terminal or a job scheduler sends to all processes alike.
 
     The parent then ends its step, saves, and ends the workers; torch would make it fail wherever it is.
@@ -132,34 +240,30 @@ def _leave_interruptions_to_the_parent(_worker: int) -> None:
     signal.signal(signal.SIGTERM, note_first)
 
 
-def batches(
-    dataset: CropDataset, start_step: int, batch_size: int, workers: int = 0, *, pin_memory: bool = False
-) -> Generator[Example, None, None]:
-    """Yield the batches of a run from one step on, without end.
+def examples_of(loader: Iterable[Draw], on_failure: OnFailure | None) -> Generator[Example, None, None]:
+    """Yield the batches of a loader, and hand over or raise what failed; see `CropDataset.batches`."""
+    for batch in _until_lost(loader):
+        for failure in batch.failures:
+            if on_failure is None or isinstance(failure.error, ConfigError):
+                raise failure.error
+            on_failure(failure)
+        if batch.example is None:
+            raise DataError(
+                f"nothing can be read any more; the last of many failures: {batch.failures[-1].error} "
+                "Is the disk there, and are the files whole?"
+            )
+        yield batch.example
 
-    Args:
-        dataset: The stream of examples.
-        start_step: The first step; step s holds the examples from s * batch_size on.
-        batch_size: Examples per step.
-        workers: Processes that read audio; 0 reads in this one. They change nothing but the speed.
-        pin_memory: Whether batches are put where a GPU can fetch them from.
 
-    Yields:
-        Batches: audio `(batch, 1, time)`, label `(batch,)`, bandwidth `(batch,)`.
-
-    Raises:
-        AudiodiffError: What reading an example raised.
-    """
-    loader = DataLoader(
-        _Guarded(dataset),
-        batch_sampler=_Steps(start_step, batch_size),
-        num_workers=workers,
-        collate_fn=_collate,
-        pin_memory=pin_memory,
-        worker_init_fn=_leave_interruptions_to_the_parent,
-        generator=torch.Generator(),  # DataLoader draws from it; the global one is not ours to change
-    )
-    for batch in loader:
-        if isinstance(batch, AudiodiffError):
-            raise batch
-        yield batch
+def _until_lost(loader: Iterable[Draw]) -> Iterator[Draw]:
+    """Yield what a loader yields, and explain the end of a process that reads for it."""
+    iterator = iter(loader)
+    while True:
+        try:
+            draw = next(iterator)
+        except (RuntimeError, ConnectionError, EOFError) as error:
+            raise DataError(
+                f"a process that reads recordings has died ({' '.join(str(error).split())}). Was memory short? "
+                "A smaller data.workers needs less of it; 0 reads in the process that trains."
+            ) from error
+        yield draw

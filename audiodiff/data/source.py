@@ -29,9 +29,9 @@ def open_recordings(config: DataConfig) -> tuple[list[Recording], list[Recording
     Raises:
         DataError: If either is empty, files are missing, or a file is in both.
     """
-    train = _open(config.train)
+    train = open_source(config.train)
     if config.valid is not None:
-        valid = _open(config.valid)
+        valid = open_source(config.valid)
         both = {_identity(recording) for recording in train} & {_identity(recording) for recording in valid}
         if both:
             raise DataError(
@@ -49,7 +49,12 @@ def open_recordings(config: DataConfig) -> tuple[list[Recording], list[Recording
     return parts.train, parts.valid
 
 
-def _open(source: str) -> list[Recording]:
+def open_source(source: str) -> list[Recording]:
+    """Return the recordings of a manifest or a folder.
+
+    Raises:
+        DataError: If there are none, or files are missing.
+    """
     path = Path(source)
     if path.is_dir():
         return _open_folder(path)

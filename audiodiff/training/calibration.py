@@ -13,7 +13,8 @@ from torch import Tensor
 
 from audiodiff.audio.whitening import Whitening
 from audiodiff.config import ModelConfig, WhiteningConfig
-from audiodiff.data.dataset import CropDataset, batches
+from audiodiff.data.corpus import Stream
+from audiodiff.data.dataset import OnFailure
 from audiodiff.errors import DataError
 from audiodiff.networks.build import Network
 from audiodiff.training.objective import Objective
@@ -56,12 +57,13 @@ class Calibration(NamedTuple):
         return config.model_copy(update={"whitening": config.whitening.model_copy(update={"gain": self.gain})})
 
 
-def calibrate(dataset: CropDataset, config: ModelConfig) -> Calibration:
+def calibrate(stream: Stream, config: ModelConfig, on_failure: OnFailure | None = None) -> Calibration:
     """Measure the first crops of the training stream.
 
     Args:
-        dataset: The training stream.
+        stream: The training stream.
         config: The model.
+        on_failure: Told of recordings that cannot be read; without it they are errors.
 
     Returns:
         The statistics.
@@ -75,7 +77,7 @@ def calibrate(dataset: CropDataset, config: ModelConfig) -> Calibration:
     mel_sums: list[Tensor] = []
     power, weight = np.zeros(1), np.zeros(1)
     n_batches = CALIBRATION_CROPS // _BATCH
-    for batch in islice(batches(dataset, 0, _BATCH), n_batches):
+    for batch in islice(stream.batches(0, _BATCH, on_failure=on_failure), n_batches):
         prepared = objective.prepare(batch)
         if prepared.mel is not None:
             mel = prepared.mel.double()

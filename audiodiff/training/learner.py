@@ -4,18 +4,27 @@ from __future__ import annotations
 
 import copy
 import math
+from collections import deque
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 
 from audiodiff.config import ModelConfig, TrainingConfig
 from audiodiff.data.crops import Example
 from audiodiff.networks.build import Network
 from audiodiff.training.few_step import FewStepLoss
-from audiodiff.training.objective import Objective, draw, draw_seeds, predict_with
-from audiodiff.training.optimisation import average_decay, learning_rate, make_optimiser, update_average
+from audiodiff.training.objective import Objective, draw, draw_seeds, mel_noise
+from audiodiff.training.optimisation import (
+    average_decay,
+    checkpoint_layers,
+    learning_rate,
+    make_optimiser,
+    update_average,
+)
+from audiodiff.training.team import Team
 
 
 @dataclass
@@ -39,11 +48,25 @@ class Progress:
 
 @dataclass(frozen=True)
 class StepResult:
-    """What a step reports; `finite` says whether it changed the weights."""
+    """What a step reports; `finite` says whether it changed the weights.
 
+    Attributes:
+        step: Its number, from 1 on.
+        loss: The loss, over all processes.
+        gradient_norm: Norm of the gradient before clipping.
+        learning_rate: The learning rate.
+        skipped: Steps so far that changed nothing.
+        skipped_in_a_row: How many of those were the last ones.
+        stop: Whether any of the processes wants to end the run.
+    """
+
+    step: int
     loss: float
     gradient_norm: float
     learning_rate: float
+    skipped: int
+    skipped_in_a_row: int
+    stop: bool
 
     @property
     def finite(self) -> bool:
@@ -51,68 +74,132 @@ class StepResult:
         return math.isfinite(self.loss) and math.isfinite(self.gradient_norm)
 
 
+class _Pending(NamedTuple):
+    """Figures of a step, on their way from the device: loss, norm of the gradient, wish to stop."""
+
+    step: int
+    learning_rate: float
+    figures: Tensor
+    arrival: torch.cuda.Event | None
+
+
 class Learner:
     """Weights, their average and the optimiser of one run.
 
     A step is a function of these, the batch, the seed and the number of the step: nothing else, no hidden random state.
+    The host never waits for a GPU within a step: whether loss and gradient are finite is decided there, and what a step
+    reports is read `lag` steps later.
 
     Args:
         average: The network with averaged weights; training starts from them unless a state is loaded.
         config: The model, calibrated.
         training: How to train.
-        device: Where to compute.
+        team: Who trains, and where.
+        mel_noise_db: Standard deviation of the noise on mels, in dB.
+
+    Attributes:
+        lag: Steps after which a step's figures are read: 1 on a GPU, 0 elsewhere. It changes no weight.
     """
 
-    def __init__(self, average: Network, config: ModelConfig, training: TrainingConfig, device: torch.device) -> None:
+    def __init__(
+        self, average: Network, config: ModelConfig, training: TrainingConfig, team: Team, mel_noise_db: float = 0.0
+    ) -> None:
         self.config = config
         self.training = training
-        self.network = copy.deepcopy(average).to(device).train()
-        self.average = average.to(device).eval().requires_grad_(False)
-        self.objective = Objective(config, device, bf16=training.precision == "bf16")
+        self.team = team
+        self.lag = 1 if team.device.type == "cuda" else 0
+        self.network = copy.deepcopy(average).to(team.device).train()
+        self.average = average.to(team.device).eval().requires_grad_(False)
+        self.objective = Objective(config, team.device, bf16=training.precision == "bf16")
         wanted = training.few_step_weight > 0
         self.few_step = FewStepLoss(self.average, config, bf16=self.objective.bf16) if wanted else None
         self.optimiser = make_optimiser(self.network.parameters(), training)
         self.progress = Progress()
-        predict = predict_with(self.network)
+        self._mel_noise_db = mel_noise_db
+        self._updates = torch.zeros((), dtype=torch.float64, device=team.device)
+        self._pending: deque[_Pending] = deque()
+        self._torn = False  # whether an error has left weights, average and optimiser at different steps
+        if training.gradient_checkpointing:
+            checkpoint_layers(self.network)
+        predict = team.wrap(self.network)
         self._predict = torch.compile(predict, dynamic=False) if training.compile else predict
 
-    def step(self, batch: Example) -> StepResult:
+    def step(self, batch: Example, *, stop: bool = False) -> list[StepResult]:
         """Take one training step; where loss or gradient is not finite, the weights stay as they are.
 
         Args:
             batch: What the data yields for this step.
+            stop: Whether this process wants to end the run; all learn of it.
 
         Returns:
-            Loss, norm of the gradient before clipping, and learning rate.
+            The results that are known by now: of this step, or of the step `lag` steps before.
         """
-        progress, training = self.progress, self.training
-        prepared = self.objective.prepare(batch)
-        log_snr, noise = draw(prepared, self.config.diffusion, training.seed, progress.step)
         self.optimiser.zero_grad(set_to_none=True)
+        loss = self._loss(batch)
+        loss.backward()
+        norm = clip_grad_norm_(self.network.parameters(), self.training.gradient_clip)
+        wish = torch.full_like(norm, float(stop))
+        figures = torch.stack([*self.team.mean(torch.stack([loss.detach(), wish])), norm])
+        rate = learning_rate(self.progress.step, self.training)
+        self._torn = True
+        self._update(figures.isfinite().all(), rate)
+        self.progress.step += 1
+        self._torn = False
+        arrival = None
+        if figures.is_cuda:
+            figures = figures.to("cpu", non_blocking=True)
+            arrival = torch.cuda.Event()
+            arrival.record()
+        self._pending.append(_Pending(self.progress.step, rate, figures, arrival))
+        return self._read(self.lag)
+
+    def _loss(self, batch: Example) -> Tensor:
+        training, step, share = self.training, self.progress.step, self.team.share
+        noise_on_mel = mel_noise(self._mel_noise_db, training.seed, step, share) if self._mel_noise_db else None
+        prepared = self.objective.prepare(batch, noise_on_mel)
+        log_snr, noise = draw(prepared, self.config.diffusion, training.seed, step, share)
         loss = self.objective.loss(self._predict, prepared, log_snr, noise).mean()
         if self.few_step is not None:
-            seeds = draw_seeds(len(prepared.clean), training.seed, progress.step)
+            seeds = draw_seeds(len(prepared.clean), training.seed, step, share)
             loss = loss + training.few_step_weight * self.few_step(self._predict, prepared, seeds).mean()
-        loss.backward()
-        norm = clip_grad_norm_(self.network.parameters(), training.gradient_clip)
-        rate = learning_rate(progress.step, training)
-        # The one place where a GPU is waited for.
-        loss_value, norm_value = torch.stack([loss.detach(), norm]).tolist()
-        result = StepResult(loss_value, norm_value, rate)
-        progress.step += 1
-        if not result.finite:
-            progress.skipped += 1
-            progress.skipped_in_a_row += 1
-            return result
-        progress.skipped_in_a_row = 0
+        return loss
+
+    def _update(self, finite: Tensor, rate: float) -> None:
+        """Move weights and average if `finite` is true; the host does not look."""
         for group in self.optimiser.param_groups:
             group["lr"] = rate
+        self.optimiser.found_inf = (~finite).float()  # type: ignore[attr-defined]  # as torch.amp.GradScaler does
         self.optimiser.step()
-        update_average(self.average, self.network, average_decay(progress.step - progress.skipped, training))
-        return result
+        self._updates += finite
+        weight = (1 - average_decay(self._updates, self.training)) * finite
+        update_average(self.average, self.network, weight)
+
+    def settle(self) -> list[StepResult]:
+        """Wait for the results that are still on their way, and return them."""
+        return self._read(0)
+
+    def _read(self, n_left: int) -> list[StepResult]:
+        results = []
+        while len(self._pending) > n_left:
+            step, rate, figures, arrival = self._pending.popleft()
+            if arrival is not None:
+                arrival.synchronize()
+            loss, stop, norm = figures.tolist()
+            finite = math.isfinite(loss) and math.isfinite(norm)
+            progress = self.progress
+            progress.skipped += not finite
+            progress.skipped_in_a_row = 0 if finite else progress.skipped_in_a_row + 1
+            results.append(StepResult(step, loss, norm, rate, progress.skipped, progress.skipped_in_a_row, stop > 0))
+        return results
 
     def state(self) -> dict[str, Any]:
-        """Return what a checkpoint must hold beside the averaged weights: tensors and plain values only."""
+        """Return what a checkpoint must hold beside the averaged weights: tensors and plain values only.
+
+        Raises:
+            RuntimeError: If results are still on their way, see `settle`; or if the last step failed midway.
+        """
+        if self._pending or self._torn:
+            raise RuntimeError("there is no state to save: the last step is not complete")
         return {
             "progress": asdict(self.progress),
             "network": self.network.state_dict(),
@@ -122,5 +209,6 @@ class Learner:
     def load_state(self, state: dict[str, Any]) -> None:
         """Go on from what `state` returned; settings of the optimiser are those of this run, not of that one."""
         self.progress = Progress(**state["progress"])
+        self._updates.fill_(self.progress.step - self.progress.skipped)
         self.network.load_state_dict(state["network"])
         self.optimiser.load_state_dict(self.optimiser.state_dict() | {"state": state["optimiser"]})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -11,13 +12,17 @@ from torch import Tensor
 
 from audiodiff.audio.mel import MelSpectrogram, align_to_blocks
 from audiodiff.audio.whitening import Whitening
-from audiodiff.config import DiffusionConfig, ModelConfig
+from audiodiff.config import DiffusionConfig, MelConfig, ModelConfig
 from audiodiff.data.crops import Example, context_blocks
+from audiodiff.data.dataset import ALONE, Share
 from audiodiff.diffusion.process import diffuse, sample_log_snr, training_target, weighted_mse
 from audiodiff.networks.build import Network
 
 Predict = Callable[[Tensor, Tensor, Tensor | None, Tensor | None], Tensor]
 """(x `(batch, 1, time)`, log_snr `(batch,)`, mel or None, label or None) -> prediction of the shape of x."""
+
+MelNoise = Callable[[Tensor, MelConfig], Tensor]
+"""(mel `(batch, n_mels, frames)`, its convention) -> a noisy mel of that shape."""
 
 
 class Prepared(NamedTuple):
@@ -65,12 +70,13 @@ class Objective:
         self._whitening = Whitening(config.whitening, config.mel).to(device)
 
     @torch.no_grad()
-    def prepare(self, batch: Example) -> Prepared:
+    def prepare(self, batch: Example, noise_on_mel: MelNoise | None = None) -> Prepared:
         """Move a batch to the device, compute its mels and whiten it.
 
         Args:
             batch: Audio `(batch, 1, context + time + context)`, label and bandwidth `(batch,)`, as they come from the
                 data.
+            noise_on_mel: Noise for the mels, by which the audio is whitened too, as in synthesis.
 
         Returns:
             The batch as the network meets it, without context.
@@ -81,6 +87,8 @@ class Objective:
         if self._spectrogram is not None and self.config.mel is not None:
             n_blocks = audio.shape[-1] // self.config.mel.hop_length
             mel = align_to_blocks(self._spectrogram(audio[:, 0]), self.config.mel)[..., :n_blocks]
+            if noise_on_mel is not None:
+                mel = noise_on_mel(mel, self.config.mel)
         clean = self._whitening.whiten(audio, mel)
         if mel is not None and self._context:
             clean = clean.unflatten(-1, (mel.shape[-1], -1))[..., self._context : -self._context, :].flatten(-2)
@@ -133,7 +141,7 @@ def band_limited_mse(prediction: Tensor, target: Tensor, bandwidth: Tensor, samp
     return error
 
 
-def draw(batch: Prepared, config: DiffusionConfig, seed: int, step: int) -> tuple[Tensor, Tensor]:
+def draw(batch: Prepared, config: DiffusionConfig, seed: int, step: int, share: Share = ALONE) -> tuple[Tensor, Tensor]:
     """Draw the noise levels and the noise of a training step; (seed, step) alone decides them.
 
     Args:
@@ -141,19 +149,58 @@ def draw(batch: Prepared, config: DiffusionConfig, seed: int, step: int) -> tupl
         config: Range and distribution of the levels.
         seed: The run's seed.
         step: The step.
+        share: Which process of how many this is. Everything is drawn for all, so that together they draw what one would
+            with a batch so many times as large.
 
     Returns:
         Noise levels `(batch,)` and standard normal noise of the shape of the audio.
     """
     device, n_clips = batch.clean.device, len(batch.clean)
-    levels_seed, noise_seed = np.random.SeedSequence([seed % 2**64, step, 1]).generate_state(2, np.uint64).tolist()
-    log_snr = sample_log_snr(n_clips, config, torch.Generator().manual_seed(levels_seed))
-    generator = torch.Generator(device).manual_seed(noise_seed)
-    noise = torch.randn(batch.clean.shape, generator=generator, device=device)
-    return log_snr.to(device, non_blocking=True), noise
+    levels_seed, noise_seed = _seeds(seed, step, 1, 2)
+    log_snr = sample_log_snr(share.world * n_clips, config, torch.Generator().manual_seed(levels_seed))
+    mine = slice(share.rank * n_clips, (share.rank + 1) * n_clips)
+    noise = _normal(batch.clean, noise_seed, share)
+    return log_snr[mine].to(device, non_blocking=True), noise
 
 
-def draw_seeds(n_clips: int, seed: int, step: int) -> list[int]:
+def draw_seeds(n_clips: int, seed: int, step: int, share: Share = ALONE) -> list[int]:
     """Draw a seed for the reverse process of each clip of a training step; (seed, step) alone decides them."""
-    seeds: list[int] = np.random.SeedSequence([seed % 2**64, step, 2]).generate_state(n_clips).tolist()
+    seeds: list[int] = np.random.SeedSequence([seed % 2**64, step, 2]).generate_state(share.world * n_clips).tolist()
+    return seeds[share.rank * n_clips : (share.rank + 1) * n_clips]
+
+
+def mel_noise(deviation_db: float, seed: int, step: int, share: Share = ALONE) -> MelNoise:
+    """Return what adds normal noise to the mels of a training step; (seed, step) alone decides it.
+
+    Args:
+        deviation_db: Standard deviation of the noise, in dB.
+        seed: The run's seed.
+        step: The step.
+        share: As in `draw`.
+
+    Returns:
+        A function of mels `(batch, n_mels, frames)` and their convention; no value falls below the convention's floor.
+    """
+    (noise_seed,) = _seeds(seed, step, 3, 1)
+
+    def add(mel: Tensor, config: MelConfig) -> Tensor:
+        natural = config.log == "natural"
+        per_db = config.multiplier * config.power * (math.log(10) if natural else 1.0) / 20
+        lowest = config.multiplier * (math.log if natural else math.log10)(config.floor) + config.offset
+        noisy = mel + deviation_db * per_db * _normal(mel, noise_seed, share)
+        low, high = config.clip or (-math.inf, math.inf)
+        return noisy.clamp(max(low, lowest), high)
+
+    return add
+
+
+def _seeds(seed: int, step: int, purpose: int, count: int) -> list[int]:
+    seeds: list[int] = np.random.SeedSequence([seed % 2**64, step, purpose]).generate_state(count, np.uint64).tolist()
     return seeds
+
+
+def _normal(like: Tensor, seed: int, share: Share) -> Tensor:
+    """Draw standard normal noise for the batches of all processes, and return this one's."""
+    shape = (share.world * len(like), *like.shape[1:])
+    noise = torch.randn(shape, generator=torch.Generator(like.device).manual_seed(seed), device=like.device)
+    return noise[share.rank * len(like) : (share.rank + 1) * len(like)]

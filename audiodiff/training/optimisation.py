@@ -1,14 +1,17 @@
-"""How weights move: the learning rate of a step, the optimiser, and the moving average of the weights."""
+"""How weights move: the learning rate of a step, the optimiser, the average of the weights, and what is recomputed."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from functools import partial
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from audiodiff.config import TrainingConfig
+from audiodiff.networks.build import Network
 
 
 def learning_rate(step: int, config: TrainingConfig) -> float:
@@ -39,18 +42,39 @@ def make_optimiser(parameters: Iterable[nn.Parameter], config: TrainingConfig) -
     return torch.optim.AdamW(trained, lr=0.0, betas=config.betas, weight_decay=config.weight_decay, fused=True)
 
 
-def average_decay(n_updates: int, config: TrainingConfig) -> float:
-    """Return the decay of the moving average: small at first, so that it forgets the random start."""
-    return min(config.ema_decay, (1 + n_updates) / (10 + n_updates))
+def average_decay(n_updates: Tensor, config: TrainingConfig) -> Tensor:
+    """Return the decay of the moving average: small at first, so that it forgets the random start.
+
+    Args:
+        n_updates: Updates of the weights so far, a scalar on their device.
+        config: Says what the decay grows to.
+
+    Returns:
+        The decay, a scalar on that device.
+    """
+    return ((1 + n_updates) / (10 + n_updates)).clamp_max(config.ema_decay)
 
 
 @torch.no_grad()
-def update_average(average: nn.Module, network: nn.Module, decay: float) -> None:
+def update_average(average: nn.Module, network: nn.Module, weight: Tensor) -> None:
     """Move an exponential moving average of the weights towards a network's, in place.
 
     Args:
         average: A network of the same shape, which holds the average.
         network: The network in training.
-        decay: How much of the average stays, 0 to 1.
+        weight: How far, from 0 (not at all) to 1; a scalar on their device, so that the host need not know it.
     """
-    torch._foreach_lerp_(list(average.parameters()), list(network.parameters()), 1 - decay)
+    averages: list[Tensor] = list(average.parameters())
+    weights: list[Tensor] = list(network.parameters())
+    way = list(torch._foreach_sub(weights, averages))
+    torch._foreach_mul_(way, weight.float())
+    torch._foreach_add_(averages, way)
+
+
+def checkpoint_layers(network: Network) -> None:
+    """Have the residual layers of a network forget what lies within them, and compute it again in the backward pass.
+
+    Chen et al. 2016, "Training deep nets with sublinear memory cost". Losses and gradients stay the same.
+    """
+    for layer in network.stack.layers:
+        layer.forward = partial(checkpoint, layer.forward, use_reentrant=False, preserve_rng_state=False)

@@ -7,7 +7,7 @@ import math
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -163,19 +163,34 @@ def tensorboard(folder: Path, first_step: int, samples_per_step: int, sample_rat
         yield lambda event: None
         return
     window = Window(samples_per_step)
-    with SummaryWriter(str(folder), purge_step=first_step + 1) as writer:
+    writer = SummaryWriter(str(folder), purge_step=first_step + 1)
+    broken: list[OSError] = []
 
-        def report(event: Event) -> None:
-            if event.kind == "step":
-                window.add(event)
-                if len(window) == STEPS_BETWEEN_POINTS:
-                    for name, value in window.close().items():
-                        writer.add_scalar(f"training/{name}", value, event.step)
-            elif event.kind == "skipped":
-                writer.add_scalar("training/skipped", event.values["skipped"], event.step)
-            elif event.kind == "validated":
-                for name, value in event.values.items():
-                    writer.add_scalar(f"validation/{name}", value, event.step)
-            _write_clips(writer, event, sample_rate)
+    def report(event: Event) -> None:
+        if broken:
+            return
+        try:
+            _draw(writer, event, window, sample_rate)
+        except OSError as error:  # a full disk is no reason to lose the run
+            broken.append(error)
+            _LOG.warning("no more curves, pictures or sounds are written to %s: %s", folder, error)
 
+    try:
         yield report
+    finally:
+        with suppress(OSError):  # a writer whose thread has died of one raises it again
+            writer.close()
+
+
+def _draw(writer: SummaryWriter, event: Event, window: Window, sample_rate: int) -> None:
+    if event.kind == "step":
+        window.add(event)
+        if len(window) == STEPS_BETWEEN_POINTS:
+            for name, value in window.close().items():
+                writer.add_scalar(f"training/{name}", value, event.step)
+    elif event.kind == "skipped":
+        writer.add_scalar("training/skipped", event.values["skipped"], event.step)
+    elif event.kind == "validated":
+        for name, value in event.values.items():
+            writer.add_scalar(f"validation/{name}", value, event.step)
+    _write_clips(writer, event, sample_rate)

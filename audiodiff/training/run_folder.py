@@ -4,6 +4,9 @@
     checkpoints/step-00001000/   a model folder (the averaged weights), and training.pt with all that resuming needs
     best/  last/                 model folders
     tensorboard/                 curves, pictures and sounds
+    curve.json                   validation losses, and the settings they belong to
+    bad_recordings.jsonl         recordings that could not be read, and why; absent if there are none
+    lock                         held while a process trains here
 
 A checkpoint is written under a temporary name, flushed to disk and renamed, so it is there as a whole or not at all. A
 list of checksums tells one that was damaged later.
@@ -17,6 +20,8 @@ import os
 import re
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -30,6 +35,7 @@ from audiodiff.checkpoint import load_model, save_model
 from audiodiff.config import ModelConfig, RunConfig
 from audiodiff.errors import AudiodiffError, TrainingError
 from audiodiff.networks.build import Network
+from audiodiff.training.lock import locked
 
 STATE = "training.pt"
 CHECKSUMS = "checksums.json"
@@ -65,6 +71,8 @@ class RunFolder:
         self.best = self.path / "best"
         self.last = self.path / "last"
         self.tensorboard = self.path / "tensorboard"
+        self.curve = self.path / "curve.json"
+        self.bad_recordings = self.path / "bad_recordings.jsonl"
         self._checkpoints = self.path / "checkpoints"
 
     def checkpoints(self) -> list[Path]:
@@ -73,6 +81,29 @@ class RunFolder:
             return []
         paths = (path for path in self._checkpoints.iterdir() if _STEP.fullmatch(path.name))
         return sorted(paths, key=lambda path: int(path.name.removeprefix("step-")))
+
+    @contextmanager
+    def claimed(self) -> Iterator[None]:
+        """Keep other processes out, and tidy up after one that was killed; the folder is made if it is not there.
+
+        Raises:
+            TrainingError: If another process trains in it.
+        """
+        with locked(self.path / "lock"):
+            self._tidy()
+            yield
+
+    def _tidy(self) -> None:
+        for model in (self.best, self.last):
+            for rest in self.path.glob(f".{model.name}.*"):
+                whole = rest / "new"  # complete, or the older one would still be in its place
+                if not model.exists() and (rest / "old").is_dir() and whole.is_dir():
+                    os.rename(whole, model)
+                shutil.rmtree(rest)
+        for rest in self.path.glob(".*.part"):
+            rest.unlink()
+        for rest in self._checkpoints.glob(".*"):
+            shutil.rmtree(rest)
 
     def save_config(self, config: RunConfig) -> None:
         """Write the whole configuration as YAML."""
@@ -92,27 +123,38 @@ class RunFolder:
 
         Returns:
             The checkpoint's folder.
+
+        Raises:
+            TrainingError: If it cannot be written, as on a full disk; what was there before is left as it was.
         """
-        self._checkpoints.mkdir(parents=True, exist_ok=True)
         final = self._checkpoints / f"step-{step:08d}"
-        with tempfile.TemporaryDirectory(prefix=".", dir=self._checkpoints) as temporary:
-            fresh = Path(temporary) / "new"
-            save_model(fresh, average.state_dict(), config)
-            torch.save(state, fresh / STATE)
-            checksums = {path.name: _checksum(path) for path in sorted(fresh.iterdir())}
-            (fresh / CHECKSUMS).write_text(json.dumps(checksums, indent=1) + "\n", encoding="utf-8")
-            for path in (fresh / STATE, fresh / CHECKSUMS, fresh):
-                flush_to_disk(path)
-            if final.exists():
-                os.rename(final, Path(temporary) / "old")
-            os.rename(fresh, final)
-        flush_to_disk(self._checkpoints)
-        save_model(self.last, average.state_dict(), config)
+        try:
+            self._checkpoints.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(prefix=".", dir=self._checkpoints) as temporary:
+                fresh = Path(temporary) / "new"
+                _write_checkpoint(fresh, state, average, config)
+                if final.exists():
+                    os.rename(final, Path(temporary) / "old")
+                os.rename(fresh, final)
+            flush_to_disk(self._checkpoints)
+        except (OSError, RuntimeError) as error:  # torch.save makes a RuntimeError of a full disk
+            raise _cannot_write(final, error) from error
+        try:
+            save_model(self.last, average.state_dict(), config)
+        except OSError as error:
+            _LOG.warning("%s %s is whole.", _cannot_write(self.last, error), final)
         return final
 
     def save_best(self, weights: dict[str, Tensor], config: ModelConfig) -> None:
-        """Write the model that did best in validation."""
-        save_model(self.best, weights, config)
+        """Write the model that did best in validation.
+
+        Raises:
+            TrainingError: If it cannot be written; the one before is then still there.
+        """
+        try:
+            save_model(self.best, weights, config)
+        except OSError as error:
+            raise _cannot_write(self.best, error) from error
 
     def prune(self, keep: int) -> None:
         """Delete all but the newest checkpoints, and what a killed process left half-written."""
@@ -144,6 +186,22 @@ class RunFolder:
                 f"all {len(paths)} checkpoints in {self._checkpoints} are damaged. Remove that folder to start again."
             )
         return None
+
+
+def _write_checkpoint(folder: Path, state: dict[str, Any], average: Network, config: ModelConfig) -> None:
+    save_model(folder, average.state_dict(), config)
+    with (folder / STATE).open("wb") as file:
+        torch.save(state, file)
+    checksums = {path.name: _checksum(path) for path in sorted(folder.iterdir())}
+    (folder / CHECKSUMS).write_text(json.dumps(checksums, indent=1) + "\n", encoding="utf-8")
+    for path in (folder / STATE, folder / CHECKSUMS, folder):
+        flush_to_disk(path)
+
+
+def _cannot_write(path: Path, error: Exception) -> TrainingError:
+    if isinstance(error, OSError):
+        return TrainingError(f"{path} cannot be written: {error.strerror or error}. Make room on the disk.")
+    return TrainingError(f"{path} cannot be written: {' '.join(str(error).split())}")
 
 
 def load_checkpoint(path: str | Path) -> Checkpoint:

@@ -14,7 +14,9 @@ from torch import Tensor
 from audiodiff.audio.plots import comparison_figure, looking_glass
 from audiodiff.config import ModelConfig
 from audiodiff.data.crops import CropReader
+from audiodiff.data.dataset import Failure, OnFailure
 from audiodiff.data.manifest import Recording
+from audiodiff.errors import AudioError, DataError
 from audiodiff.evaluation.metrics import score
 from audiodiff.networks.build import Network
 from audiodiff.pipelines import Generator, Vocoder
@@ -26,13 +28,16 @@ SCORES = ("m_stft", "log_mel", "rms_ratio_db", "peak", "pesq_wb", "estoi")
 """Scores of vocoded samples, so that a number in TensorBoard is a number of `audiodiff evaluate`."""
 
 
-def choose_samples(recordings: Sequence[Recording], reader: CropReader, block_length: int) -> list[tuple[str, Tensor]]:
+def choose_samples(
+    recordings: Sequence[Recording], reader: CropReader, block_length: int, on_failure: OnFailure | None = None
+) -> list[tuple[str, Tensor]]:
     """Read the beginnings of a few validation recordings.
 
     Args:
         recordings: The validation recordings.
         reader: How to read them; the length is decided here.
         block_length: Of the model, in samples.
+        on_failure: Told of recordings that cannot be read, which are left out; without it they are errors.
 
     Returns:
         Names and audio `(1, time)`: whole blocks, at most `SAMPLE_SECONDS`, at least a training crop.
@@ -42,7 +47,12 @@ def choose_samples(recordings: Sequence[Recording], reader: CropReader, block_le
     for recording in chosen:
         n_samples = int(min(SAMPLE_SECONDS, recording.seconds) * reader.sample_rate) // block_length * block_length
         longer = replace(reader, n_samples=max(n_samples, reader.n_samples), context=0)
-        samples.append((recording.audio.stem, longer.read(recording, 0.0).audio))
+        try:
+            samples.append((recording.audio.stem, longer.read(recording, 0.0).audio))
+        except (AudioError, DataError) as error:
+            if on_failure is None:
+                raise
+            on_failure(Failure(recording.audio, error))
     return samples
 
 

@@ -8,14 +8,16 @@ from pathlib import Path
 
 import torch
 
-from audiodiff.checkpoint import choose_device, find_model, load_model
+from audiodiff.checkpoint import find_model, load_model
 from audiodiff.config import ModelConfig, RunConfig
-from audiodiff.data.dataset import CropDataset
+from audiodiff.data.corpus import Stream
+from audiodiff.data.dataset import OnFailure
 from audiodiff.errors import TrainingError
 from audiodiff.networks.build import Network, build_network
 from audiodiff.training.calibration import calibrate
 from audiodiff.training.learner import Learner
 from audiodiff.training.run_folder import Checkpoint, RunFolder, load_checkpoint
+from audiodiff.training.team import Team
 
 _MEASURED_OR_SAID = ("whitening.gain", "mel.name", "synthesis", "provenance", "clip_seconds")
 """Parts of a model's configuration that may change while its weights stay valid."""
@@ -25,7 +27,14 @@ _LEVELS = ("diffusion.log_snr_min", "diffusion.log_snr_max", "diffusion.distribu
 _LOG = logging.getLogger(__name__)
 
 
-def start(config: RunConfig, folder: RunFolder, resume: str | Path, dataset: CropDataset) -> Learner:
+def start(
+    config: RunConfig,
+    folder: RunFolder,
+    resume: str | Path,
+    stream: Stream,
+    team: Team,
+    on_failure: OnFailure | None = None,
+) -> Learner:
     """Return the learner of a run, new or as it was.
 
     Args:
@@ -33,21 +42,24 @@ def start(config: RunConfig, folder: RunFolder, resume: str | Path, dataset: Cro
         folder: Its folder.
         resume: "auto" goes on from the newest checkpoint, if there is one; "never" refuses a folder that has some; else
             the folder of a checkpoint, or of a run, to go on from.
-        dataset: The training stream, to measure statistics on.
+        stream: The training stream, to measure statistics on.
+        team: Who trains, and where.
+        on_failure: Told of recordings that cannot be read; without it they are errors.
 
     Returns:
         The learner.
 
     Raises:
-        TrainingError: If there is nothing to resume from, it is of another model, or the device is not there.
+        TrainingError: If there is nothing to resume from, or it is of another model.
         ModelError: If the initial model cannot be loaded.
     """
-    checkpoint = _find(folder, resume)
+    with team.main_first():  # which puts damaged checkpoints aside
+        checkpoint = _find(folder, resume)
     if checkpoint is None:
-        return begin(config, dataset)
+        return begin(config, stream, team, on_failure)
     refuse_other_model(checkpoint.config, config.model, f"the checkpoint {checkpoint.path}", _MEASURED_OR_SAID)
     model = _with_gain_of(config.model, checkpoint.config)
-    learner = Learner(checkpoint.average, model, config.training, _device(config))
+    learner = Learner(checkpoint.average, model, config.training, team, config.data.mel_noise_db)
     learner.load_state(checkpoint.state)
     _LOG.info("resuming from %s", checkpoint.path)
     return learner
@@ -75,29 +87,23 @@ def _find(folder: RunFolder, resume: str | Path) -> Checkpoint | None:
     return load_checkpoint(path)
 
 
-def begin(config: RunConfig, dataset: CropDataset) -> Learner:
+def begin(config: RunConfig, stream: Stream, team: Team, on_failure: OnFailure | None = None) -> Learner:
     """Return a learner before its first step: see `start`."""
-    training = config.training
+    training, mel_noise_db = config.training, config.data.mel_noise_db
     if training.initial_model is not None:
         name = training.initial_model
         network, initial = load_model(find_model(name))
         refuse_other_model(initial, config.model, f"the initial model {name}", _MEASURED_OR_SAID + _LEVELS)
-        return Learner(network, _with_gain_of(config.model, initial), training, _device(config))
+        return Learner(network, _with_gain_of(config.model, initial), training, team, mel_noise_db)
     network = _fresh_network(config)
-    model = calibrate(dataset, config.model).applied_to(network, config.model)
-    return Learner(network, model, training, _device(config))
+    model = calibrate(stream, config.model, on_failure).applied_to(network, config.model)
+    return Learner(network, model, training, team, mel_noise_db)
 
 
 def _fresh_network(config: RunConfig) -> Network:
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(config.training.seed)
         return build_network(config.model)
-
-
-def _device(config: RunConfig) -> torch.device:
-    if config.training.device == "cuda" and not torch.cuda.is_available():
-        raise TrainingError("training.device is 'cuda', but torch sees no CUDA device. Set it to 'auto' or 'cpu'.")
-    return choose_device(config.training.device)
 
 
 def _with_gain_of(config: ModelConfig, measured: ModelConfig) -> ModelConfig:

@@ -9,20 +9,23 @@ from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from audiodiff.config import ModelConfig, RunConfig
-from audiodiff.data.crops import CropReader, Example
-from audiodiff.data.dataset import CropDataset, batches, validation_crops
-from audiodiff.data.manifest import Recording
-from audiodiff.data.source import open_recordings
-from audiodiff.errors import TrainingError
+from audiodiff.config import RunConfig
+from audiodiff.data.corpus import Corpus, open_corpus
+from audiodiff.data.crops import Example
+from audiodiff.data.dataset import validation_crops
+from audiodiff.errors import AudiodiffError, TrainingError
+from audiodiff.training.bad_recordings import BadRecordings
 from audiodiff.training.events import Event, Listener
 from audiodiff.training.interruption import Interruption
-from audiodiff.training.learner import Learner
+from audiodiff.training.learner import Learner, StepResult
 from audiodiff.training.reporting import progress, tensorboard
 from audiodiff.training.run_folder import RunFolder
 from audiodiff.training.samples import choose_samples, make_clips
+from audiodiff.training.saving import Saver
 from audiodiff.training.start import start
+from audiodiff.training.team import join_team
 from audiodiff.training.validation import Validator
+from audiodiff.training.watch import Curve, Point, Watch, terminal_snr
 
 _LOG = logging.getLogger(__name__)
 
@@ -37,6 +40,9 @@ class Outcome:
         best_loss: Lowest validation loss, infinite if there was no validation yet.
         best_step: When that was.
         stopped_by: The signal that ended the run early, or None.
+        bad_recordings: How many recordings could not be read.
+        ran_out_of_patience: Whether validation had not improved for `training.patience`.
+        spokesman: Whether this process is the only one of the run, or the one that speaks for all.
     """
 
     step: int
@@ -44,15 +50,23 @@ class Outcome:
     best_loss: float
     best_step: int
     stopped_by: signal.Signals | None
+    bad_recordings: int = 0
+    ran_out_of_patience: bool = False
+    spokesman: bool = True
 
 
 def train(
-    config: RunConfig, run_dir: str | Path, resume: str | Path = "auto", on_event: Listener | None = None
+    config: RunConfig,
+    run_dir: str | Path,
+    resume: str | Path = "auto",
+    on_event: Listener | None = None,
+    reference: Curve | None = None,
 ) -> Outcome:
     """Train a model, or go on training it.
 
     Randomness is a function of the seed and the step alone, so a run that was interrupted and resumed ends with the
-    weights of one that was not: on the CPU to the last bit.
+    weights of one that was not: on the CPU to the last bit. Started several times by `accelerate launch`, it trains one
+    model in all of these processes.
 
     Args:
         config: The run.
@@ -60,32 +74,49 @@ def train(
         resume: "auto" goes on from the newest checkpoint in `run_dir` if there is one; "never" refuses if there is;
             else the folder of a checkpoint, or of a run, to go on from.
         on_event: Called with what happens.
+        reference: A loss curve to compare with.
 
     Returns:
         How it ended. SIGTERM and SIGINT end it between two steps, after saving.
 
     Raises:
-        AudiodiffError: If data, model or checkpoint cannot be used; a `TrainingError` if the loss stays non-finite.
+        AudiodiffError: If data, model or checkpoint cannot be used, or another process trains in the folder; a
+            `TrainingError` if the loss stays non-finite. Where the run has begun, it saves first.
     """
-    train_recordings, valid_recordings = open_recordings(config.data)
-    reader = CropReader.for_model(config.model, config.data)
-    dataset = CropDataset(train_recordings, reader, config.data, config.training.seed)
-    crops = validation_crops(valid_recordings, reader, config.training.validation_crops)
-    folder = RunFolder(run_dir)
-    learner = start(config, folder, resume, dataset)
-    folder.save_config(config)
-    samples_per_step, step = config.training.batch_size * reader.n_samples, learner.progress.step
     with ExitStack() as stack:
-        listeners = [stack.enter_context(progress(step, config.training.steps, samples_per_step))]
-        listeners.append(
-            stack.enter_context(tensorboard(folder.tensorboard, step, samples_per_step, reader.sample_rate))
-        )
-        listeners += [on_event] if on_event else []
         interruption = stack.enter_context(Interruption())
-        trainer = Trainer(config, learner, folder, dataset, (valid_recordings, crops), listeners)
-        trainer.run(interruption)
+        team = stack.enter_context(join_team(config.training.device))
+        corpus = open_corpus(config)
+        folder = RunFolder(run_dir)
+        if team.is_main:
+            stack.enter_context(folder.claimed())
+        n_recordings = corpus.training.n_recordings + len(corpus.validation)
+        bad = BadRecordings(folder.bad_recordings, n_recordings, config.data.max_bad_share, write=team.is_main)
+        learner = start(config, folder, resume, corpus.training, team, bad.note)
+        listeners: list[Listener] = []
+        if team.is_main:
+            folder.save_config(config)
+            listeners += [*_reporters(stack, config, folder, corpus, learner)] + ([on_event] if on_event else [])
+        trainer = Trainer(config, learner, folder, corpus, bad, listeners, reference)
+        early = trainer.run(interruption)
     done = learner.progress
-    return Outcome(done.step, done.skipped, done.best_loss, done.best_step, interruption.received)
+    return Outcome(
+        *(done.step, done.skipped, done.best_loss, done.best_step, interruption.received),
+        bad_recordings=len(bad.reasons),
+        ran_out_of_patience=early,
+        spokesman=team.is_main,
+    )
+
+
+def _reporters(
+    stack: ExitStack, config: RunConfig, folder: RunFolder, corpus: Corpus, learner: Learner
+) -> Iterator[Listener]:
+    step = learner.progress.step
+    samples_per_step = learner.team.share.world * config.training.batch_size * corpus.training.reader.n_samples
+    yield stack.enter_context(progress(step, config.training.steps, samples_per_step))
+    yield stack.enter_context(
+        tensorboard(folder.tensorboard, step, samples_per_step, corpus.training.reader.sample_rate)
+    )
 
 
 class Trainer:
@@ -95,9 +126,10 @@ class Trainer:
         config: The run.
         learner: What learns.
         folder: Where checkpoints go.
-        dataset: The training stream.
-        validation: The validation recordings, and the crops from them.
-        listeners: Who is told what happens.
+        corpus: The training stream, and what validation is done on.
+        bad: Told of recordings that cannot be read.
+        listeners: Who is told what happens; in a team, those of the main process.
+        reference: A loss curve to compare with.
     """
 
     def __init__(
@@ -105,110 +137,147 @@ class Trainer:
         config: RunConfig,
         learner: Learner,
         folder: RunFolder,
-        dataset: CropDataset,
-        validation: tuple[Sequence[Recording], Sequence[Example]],
+        corpus: Corpus,
+        bad: BadRecordings,
         listeners: Sequence[Listener],
+        reference: Curve | None = None,
     ) -> None:
         self._config = config.training
         self._workers = config.data.workers
         self._learner = learner
-        self._folder = folder
-        self._dataset = dataset
-        recordings, crops = validation
-        self._samples = choose_samples(recordings, dataset.reader, config.model.block_length)
-        self._validate = Validator(crops, learner.objective, config.training, learner.few_step)
+        self._corpus = corpus
+        self._bad = bad
         self._listeners = listeners
-        self._saved_step = learner.progress.step
+        self._saver = Saver(folder, learner, config.training, corpus.training, self._tell)
+        self._last_step = config.training.steps
+        if not learner.team.is_main:
+            return
+        reader, count = corpus.training.reader, config.training.validation_crops
+        self._samples = choose_samples(corpus.validation, reader, config.model.block_length, bad.note)
+        self._validate, self._validate_training = (
+            Validator(
+                validation_crops(recordings, reader, count, bad.note),
+                learner.objective,
+                config.training,
+                learner.few_step,
+            )
+            for recordings in (corpus.validation, corpus.training.recordings or corpus.validation)
+        )
+        self._watch = Watch(folder.curve, config, learner.progress.step, reference)
+        for level, said in terminal_snr(config.model):
+            _LOG.log(level, "%s", said)
 
-    def run(self, interruption: Interruption) -> None:
-        """Train until the last step or an interruption; a checkpoint is written at the end of either."""
+    def run(self, interruption: Interruption) -> bool:
+        """Train until the last step, an interruption, or the end of patience; a checkpoint is written in any case.
+
+        Returns:
+            Whether it was the end of patience.
+        """
         done = self._learner.progress
         if done.step >= self._config.steps:
             _LOG.info("%d steps are done, training.steps is %d: nothing to do", done.step, self._config.steps)
-        else:
-            _LOG.info("training on %s, steps %d to %d", self._learner.objective.device, done.step, self._config.steps)
-            with closing(self._batches()) as stream:
-                self._loop(stream, interruption)
-        if done.step > self._saved_step:
-            self._save()
+        elif not self._ran_out_of_patience():
+            _LOG.info("training on %s, steps %d to %d", self._learner.team.device, done.step, self._config.steps)
+            self._train(interruption)
+        if self._learner.team.is_main:
+            self._saver.save()
         if interruption.received:
             _LOG.info("%s: stopped after step %d, saved", interruption.received.name, done.step)
+        elif self._ran_out_of_patience():
+            _LOG.info("no better validation for %d steps: stopped after step %d", done.step - done.best_step, done.step)
+            return True
+        return False
+
+    def _train(self, interruption: Interruption) -> None:
+        try:
+            with closing(self._batches()) as stream:
+                self._loop(stream, interruption)
+        except TrainingError:  # weights that cannot be trained or saved
+            raise
+        except (AudiodiffError, OSError, RuntimeError):  # such as lost data, or a full GPU
+            if self._learner.team.is_main:
+                self._settle()
+                self._saver.rescue()
+            raise
 
     def _batches(self) -> Generator[Example, None, None]:
-        pin_memory = self._learner.objective.device.type == "cuda"
-        first, size = self._learner.progress.step, self._config.batch_size
-        return batches(self._dataset, first, size, self._workers, pin_memory=pin_memory)
+        learner = self._learner
+        return self._corpus.training.batches(
+            learner.progress.step,
+            self._config.batch_size,
+            self._workers,
+            share=learner.team.share,
+            pin_memory=learner.team.device.type == "cuda",
+            on_failure=self._bad.note,
+        )
 
     def _loop(self, stream: Iterator[Example], interruption: Interruption) -> None:
-        while self._learner.progress.step < self._config.steps:
-            self._step(next(stream))
+        learner = self._learner
+        while learner.progress.step < self._last_step:
+            stop = interruption.received is not None or (learner.team.is_main and self._ran_out_of_patience())
+            if stop and learner.team.is_alone:
+                break
+            self._step(stream, stop)
             self._between_steps()
-            if interruption.received:
-                return
+        self._settle()
 
-    def _step(self, batch: Example) -> None:
-        result = self._learner.step(batch)
-        done = self._learner.progress
-        if result.finite:
-            values = {
-                "loss": result.loss,
-                "gradient_norm": result.gradient_norm,
-                "learning_rate": result.learning_rate,
-            }
-            self._tell(Event("step", done.step, values))
-            return
-        self._tell(Event("skipped", done.step, {"skipped": done.skipped}))
-        if done.skipped_in_a_row >= self._config.max_bad_steps:
+    def _step(self, stream: Iterator[Example], stop: bool) -> None:
+        self._report(self._learner.step(next(stream), stop=stop))
+
+    def _settle(self) -> None:
+        self._report(self._learner.settle())
+
+    def _report(self, results: Sequence[StepResult]) -> None:
+        for result in results:
+            if result.stop:  # all processes have read it by then, and none may go on without the others
+                self._last_step = min(self._last_step, result.step + self._learner.lag)
+            if not result.finite:
+                self._report_skipped(result)
+                continue
+            names = ("loss", "gradient_norm", "learning_rate")
+            self._tell(Event("step", result.step, {name: getattr(result, name) for name in names}))
+
+    def _report_skipped(self, result: StepResult) -> None:
+        self._tell(Event("skipped", result.step, {"skipped": result.skipped}))
+        if result.skipped_in_a_row >= self._config.max_bad_steps:
             raise TrainingError(
-                f"loss or gradient was not finite for {done.skipped_in_a_row} steps in a row, up to step {done.step}. "
-                "Lower training.learning_rate, or set training.precision to fp32; then go on from the last checkpoint."
+                f"loss or gradient was not finite for {result.skipped_in_a_row} steps in a row, up to step "
+                f"{result.step}. Lower training.learning_rate, or set training.precision to fp32; then go on from the "
+                "last checkpoint."
             )
 
     def _between_steps(self) -> None:
-        done, config = self._learner.progress, self._config
-        last = done.step == config.steps
-        if last or done.step % config.validate_every == 0:
+        step, config = self._learner.progress.step, self._config
+        last = step == config.steps
+        validate, sample = (last or step % every == 0 for every in (config.validate_every, config.sample_every))
+        save = self._saver.is_due
+        if not (validate or sample or save) or not self._learner.team.is_main:
+            return
+        self._settle()
+        if validate:
             self._validate_and_keep_best()
-        if last or done.step % config.sample_every == 0:
-            self._tell(
-                Event(
-                    "sampled", done.step, clips=make_clips(self._learner.average, self._learner.config, self._samples)
-                )
-            )
-        if done.step % config.checkpoint_every == 0:
-            self._save()
+        if sample:
+            learner = self._learner
+            self._tell(Event("sampled", step, clips=make_clips(learner.average, learner.config, self._samples)))
+        if save:
+            self._saver.try_to_save()
 
     def _validate_and_keep_best(self) -> None:
         done, learner = self._learner.progress, self._learner
-        result = self._validate(learner.average)
+        result, on_training = self._validate(learner.average), None
+        values = {"loss": result.loss} | ({} if result.few_step is None else {"few_step": result.few_step})
+        if self._corpus.training.recordings:
+            values["loss_on_training_crops"] = on_training = self._validate_training(learner.average).loss
         levels = {f"loss_at_{level:+.1f}": loss for level, loss in result.by_level.items()}
-        few_step = {} if result.few_step is None else {"few_step": result.few_step}
-        self._tell(Event("validated", done.step, {"loss": result.loss} | few_step | levels))
+        self._tell(Event("validated", done.step, values | levels))
+        self._watch.add(Point(done.step, result.loss, on_training))
         if result.loss < done.best_loss:
             done.best_loss, done.best_step = result.loss, done.step
-            self._folder.save_best(learner.average.state_dict(), self._described(validation_loss=result.loss))
+            self._saver.save_best(result.loss)
 
-    def _save(self) -> None:
-        done, learner = self._learner.progress, self._learner
-        self._folder.save(done.step, learner.state(), learner.average, self._described())
-        self._folder.prune(self._config.keep)
-        self._saved_step = done.step
-        self._tell(Event("saved", done.step))
-
-    def _described(self, **more: object) -> ModelConfig:
-        """Return the model's configuration with what it was trained on and how long."""
-        recordings = self._dataset.recordings
-        training = {
-            "steps": self._learner.progress.step,
-            "batch_size": self._config.batch_size,
-            "crop_samples": self._dataset.reader.n_samples,
-            "seed": self._config.seed,
-            "recordings": len(recordings),
-            "hours_of_recordings": round(sum(recording.seconds for recording in recordings) / 3600, 3),
-            "initial_model": self._config.initial_model,
-        }
-        config = self._learner.config
-        return config.model_copy(update={"provenance": config.provenance | {"training": training | more}})
+    def _ran_out_of_patience(self) -> bool:
+        done, patience = self._learner.progress, self._config.patience
+        return patience is not None and done.step - done.best_step >= patience * self._config.validate_every
 
     def _tell(self, event: Event) -> None:
         for listener in self._listeners:

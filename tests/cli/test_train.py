@@ -15,6 +15,7 @@ from audiodiff.cli.main import main
 from audiodiff.config import load_run_config
 from audiodiff.training import trainer
 from audiodiff.training.trainer import Outcome
+from audiodiff.training.watch import Curve, Point
 
 ROOT = Path(__file__).parents[2]
 
@@ -34,14 +35,15 @@ def conf(tmp_path, tiny_run_config):
 @pytest.fixture
 def asked(monkeypatch):
     """Do not train, but note what was asked for."""
-    calls, ending = [], [None]
+    calls, ending, references = [], [None], []
 
-    def note(config, run_dir, resume):
+    def note(config, run_dir, resume, reference):
         calls.append((config, run_dir, resume))
+        references.append(reference)
         return Outcome(step=8, skipped=1, best_loss=0.25, best_step=4, stopped_by=ending[0])
 
     monkeypatch.setattr(trainer, "train", note)
-    return calls, ending
+    return calls, ending, references
 
 
 def test_it_trains_and_says_where_the_models_are(conf, tmp_path, tiny_run_config):
@@ -61,6 +63,24 @@ def test_what_is_asked_for_arrives(conf, tmp_path, tiny_run_config, asked, speec
     assert run(conf, "--run", "there", "--resume", "some/path", "--data", speech_folder / "a").exit_code == 0
     config, run_dir, resume = asked[0].pop()
     assert (str(run_dir), resume, config.data.train) == ("there", "some/path", str(speech_folder / "a"))
+
+
+def test_a_curve_beside_the_file_is_the_reference(conf, asked):
+    run(conf)
+    conf.with_suffix(".curve.json").write_text('{"settings": {"a": 1}, "points": [[5, 0.5, null]]}')
+    run(conf)
+    assert asked[2] == [None, Curve({"a": 1}, (Point(5, 0.5),))]
+
+
+def test_a_dry_run_prints_the_cost_and_writes_nothing(conf, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    before = sorted(tmp_path.rglob("*"))
+    result = run(conf, "--dry-run")
+    assert result.exit_code == 0, result.stderr
+    assert [line.split()[0] for line in result.stdout.splitlines()] == [
+        *("parameters", "operations", "memory", "step", "epoch", "run", "checkpoint", "disk"),
+    ]
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import torch
 
 from audiodiff.config import DataConfig
 from audiodiff.data.crops import CropReader
-from audiodiff.data.dataset import CropDataset, batches, validation_crops
+from audiodiff.data.dataset import CropDataset, validation_crops
 from audiodiff.data.manifest import Recording, scan_folder
 from audiodiff.errors import AudioError, DataError
 
@@ -37,7 +37,7 @@ def stream(recordings, seed=0, **options):
 
 
 def take(recordings, n_batches, start_step=0, workers=0, seed=0):
-    return list(islice(batches(stream(recordings, seed), start_step, 4, workers), n_batches))
+    return list(islice(stream(recordings, seed).batches(start_step, 4, workers), n_batches))
 
 
 def same(left, right):
@@ -65,8 +65,8 @@ def test_workers_change_nothing(recordings):
 
 def test_examples_differ_and_so_do_seeds(recordings):
     data, other = stream(recordings), stream(recordings, seed=1)
-    assert not any(torch.equal(data[i].audio, data[j].audio) for i in range(8) for j in range(i))
-    assert not any(torch.equal(data[i].audio, other[i].audio) for i in range(8))
+    assert not any(torch.equal(data[i].example.audio, data[j].example.audio) for i in range(8) for j in range(i))
+    assert not any(torch.equal(data[i].example.audio, other[i].example.audio) for i in range(8))
 
 
 def test_a_stream_touches_no_global_randomness(recordings):
@@ -78,7 +78,7 @@ def test_a_stream_touches_no_global_randomness(recordings):
 
 def test_every_second_is_equally_likely(counting):
     data = stream(counting, polarity=False, gain_db=(0, 0))
-    firsts = np.array([float(data[i].audio[0, 0]) for i in range(1000)])
+    firsts = np.array([float(data[i].example.audio[0, 0]) for i in range(1000)])
     from_b = firsts >= 0.5
     assert abs(from_b.sum() - 750) < 3 * np.sqrt(1000 * 0.75 * 0.25)
     places = (firsts[from_b] - 0.5) * 2**15 / (12000 - 640)
@@ -88,11 +88,11 @@ def test_every_second_is_equally_likely(counting):
 @pytest.mark.parametrize("option", [{"polarity": False}, {"gain_db": (0.0, 0.0)}])
 def test_each_augmentation_changes_training_but_not_validation(recordings, option):
     plain, changed = stream(recordings), stream(recordings, **option)
-    assert not all(torch.equal(plain[i].audio, changed[i].audio) for i in range(8))
+    assert not all(torch.equal(plain[i].example.audio, changed[i].example.audio) for i in range(8))
     crops = validation_crops(recordings, READER, 8)
     unaugmented = stream(recordings, polarity=False, gain_db=(0.0, 0.0))
     assert all(float(crop.audio.abs().max()) <= 0.5001 for crop in crops)
-    assert {tuple(crop.audio.shape) for crop in crops} == {tuple(unaugmented[0].audio.shape)}
+    assert {tuple(crop.audio.shape) for crop in crops} == {tuple(unaugmented[0].example.audio.shape)}
 
 
 def test_validation_crops_are_fixed_and_spread_evenly(counting):
@@ -125,7 +125,7 @@ def test_padding_is_logged_once(recordings, caplog):
     with caplog.at_level(logging.WARNING):
         data = CropDataset(recordings, CropReader(8000, 12000), DATA, 0)
         for i in range(8):
-            assert data[i].audio.shape == (1, 12000)
+            assert data[i].example.audio.shape == (1, 12000)
     assert len(caplog.records) == 1
 
 

@@ -35,7 +35,7 @@ def dataset(speech_folder, tiny_model_config):
 
 @pytest.fixture(scope="module")
 def crops(dataset):
-    return default_collate([dataset[i] for i in range(CALIBRATION_CROPS)])
+    return default_collate([dataset[i].example for i in range(CALIBRATION_CROPS)])
 
 
 def whitened_by(kind, config):

@@ -8,13 +8,14 @@ import torch
 
 from audiodiff.config import RunConfig, SynthesisConfig, parse_config
 from audiodiff.data.crops import CropReader
-from audiodiff.data.dataset import CropDataset, batches
+from audiodiff.data.dataset import CropDataset
 from audiodiff.data.source import open_recordings
 from audiodiff.errors import ConfigError
 from audiodiff.networks.build import build_network
 from audiodiff.training.few_step import FewStepLoss
 from audiodiff.training.learner import Learner
 from audiodiff.training.objective import Objective, predict_with
+from audiodiff.training.team import Team
 
 CPU = torch.device("cpu")
 SEEDS = range(4)
@@ -36,7 +37,7 @@ def network(model):
 def stream(tiny_run_config):
     recordings, _ = open_recordings(tiny_run_config.data)
     reader = CropReader.for_model(tiny_run_config.model, tiny_run_config.data)
-    return list(islice(batches(CropDataset(recordings, reader, tiny_run_config.data, 0), 0, 4), 2))
+    return list(islice(CropDataset(recordings, reader, tiny_run_config.data, 0).batches(0, 4), 2))
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +76,7 @@ def test_training_on_it_brings_the_result_nearer_to_the_recording(model, network
     training = tiny_run_config.training.model_copy(
         update={"few_step_weight": 2.0, "steps": 60, "learning_rate": 5e-3, "ema_decay": 0.0}
     )
-    learner = Learner(copy.deepcopy(network), model, training, CPU)
+    learner = Learner(copy.deepcopy(network), model, training, Team(CPU))
     before = distance(network).mean()
     for _ in range(25):
         learner.step(stream[0])
@@ -95,7 +96,7 @@ def test_a_step_depends_on_the_weight(model, network, stream, tiny_run_config):
     losses = []
     for weight in (0.0, 0.5):
         training = tiny_run_config.training.model_copy(update={"few_step_weight": weight})
-        losses.append(Learner(copy.deepcopy(network), model, training, CPU).step(stream[0]).loss)
+        losses.append(Learner(copy.deepcopy(network), model, training, Team(CPU)).step(stream[0])[0].loss)
     assert losses[1] > losses[0] + 0.1
 
 

@@ -1,20 +1,22 @@
 """A step is a function of weights, batch, seed and number; one that is not finite changes nothing but the counters."""
 
 import copy
-from itertools import islice
+from itertools import chain, islice
 
 import pytest
 import torch
+from torch.autograd.graph import saved_tensors_hooks
 
 from audiodiff.config import RunConfig
 from audiodiff.data.crops import CropReader
-from audiodiff.data.dataset import CropDataset, batches
+from audiodiff.data.dataset import CropDataset
 from audiodiff.data.source import open_recordings
 from audiodiff.networks.build import build_network
 from audiodiff.training.learner import Learner
 from audiodiff.training.optimisation import learning_rate
+from audiodiff.training.team import Team
 
-CPU = torch.device("cpu")
+TEAM = Team(torch.device("cpu"))
 
 
 def flat(network):
@@ -32,7 +34,7 @@ def stream(tiny_run_config):
     """The first four batches."""
     recordings, _ = open_recordings(tiny_run_config.data)
     reader = CropReader.for_model(tiny_run_config.model, tiny_run_config.data)
-    return list(islice(batches(CropDataset(recordings, reader, tiny_run_config.data, 0), 0, 4), 4))
+    return list(islice(CropDataset(recordings, reader, tiny_run_config.data, 0).batches(0, 4), 4))
 
 
 @pytest.fixture
@@ -41,7 +43,7 @@ def learner(network, tiny_run_config):
 
     def make(**settings):
         training = tiny_run_config.training.model_copy(update=settings)
-        return Learner(copy.deepcopy(network), tiny_run_config.model, training, CPU)
+        return Learner(copy.deepcopy(network), tiny_run_config.model, training, TEAM)
 
     return make
 
@@ -105,7 +107,7 @@ def test_the_decay_changes_the_average_only(learner, stream):
 
 def test_a_step_reports_what_it_did(learner, stream, tiny_run_config):
     learns = learner(gradient_clip=1e-6)
-    results = [learns.step(batch) for batch in stream]
+    results = [result for batch in stream for result in learns.step(batch)]
     assert [result.learning_rate for result in results] == [
         learning_rate(i, tiny_run_config.training) for i in range(4)
     ]
@@ -123,13 +125,13 @@ def test_a_step_that_is_not_finite_is_skipped_and_counted(learner, stream):
     learns = learner()
     learns.step(stream[0])
     before, state = [flat(network) for network in (learns.network, learns.average)], copy.deepcopy(learns.state())
-    assert not learns.step(spoiled(stream[1])).finite
-    assert not learns.step(spoiled(stream[2])).finite
+    assert not learns.step(spoiled(stream[1]))[0].finite
+    assert not learns.step(spoiled(stream[2]))[0].finite
     assert all(torch.equal(a, flat(b)) for a, b in zip(before, (learns.network, learns.average), strict=True))
     assert (learns.progress.step, learns.progress.skipped, learns.progress.skipped_in_a_row) == (3, 2, 2)
     for index, values in learns.state()["optimiser"].items():
         assert all(torch.equal(value, state["optimiser"][index][name]) for name, value in values.items())
-    assert learns.step(stream[3]).finite
+    assert learns.step(stream[3])[0].finite
     assert (learns.progress.skipped, learns.progress.skipped_in_a_row) == (2, 0)
 
 
@@ -139,8 +141,64 @@ def test_an_infinite_gradient_of_a_finite_loss_is_skipped_too(learner, stream, m
         "audiodiff.training.learner.clip_grad_norm_", lambda parameters, largest: torch.tensor(torch.inf)
     )
     before = flat(learns.network)
-    assert not learns.step(stream[0]).finite
+    assert not learns.step(stream[0])[0].finite
     assert torch.equal(before, flat(learns.network))
+
+
+def test_when_results_are_read_changes_nothing(learner, stream):
+    """What a GPU's learner does, which reads the figures of a step one step later."""
+    prompt, late = learner(), learner()
+    late.lag = 1
+    batches = [stream[0], spoiled(stream[1]), spoiled(stream[2]), stream[3]]
+    results = [learns.step(batch) for learns in (prompt, late) for batch in batches]
+    assert [len(result) for result in results] == [1, 1, 1, 1, 0, 1, 1, 1]
+    with pytest.raises(RuntimeError, match="not complete"):
+        late.state()
+    in_time, later = list(chain(*results[:4])), [*chain(*results[4:]), *late.settle()]
+    assert [(r.step, r.finite, r.skipped, r.skipped_in_a_row) for r in later] == [
+        (r.step, r.finite, r.skipped, r.skipped_in_a_row) for r in in_time
+    ]
+    assert [r.finite for r in later] == [True, False, False, True]
+    assert late.settle() == []
+    assert prompt.progress == late.progress
+    for ours, theirs in ((prompt.network, late.network), (prompt.average, late.average)):
+        assert torch.equal(flat(ours), flat(theirs))
+
+
+def test_after_an_error_in_the_middle_of_a_step_there_is_no_state(learner, stream, monkeypatch):
+    learns = learner()
+    learns.step(stream[0])
+    before = flat(learns.network)
+    monkeypatch.setattr(learns.objective, "prepare", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        learns.step(stream[1])
+    assert torch.equal(flat(learns.network), before)
+    assert learns.state()["progress"]["step"] == 1  # nothing had moved yet
+    monkeypatch.undo()
+    monkeypatch.setattr("audiodiff.training.learner.update_average", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        learns.step(stream[1])
+    with pytest.raises(RuntimeError, match="not complete"):
+        learns.state()
+
+
+@pytest.mark.parametrize("kind", ["frames", "diffwave"])
+@pytest.mark.parametrize("option", [{}, {"precision": "bf16"}, {"few_step_weight": 1.0}], ids=str)
+def test_checkpointing_keeps_less_and_learns_the_same(stream, tiny_run_config, kind, option):
+    network = tiny_run_config.model.network.model_copy(update={"kind": kind, "patch": 8, "layers": 4})
+    model = tiny_run_config.model.model_copy(update={"network": network})
+    torch.manual_seed(0)
+    start, weights, kept = build_network(model), [], []
+    for frugal in (False, True):
+        training = tiny_run_config.training.model_copy(update={"gradient_checkpointing": frugal} | option)
+        learns, sizes = Learner(copy.deepcopy(start), model, training, TEAM), []
+        for batch in stream:
+            with saved_tensors_hooks(lambda t, sizes=sizes: sizes.append(t.numel()) or t, lambda t: t):
+                learns.step(batch)
+        weights.append(flat(learns.network))
+        kept.append(sum(sizes))
+    assert torch.equal(*weights)
+    assert kept[1] < 0.85 * kept[0]
 
 
 def test_settings_of_the_optimiser_are_those_of_the_resumed_run(learner, stream):
@@ -172,8 +230,24 @@ def test_the_compiled_network_learns_the_same(stream, tiny_run_config, kind):
     weights = []
     for compiled in (False, True):
         training = config.training.model_copy(update={"compile": compiled})
-        learns = Learner(copy.deepcopy(start), model, training, CPU)
+        learns = Learner(copy.deepcopy(start), model, training, TEAM)
         for batch in stream:
             learns.step(batch)
         weights.append(flat(learns.network))
     torch.testing.assert_close(*weights, atol=1e-4, rtol=1e-3)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("option", [{}, {"precision": "bf16"}, {"gradient_checkpointing": True}], ids=str)
+def test_a_step_on_a_gpu_never_waits_for_it(network, stream, tiny_run_config, option):
+    training = tiny_run_config.training.model_copy(update=option)
+    learns = Learner(copy.deepcopy(network), tiny_run_config.model, training, Team(torch.device("cuda")))
+    pinned = [type(batch)(*(field.pin_memory() for field in batch)) for batch in stream]
+    learns.step(pinned[0])  # what is set up once may wait
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for batch in pinned[1:]:
+            learns.step(batch)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert all(result.finite for result in learns.settle())

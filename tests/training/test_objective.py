@@ -1,14 +1,16 @@
 """The loss is the mean squared error it should be; of a band-limited recording only what lies in its band counts."""
 
 import math
+from itertools import chain
 
 import pytest
 import torch
 
 from audiodiff.config import DiffusionConfig, ModelConfig, NetworkConfig, WhiteningConfig
 from audiodiff.data.crops import Example
+from audiodiff.data.dataset import Share
 from audiodiff.diffusion.process import alpha_sigma
-from audiodiff.training.objective import Objective, Prepared, band_limited_mse, draw
+from audiodiff.training.objective import Objective, Prepared, band_limited_mse, draw, draw_seeds, mel_noise
 
 RATE = 8000
 CPU = torch.device("cpu")
@@ -147,6 +149,43 @@ def test_bf16_reaches_the_network_and_not_the_loss(tiny_model_config):
         log_snr, noise = draw(batch, tiny_model_config.diffusion, 0, 0)
         assert objective.loss(predict, batch, log_snr, noise).dtype == torch.float32
     assert seen == [torch.float32, torch.bfloat16]
+
+
+@pytest.mark.parametrize("changes", [{}, {"log": "log10", "multiplier": 0.2, "offset": 0.8}, {"power": 2}], ids=str)
+def test_noise_on_the_mel_is_of_so_many_decibels(tiny_model_config, changes):
+    convention = tiny_model_config.mel.model_copy(update=changes)
+    objective = Objective(tiny_model_config.model_copy(update={"mel": convention}), CPU)
+    plain, noisy = (objective.prepare(example(16), noise) for noise in (None, mel_noise(3.0, 0, 5)))
+    difference = noisy.mel - plain.mel
+    # what a change of the audio's level by 3 dB does to a mel of this convention
+    louder = objective.prepare(example(16)._replace(audio=example(16).audio * 10 ** (3 / 20))).mel - plain.mel
+    assert float(difference.std()) == pytest.approx(float(louder.mean()), rel=0.05)
+    assert abs(float(difference.mean())) < 0.1 * float(louder.mean())
+    assert not torch.equal(noisy.clean, plain.clean)  # whitened by what the network is given, as in synthesis
+
+
+def test_noise_on_the_mel_depends_on_seed_and_step_and_respects_the_floor(tiny_model_config):
+    objective = Objective(tiny_model_config, CPU)
+    silence = example()._replace(audio=torch.zeros_like(example().audio))
+    mels = [objective.prepare(silence, mel_noise(3.0, *place)).mel for place in ((0, 5), (0, 5), (1, 5), (0, 6))]
+    assert torch.equal(mels[0], mels[1])
+    assert not torch.equal(mels[0], mels[2])
+    assert not torch.equal(mels[0], mels[3])
+    assert float(mels[0].min()) == pytest.approx(math.log(1e-5))
+    assert float(mels[0].max()) > math.log(1e-5) + 0.5
+
+
+def test_a_team_draws_what_one_process_draws_for_a_batch_as_large(tiny_model_config):
+    whole = Prepared(torch.zeros(6, 1, 100), None, None, None)
+    part = Prepared(torch.zeros(2, 1, 100), None, None, None)
+    shares = [Share(rank, 3) for rank in range(3)]
+    drawn = [draw(part, DiffusionConfig(), 1, 2, share) for share in shares]
+    for together, alone in zip(zip(*drawn, strict=True), draw(whole, DiffusionConfig(), 1, 2), strict=True):
+        assert torch.equal(torch.cat(together), alone)
+    assert list(chain(*(draw_seeds(2, 1, 2, share) for share in shares))) == draw_seeds(6, 1, 2)
+    mel = torch.zeros(6, 20, 7)
+    noisy = [mel_noise(1.0, 1, 2, share)(mel[:2], tiny_model_config.mel) for share in shares]
+    assert torch.equal(torch.cat(noisy), mel_noise(1.0, 1, 2)(mel, tiny_model_config.mel))
 
 
 def test_seed_and_step_alone_decide_the_draw():

@@ -34,9 +34,13 @@ def test_average_is_a_weighted_sum_of_all_weights_so_far():
     for n in range(1, 6):
         nn.init.normal_(network.weight)
         history.append(network.weight.detach().clone())
-        decay = average_decay(n, config)
-        assert decay == min(0.5, (1 + n) / (10 + n))
-        update_average(average, network, decay)
+        decay = average_decay(torch.tensor(n, dtype=torch.float64), config)
+        assert float(decay) == min(0.5, (1 + n) / (10 + n))
+        update_average(average, network, 1 - decay)
+        before = average.weight.clone()
+        update_average(average, network, 0 * decay)
+        assert torch.equal(average.weight, before)
+        decay = float(decay)
         expected = decay * expected + (1 - decay) * history[-1]
     torch.testing.assert_close(average.weight.detach(), expected)
     assert network.weight.requires_grad

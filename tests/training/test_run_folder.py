@@ -102,7 +102,7 @@ def test_a_failure_while_saving_leaves_all_as_it_was(folder, network, tiny_model
 
     before = sorted(folder.path.rglob("*"))
     monkeypatch.setattr(run_folder, "flush_to_disk", fail)
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(TrainingError, match="step-00000006 cannot be written: disk full"):
         folder.save(6, {}, network, tiny_model_config)
     assert sorted(folder.path.rglob("*")) == before
 

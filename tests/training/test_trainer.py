@@ -12,10 +12,10 @@ import pytest
 import torch
 
 from audiodiff.checkpoint import load_config, load_model
-from audiodiff.config import ModelConfig, NetworkConfig, load_run_config
+from audiodiff.config import ModelConfig, NetworkConfig, TransformConfig, load_run_config
 from audiodiff.data.manifest import scan_folder, write_manifest
 from audiodiff.errors import DataError, TrainingError
-from audiodiff.training import trainer
+from audiodiff.training.learner import Learner
 from audiodiff.training.run_folder import load_checkpoint
 from audiodiff.training.trainer import train
 from audiodiff.training.validation import ValidationResult, Validator
@@ -72,7 +72,9 @@ def interrupt(tiny_run_config):
 
 def test_what_a_run_leaves_behind(uninterrupted, tiny_run_config):
     run, _, outcome = uninterrupted
-    assert sorted(path.name for path in run.iterdir()) == ["best", "checkpoints", "config.yaml", "last", "tensorboard"]
+    assert sorted(path.name for path in run.iterdir()) == [
+        *("best", "checkpoints", "config.yaml", "curve.json", "last", "lock", "tensorboard"),
+    ]
     assert names(run) == ["step-00000004", "step-00000008"]
     assert load_run_config(run / "config.yaml") == tiny_run_config
     assert (outcome.step, outcome.skipped, outcome.stopped_by) == (8, 0, None)
@@ -102,7 +104,7 @@ def test_what_a_run_tells(uninterrupted):
         ("saved", 8),
     ]
     validated = [event.values for event in events if event.kind == "validated"]
-    assert set(validated[0]) == {"loss", "loss_at_-8.0", "loss_at_+1.0", "loss_at_+10.0"}
+    assert set(validated[0]) == {"loss", "loss_on_training_crops", "loss_at_-8.0", "loss_at_+1.0", "loss_at_+10.0"}
     assert outcome.best_loss == min(values["loss"] for values in validated)
     assert all(len(event.clips) == 1 for event in events if event.kind == "sampled")
 
@@ -167,7 +169,7 @@ def test_another_model_is_not_resumed(uninterrupted, tiny_run_config):
 
 
 def test_the_newest_three_and_the_best_are_kept(tmp_path, tiny_run_config, monkeypatch):
-    losses = iter([0.5, 0.1, 0.4, 0.3, 0.2, 0.6])
+    losses = iter([0.5, 0.5, 0.1, 0.1, 0.4, 0.4, 0.3, 0.3, 0.2, 0.2, 0.6, 0.6])  # on validation and training crops
     monkeypatch.setattr(Validator, "__call__", lambda self, network: ValidationResult(next(losses), {}))
     config = configured(tiny_run_config, steps=6, checkpoint_every=1, validate_every=1)
     averages = []
@@ -197,6 +199,9 @@ def two_steps(tmp_path_factory, tiny_run_config):
         {"data": {"gain_db": (0.0, 0.0)}},
         {"data": {"crop_seconds": 0.2}},
         {"data": {"valid_share": 0.6}},
+        {"data": {"time_reversal": True}},
+        {"data": {"mel_noise_db": 2.0}},
+        {"data": {"transforms": (TransformConfig(name="PolarityInversion", parameters={"p": 1.0}),)}},
         {"batch_size": 3},
         {"seed": 1},
         {"steps": 3},
@@ -241,14 +246,25 @@ def test_validation_options_change_the_validation_loss_only(uninterrupted, tmp_p
     assert torch.equal(all_numbers(tmp_path), all_numbers(uninterrupted[0]))
 
 
-@pytest.mark.parametrize("option", [{"polarity": False}, {"gain_db": (-40.0, -30.0)}], ids=str)
+@pytest.mark.parametrize(
+    "option",
+    [
+        {"polarity": False},
+        {"gain_db": (-40.0, -30.0)},
+        {"time_reversal": True},
+        {"mel_noise_db": 6.0},
+        {"transforms": (TransformConfig(name="PolarityInversion", parameters={"p": 1.0}),)},
+    ],
+    ids=str,
+)
 def test_augmentation_does_not_touch_validation(tmp_path, tiny_run_config, option, monkeypatch):
     seen = []
     monkeypatch.setattr(Validator, "__init__", lambda self, crops, *_: seen.append([crop.audio for crop in crops]))
     monkeypatch.setattr(Validator, "__call__", lambda self, network: ValidationResult(1.0, {}))
     for name, config in {"plain": tiny_run_config, "changed": configured(tiny_run_config, data=option)}.items():
         train(configured(config, steps=1), tmp_path / name)
-    assert all(torch.equal(plain, changed) for plain, changed in zip(*seen, strict=True))
+    assert all(torch.equal(plain, changed) for plain, changed in zip(seen[0], seen[2], strict=True))
+    assert all(torch.equal(plain, changed) for plain, changed in zip(seen[1], seen[3], strict=True))
 
 
 @pytest.fixture
@@ -256,15 +272,14 @@ def spoil(monkeypatch):
     """Put a NaN into the batches of some steps (numbered from 1)."""
 
     def at(steps):
-        original = trainer.batches
+        original = Learner.step
 
-        def batches(dataset, start_step, *arguments, **named):
-            for step, batch in enumerate(original(dataset, start_step, *arguments, **named), start_step + 1):
-                if step in steps:
-                    batch.audio[0, 0, 1000] = torch.nan
-                yield batch
+        def step(learner, batch, **named):
+            if learner.progress.step + 1 in steps:
+                batch.audio[0, 0, 1000] = torch.nan
+            return original(learner, batch, **named)
 
-        monkeypatch.setattr(trainer, "batches", batches)
+        monkeypatch.setattr(Learner, "step", step)
 
     return at
 

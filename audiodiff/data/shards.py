@@ -1,0 +1,305 @@
+"""Shards: recordings in a few large tar files (WebDataset), for corpora of millions of files, on disk or over http.
+
+    train.shards.json        how many recordings each shard holds, and their lengths
+    train-00000.tar ...      per recording its audio file as it was, and its line of the manifest as JSON
+
+Shards are read from front to back. In what order, and which crops are cut, is a function of the seed, the epoch, and
+the number of the process and of its worker; so a resumed run goes on where it was, as long as these stay as many.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import tempfile
+from collections.abc import Generator, Iterator, Sequence
+from itertools import count, islice
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from pydantic import ValidationError
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+
+from audiodiff.audio.replacing import replacing
+from audiodiff.config import DataConfig
+from audiodiff.data.augment import Augmenter
+from audiodiff.data.crops import CropReader, Example
+from audiodiff.data.dataset import (
+    ALONE,
+    Draw,
+    Failure,
+    OnFailure,
+    Share,
+    collate,
+    examples_of,
+    leave_interruptions_to_the_parent,
+)
+from audiodiff.data.manifest import Recording
+from audiodiff.errors import AudioError, DataError
+
+INDEX_SUFFIX = ".shards.json"
+SHUFFLED = 1000
+"""Crops among which the next is chosen; the recordings they are cut from are in memory."""
+
+_LOG = logging.getLogger(__name__)
+
+
+def write_shards(recordings: Sequence[Recording], index: str | Path, n_shards: int) -> list[Path]:
+    """Pack recordings into shards, each about as large as the others.
+
+    Args:
+        recordings: What to pack, in any order.
+        index: The index to write, `NAME.shards.json`; the shards go beside it.
+        n_shards: How many. Each process that reads takes whole shards, so there must be as many of these at least.
+
+    Returns:
+        The shards.
+
+    Raises:
+        DataError: If there are fewer recordings than shards, the name does not end as it should, or webdataset is not
+            installed.
+    """
+    index, wds = Path(index), _webdataset()
+    if not index.name.endswith(INDEX_SUFFIX):
+        raise DataError(f"{index} must be named like train{INDEX_SUFFIX}, by which training knows it.")
+    if not 0 < n_shards <= len(recordings):
+        raise DataError(f"cannot pack {len(recordings)} recordings into {n_shards} shards. Ask for fewer.")
+    index.parent.mkdir(parents=True, exist_ok=True)
+    name = index.name.removesuffix(INDEX_SUFFIX)
+    shards, paths = [], []
+    order = np.random.default_rng(0).permutation(len(recordings))
+    for number in range(n_shards):
+        path = index.with_name(f"{name}-{number:05d}.tar")
+        mine = [recordings[i] for i in order[number::n_shards]]
+        with replacing(path) as part, part.open("wb") as file, wds.TarWriter(file, mtime=0) as tar:
+            for place, recording in enumerate(mine):
+                line = recording.model_dump(mode="json", exclude_none=True, exclude={"mel"})
+                suffix = recording.audio.suffix.lstrip(".").lower()
+                key = f"{number:05d}-{place:07d}"
+                tar.write({"__key__": key, suffix: recording.audio.read_bytes(), "json": json.dumps(line)})
+        shards.append({"name": path.name, "seconds": [recording.seconds for recording in mine]})
+        paths.append(path)
+    with replacing(index) as part:
+        part.write_text(json.dumps({"audiodiff_shards": 1, "shards": shards}) + "\n", encoding="utf-8")
+    return paths
+
+
+def _webdataset() -> Any:
+    try:
+        import webdataset
+    except ImportError as error:
+        raise DataError(f"shards need webdataset ({error}). Run: pip install 'audiodiff[shards]'") from error
+    return webdataset
+
+
+class _Shard(NamedTuple):
+    url: str
+    seconds: tuple[float, ...]
+
+
+class _Cut(NamedTuple):
+    """One crop to come: of which file's content, where, and how it is augmented."""
+
+    line: bytes
+    suffix: str
+    content: bytes
+    key: str
+    number: int
+
+
+class ShardStream:
+    """Random crops from shards, augmented: in an epoch as many from a recording as fit into it, one at least.
+
+    Args:
+        index: Path or URL of what `write_shards` wrote.
+        reader: Length and rate of a crop.
+        config: Which augmentations.
+        seed: The seed of the stream.
+
+    Attributes:
+        reader: As given.
+        recordings: Empty; single recordings cannot be opened.
+
+    Raises:
+        DataError: If the index cannot be read.
+        ConfigError: If an augmentation cannot be had.
+    """
+
+    def __init__(self, index: str, reader: CropReader, config: DataConfig, seed: int) -> None:
+        self.reader = reader
+        self.recordings: Sequence[Recording] = ()
+        self.index = index
+        self.shards = _read_index(index)
+        self.augment = Augmenter(config, reader.sample_rate)
+        self.seed = seed % 2**64
+
+    @property
+    def n_recordings(self) -> int:
+        """Number of recordings."""
+        return sum(len(shard.seconds) for shard in self.shards)
+
+    @property
+    def seconds(self) -> float:
+        """Length of all recordings."""
+        return sum(sum(shard.seconds) for shard in self.shards)
+
+    def batches(
+        self,
+        start_step: int,
+        batch_size: int,
+        workers: int = 0,
+        *,
+        share: Share = ALONE,
+        pin_memory: bool = False,
+        on_failure: OnFailure | None = None,
+    ) -> Generator[Example, None, None]:
+        """Yield the batches from one step on; see `CropDataset.batches`. Here `workers` decides the order too."""
+        n_lanes = share.world * max(workers, 1)
+        if n_lanes > len(self.shards):
+            raise DataError(
+                f"{self.index} has {len(self.shards)} shards, too few for {share.world} processes with "
+                f"{max(workers, 1)} data workers each. Write more shards, or set data.workers lower."
+            )
+        loader = DataLoader(
+            _Lanes(self, start_step, batch_size, share, max(workers, 1)),
+            batch_size=None,
+            num_workers=workers,
+            pin_memory=pin_memory,
+            worker_init_fn=leave_interruptions_to_the_parent,
+            generator=torch.Generator(),
+        )
+        yield from examples_of(loader, on_failure)
+
+    def n_crops(self, seconds: float) -> int:
+        """Return how many crops an epoch takes from a recording."""
+        return max(1, round(seconds * self.reader.sample_rate / self.reader.n_samples))
+
+    def cuts(self, lane: int, n_lanes: int, n_skipped: int) -> Iterator[_Cut]:
+        """Yield the crops of one lane, without end; those that are skipped are not decoded, nor whole epochs read."""
+        for epoch in count():
+            order = np.random.default_rng([self.seed, epoch]).permutation(len(self.shards))
+            mine = [self.shards[i] for i in order[lane::n_lanes]]
+            n_here = sum(self.n_crops(seconds) for shard in mine for seconds in shard.seconds)
+            if n_skipped >= n_here:
+                n_skipped -= n_here
+                continue
+            generator = np.random.default_rng([self.seed, epoch, lane])
+            yield from islice(_shuffled(self._in_order(mine, epoch), generator), n_skipped, None)
+            n_skipped = 0
+
+    def _in_order(self, shards: Sequence[_Shard], epoch: int) -> Iterator[_Cut]:
+        for shard in shards:
+            for place, sample in enumerate(_samples(shard)):
+                suffix = next((name for name in sample if name != "json" and not name.startswith("__")), "")
+                key = f"{shard.url}/{sample['__key__']}.{suffix}"
+                for number in range(self.n_crops(shard.seconds[place])):
+                    yield _Cut(sample.get("json", b""), suffix, sample.get(suffix, b""), key, epoch * 2**20 + number)
+
+    def read(self, cut: _Cut) -> Example:
+        """Decode and augment one crop."""
+        entropy = [self.seed, *cut.key.rsplit("/", 1)[-1].encode(), cut.number]
+        generator = np.random.Generator(np.random.Philox(np.random.SeedSequence(entropy)))
+        # libsndfile's checks of damaged files want a file.
+        with tempfile.NamedTemporaryFile(suffix=f".{cut.suffix}") as file:
+            file.write(cut.content)
+            file.flush()
+            recording = _recording(cut).model_copy(update={"audio": Path(file.name)})
+            example = self.reader.read(recording, generator.random())
+        return example._replace(audio=self.augment(example.audio, generator))
+
+
+def _recording(cut: _Cut) -> Recording:
+    try:
+        return Recording.model_validate_json(cut.line)
+    except ValidationError as error:
+        raise DataError(f"{cut.key} has no line of a manifest beside it. Copy or write the shard again.") from error
+
+
+class _Lanes(IterableDataset[Draw]):
+    """The batches of a process, each worker its own lane; a resumed run finds every lane where it was."""
+
+    def __init__(self, stream: ShardStream, start_step: int, batch_size: int, share: Share, n_workers: int) -> None:
+        self.stream = stream
+        self.start_step = start_step
+        self.batch_size = batch_size
+        self.share = share
+        self.n_workers = n_workers
+
+    def __iter__(self) -> Iterator[Draw]:
+        info = get_worker_info()
+        number = info.id if info else 0
+        lane = (self.start_step + number) % self.n_workers  # the loader asks worker 0 first, whichever step it is
+        n_batches = (self.start_step - lane + self.n_workers - 1) // self.n_workers
+        n_lanes = self.share.world * self.n_workers
+        cuts = self.stream.cuts(self.share.rank * self.n_workers + lane, n_lanes, n_batches * self.batch_size)
+        while True:
+            try:
+                yield self._batch(list(islice(cuts, self.batch_size)))
+            except DataError as error:  # of a whole shard; raised in another process it would lose its message
+                yield Draw(None, (Failure(Path(self.stream.index), error),))
+
+    def _batch(self, cuts: Sequence[_Cut]) -> Draw:
+        """Read a batch; in place of a crop that cannot be read stands the first of the batch that can."""
+        draws = [self._draw(cut) for cut in cuts]
+        good = [draw.example for draw in draws if draw.example is not None]
+        if not good:
+            return collate(draws)
+        return collate([draw if draw.example is not None else draw._replace(example=good[0]) for draw in draws])
+
+    def _draw(self, cut: _Cut) -> Draw:
+        try:
+            return Draw(self.stream.read(cut))
+        except (AudioError, DataError) as error:
+            return Draw(None, (Failure(Path(cut.key), error),))
+
+
+def _samples(shard: _Shard) -> Iterator[dict[str, Any]]:
+    wds = _webdataset()
+
+    def stop(error: Exception) -> bool:
+        raise DataError(f"{shard.url} cannot be read: {error}. Copy or write the shard again.") from error
+
+    dataset = wds.WebDataset(
+        shard.url, shardshuffle=False, nodesplitter=_all, workersplitter=_all, handler=stop, empty_check=False
+    )
+    n_read = 0
+    for sample in dataset:
+        n_read += 1
+        yield sample
+    if n_read != len(shard.seconds):
+        raise DataError(
+            f"{shard.url} holds {n_read} recordings, its index says {len(shard.seconds)}. Copy or write it again."
+        )
+
+
+def _all(shards: Any) -> Any:
+    """Leave the division among processes and workers to `ShardStream`."""
+    return shards
+
+
+def _shuffled(cuts: Iterator[_Cut], generator: np.random.Generator) -> Iterator[_Cut]:
+    """Yield crops in random order, as far as a buffer reaches."""
+    waiting: list[_Cut] = []
+    for cut in cuts:
+        waiting.append(cut)
+        if len(waiting) == SHUFFLED:
+            yield waiting.pop(int(generator.integers(len(waiting))))
+    while waiting:
+        yield waiting.pop(int(generator.integers(len(waiting))))
+
+
+def _read_index(index: str) -> list[_Shard]:
+    wds = _webdataset()
+    folder = index.rpartition("/")[0]
+    try:
+        with wds.gopen(index) as file:
+            document = json.loads(file.read())
+        shards = document["shards"]
+        prefix = f"{folder}/" if folder else ""
+        return [_Shard(f"{prefix}{shard['name']}", tuple(map(float, shard["seconds"]))) for shard in shards]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(
+            f"{index} cannot be read as an index of shards: {error!r}. `audiodiff prepare --shards` writes one."
+        ) from error

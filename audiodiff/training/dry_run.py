@@ -1,0 +1,177 @@
+"""What a run will cost, measured on three steps before it is begun; nothing is written."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
+from torch.utils.flop_counter import FlopCounterMode
+
+from audiodiff.config import RunConfig
+from audiodiff.data.corpus import Stream, open_corpus
+from audiodiff.training.learner import Learner
+from audiodiff.training.start import begin
+from audiodiff.training.team import join_team
+
+MEASURED_STEPS = 3
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a run needs.
+
+    Attributes:
+        parameters: Of the network.
+        operations_per_second: Floating-point operations of one network call, per second of audio; a multiplication and
+            an addition count as two, as `torch.utils.flop_counter` counts them.
+        memory: Bytes at the peak of a step: on a GPU measured, elsewhere weights, average, gradient, optimiser and what
+            the backward pass needs of the forward pass.
+        step_seconds: Seconds per step, without waiting for data: the median.
+        waiting_share: Share of the measured time that was spent waiting for data.
+        epoch_steps: Steps that see as many seconds as there are in the training recordings.
+        steps: Steps of the run.
+        checkpoint_bytes: Size of a checkpoint.
+        disk_bytes: What the run's folder may hold at once: the checkpoints that are kept and one more while it is
+            written, and two models.
+    """
+
+    parameters: int
+    operations_per_second: float
+    memory: int
+    step_seconds: float
+    waiting_share: float
+    epoch_steps: float
+    steps: int
+    checkpoint_bytes: int
+    disk_bytes: int
+
+
+def measure_cost(config: RunConfig) -> Cost:
+    """Take three steps of a run and forget them.
+
+    Args:
+        config: The run.
+
+    Returns:
+        What it would cost here.
+
+    Raises:
+        AudiodiffError: If data or model cannot be used, as in `audiodiff.training.trainer.train`.
+    """
+    stream = open_corpus(config).training
+    with join_team(config.training.device) as team:
+        learner = begin(config, stream, team)
+        step_seconds, waiting_share, saved, peak = _measure_steps(learner, config, stream)
+        operations = _count_operations(learner, stream)
+    weights = _bytes(learner.average.state_dict())
+    state = _bytes(learner.state())
+    gradient = sum(p.numel() * p.element_size() for p in learner.network.parameters())
+    checkpoint = weights + state
+    n_clips = config.training.batch_size * team.share.world
+    crop_seconds = stream.reader.n_samples / stream.reader.sample_rate
+    return Cost(
+        parameters=sum(p.numel() for p in learner.network.parameters()),
+        operations_per_second=operations / crop_seconds,
+        memory=peak or weights + state + gradient + saved,
+        step_seconds=step_seconds,
+        waiting_share=waiting_share,
+        epoch_steps=stream.seconds / (n_clips * crop_seconds),
+        steps=config.training.steps,
+        checkpoint_bytes=checkpoint,
+        disk_bytes=checkpoint * (config.training.keep + 1) + 2 * weights,
+    )
+
+
+def _measure_steps(learner: Learner, config: RunConfig, stream: Stream) -> tuple[float, float, int, int]:
+    """Return seconds per step, share of waiting, bytes kept for the backward pass, and peak bytes on a GPU (or 0)."""
+    device = learner.team.device
+    on_gpu = device.type == "cuda"
+    source = stream.batches(
+        0, config.training.batch_size, config.data.workers, share=learner.team.share, pin_memory=on_gpu
+    )
+    batches = islice(source, MEASURED_STEPS + 1)
+    with _counting_saved() as saved:  # the first step, which also warms up
+        learner.step(next(batches))
+    steps, waits = [], []
+    while True:
+        began = time.perf_counter()
+        batch = next(batches, None)
+        if batch is None:
+            break
+        fetched = time.perf_counter()
+        learner.step(batch)
+        learner.settle()
+        steps.append(time.perf_counter() - fetched)
+        waits.append(fetched - began)
+    source.close()
+    peak = torch.cuda.max_memory_allocated(device) if on_gpu else 0
+    return sorted(steps)[len(steps) // 2], sum(waits) / (sum(waits) + sum(steps)), saved[0], peak
+
+
+@contextmanager
+def _counting_saved() -> Iterator[list[int]]:
+    """Count the bytes of the tensors that autograd keeps for the backward pass, each storage once."""
+    total = [0]
+    seen: set[int] = set()
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in seen and not isinstance(tensor, torch.nn.Parameter):
+            seen.add(storage.data_ptr())
+            total[0] += storage.nbytes()
+        return tensor
+
+    with saved_tensors_hooks(pack, lambda tensor: tensor):
+        yield total
+
+
+def _count_operations(learner: Learner, stream: Stream) -> int:
+    """Return the floating-point operations of one network call on one crop, its condition included."""
+    batch = next(stream.batches(0, 1))
+    prepared = learner.objective.prepare(batch)
+    log_snr = torch.zeros(1, device=learner.team.device)
+    counter = FlopCounterMode(display=False)
+    with torch.no_grad(), counter:
+        condition = None if prepared.mel is None else learner.average.encode(prepared.mel)
+        learner.average(prepared.clean, log_snr, condition, prepared.label)
+    return counter.get_total_flops()
+
+
+def _bytes(value: Any) -> int:
+    """Return the size of all tensors in nested mappings."""
+    if isinstance(value, Tensor):
+        return value.numel() * value.element_size()
+    return sum(map(_bytes, value.values())) if isinstance(value, dict) else 0
+
+
+def in_words(cost: Cost) -> list[str]:
+    """Return the lines that `audiodiff train --dry-run` prints."""
+    epoch = cost.epoch_steps * cost.step_seconds
+    return [
+        f"parameters            {cost.parameters / 1e6:.2f} M",
+        f"operations            {cost.operations_per_second / 1e9:.2f} GFLOP per second of audio and network call",
+        f"memory                {_size(cost.memory)}",
+        f"step                  {cost.step_seconds:.3f} s; waiting for data took {cost.waiting_share:.1%} of the time",
+        f"epoch                 {math.ceil(cost.epoch_steps)} steps, {_duration(epoch)}",
+        f"run                   {cost.steps} steps, {_duration(cost.steps * cost.step_seconds)}, without validation",
+        f"checkpoint            {_size(cost.checkpoint_bytes)}",
+        f"disk                  {_size(cost.disk_bytes)}",
+    ]
+
+
+def _size(n_bytes: int) -> str:
+    return f"{n_bytes / 1e9:.2f} GB" if n_bytes >= 1e9 else f"{n_bytes / 1e6:.1f} MB"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.1f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -1,0 +1,124 @@
+"""The processes that train one model together, by accelerate; or the one process that trains it alone."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from audiodiff.checkpoint import choose_device
+from audiodiff.data.dataset import ALONE, Share
+from audiodiff.errors import TrainingError
+from audiodiff.networks.build import Network
+from audiodiff.training.objective import Predict, predict_with
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+
+class Team:
+    """What a process must know of the others; alone, it does nothing and imports nothing.
+
+    Args:
+        device: Where this process computes.
+        accelerator: What connects it with the others, or None if there are none.
+
+    Attributes:
+        device: Where this process computes.
+        share: Its number, and how many there are.
+    """
+
+    def __init__(self, device: torch.device, accelerator: Accelerator | None = None) -> None:
+        self.device = device
+        self._accelerator = accelerator
+        self.share = Share(accelerator.process_index, accelerator.num_processes) if accelerator else ALONE
+
+    def __enter__(self) -> Team:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._accelerator is not None and error is None:
+            self._accelerator.end_training()
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this is the process that writes files and speaks."""
+        return self.share.rank == 0
+
+    @property
+    def is_alone(self) -> bool:
+        """Whether there are no others."""
+        return self._accelerator is None
+
+    def wrap(self, network: Network) -> Predict:
+        """Return the forward pass of a network; in its backward pass gradients are averaged over the team."""
+        if self._accelerator is None:
+            return predict_with(network)
+        prepared: Predict = self._accelerator.prepare(_Predictor(network))
+        return prepared
+
+    def mean(self, value: Tensor) -> Tensor:
+        """Return the mean of a tensor over the team."""
+        if self._accelerator is None:
+            return value
+        mean: Tensor = self._accelerator.reduce(value, reduction="mean")
+        return mean
+
+    @contextmanager
+    def main_first(self) -> Iterator[None]:
+        """Let the main process run the block before the others do."""
+        if self._accelerator is None:
+            yield
+            return
+        with self._accelerator.main_process_first():
+            yield
+
+
+class _Predictor(nn.Module):
+    """A whole forward pass as a module, which is what accelerate prepares."""
+
+    def __init__(self, network: Network) -> None:
+        super().__init__()
+        self.network = network
+        self._predict = predict_with(network)
+
+    def forward(self, x: Tensor, log_snr: Tensor, mel: Tensor | None, label: Tensor | None) -> Tensor:
+        """Predict; see `audiodiff.training.objective.Predict`."""
+        return self._predict(x, log_snr, mel, label)
+
+
+def join_team(device: str) -> Team:
+    """Return the team that `accelerate launch` or torchrun started this process in, or a team of one.
+
+    Args:
+        device: "auto", "cpu" or "cuda", as in `TrainingConfig.device`.
+
+    Raises:
+        TrainingError: If there is no CUDA device although one is asked for, or accelerate is not installed.
+    """
+    if device == "cuda" and not torch.cuda.is_available():
+        raise TrainingError("training.device is 'cuda', but torch sees no CUDA device. Set it to 'auto' or 'cpu'.")
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return Team(choose_device(device))
+    try:
+        from accelerate import Accelerator
+        from accelerate.utils import DistributedDataParallelKwargs
+    except ImportError as error:
+        raise TrainingError(
+            f"training in several processes needs accelerate ({error}). Run: pip install accelerate"
+        ) from error
+    # Buffers never change in training, and to send them would spoil a network that is called twice in one step.
+    how = DistributedDataParallelKwargs(broadcast_buffers=False)
+    accelerator = Accelerator(cpu=device == "cpu", mixed_precision="no", kwargs_handlers=[how])
+    team = Team(accelerator.device, accelerator)
+    if not team.is_main:
+        logging.getLogger("audiodiff").setLevel(logging.ERROR)
+    return team

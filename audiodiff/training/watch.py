@@ -1,0 +1,182 @@
+"""Is my loss normal? The validation losses of a run, beside a reference curve and beside the loss on training crops."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from audiodiff.audio.replacing import replacing
+from audiodiff.config import ModelConfig, RunConfig
+from audiodiff.errors import ConfigError
+
+NEAR = 0.1
+"""A loss within this share of the reference counts as near it."""
+LEAST_RISE = 0.01
+"""Share by which validation must have risen over its best before the gap to training counts as widening."""
+FAINT = -20.0
+"""Terminal SNR in dB above which sampling from pure noise meets levels that training has not shown."""
+
+# What decides how large a loss is: beside another of these, a reference says nothing.
+_DECISIVE = (
+    *("model.sample_rate", "model.mel", "model.network", "model.whitening.kind", "model.whitening.exponent"),
+    *("model.diffusion", "data.crop_seconds", "data.mask_bandwidth", "training.batch_size", "training.learning_rate"),
+    *("training.few_step_weight", "training.validation_levels"),
+)
+_LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Point:
+    """Losses after some steps.
+
+    Attributes:
+        step: Steps done.
+        valid: Loss on the validation crops.
+        train: Loss on as many training crops, not augmented, at the same noise levels; None where it was not measured.
+    """
+
+    step: int
+    valid: float
+    train: float | None = None
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Validation losses and the settings they belong to.
+
+    Attributes:
+        settings: Dotted name to value.
+        points: The losses, by step.
+    """
+
+    settings: Mapping[str, Any]
+    points: tuple[Point, ...] = ()
+
+    def at(self, step: int) -> float | None:
+        """Return the validation loss at a step, on the line between its neighbours; None outside the curve."""
+        for left, right in pairwise(self.points):
+            if left.step <= step <= right.step:
+                return left.valid + (right.valid - left.valid) * (step - left.step) / (right.step - left.step)
+        return next((point.valid for point in self.points if point.step == step), None)
+
+    def save(self, path: Path) -> None:
+        """Write the curve as JSON."""
+        points = [[point.step, point.valid, point.train] for point in self.points]
+        with replacing(path) as part:
+            part.write_text(json.dumps({"settings": self.settings, "points": points}) + "\n", encoding="utf-8")
+
+
+def load_curve(path: Path) -> Curve:
+    """Read what `Curve.save` wrote.
+
+    Raises:
+        ConfigError: If it is not such a file.
+    """
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+        points = tuple(Point(int(step), float(valid), train) for step, valid, train in document["points"])
+        return Curve(dict(document["settings"]), points)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ConfigError(
+            f"{path} is no loss curve ({error}). Copy the curve.json of a run's folder, or remove it."
+        ) from error
+
+
+def decisive_settings(config: RunConfig) -> dict[str, Any]:
+    """Return the settings that decide how large a loss is, as dotted names and plain values."""
+    document = config.model_dump(mode="json")
+    return {name: _value(document, name) for name in _DECISIVE}
+
+
+def _value(document: Any, name: str) -> Any:
+    for part in name.split("."):
+        document = document[part]
+    return document
+
+
+class Watch:
+    """Keeps the curve of a run, and says in the log what it means.
+
+    Args:
+        path: File of the run's own curve; it goes on from what is there, up to `first_step`.
+        config: The run.
+        first_step: Steps done.
+        reference: A curve to compare with, if there is one.
+    """
+
+    def __init__(self, path: Path, config: RunConfig, first_step: int, reference: Curve | None = None) -> None:
+        self._path = path
+        settings = decisive_settings(config)
+        earlier = load_curve(path).points if path.is_file() else ()
+        self.curve = Curve(settings, tuple(point for point in earlier if point.step <= first_step))
+        self._reference = reference if reference and not _differing(reference.settings, settings) else None
+
+    def add(self, point: Point) -> None:
+        """Take a validation into account."""
+        self.curve = Curve(self.curve.settings, (*self.curve.points, point))
+        try:
+            self.curve.save(self._path)
+        except OSError as error:
+            _LOG.warning("%s cannot be written: %s", self._path, error)
+        if self._reference is not None and (said := compared(point, self._reference)):
+            _LOG.info("step %d: %s", point.step, said)
+        if said := widening(self.curve):
+            _LOG.warning("step %d: %s", point.step, said)
+
+
+def _differing(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> list[str]:
+    names = sorted(name for name in ours if theirs.get(name) != ours[name])
+    if names:
+        _LOG.info("no comparison with the reference curve, which belongs to another %s", ", ".join(names))
+    return names
+
+
+def compared(point: Point, reference: Curve) -> str | None:
+    """Say how a validation loss lies to a reference; None where the reference does not reach."""
+    expected = reference.at(point.step)
+    if expected is None:
+        return None
+    share = point.valid / expected - 1
+    verdict = (
+        "as expected" if abs(share) <= NEAR else "lower than there" if share < 0 else "higher: other data, or a mistake"
+    )
+    return f"validation loss is {share:+.1%} of the reference curve's {expected:.4f}, {verdict}"
+
+
+def widening(curve: Curve) -> str | None:
+    """Say if validation has become worse since its best while the loss on training crops has gone on falling."""
+    best = min(curve.points, key=lambda point: point.valid)
+    now = curve.points[-1]
+    if best.train is None or now.train is None or now.valid < best.valid * (1 + LEAST_RISE) or now.train >= best.train:
+        return None
+    return (
+        f"validation loss has risen from {best.valid:.4f} at step {best.step} to {now.valid:.4f}, while on training "
+        f"crops it fell from {best.train:.4f} to {now.train:.4f}: the model learns its recordings by heart. best/ "
+        f"holds step {best.step}; more recordings or augmentation help, and training.patience ends such runs."
+    )
+
+
+def terminal_snr(model: ModelConfig) -> Iterator[tuple[int, str]]:
+    """Say how much signal is left at the noisiest level in training, with the level of the log it deserves."""
+    decibels = 10 * model.diffusion.log_snr_min / math.log(10)
+    share = math.sqrt(1 / (1 + math.exp(-model.diffusion.log_snr_min)))
+    said = f"terminal SNR {decibels:.1f} dB: at the noisiest level {share:.1%} of the amplitude is signal"
+    from_noise = model.synthesis.start == "noise"
+    if from_noise and decibels > FAINT:
+        yield logging.WARNING, f"{said}, but synthesis starts from noise alone. Lower model.diffusion.log_snr_min."
+    else:
+        yield logging.INFO, said
+    if from_noise and model.synthesis.start_log_snr > model.diffusion.log_snr_min + 1:
+        level = model.synthesis.start_log_snr
+        missing = math.sqrt(1 / (1 + math.exp(-level)))
+        yield (
+            logging.WARNING,
+            f"synthesis starts from noise at log-SNR {level:+.1f}, where {missing:.1%} of the amplitude should be "
+            "signal. Lower model.synthesis.start_log_snr.",
+        )

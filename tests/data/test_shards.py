@@ -1,0 +1,201 @@
+"""Shards give back what went in, in an order that seed, epoch and process decide, from disk and over http."""
+
+import os
+import shutil
+import signal
+import sys
+import threading
+from collections import Counter
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from itertools import islice
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from click.testing import CliRunner
+
+from audiodiff.cli.main import main
+from audiodiff.config import DataConfig, TransformConfig
+from audiodiff.data.crops import CropReader
+from audiodiff.data.dataset import Share
+from audiodiff.data.manifest import read_manifest, scan_folder
+from audiodiff.data.shards import ShardStream, write_shards
+from audiodiff.errors import AudioError, DataError
+from audiodiff.training.run_folder import RunFolder
+from audiodiff.training.trainer import train
+
+pytest.importorskip("webdataset")
+
+PLAIN = DataConfig(train="x", polarity=False, gain_db=(0, 0))
+N_RECORDINGS = 12
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    """Recordings of constant value i / 100, of 2 crops each; FLAC and WAV; in four shards."""
+    folder = tmp_path_factory.mktemp("corpus")
+    for i in range(N_RECORDINGS):
+        samples = np.full(1280, (i + 1) / 100)
+        soundfile.write(folder / f"{i}.{('wav', 'flac')[i % 2]}", samples, 8000, subtype="PCM_24")
+    recordings = scan_folder(folder).recordings
+    write_shards(recordings, folder / "train.shards.json", 4)
+    return folder
+
+
+def stream(folder, config=PLAIN, seed=0):
+    return ShardStream(str(folder / "train.shards.json"), CropReader(8000, 640), config, seed)
+
+
+def taken(stream, n_batches, start_step=0, size=4, workers=0, **options):
+    return list(islice(stream.batches(start_step, size, workers, **options), n_batches))
+
+
+def which(batches):
+    """Return which recordings crops are of."""
+    return [round(float(audio.mean()) * 100) - 1 for batch in batches for audio in batch.audio]
+
+
+def test_an_epoch_has_every_recording_as_often_as_it_holds_crops(corpus):
+    data = stream(corpus)
+    assert (data.n_recordings, data.seconds) == (N_RECORDINGS, pytest.approx(N_RECORDINGS * 0.16))
+    numbers = which(taken(data, 12))
+    first, second = numbers[:24], numbers[24:]
+    assert Counter(first) == Counter(second) == dict.fromkeys(range(N_RECORDINGS), 2)
+    assert first != second  # reshuffled
+
+
+def test_seed_decides_the_order_and_nothing_else_does(corpus):
+    first, again, other = (which(taken(stream(corpus, seed=seed), 6)) for seed in (0, 0, 1))
+    assert first == again != other
+    before = np.random.get_state()[1].tolist(), torch.get_rng_state()
+    taken(stream(corpus), 2)
+    assert np.random.get_state()[1].tolist() == before[0]
+    assert torch.equal(torch.get_rng_state(), before[1])
+
+
+def test_processes_see_different_recordings_and_all_of_them(corpus):
+    parts = [which(taken(stream(corpus), 3, share=Share(rank, 2))) for rank in range(2)]
+    assert set(parts[0]).isdisjoint(parts[1])
+    assert set(parts[0]) | set(parts[1]) == set(range(N_RECORDINGS))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("start_step", [1, 4, 7, 13])
+def test_a_resumed_stream_goes_on_where_it_was(corpus, workers, start_step):
+    config = DataConfig(train="x", time_reversal=True)
+    straight = taken(stream(corpus, config), 16, workers=workers)[start_step:]
+    resumed = taken(stream(corpus, config), 16 - start_step, start_step, workers=workers)
+    assert all(torch.equal(a.audio, b.audio) for a, b in zip(straight, resumed, strict=True))
+
+
+def test_augmentation_applies(corpus):
+    pytest.importorskip("audiomentations")
+    inverted = PLAIN.model_copy(
+        update={"transforms": (TransformConfig(name="PolarityInversion", parameters={"p": 1}),)}
+    )
+    (plain,), (changed,) = taken(stream(corpus), 1), taken(stream(corpus, inverted), 1)
+    assert torch.equal(plain.audio, -changed.audio)
+
+
+def test_labels_and_bandwidth_travel(corpus, tmp_path):
+    recordings = [
+        recording.model_copy(update={"label": "ab"[i % 2], "bandwidth": 1000.0})
+        for i, recording in enumerate(scan_folder(corpus).recordings)
+    ]
+    write_shards(recordings, tmp_path / "train.shards.json", 2)
+    reader = CropReader(8000, 640, labels=("a", "b"))
+    data = ShardStream(str(tmp_path / "train.shards.json"), reader, PLAIN, 0)
+    batch = next(data.batches(0, 24))
+    assert sorted(batch.label.tolist()) == [0] * 12 + [1] * 12
+    assert batch.bandwidth.tolist() == [1000.0] * 24
+
+
+def spoil(folder, target):
+    """Damage the audio of the first recording of every shard, such that the tar stays whole."""
+    shutil.copytree(folder, target)
+    for path in target.glob("*.tar"):
+        content = bytearray(path.read_bytes())
+        place = min(i for i in (content.find(start) for start in (b"RIFF", b"fLaC")) if i > 0)
+        if "1" in path.name:
+            place = content.find(b'{"audio"')
+        content[place : place + 48] = b"x" * 48
+        path.write_bytes(content)
+    return target
+
+
+def test_what_cannot_be_read_is_replaced_and_told(corpus, tmp_path):
+    damaged, failures = spoil(corpus, tmp_path / "damaged"), []
+    numbers = which(taken(stream(damaged), 6, on_failure=failures.append))
+    assert len({failure.path for failure in failures}) == 4
+    assert all(".tar/0" in str(failure.path) for failure in failures)
+    assert len(set(numbers)) == N_RECORDINGS - 4
+    with pytest.raises((AudioError, DataError)):
+        taken(stream(damaged), 6)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_cut_shard_is_named(corpus, tmp_path, workers):
+    shutil.copytree(corpus, tmp_path / "cut")
+    for path in (tmp_path / "cut").glob("*.tar"):
+        path.write_bytes(path.read_bytes()[:6000])
+    with pytest.raises(DataError, match=r"train-0000\d.tar (cannot be read|holds 1 recordings)"):
+        taken(stream(tmp_path / "cut"), 20, workers=workers)
+
+
+def test_what_cannot_be_packed_or_opened_is_refused(corpus, tmp_path, monkeypatch):
+    recordings = scan_folder(corpus).recordings
+    with pytest.raises(DataError, match="12 recordings into 13 shards"):
+        write_shards(recordings, tmp_path / "train.shards.json", 13)
+    with pytest.raises(DataError, match="must be named like"):
+        write_shards(recordings, tmp_path / "train.json", 2)
+    (tmp_path / "train.shards.json").write_text("[]")
+    with pytest.raises(DataError, match="cannot be read as an index"):
+        stream(tmp_path)
+    with pytest.raises(DataError, match="has 4 shards, too few for 5 processes"):
+        taken(stream(corpus), 1, share=Share(0, 5))
+    monkeypatch.setitem(sys.modules, "webdataset", None)
+    with pytest.raises(DataError, match="pip install 'audiodiff.shards.'"):
+        stream(corpus)
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, *_):
+        pass
+
+
+@pytest.mark.skipif(not shutil.which("curl"), reason="webdataset reads http through curl")
+def test_shards_are_read_over_http(corpus):
+    handler = partial(Quiet, directory=str(corpus))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        index = f"http://127.0.0.1:{server.server_port}/train.shards.json"
+        numbers = which(taken(ShardStream(index, CropReader(8000, 640), PLAIN, 0), 6))
+        server.shutdown()
+    assert numbers == which(taken(stream(corpus), 6))
+
+
+def test_prepare_packs_and_training_on_shards_resumes_bit_identically(tmp_path, speech_folder, tiny_run_config):
+    result = CliRunner().invoke(main, ["prepare", str(speech_folder), str(tmp_path / "lists"), "--shards", "2"])
+    assert result.exit_code == 0, result.output
+    assert "train.shards.json: 2 shards, " in result.stdout
+    packed = {"train": str(tmp_path / "lists" / "train.shards.json"), "valid": str(tmp_path / "lists" / "valid.jsonl")}
+    config = tiny_run_config.model_copy(update={"data": tiny_run_config.data.model_copy(update=packed)})
+
+    def terminate(event):
+        if (event.kind, event.step) == ("step", 3):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    train(config, tmp_path / "straight")
+    assert train(config, tmp_path / "resumed", on_event=terminate).step == 3
+    assert train(config, tmp_path / "resumed").step == 8
+    states = [RunFolder(tmp_path / run).newest().state["network"] for run in ("straight", "resumed")]
+    assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
+    assert (
+        len(read_manifest(tmp_path / "lists" / "train.jsonl"))
+        == ShardStream(packed["train"], CropReader(8000, 640), PLAIN, 0).n_recordings
+    )
+    unsplit = config.model_copy(update={"data": config.data.model_copy(update={"valid": None})})
+    with pytest.raises(DataError, match=r"set data.valid"):
+        train(unsplit, tmp_path / "refused")

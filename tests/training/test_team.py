@@ -1,0 +1,109 @@
+"""Several processes train as one with a larger batch would, and alone nothing of it is even imported."""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from itertools import islice
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from audiodiff.config import DataConfig, RunConfig
+from audiodiff.data.crops import CropReader
+from audiodiff.data.dataset import CropDataset, Share
+from audiodiff.data.manifest import scan_folder
+from audiodiff.training.run_folder import RunFolder
+from audiodiff.training.trainer import train
+from audiodiff.training.watch import load_curve
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_processes_read_different_examples_and_together_what_one_reads(speech_folder):
+    dataset = CropDataset(scan_folder(speech_folder).recordings, CropReader(8000, 640), DataConfig(train="x"), seed=0)
+    alone = list(islice(dataset.batches(2, 6), 3))
+    parts = [list(islice(dataset.batches(2, 2, share=Share(rank, 3)), 3)) for rank in range(3)]
+    for step, batch in enumerate(alone):
+        assert torch.equal(batch.audio, torch.cat([part[step].audio for part in parts]))
+    audio = [part[0].audio for part in parts]
+    assert not any(torch.equal(audio[i], audio[j]) for i in range(3) for j in range(i))
+
+
+def test_alone_nothing_of_it_is_imported(tmp_path, tiny_run_config):
+    (tmp_path / "conf.json").write_text(tiny_run_config.model_copy().model_dump_json())
+    code = (
+        "import sys\nfrom pathlib import Path\nfrom audiodiff.config import RunConfig\n"
+        "from audiodiff.training.team import join_team\nfrom audiodiff.training import trainer\n"
+        "team = join_team('cpu')\nassert team.is_alone and team.is_main\n"
+        "print('accelerate' in sys.modules)"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert result.stdout == "False\n"
+
+
+def launched(tmp_path: Path, config: RunConfig, run: Path) -> list[subprocess.Popen]:
+    """Start two processes as `accelerate launch` and torchrun do: through their environment."""
+    path = tmp_path / f"{run.name}.yaml"
+    path.write_text(yaml.safe_dump(config.model_dump(mode="json")))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "WORLD_SIZE": "2"}
+    command = [sys.executable, "-m", "audiodiff", "train", path, "--run", run]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "cwd": ROOT}
+    ranks = [{"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(2)]
+    return [subprocess.Popen(command, env=os.environ | address | rank, **pipes) for rank in ranks]
+
+
+def ended(processes: list[subprocess.Popen]) -> tuple[str, str]:
+    """Wait for both, and return all that they said."""
+    said = [process.communicate(timeout=300) for process in processes]
+    stdout, stderr = ("".join(part) for part in zip(*said, strict=True))
+    assert [process.returncode for process in processes] == [0, 0], stderr
+    return stdout, stderr
+
+
+def weights(run):
+    checkpoint = RunFolder(run).newest()
+    return torch.cat([value.flatten() for value in checkpoint.state["network"].values()])
+
+
+def changed(config, data=None, **settings):
+    parts = {"training": settings, "data": data or {}}
+    return config.model_copy(
+        update={name: getattr(config, name).model_copy(update=update) for name, update in parts.items()}
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "option", [{}, {"few_step_weight": 0.5, "steps": 2}, {"gradient_checkpointing": True}], ids=str
+)
+def test_two_processes_train_as_one_with_twice_the_batch(tmp_path, tiny_run_config, option):
+    # The few-step loss has logarithms of spectra, which blow rounding up: two steps of it are compared, not eight.
+    config = changed(tiny_run_config, data={"mel_noise_db": 1.0}, sample_every=100, **option)
+    train(changed(config, batch_size=8), tmp_path / "one")
+    stdout, stderr = ended(launched(tmp_path, config, tmp_path / "two"))
+    assert stdout.count(f"step {config.training.steps} of") == 1  # one process speaks
+    assert stderr.count(f"step {config.training.steps}: validation loss") == 1
+    torch.testing.assert_close(weights(tmp_path / "two"), weights(tmp_path / "one"), atol=2e-5, rtol=1e-3)
+    ours, theirs = (load_curve(tmp_path / run / "curve.json").points for run in ("two", "one"))
+    assert [point.valid for point in ours] == pytest.approx([point.valid for point in theirs], rel=1e-4)
+
+
+@pytest.mark.slow
+def test_two_processes_that_are_told_to_stop_save_at_the_same_step_and_go_on(tmp_path, tiny_run_config):
+    config = changed(tiny_run_config, steps=100_000, checkpoint_every=100_000, sample_every=100_000)
+    processes = launched(tmp_path, config, tmp_path / "two")
+    deadline = time.monotonic() + 200
+    while not (tmp_path / "two" / "best").exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    processes[1].terminate()  # one of the two: the other learns of it
+    ended(processes)
+    (checkpoint,) = RunFolder(tmp_path / "two").checkpoints()
+    step = int(checkpoint.name.removeprefix("step-"))
+    stdout, _ = ended(launched(tmp_path, changed(config, steps=step + 2), tmp_path / "two"))
+    assert f"step {step + 2} of {step + 2}" in stdout
