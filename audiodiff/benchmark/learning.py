@@ -18,6 +18,7 @@ from audiodiff.config import ModelConfig, TrainingConfig
 from audiodiff.engine.choose import Dtype
 from audiodiff.networks.build import Network
 from audiodiff.training.learner import Learner
+from audiodiff.training.team import Team
 
 CROP_SAMPLES = 16384
 """Length of a training crop; rounded up to whole blocks of a model."""
@@ -84,7 +85,7 @@ def step_maker(network: Network, config: ModelConfig, dtype: Dtype) -> Callable[
     precision = TrainingConfig.model_validate({"precision": dtype})
     # A learner freezes the network it is given, which may serve another row.
     own = copy.deepcopy(network).requires_grad_(True)
-    learner = Learner(own, config, precision, device)
+    learner = Learner(own, config, precision, Team(device))
     n_samples = whole_blocks(config, CROP_SAMPLES)
 
     def make_step(batch: int) -> Step:

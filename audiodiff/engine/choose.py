@@ -11,8 +11,8 @@ from torch import Tensor
 from audiodiff.config import ModelConfig
 from audiodiff.engine.fused import accelerated
 from audiodiff.engine.graphs import ReverseGraphs
+from audiodiff.engine.relay import Relay, relay_size
 from audiodiff.engine.streams import HaloStream, Stream
-from audiodiff.engine.team import Team, team_size
 from audiodiff.engine.tiled import TiledDiffWave
 from audiodiff.errors import ConfigError
 from audiodiff.networks.build import Network
@@ -55,7 +55,7 @@ class Engine(Protocol):
         """Return a stream of the network at a noise level (a scalar), of classes `(batch,)` or none."""
         ...
 
-    def team(self, steps: int) -> Team | None:
+    def relay(self, steps: int) -> Relay | None:
         """Return threads to share so many steps among, or None where the calling thread does best alone."""
         ...
 
@@ -138,8 +138,8 @@ class PlainEngine:
         reach = self.reach_blocks * self._block_length
         return HaloStream(predict, reach=reach, block_length=self._block_length, rows_per_block=self._rows_per_block)
 
-    def team(self, steps: int) -> Team | None:
-        """Return no team: pieces are long, and their operations long enough to be split; see `Engine.team`."""
+    def relay(self, steps: int) -> Relay | None:
+        """Return no relay: pieces are long, and their operations long enough to be split; see `Engine.relay`."""
         return None
 
 
@@ -169,8 +169,8 @@ class TiledEngine:
         """Return a stream; see `Engine.stream`."""
         return self._weights.stream(log_snr, label)
 
-    def team(self, steps: int) -> Team | None:
-        """Return a team; see `Engine.team`."""
+    def relay(self, steps: int) -> Relay | None:
+        """Return a relay; see `Engine.relay`."""
         threads = torch.get_num_threads()
-        size = team_size(threads, steps)
-        return Team(size, threads // size) if size > 1 else None
+        size = relay_size(threads, steps)
+        return Relay(size, threads // size) if size > 1 else None

@@ -15,8 +15,8 @@ from threading import Lock
 from torch import Tensor
 
 from audiodiff.diffusion.samplers import Question, StepCallback, Walk
+from audiodiff.engine.relay import Relay
 from audiodiff.engine.streams import Stream
-from audiodiff.engine.team import Team
 
 MakeStream = Callable[[Tensor], Stream]
 """log_snr (a scalar) -> a fresh stream of the network at that noise level."""
@@ -43,7 +43,7 @@ class _Stage:
 class Wavefront:
     """Walk pieces through the noise levels, each as soon as its neighbours allow.
 
-    With a team, each thread takes a share of the steps and hands pieces on to the next, so that no operation has to be
+    With a relay, each thread takes a share of the steps and hands pieces on to the next, so that no operation has to be
     split among threads: where they are short, waiting for the slowest thread costs most of the gain.
 
     Args:
@@ -51,7 +51,7 @@ class Wavefront:
         to_noise: Turns the network's output into predicted noise.
         n_steps: Steps of the schedule, for `on_step`.
         on_step: Called with (step, x of the piece) after every step of every piece, by one thread at a time.
-        team: Threads that share the steps; None walks in the calling thread, and what a piece makes possible is done
+        relay: Threads that share the steps; None walks in the calling thread, and what a piece makes possible is done
             when `push` returns.
     """
 
@@ -62,10 +62,10 @@ class Wavefront:
         *,
         n_steps: int,
         on_step: StepCallback | None = None,
-        team: Team | None = None,
+        relay: Relay | None = None,
     ) -> None:
         self._make_stream, self._to_noise = make_stream, to_noise
-        self._n_steps, self._on_step, self._team = n_steps, on_step, team
+        self._n_steps, self._on_step, self._relay = n_steps, on_step, relay
         self._stages: list[_Stage] = []
         self._finished: deque[Tensor] = deque()
         self._telling = Lock()
@@ -82,16 +82,16 @@ class Wavefront:
             Clean pieces that have become complete, in order.
         """
         self._hand_on(0, _Piece(walk, condition, last), next(walk))
-        if self._team:
-            self._team.check()
+        if self._relay:
+            self._relay.check()
             if last:
-                self._team.finish()
+                self._relay.finish()
         return [self._finished.popleft() for _ in range(len(self._finished))]
 
     def _hand_on(self, index: int, piece: _Piece, question: Question) -> None:
-        if self._team:
-            member = min(index * self._team.size // self._n_steps, self._team.size - 1)
-            self._team.run(member, lambda: self._ask(index, piece, question))
+        if self._relay:
+            member = min(index * self._relay.size // self._n_steps, self._relay.size - 1)
+            self._relay.run(member, lambda: self._ask(index, piece, question))
         else:
             self._ask(index, piece, question)
 

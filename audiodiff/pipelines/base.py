@@ -124,5 +124,5 @@ class Pipeline:
             partial(noise_from, target=self.config.diffusion.target),
             n_steps=settings.steps,
             on_step=on_step,
-            team=None if alone else self.engine.team(settings.steps),
+            relay=None if alone else self.engine.relay(settings.steps),
         )

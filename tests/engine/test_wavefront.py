@@ -13,8 +13,8 @@ from torch import Tensor
 from audiodiff.diffusion.noise import position_noise
 from audiodiff.diffusion.samplers import SAMPLERS
 from audiodiff.diffusion.schedules import uniform
+from audiodiff.engine.relay import WAITING, Relay
 from audiodiff.engine.streams import HaloStream
-from audiodiff.engine.team import WAITING, Team
 from audiodiff.engine.wavefront import Wavefront
 
 LENGTH, STEPS = 400, 5
@@ -31,8 +31,8 @@ def stream(log_snr: Tensor) -> HaloStream:
     return HaloStream(lambda x, _: scale * blur(x), reach=4, block_length=1, rows_per_block=1)
 
 
-def walk_in_pieces(sampler: str, lengths: list[int], team: Team | None, on_step=None, make_stream=stream) -> Tensor:
-    front = Wavefront(make_stream, lambda output, x, log_snr: output, n_steps=STEPS, on_step=on_step, team=team)
+def walk_in_pieces(sampler: str, lengths: list[int], relay: Relay | None, on_step=None, make_stream=stream) -> Tensor:
+    front = Wavefront(make_stream, lambda output, x, log_snr: output, n_steps=STEPS, on_step=on_step, relay=relay)
     made, start = [], 0
     for length in lengths:
         draw = partial(position_noise, [3], start=start, n_samples=length)
@@ -54,15 +54,15 @@ def whole(sampler: str) -> Tensor:
 @pytest.mark.parametrize("lengths", [[LENGTH], [1] * LENGTH, [100, 3, 297]], ids=["one", "many", "mixed"])
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_pieces_walk_like_the_whole(sampler, lengths, members):
-    team = Team(members, 1) if members > 1 else None
-    torch.testing.assert_close(walk_in_pieces(sampler, lengths, team), whole(sampler), rtol=1e-5, atol=1e-5)
+    relay = Relay(members, 1) if members > 1 else None
+    torch.testing.assert_close(walk_in_pieces(sampler, lengths, relay), whole(sampler), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("members", [1, 3])
 def test_every_step_of_every_piece_is_told(members):
     seen: deque[tuple[int, int]] = deque()
-    team = Team(members, 1) if members > 1 else None
-    walk_in_pieces("ddim", [100] * 4, team, on_step=lambda step, x: seen.append((step, x.shape[-1])))
+    relay = Relay(members, 1) if members > 1 else None
+    walk_in_pieces("ddim", [100] * 4, relay, on_step=lambda step, x: seen.append((step, x.shape[-1])))
     assert sorted(seen) == [(step, 100) for step in range(1, STEPS + 1) for _ in range(4)]
 
 
@@ -73,7 +73,7 @@ def test_the_steps_are_shared_among_the_members():
         idents.append(get_ident())
         return stream(log_snr)
 
-    walk_in_pieces("ddim", [100] * 4, Team(2, 1), make_stream=noting)
+    walk_in_pieces("ddim", [100] * 4, Relay(2, 1), make_stream=noting)
     assert len(idents) == STEPS
     assert len(set(idents)) == 2
     assert get_ident() not in idents
@@ -86,16 +86,16 @@ def test_a_mistake_in_a_thread_reaches_the_caller():
         return stream(log_snr)
 
     with pytest.raises(ValueError, match="no such level"):
-        walk_in_pieces("ddim", [10] * 40, Team(3, 1), make_stream=failing)
+        walk_in_pieces("ddim", [10] * 40, Relay(3, 1), make_stream=failing)
 
 
 def test_a_team_leaves_the_number_of_threads_as_it_was():
     before = torch.get_num_threads()
-    team = Team(2, 1)
+    relay = Relay(2, 1)
     seen = deque()
     for member in (0, 1):
-        team.run(member, lambda: seen.append(torch.get_num_threads()))
-    team.finish()
+        relay.run(member, lambda: seen.append(torch.get_num_threads()))
+    relay.finish()
     assert list(seen) == [1, 1]
     assert torch.get_num_threads() == before
 
@@ -104,11 +104,11 @@ def test_nobody_runs_ahead():
     """A member that is fed faster than it works lets its feeder wait."""
     from threading import Event, Thread
 
-    team, gate, fed = Team(1, 1), Event(), deque()
+    relay, gate, fed = Relay(1, 1), Event(), deque()
 
     def feed() -> None:
         for i in range(5):
-            team.run(0, gate.wait)
+            relay.run(0, gate.wait)
             fed.append(i)
 
     feeder = Thread(target=feed)
@@ -117,5 +117,5 @@ def test_nobody_runs_ahead():
     assert len(fed) <= WAITING
     gate.set()
     feeder.join()
-    team.finish()
+    relay.finish()
     assert len(fed) == 5

@@ -13,13 +13,13 @@ WAITING = 2
 """Tasks that may wait for a member; whoever brings more waits, so that nobody runs ahead and fills the memory."""
 
 
-def team_size(threads: int, steps: int) -> int:
+def relay_size(threads: int, steps: int) -> int:
     """Return into how many members to split threads that take steps, each member an equal share of either.
 
     Example:
-        >>> [team_size(threads, 6) for threads in (1, 2, 4, 16)]
+        >>> [relay_size(threads, 6) for threads in (1, 2, 4, 16)]
         [1, 2, 2, 3]
-        >>> team_size(8, 1)
+        >>> relay_size(8, 1)
         1
     """
 
@@ -29,7 +29,7 @@ def team_size(threads: int, steps: int) -> int:
     return max(range(1, min(threads, steps) + 1), key=speed)
 
 
-class Team:
+class Relay:
     """Members that run tasks, each its own in the order they were given.
 
     Args:
@@ -65,7 +65,7 @@ class Team:
             self._room[member].release()
 
     def check(self) -> None:
-        """Raise what a task has raised, if one has; to be called by the owner of the team."""
+        """Raise what a task has raised, if one has; to be called by the owner of the relay."""
         while self._pending and self._pending[0].done():
             self._pending.popleft().result()
 
