@@ -10,7 +10,7 @@ import soundfile
 import torch
 from torch import Tensor
 
-from audiodiff.audio.encoding import encode
+from audiodiff.audio.encoding import checked, count_not_finite, encode
 from audiodiff.audio.reading import opened, read_part
 from audiodiff.audio.replacing import replacing
 from audiodiff.audio.resample import resample
@@ -86,7 +86,7 @@ def load_audio(
         samples = read_part(file, start, file.frames - start if n_samples is None else n_samples)
         own_rate = file.samplerate
     audio = torch.from_numpy(np.ascontiguousarray(samples.T))
-    if n_bad := int((~audio.isfinite()).sum()):
+    if n_bad := count_not_finite(audio):
         raise AudioError(f"{path} has {n_bad} samples that are NaN or infinite; expected none. Repair or remove it.")
     if mono:
         audio = audio.mean(0, keepdim=True)
@@ -117,12 +117,12 @@ def save_audio(path: str | Path, audio: Tensor, sample_rate: int, subtype: str |
         raise AudioError(f"{path} cannot hold subtype {subtype!r}; {kind} knows {known}.")
     if not path.parent.is_dir():
         raise AudioError(f"{path} cannot be written: there is no folder {path.parent}. Create it first.")
-    samples = encode(audio, subtype, str(path))
-    how = {"samplerate": sample_rate, "channels": samples.shape[1], "subtype": subtype, "format": kind}
+    samples = checked(audio, subtype, str(path))
+    how = {"samplerate": sample_rate, "channels": len(samples), "subtype": subtype, "format": kind}
     try:
         with replacing(path) as part, soundfile.SoundFile(part, "w", **how) as file:
-            for first in range(0, len(samples), _WRITE_BLOCK):
-                file.write(samples[first : first + _WRITE_BLOCK])
+            for block in samples.split(_WRITE_BLOCK, dim=1):
+                file.write(encode(block, subtype))
     except (soundfile.SoundFileError, OSError) as error:
         raise AudioError(f"{path} cannot be written with {how}: {error}") from error
 

@@ -125,12 +125,15 @@ class MelSpectrogram(nn.Module):
 
     def _energy(self, audio: Tensor) -> Tensor:
         """Return the filtered |STFT| ** power, shape `(batch, n_mels, frames)`, of audio `(batch, 1, time)`."""
-        config = self.config
-        signal = functional.pad(audio, (self.padding, self.padding), mode=config.padding).squeeze(1)
-        stride = _FRAMES_AT_ONCE * config.hop_length
-        starts = range(0, signal.shape[-1] - config.n_fft + 1, stride)
-        parts = (signal[:, start : start + stride - config.hop_length + config.n_fft] for start in starts)
-        return torch.cat([self.filterbank @ self._spectrum(part) for part in parts], dim=-1)
+        config, signal = self.config, audio.squeeze(1)
+        n_frames = self.n_frames(signal.shape[-1])
+        parts = []
+        for first in range(0, n_frames, _FRAMES_AT_ONCE):
+            count = min(_FRAMES_AT_ONCE, n_frames - first)
+            start = first * config.hop_length - self.padding
+            part = _between(signal, start, start + (count - 1) * config.hop_length + config.n_fft, config.padding)
+            parts.append(self.filterbank @ self._spectrum(part))
+        return torch.cat(parts, dim=-1)
 
     def _spectrum(self, signal: Tensor) -> Tensor:
         """Return |STFT| ** power, shape `(batch, n_fft // 2 + 1, frames)`, of a padded signal `(batch, time)`."""
@@ -177,6 +180,17 @@ class MelSpectrogram(nn.Module):
         for _ in range(iterations):
             estimate = estimate * (filters.T @ (energy / (filters @ estimate).clamp_min(_TINY))) / coverage
         return estimate ** (1 / self.config.power)
+
+
+def _between(signal: Tensor, start: int, stop: int, padding: str) -> Tensor:
+    """Return samples [start, stop) of signals `(batch, time)`, padded where that is beyond the ends."""
+    before, after = max(-start, 0), max(stop - signal.shape[1], 0)
+    if not before and not after:
+        return signal[:, start:stop]
+    first = max(start - after - 1, 0)  # a reflection needs more samples than it adds
+    padded = functional.pad(signal[:, first : max(stop, 0) + before + 1], (before, after), mode=padding)
+    offset = 0 if before else start - first
+    return padded[:, offset : offset + stop - start]
 
 
 def check_mel(mel: Tensor, config: MelConfig) -> None:

@@ -89,7 +89,8 @@ class Vocoder(Pipeline):
         """
         self.prior.spectrogram.n_frames(audio.shape[-1])
         padding = -audio.shape[-1] % self.mel_config.hop_length
-        mel: Tensor = self.prior.spectrogram(functional.pad(audio.to(self.device), (0, padding)))
+        whole = functional.pad(audio, (0, padding)) if padding else audio
+        mel: Tensor = self.prior.spectrogram(whole.to(self.device))
         return mel
 
     @torch.inference_mode()

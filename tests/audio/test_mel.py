@@ -264,3 +264,13 @@ def test_blocks_are_paired_with_the_frames_around_them_or_with_the_one_at_their_
 def test_a_pairing_of_a_hop_centred_convention_is_refused() -> None:
     with pytest.raises(ConfigError, match="pairing 'frame' is for centre 'frame'"):
         parse_config(MelConfig, HIFIGAN.model_dump() | {"pairing": "frame"}, "a test")
+
+
+@pytest.mark.parametrize("convention", MEL_CONVENTIONS)
+@pytest.mark.parametrize("at_once", [1, 2, 7])
+def test_frames_taken_in_parts_are_those_of_the_whole(convention, at_once, monkeypatch):
+    mel = MelSpectrogram(MEL_CONVENTIONS[convention])
+    audio = torch.rand(2, 9000, generator=torch.Generator().manual_seed(0)) - 0.5
+    whole = mel(audio)
+    monkeypatch.setattr("audiodiff.audio.mel._FRAMES_AT_ONCE", at_once)
+    torch.testing.assert_close(mel(audio), whole)
