@@ -159,7 +159,7 @@ class RunFolder:
     def prune(self, keep: int) -> None:
         """Delete all but the newest checkpoints, and what a killed process left half-written."""
         for path in self.checkpoints()[:-keep]:
-            shutil.rmtree(path)
+            os.rename(path, path.with_name(f".{path.name}"))  # a kill must not leave half a checkpoint under its name
         for path in self._checkpoints.glob(".*"):
             shutil.rmtree(path)
 

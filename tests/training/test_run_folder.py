@@ -66,6 +66,18 @@ def test_pruning_keeps_the_newest_and_clears_what_was_half_written(folder):
     assert not list((folder.path / "checkpoints").glob(".*"))
 
 
+def test_a_kill_while_pruning_leaves_no_half_checkpoint(folder, monkeypatch):
+    def killed(path):
+        (path / STATE).unlink()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(run_folder.shutil, "rmtree", killed)
+    with pytest.raises(KeyboardInterrupt):
+        folder.prune(3)
+    for path in folder.checkpoints():
+        load_checkpoint(path)
+
+
 def test_steps_are_ordered_as_numbers(folder, network, tiny_model_config):
     for step in (100_000_000, 99_999_999):
         folder.save(step, {}, network, tiny_model_config)
