@@ -4,6 +4,7 @@ import io
 import logging
 import math
 import sys
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -130,6 +131,7 @@ def test_tensorboard_gets_curves_pictures_and_sounds(tmp_path):
 
 def test_what_a_killed_process_drew_beyond_its_checkpoint_is_hidden(tmp_path):
     for first, last in ((0, 30), (10, 20)):
+        time.sleep(1.1)  # TensorBoard reads its files in the order of the second they were begun in
         with tensorboard(tmp_path, first, 1000, 8000) as report:
             for number in range(first + 1, last + 1):
                 report(step(number, first))
