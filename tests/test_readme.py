@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import shutil
 from pathlib import Path
 
 import click
@@ -56,3 +57,16 @@ def test_the_bundled_model_loads_and_is_small():
 
     assert sum(path.stat().st_size for path in bundled_models()[DEFAULT_MODEL].iterdir()) <= 20e6
     assert Vocoder.from_pretrained(device="cpu").mel_config.name == "hifigan-22k"
+
+
+def test_the_score_tables_are_those_of_the_stored_results(tmp_path):
+    from click.testing import CliRunner
+
+    shutil.copytree(
+        ROOT / "egs" / "speech" / "vocoder" / "results", tmp_path / "egs" / "speech" / "vocoder" / "results"
+    )
+    copy = tmp_path / "README.md"
+    copy.write_text(README, encoding="utf-8")
+    result = CliRunner().invoke(main, ["evaluate", "--table", str(copy)])
+    assert result.exit_code == 0, result.output
+    assert copy.read_text(encoding="utf-8") == README
