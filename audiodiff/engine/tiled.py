@@ -25,10 +25,8 @@ from torch import Tensor
 from audiodiff.engine.rows import SlidingRows
 from audiodiff.engine.window import Window
 from audiodiff.networks.diffwave import DiffWave
+from audiodiff.networks.gated import HALF
 from audiodiff.networks.layers import GatedResidualLayer
-
-_HALF = 0.5**0.5
-"""What scales the sum of residual stream and residual."""
 
 
 @dataclass
@@ -70,7 +68,7 @@ def _pack_layer(layer: GatedResidualLayer, offset: Tensor, dtype: torch.dtype) -
     packed = _PackedLayer(
         dilation=layer.dilation,
         taps=taps.T.to(dtype).contiguous(),
-        residual=(2 * _HALF * output[:channels]).T.to(dtype).contiguous(),
+        residual=(2 * HALF * output[:channels]).T.to(dtype).contiguous(),
         skip=(2 * output[channels:]).T.to(dtype).contiguous(),
         bias=layer.taps.bias.float() * double + past + present + future,
         past=past,
@@ -78,7 +76,7 @@ def _pack_layer(layer: GatedResidualLayer, offset: Tensor, dtype: torch.dtype) -
         level=(layer.level.weight.float(), layer.level.bias.float()),
         level_taps=by_tap,
     )
-    return packed, _HALF * (offset + output_bias[:channels])
+    return packed, HALF * (offset + output_bias[:channels])
 
 
 class _Scratch:
@@ -278,7 +276,7 @@ class TiledStream:
             self._skips[start:stop].addmm_(gated, layer.packed.skip)
         if index + 1 < len(self._layers):
             following = self._layers[index + 1].rows.append(stop - start)
-            torch.addmm(layer.rows[start:stop], gated, layer.packed.residual, beta=_HALF, out=following)
+            torch.addmm(layer.rows[start:stop], gated, layer.packed.residual, beta=HALF, out=following)
 
     def _finish(self, stop: int) -> None:
         """Turn the complete sums of skips before `stop` into predictions."""

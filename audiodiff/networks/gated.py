@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-_HALF = 0.5**0.5
+HALF = 0.5**0.5
 """What scales the sum of residual stream and residual."""
 
 
@@ -78,7 +78,7 @@ def _double_signal(values: Tensor, channels: int) -> Tensor:
 
 def _scale_output(values: Tensor, channels: int) -> Tensor:
     """Scale the rows of the residual, which the stream is added to, and leave those of the skip."""
-    return torch.cat([_HALF * values[:channels], values[channels:]])
+    return torch.cat([HALF * values[:channels], values[channels:]])
 
 
 class GatedResidual(torch.autograd.Function):
@@ -116,7 +116,7 @@ class GatedResidual(torch.autograd.Function):
                 part[..., channels:].add_(condition[clips, tile, channels:], alpha=2)
             part.sigmoid_()
             output = torch.addmm(output_added, _gated(part).flatten(0, 1), output_scaled.T).view_as(part)
-            torch.add(output[..., :channels], h[clips, tile], alpha=_HALF, out=following[clips, tile])
+            torch.add(output[..., :channels], h[clips, tile], alpha=HALF, out=following[clips, tile])
             skip[clips, tile] = output[..., channels:]
         ctx.save_for_backward(h, level, gates, taps_scaled, output_scaled)
         ctx.dilation, ctx.conditioned = dilation, condition is not None
@@ -129,7 +129,7 @@ class GatedResidual(torch.autograd.Function):
         """Run the layer backwards."""
         h, level, gates, taps_scaled, output_scaled = ctx.saved_tensors
         channels, wide = h.shape[2], _wide(h.dtype)
-        grad_h, grad_level = _HALF * grad_next, torch.zeros_like(level, dtype=wide)
+        grad_h, grad_level = HALF * grad_next, torch.zeros_like(level, dtype=wide)
         grad_condition = torch.empty_like(gates) if ctx.conditioned else None
         sizes = ((2 * channels, 3 * channels), (2 * channels,), (2 * channels, channels), (2 * channels,))
         grads = [torch.zeros(size, dtype=wide, device=h.device) for size in sizes]

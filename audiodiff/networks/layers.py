@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from audiodiff.networks.conditioning import Conditioner
-from audiodiff.networks.gated import GatedResidual
+from audiodiff.networks.gated import HALF, GatedResidual
 
 
 def dilated_taps(h: Tensor, dilation: int) -> Tensor:
@@ -59,7 +59,7 @@ class GatedResidualLayer(nn.Module):
             y = y + condition
         gate, signal = y.chunk(2, dim=2)
         residual, skip = self.output(torch.sigmoid(gate) * torch.tanh(signal)).chunk(2, dim=2)
-        return (h + residual) * 0.5**0.5, skip
+        return (h + residual) * HALF, skip
 
     def _run_and_record(self, h: Tensor, level: Tensor, condition: Tensor | None) -> tuple[Tensor, Tensor]:
         """Do the same where gradients are wanted."""
