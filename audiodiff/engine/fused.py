@@ -141,7 +141,27 @@ class FusedTransform:
         return functional.linear(features, weight, bias)
 
 
-class FusedDiffWave(DiffWave):
+class _Fused(nn.Module):
+    """What both networks with fused layers do in the same way."""
+
+    plain: Network
+    layers: FusedTransform
+
+    @property
+    def receptive_field(self) -> int:
+        """Samples on either side that an output depends on."""
+        return self.plain.receptive_field
+
+    @torch.no_grad()
+    def encode(self, mel: Tensor) -> Tensor:
+        """Prepare a mel `(batch, n_mels, n_blocks)` for the kernels, once for all steps."""
+        return self.layers.arrange(self.plain.encode(mel))
+
+    def _transform(self, features: Tensor, log_snr: Tensor, condition: Tensor | None, label: Tensor | None) -> Tensor:
+        return self.layers(features, log_snr, condition, label)
+
+
+class FusedDiffWave(_Fused, DiffWave):
     """`DiffWave` with fused layers, for inference; see `fused`.
 
     Args:
@@ -153,39 +173,13 @@ class FusedDiffWave(DiffWave):
         nn.Module.__init__(self)
         self.patch, self.layers, self.plain, self.stack = network.patch, layers, network, network.stack
 
-    @property
-    def receptive_field(self) -> int:
-        """Samples on either side that an output depends on."""
-        return self.plain.receptive_field
 
-    @torch.no_grad()
-    def encode(self, mel: Tensor) -> Tensor:
-        """Prepare a mel `(batch, n_mels, n_blocks)` for the kernels, once for all steps."""
-        return self.layers.arrange(self.plain.encode(mel))
-
-    def _transform(self, features: Tensor, log_snr: Tensor, condition: Tensor | None, label: Tensor | None) -> Tensor:
-        return self.layers(features, log_snr, condition, label)
-
-
-class FusedFrameDiffWave(FrameDiffWave):
+class FusedFrameDiffWave(_Fused, FrameDiffWave):
     """`FrameDiffWave` with fused layers, for inference; arguments as in `FusedDiffWave`."""
 
     def __init__(self, network: FrameDiffWave, layers: FusedTransform) -> None:
         nn.Module.__init__(self)
         self.stft, self.layers, self.plain, self.stack = network.stft, layers, network, network.stack
-
-    @property
-    def receptive_field(self) -> int:
-        """Samples on either side that an output depends on."""
-        return self.plain.receptive_field
-
-    @torch.no_grad()
-    def encode(self, mel: Tensor) -> Tensor:
-        """Prepare a mel `(batch, n_mels, n_blocks)` for the kernels, once for all steps."""
-        return self.layers.arrange(self.plain.encode(mel))
-
-    def _transform(self, features: Tensor, log_snr: Tensor, condition: Tensor | None, label: Tensor | None) -> Tensor:
-        return self.layers(features, log_snr, condition, label)
 
 
 FusedNetwork = FusedDiffWave | FusedFrameDiffWave
