@@ -29,6 +29,11 @@ def relay_size(threads: int, steps: int) -> int:
     return max(range(1, min(threads, steps) + 1), key=speed)
 
 
+def _take_threads(threads: int) -> None:
+    torch.get_num_threads()  # the first look in a thread takes the number for all; only then it can have its own
+    torch.set_num_threads(threads)
+
+
 class Relay:
     """Members that run tasks, each its own in the order they were given.
 
@@ -42,7 +47,7 @@ class Relay:
         before = torch.get_num_threads()
         self._members = [ThreadPoolExecutor(1, thread_name_prefix=f"audiodiff-{i}") for i in range(size)]
         for member in self._members:
-            member.submit(torch.set_num_threads, threads).result()
+            member.submit(_take_threads, threads).result()
         self._idents = [member.submit(get_ident).result() for member in self._members]
         torch.set_num_threads(before)  # the one above is of its thread, and of threads still to come
         self._room = [Semaphore(WAITING) for _ in range(size)]
