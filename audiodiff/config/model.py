@@ -165,6 +165,13 @@ class ModelConfig(Config):
     mel: MelField = Field(None, description="a name, a mapping, or nothing for a model without mel condition")
     labels: tuple[str, ...] = Field((), description="class names of a class-conditional model")
     clip_seconds: float | None = Field(None, gt=0, description="length of a generated clip by default, in seconds")
+    condition_dropout: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="share of clips that training took the conditions from, noted by training: above 0 the model can "
+        "be guided, and sampled without conditions",
+    )
     network: NetworkConfig = NetworkConfig()
     whitening: WhiteningConfig = WhiteningConfig()
     diffusion: DiffusionConfig = DiffusionConfig()

@@ -82,6 +82,13 @@ class TrainingConfig(Config):
         description="weight of the M-STFT distance between the recording and the whole reverse process, unrolled with "
         "the model's synthesis settings; added to the denoising loss for a fine-tuning that serves few steps",
     )
+    condition_dropout: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="share of clips that lose their label, so that the model also learns to do without: 0.1 for "
+        "guidance and for samples of no class; 0 where neither is wanted",
+    )
     precision: Literal["fp32", "bf16"] = "fp32"
     compile: bool = Field(False, description="torch.compile the network")
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -113,6 +120,8 @@ class RunConfig(Config):
     def _check(self) -> RunConfig:
         if self.training.few_step_weight and self.model.mel is None:
             raise ValueError("training.few_step_weight needs a model with a mel, whose recording the result is held to")
+        if self.training.condition_dropout and not self.model.labels:
+            raise ValueError("training.condition_dropout needs a model with labels; there is nothing to drop without")
         return self
 
 

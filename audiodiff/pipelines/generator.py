@@ -56,7 +56,8 @@ class Generator(Pipeline):
         """Generate clips.
 
         Args:
-            label: One of the model's labels; None for a model without labels.
+            label: One of the model's labels; None for a model without labels, or, where training dropped some, for a clip
+                of no class.
             count: How many clips.
             seconds: Length of each; None means the model's own.
             seed: Clip i is made from seed + i, so it is the same whatever the count.
@@ -117,8 +118,11 @@ class Generator(Pipeline):
     def _label_index(self, label: str | None) -> int | None:
         labels = self.config.labels
         if label is None:
-            if labels:
-                raise ConfigError(f"this model needs a label; choose from {', '.join(labels)}.")
+            if labels and not self.config.condition_dropout:
+                raise ConfigError(
+                    f"this model needs a label; choose from {', '.join(labels)}. Only one trained with "
+                    "training.condition_dropout can do without."
+                )
             return None
         if label not in labels:
             raise ConfigError(f"unknown label {label!r}; this model knows {', '.join(labels) or 'none'}.")

@@ -15,6 +15,7 @@ from torch.nn.utils import clip_grad_norm_
 from audiodiff.config import ModelConfig, TrainingConfig
 from audiodiff.data.crops import Example
 from audiodiff.networks.build import Network
+from audiodiff.training.dropout import drop_conditions
 from audiodiff.training.few_step import FewStepLoss
 from audiodiff.training.objective import Objective, draw, draw_seeds, mel_noise
 from audiodiff.training.optimisation import (
@@ -104,7 +105,10 @@ class Learner:
     def __init__(
         self, average: Network, config: ModelConfig, training: TrainingConfig, team: Team, mel_noise_db: float = 0.0
     ) -> None:
-        self.config = config
+        dropout = max(
+            config.condition_dropout, training.condition_dropout
+        )  # a fine-tuning keeps what was learnt before
+        self.config = config = config.model_copy(update={"condition_dropout": dropout})
         self.training = training
         self.team = team
         self.lag = 1 if team.device.type == "cuda" else 0
@@ -158,7 +162,9 @@ class Learner:
         noise_on_mel = mel_noise(self._mel_noise_db, training.seed, step, share) if self._mel_noise_db else None
         prepared = self.objective.prepare(batch, noise_on_mel)
         log_snr, noise = draw(prepared, self.config.diffusion, training.seed, step, share)
-        loss = self.objective.loss(self._predict, prepared, log_snr, noise).mean()
+        n_labels = len(self.config.labels)
+        met = drop_conditions(prepared, training.condition_dropout, n_labels, training.seed, step, share)
+        loss = self.objective.loss(self._predict, met, log_snr, noise).mean()
         if self.few_step is not None:
             seeds = draw_seeds(len(prepared.clean), training.seed, step, share)
             loss = loss + training.few_step_weight * self.few_step(self._predict, prepared, seeds).mean()

@@ -19,7 +19,7 @@ from audiodiff.training.learner import Learner
 from audiodiff.training.run_folder import Checkpoint, RunFolder, load_checkpoint
 from audiodiff.training.team import Team
 
-_MEASURED_OR_SAID = ("whitening.gain", "mel.name", "synthesis", "provenance", "clip_seconds")
+_MEASURED_OR_SAID = ("whitening.gain", "mel.name", "synthesis", "provenance", "clip_seconds", "condition_dropout")
 """Parts of a model's configuration that may change while its weights stay valid."""
 _LEVELS = ("diffusion.log_snr_min", "diffusion.log_snr_max", "diffusion.distribution")
 """Parts that may differ as well when weights are only a starting point."""
@@ -58,7 +58,7 @@ def start(
     if checkpoint is None:
         return begin(config, stream, team, on_failure)
     refuse_other_model(checkpoint.config, config.model, f"the checkpoint {checkpoint.path}", _MEASURED_OR_SAID)
-    model = _with_gain_of(config.model, checkpoint.config)
+    model = _as_far_as(config.model, checkpoint.config)
     learner = Learner(checkpoint.average, model, config.training, team, config.data.mel_noise_db)
     learner.load_state(checkpoint.state)
     _LOG.info("resuming from %s", checkpoint.path)
@@ -94,7 +94,7 @@ def begin(config: RunConfig, stream: Stream, team: Team, on_failure: OnFailure |
         name = training.initial_model
         network, initial = load_model(find_model(name))
         refuse_other_model(initial, config.model, f"the initial model {name}", _MEASURED_OR_SAID + _LEVELS)
-        return Learner(network, _with_gain_of(config.model, initial), training, team, mel_noise_db)
+        return Learner(network, _as_far_as(config.model, initial), training, team, mel_noise_db)
     network = _fresh_network(config)
     model = calibrate(stream, config.model, on_failure).applied_to(network, config.model)
     return Learner(network, model, training, team, mel_noise_db)
@@ -106,8 +106,10 @@ def _fresh_network(config: RunConfig) -> Network:
         return build_network(config.model)
 
 
-def _with_gain_of(config: ModelConfig, measured: ModelConfig) -> ModelConfig:
-    return config.model_copy(update={"whitening": measured.whitening})
+def _as_far_as(config: ModelConfig, trained: ModelConfig) -> ModelConfig:
+    """Return a configuration with what earlier training has measured and noted."""
+    noted = {name: getattr(trained, name) for name in ("whitening", "condition_dropout")}
+    return config.model_copy(update=noted)
 
 
 def refuse_other_model(theirs: ModelConfig, ours: ModelConfig, who: str, may_differ: tuple[str, ...]) -> None:
