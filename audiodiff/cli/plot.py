@@ -164,6 +164,8 @@ def rbf(*, models: Sequence[str], output: Path) -> None:
             )
         ends = {"log_snr_min": config.diffusion.log_snr_min, "log_snr_max": config.diffusion.log_snr_max}
         plot_radial_basis(axes, basis[0].centres.detach(), basis[0].spread.detach(), **ends)
+        if basis[0].domain.domain != "log-snr":
+            axes.set_xlabel(f"{basis[0].domain.domain}, stretched to the trained range of log-SNR (shaded)")
         axes.set_title(folder.name)
     _save(figure, output)
 

@@ -14,14 +14,35 @@ from audiodiff.config.mel import MelField
 class EmbeddingConfig(Config):
     """How the noise level (log-SNR) enters the network."""
 
-    kind: Literal["rbf", "sinusoidal", "lmnt", "philsyn"] = Field(
-        "rbf", description="the last two are those of other projects' weights, by discrete steps: `networks/steps.py`"
+    kind: Literal["rbf", "fourier", "sinusoidal", "lmnt", "philsyn"] = Field(
+        "rbf",
+        description="radial basis functions, random Fourier features (Song et al. 2021), DiffWave's sinusoids; the "
+        "last two are those of other projects' weights, by discrete steps: `networks/steps.py`",
     )
     width: int = Field(128, gt=0, description="features after the MLP")
     centres: int = Field(32, gt=1, description="number of RBF centres (or of sines and cosines)")
-    initialisation: Literal["uniform", "quantiles", "random"] = "uniform"
+    initialisation: Literal["uniform", "quantiles", "k-means", "random"] = Field(
+        "uniform",
+        description="of RBF centres: evenly over the range; with equal shares of the training levels between them; "
+        "k-means of draws of these, which lies between both; or anywhere. It matters where training levels crowd, as "
+        "with distribution 'logistic'",
+    )
     spread: float = Field(1.0, gt=0, description="initial spread, in units of the distance between centres")
-    learnable: bool = Field(True, description="whether centres and spreads are trained")
+    domain: Literal["log-snr", "sqrt-abar", "step"] = Field(
+        "log-snr",
+        description="'rbf' and 'fourier' only: what they are functions of, stretched to the range of log-SNR: itself; "
+        "the amplitude of the signal, which resolves the middle of the range; or the rank among the training levels, "
+        "which gives every level as many centres as it has training",
+    )
+    learnable: bool | Literal["centres", "spreads"] = Field(
+        True, description="which of RBF centres and spreads are trained: both (true), none (false), or one of them"
+    )
+    fourier_scale: float = Field(
+        16.0,
+        gt=0,
+        description="'fourier' only: standard deviation of the frequencies, in cycles over the trained range; smaller "
+        "is smoother between training levels",
+    )
     betas: tuple[float, ...] = Field(
         (),
         description="'lmnt' and 'philsyn' only: variances of the discrete process that the weights were trained on, in "
@@ -30,6 +51,8 @@ class EmbeddingConfig(Config):
 
     @model_validator(mode="after")
     def _check(self) -> EmbeddingConfig:
+        if self.domain != "log-snr" and self.kind not in ("rbf", "fourier"):
+            raise ValueError(f"kind {self.kind!r} has its own scale of noise levels; leave domain {self.domain!r} out")
         if self.kind not in ("lmnt", "philsyn"):
             if self.betas:
                 raise ValueError(f"betas are of no use to kind {self.kind!r}; leave them out")
@@ -121,11 +144,19 @@ class DiffusionConfig(Config):
     log_snr_min: float = -8.0
     log_snr_max: float = 10.0
     distribution: Literal["uniform", "logistic"] = Field("uniform", description="of log-SNR in training")
+    levels: int = Field(
+        0,
+        ge=0,
+        description="train on so many noise levels only, with equal shares of the distribution between them, as the "
+        "discrete steps of classical DiffWave; 0 trains on all. For comparisons: sampling meets levels between them",
+    )
 
     @model_validator(mode="after")
     def _check(self) -> DiffusionConfig:
         if self.log_snr_min >= self.log_snr_max:
             raise ValueError(f"log_snr_min {self.log_snr_min} must be below log_snr_max {self.log_snr_max}")
+        if self.levels == 1:
+            raise ValueError("levels 1 is no range; use 0 for a continuous one, or at least 2")
         return self
 
     def log_snr_at(self, share: float) -> float:

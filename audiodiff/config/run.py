@@ -71,6 +71,12 @@ class TrainingConfig(Config):
     batch_size: int = Field(16, gt=0, description="crops per step, in each process of a run on several")
     learning_rate: float = Field(2e-4, gt=0)
     final_learning_rate: float = Field(0.0, ge=0, description="reached by a cosine at the last step")
+    embedding_learning_rate: float | None = Field(
+        None,
+        gt=0,
+        description="learning rate of the centres and spreads of the RBF embedding, in units of log-SNR, with the same "
+        "warm-up and the same cosine; unset, as of all else. Higher lets centres travel within a short run",
+    )
     warmup_steps: int = Field(500, ge=0)
     weight_decay: float = Field(0.0, ge=0)
     betas: tuple[float, float] = (0.9, 0.99)
@@ -122,6 +128,12 @@ class RunConfig(Config):
             raise ValueError("training.few_step_weight needs a model with a mel, whose recording the result is held to")
         if self.training.condition_dropout and not self.model.labels:
             raise ValueError("training.condition_dropout needs a model with labels; there is nothing to drop without")
+        embedding = self.model.network.embedding
+        if self.training.embedding_learning_rate and (embedding.kind != "rbf" or not embedding.learnable):
+            raise ValueError(
+                "training.embedding_learning_rate is for learnable centres or spreads of an embedding of kind 'rbf'; "
+                f"here kind is {embedding.kind!r} and learnable {embedding.learnable}"
+            )
         return self
 
 

@@ -86,7 +86,7 @@ def sample_log_snr(n: int, config: DiffusionConfig, generator: torch.Generator) 
 
     Args:
         n: How many levels.
-        config: Range and distribution.
+        config: Range and distribution; with `levels`, each is moved to one of so many.
         generator: The source of randomness.
 
     Returns:
@@ -94,6 +94,8 @@ def sample_log_snr(n: int, config: DiffusionConfig, generator: torch.Generator) 
     """
     share = (torch.arange(n) + torch.rand((), generator=generator)) / n
     share = share[torch.randperm(n, generator=generator)]
+    if config.levels:
+        share = (share * config.levels).floor().clamp_max(config.levels - 1) / (config.levels - 1)
     return torch.tensor([config.log_snr_at(u) for u in share.tolist()])
 
 

@@ -1,4 +1,4 @@
-"""Embeddings of the noise level: radial basis functions of the log-SNR (the default), and DiffWave's sinusoids.
+"""Embeddings of the noise level: radial basis functions (the default), random Fourier features, DiffWave's sinusoids.
 
 Those of other projects' weights, which count discrete steps, are in `audiodiff.networks.steps`.
 """
@@ -9,49 +9,86 @@ import math
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from audiodiff.config import DiffusionConfig, EmbeddingConfig
+from audiodiff.networks.domains import LevelDomain
+from audiodiff.networks.radial import k_means, positive_spread, raw_spread
 from audiodiff.networks.steps import StepSinusoids, StepTable
 
-SPREAD_FLOOR = 1e-2
+_DRAWS_PER_CENTRE = 512
+"""Training levels that k-means looks at."""
 
 
 class RadialBasis(nn.Module):
-    """phi_k(log_snr) = exp(-(log_snr - c_k)^2 / (2 sigma_k^2)) over K centres that cover the trained range.
+    """phi_k(level) = exp(-(level - c_k)^2 / (2 sigma_k^2)) over K centres that cover the trained range.
 
     Smooth and bounded, so neighbouring noise levels look alike to the network and levels between training steps are
     interpolated (Broomhead and Lowe 1988, "Radial basis functions, multi-variable functional interpolation").
 
     Args:
-        config: Number of centres, how they are placed, their spread, and whether both are trained.
+        config: Number of centres, how they are placed, their spread, on which scale, and which of both are trained.
         diffusion: The range and distribution of log-SNR in training.
     """
 
     def __init__(self, config: EmbeddingConfig, diffusion: DiffusionConfig) -> None:
         super().__init__()
         self.n_features = config.centres
-        low, high = diffusion.log_snr_min, diffusion.log_snr_max
-        share = torch.linspace(0, 1, config.centres)
-        if config.initialisation == "random":
-            share = torch.rand(config.centres).sort().values
-        centres = low + (high - low) * share
-        if config.initialisation == "quantiles":
-            centres = torch.tensor([diffusion.log_snr_at(u) for u in share.tolist()])
-        spread = config.spread * (high - low) / (config.centres - 1)
-        raw = math.log(math.expm1(max(spread - SPREAD_FLOOR, 1e-6)))
-        self.centres = nn.Parameter(centres, requires_grad=config.learnable)
-        self.raw_spread = nn.Parameter(torch.full((config.centres,), raw), requires_grad=config.learnable)
+        self.domain = LevelDomain(config.domain, diffusion)
+        raw = raw_spread(config.spread * self.domain.width / (config.centres - 1))
+        train_centres, train_spreads = (config.learnable in (True, part) for part in ("centres", "spreads"))
+        self.centres = nn.Parameter(_initial_centres(config, diffusion, self.domain), requires_grad=train_centres)
+        self.raw_spread = nn.Parameter(torch.full((config.centres,), raw), requires_grad=train_spreads)
 
     @property
     def spread(self) -> Tensor:
-        """The widths sigma_k `(K,)`, in log-SNR: softplus of the parameter, plus a floor."""
-        return functional.softplus(self.raw_spread) + SPREAD_FLOOR
+        """The widths sigma_k `(K,)`, in the units of the domain, which are those of log-SNR."""
+        return positive_spread(self.raw_spread)
 
     def forward(self, log_snr: Tensor) -> Tensor:
         """Map noise levels `(batch,)` to features `(batch, K)` between 0 and 1."""
-        distance = (log_snr.float().unsqueeze(1) - self.centres) / self.spread
+        distance = (self.domain(log_snr).unsqueeze(1) - self.centres) / self.spread
         return torch.exp(-0.5 * distance.square())
+
+
+def _initial_centres(config: EmbeddingConfig, diffusion: DiffusionConfig, domain: LevelDomain) -> Tensor:
+    """Return where the centres `(K,)` are before training, rising; what is random comes from torch's own generator."""
+    share = torch.linspace(0, 1, config.centres)
+    if config.initialisation == "random":
+        share = torch.rand(config.centres).sort().values
+    elif config.initialisation == "k-means":
+        drawn = torch.rand(_DRAWS_PER_CENTRE * config.centres)
+        return k_means(domain(torch.tensor([diffusion.log_snr_at(u) for u in drawn.tolist()])), config.centres)
+    elif config.initialisation == "quantiles":
+        quantiles: Tensor = domain(torch.tensor([diffusion.log_snr_at(u) for u in share.tolist()]))
+        return quantiles
+    return domain.low + domain.width * share
+
+
+class Fourier(nn.Module):
+    """sin and cos of the noise level at K / 2 random frequencies, drawn once and saved with the weights.
+
+    Tancik et al. 2020, "Fourier features let networks learn high frequency functions in low dimensional domains"; for
+    noise levels Song et al. 2021, "Score-based generative modeling through stochastic differential equations".
+
+    Args:
+        config: Number of features, on which scale, and the standard deviation of the frequencies.
+        diffusion: The range and distribution of log-SNR in training.
+    """
+
+    frequencies: Tensor
+
+    def __init__(self, config: EmbeddingConfig, diffusion: DiffusionConfig) -> None:
+        super().__init__()
+        half = config.centres // 2
+        self.n_features = 2 * half
+        self.domain = LevelDomain(config.domain, diffusion)
+        self.register_buffer("frequencies", config.fourier_scale * torch.randn(half))
+
+    def forward(self, log_snr: Tensor) -> Tensor:
+        """Map noise levels `(batch,)` to features `(batch, K)` between -1 and 1."""
+        share = (self.domain(log_snr) - self.domain.low) / self.domain.width
+        angle = 2 * math.pi * share.unsqueeze(1) * self.frequencies
+        return torch.cat([angle.sin(), angle.cos()], dim=1)
 
 
 class Sinusoids(nn.Module):
@@ -80,8 +117,9 @@ class Sinusoids(nn.Module):
         return torch.cat([angle.sin(), angle.cos()], dim=1)
 
 
-FEATURES: dict[str, type[RadialBasis] | type[Sinusoids] | type[StepTable] | type[StepSinusoids]] = {
+FEATURES: dict[str, type[RadialBasis] | type[Fourier] | type[Sinusoids] | type[StepTable] | type[StepSinusoids]] = {
     "rbf": RadialBasis,
+    "fourier": Fourier,
     "sinusoidal": Sinusoids,
     "lmnt": StepTable,
     "philsyn": StepSinusoids,
@@ -105,3 +143,13 @@ class NoiseLevelEmbedding(nn.Module):
         """Map noise levels `(batch,)` to embeddings `(batch, width)`."""
         embedded: Tensor = self.mlp(self.features(log_snr))
         return embedded
+
+
+def radial_parameters(network: nn.Module) -> list[nn.Parameter]:
+    """List the centres and spreads of the RBF embedding of a network; none if its embedding is another."""
+    return [
+        parameter
+        for module in network.modules()
+        if isinstance(module, RadialBasis)
+        for parameter in module.parameters()
+    ]

@@ -15,6 +15,7 @@ from torch.nn.utils import clip_grad_norm_
 from audiodiff.config import ModelConfig, TrainingConfig
 from audiodiff.data.crops import Example
 from audiodiff.networks.build import Network
+from audiodiff.networks.embeddings import radial_parameters
 from audiodiff.training.dropout import drop_conditions
 from audiodiff.training.few_step import FewStepLoss
 from audiodiff.training.objective import Objective, draw, draw_seeds, mel_noise
@@ -23,6 +24,7 @@ from audiodiff.training.optimisation import (
     checkpoint_layers,
     learning_rate,
     make_optimiser,
+    set_learning_rate,
     update_average,
 )
 from audiodiff.training.team import Team
@@ -117,7 +119,7 @@ class Learner:
         self.objective = Objective(config, team.device, bf16=training.precision == "bf16")
         wanted = training.few_step_weight > 0
         self.few_step = FewStepLoss(self.average, config, bf16=self.objective.bf16) if wanted else None
-        self.optimiser = make_optimiser(self.network.parameters(), training)
+        self.optimiser = make_optimiser(self.network.parameters(), training, radial_parameters(self.network))
         self.progress = Progress()
         self._mel_noise_db = mel_noise_db
         self._updates = torch.zeros((), dtype=torch.float64, device=team.device)
@@ -172,8 +174,7 @@ class Learner:
 
     def _update(self, finite: Tensor, rate: float) -> None:
         """Move weights and average if `finite` is true; the host does not look."""
-        for group in self.optimiser.param_groups:
-            group["lr"] = rate
+        set_learning_rate(self.optimiser, rate)
         self.optimiser.found_inf = (~finite).float()  # type: ignore[attr-defined]  # as torch.amp.GradScaler does
         self.optimiser.step()
         self._updates += finite

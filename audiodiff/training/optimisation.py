@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from functools import partial
+from itertools import groupby
 
 import torch
 from torch import Tensor, nn
@@ -36,10 +37,34 @@ def learning_rate(step: int, config: TrainingConfig) -> float:
     return config.final_learning_rate + swing * (1 + math.cos(math.pi * done)) / 2
 
 
-def make_optimiser(parameters: Iterable[nn.Parameter], config: TrainingConfig) -> torch.optim.AdamW:
-    """Return AdamW (Loshchilov and Hutter 2019) in one fused kernel; its learning rate is set at every step."""
+def make_optimiser(
+    parameters: Iterable[nn.Parameter], config: TrainingConfig, of_embedding: Iterable[nn.Parameter] = ()
+) -> torch.optim.AdamW:
+    """Return AdamW (Loshchilov and Hutter 2019) in one fused kernel; its learning rate is set at every step.
+
+    Args:
+        parameters: Those of the network; what needs no gradient is left out.
+        config: Betas, weight decay, and the learning rate of the embedding.
+        of_embedding: Those of them that `embedding_learning_rate` is for.
+
+    Returns:
+        The optimiser. The order of its parameters, by which a checkpoint knows them, is that of `parameters` whatever
+        is set apart: each run of neighbours with the same rate is a group.
+    """
+    own_rate = config.embedding_learning_rate
+    apart = set() if own_rate is None else set(of_embedding)
     trained = [parameter for parameter in parameters if parameter.requires_grad]
-    return torch.optim.AdamW(trained, lr=0.0, betas=config.betas, weight_decay=config.weight_decay, fused=True)
+    groups = [
+        {"params": list(run), "times": own_rate / config.learning_rate if own_rate and is_apart else 1.0}
+        for is_apart, run in groupby(trained, key=apart.__contains__)
+    ]
+    return torch.optim.AdamW(groups, lr=0.0, betas=config.betas, weight_decay=config.weight_decay, fused=True)
+
+
+def set_learning_rate(optimiser: torch.optim.Optimizer, rate: float) -> None:
+    """Set the learning rate of a step; that of a group set apart follows in proportion."""
+    for group in optimiser.param_groups:
+        group["lr"] = rate * group["times"]
 
 
 def average_decay(n_updates: Tensor, config: TrainingConfig) -> Tensor:

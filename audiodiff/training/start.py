@@ -21,7 +21,7 @@ from audiodiff.training.team import Team
 
 _MEASURED_OR_SAID = ("whitening.gain", "mel.name", "synthesis", "provenance", "clip_seconds", "condition_dropout")
 """Parts of a model's configuration that may change while its weights stay valid."""
-_LEVELS = ("diffusion.log_snr_min", "diffusion.log_snr_max", "diffusion.distribution")
+_LEVELS = ("diffusion.log_snr_min", "diffusion.log_snr_max", "diffusion.distribution", "diffusion.levels")
 """Parts that may differ as well when weights are only a starting point."""
 
 _LOG = logging.getLogger(__name__)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from audiodiff.config import MelConfig, ModelConfig, parse_config
+from audiodiff.config import MelConfig, ModelConfig, RunConfig, parse_config
 from audiodiff.errors import ConfigError
 
 
@@ -49,3 +49,11 @@ def test_a_network_that_does_not_fit_the_hop_is_refused_with_what_would_fit(netw
 def test_upsampling_needs_a_mel():
     with pytest.raises(ConfigError, match="upsampling 'transposed' needs a mel"):
         model({"upsampling": "transposed"}, mel=None)
+
+
+@pytest.mark.parametrize("embedding", [{"kind": "sinusoidal"}, {"learnable": False}], ids=str)
+def test_a_learning_rate_for_nothing_is_refused(embedding):
+    values = {"model": {"sample_rate": 8000, "network": {"embedding": embedding}}, "data": {"train": "x"}}
+    parse_config(RunConfig, values, "a test")
+    with pytest.raises(ConfigError, match="embedding_learning_rate is for learnable centres or spreads"):
+        parse_config(RunConfig, values | {"training": {"embedding_learning_rate": 0.1}}, "a test")

@@ -1,6 +1,7 @@
 """Embeddings of the noise level follow their formulas, and radial basis functions vary smoothly with it."""
 
 import math
+from itertools import combinations
 
 import numpy as np
 import pytest
@@ -9,7 +10,9 @@ from torch.nn.functional import cosine_similarity
 from torch.testing import assert_close
 
 from audiodiff.config import DiffusionConfig, EmbeddingConfig
-from audiodiff.networks.embeddings import SPREAD_FLOOR, NoiseLevelEmbedding, RadialBasis, Sinusoids
+from audiodiff.networks.domains import LevelDomain
+from audiodiff.networks.embeddings import FEATURES, Fourier, NoiseLevelEmbedding, RadialBasis, Sinusoids
+from audiodiff.networks.radial import SPREAD_FLOOR, k_means
 
 LOGISTIC = DiffusionConfig(distribution="logistic")
 RANGE = DiffusionConfig(log_snr_min=-8.0, log_snr_max=10.0)
@@ -32,7 +35,7 @@ def test_features_are_gaussians_around_their_centres():
     assert_close(basis(LEVELS), torch.from_numpy(expected).float())
 
 
-@pytest.mark.parametrize("initialisation", ["uniform", "quantiles", "random"])
+@pytest.mark.parametrize("initialisation", ["uniform", "quantiles", "k-means", "random"])
 def test_features_are_positive_at_most_one_and_one_at_their_centre(initialisation):
     basis = rbf(LOGISTIC, centres=16, initialisation=initialisation).double()  # far tails are below float32
     features = basis(torch.linspace(-8, 10, 400))
@@ -73,9 +76,70 @@ def test_random_centres_fill_the_range_and_depend_on_the_seed():
     assert not torch.equal(centres, again.centres)
 
 
-def test_the_three_initialisations_differ():
-    first, second, third = (rbf(LOGISTIC, initialisation=i).centres for i in ("uniform", "quantiles", "random"))
-    assert min((first - second).abs().max(), (second - third).abs().max(), (first - third).abs().max()) > 0.1
+def test_initialisations_differ():
+    every = [rbf(LOGISTIC, initialisation=i).centres for i in ("uniform", "quantiles", "k-means", "random")]
+    assert min((one - other).abs().max() for one, other in combinations(every, 2)) > 0.1
+
+
+def test_k_means_leaves_every_centre_at_the_mean_of_what_is_nearest_to_it():
+    draws = torch.randn(3000, generator=torch.Generator().manual_seed(0)).exp()
+    centres = k_means(draws, 7)
+    nearest = (draws[:, None] - centres).abs().argmin(1)
+    means = torch.stack([draws[nearest == k].mean() for k in range(7)])
+    assert_close(centres, means, rtol=1e-4, atol=1e-5)
+
+
+def test_k_means_finds_the_known_centres_of_known_distributions():
+    even = torch.arange(9000, dtype=torch.float64) / 9000
+    assert_close(k_means(even, 9), (torch.arange(9) + 0.5).double() / 9, rtol=0, atol=2e-4)
+    # Lloyd-Max quantiser of a normal distribution at four levels: 0.4528 and 1.510 (Max 1960, Table 1)
+    normal = torch.special.ndtri((torch.arange(200_000, dtype=torch.float64) + 0.5) / 200_000)
+    assert_close(k_means(normal, 4).abs().sort().values[::2], torch.tensor([0.4528, 1.510]).double(), atol=1e-3, rtol=0)
+
+
+def test_k_means_centres_are_denser_than_even_ones_and_sparser_than_quantiles_where_training_is():
+    gaps = [rbf(LOGISTIC, centres=16, initialisation=i).centres.diff() for i in ("uniform", "k-means", "quantiles")]
+    assert gaps[0].min() > 1.15 * gaps[1].min() > 1.15**2 * gaps[2].min()
+    assert torch.equal(gaps[1], rbf(LOGISTIC, centres=16, initialisation="k-means").centres.diff())  # seeded
+
+
+@pytest.mark.parametrize("domain", ["log-snr", "sqrt-abar", "step"])
+@pytest.mark.parametrize("diffusion", [RANGE, LOGISTIC], ids=["uniform", "logistic"])
+def test_a_domain_fills_the_trained_range_and_rises(domain, diffusion):
+    argument = LevelDomain(domain, diffusion)(torch.linspace(-8, 10, 200))
+    assert_close(argument[[0, -1]], torch.tensor([-8.0, 10.0]), rtol=0, atol=1e-5)
+    assert (argument.diff() > 0).all()
+
+
+def test_the_amplitude_of_the_signal_is_linear_in_the_domain_sqrt_abar():
+    argument, amplitude = LevelDomain("sqrt-abar", RANGE)(LEVELS), torch.sigmoid(LEVELS).sqrt()
+    slope = argument.diff() / amplitude.diff()
+    assert_close(slope, slope.mean().expand_as(slope), rtol=1e-2, atol=0)
+
+
+def test_the_rank_of_a_level_is_its_share_of_the_training_levels():
+    shares = torch.rand(500, generator=torch.Generator().manual_seed(0))
+    levels = torch.tensor([LOGISTIC.log_snr_at(share) for share in shares.tolist()])
+    assert_close((LevelDomain("step", LOGISTIC)(levels) + 8) / 18, shares, rtol=0, atol=1e-5)
+    assert_close(LevelDomain("step", RANGE)(LEVELS), LEVELS)  # of a uniform distribution it is the level itself
+    beyond = LevelDomain("step", LOGISTIC)(torch.tensor([-math.inf, -50.0, 50.0, math.inf]))
+    assert beyond.tolist() == [-8, -8, 10, 10]
+
+
+@pytest.mark.parametrize("domain", ["sqrt-abar", "step"])
+@pytest.mark.parametrize("kind", ["rbf", "fourier"])
+def test_the_domain_moves_the_features_and_no_weight_belongs_to_it(kind, domain):
+    def features(domain):
+        torch.manual_seed(0)
+        return FEATURES[kind](EmbeddingConfig(kind=kind, domain=domain), LOGISTIC)
+
+    assert (features(domain)(LEVELS) - features("log-snr")(LEVELS)).abs().max() > 0.1
+    assert features(domain).state_dict().keys() == features("log-snr").state_dict().keys()
+
+
+def test_a_domain_is_refused_where_the_embedding_has_its_own():
+    with pytest.raises(ValueError, match="leave domain 'step' out"):
+        EmbeddingConfig(kind="sinusoidal", domain="step")
 
 
 @pytest.mark.parametrize(("centres", "spread"), [(7, 1.0), (7, 0.5), (19, 2.0)])
@@ -96,6 +160,18 @@ def test_centres_and_spreads_are_trained_only_if_learnable():
     basis(LEVELS)[:, 3].sum().backward()
     assert basis.centres.grad.count_nonzero() == basis.raw_spread.grad.count_nonzero() == 1
     assert not any(parameter.requires_grad for parameter in rbf(learnable=False).parameters())
+    for part, trained in (("centres", [True, False]), ("spreads", [False, True])):
+        basis = rbf(learnable=part)
+        assert [basis.centres.requires_grad, basis.raw_spread.requires_grad] == trained
+
+
+def test_a_configuration_from_before_parts_could_be_fixed_still_means_the_same():
+    assert [
+        EmbeddingConfig.model_validate_json(f'{{"learnable": {word}}}').learnable for word in ("true", "false")
+    ] == [
+        True,
+        False,
+    ]
 
 
 def test_gradients_of_centres_and_spreads_are_right():
@@ -145,17 +221,43 @@ def test_sinusoids_are_those_of_kong_et_al_over_fifty_steps():
     assert (features.abs() <= 1).all()
 
 
-@pytest.mark.parametrize("kind", ["rbf", "sinusoidal"])
+def test_fourier_features_are_sines_and_cosines_of_normal_frequencies():
+    torch.manual_seed(0)
+    features = Fourier(EmbeddingConfig(kind="fourier", centres=2000, fourier_scale=3.0), RANGE)
+    assert float(features.frequencies.std()) == pytest.approx(3.0, rel=0.1)
+    angle = 2 * math.pi * ((LEVELS + 8) / 18)[:, None] * features.frequencies
+    assert_close(features(LEVELS), torch.cat([angle.sin(), angle.cos()], dim=1), rtol=0, atol=1e-5)
+    # what they are for: their kernel is a Gaussian of the distance (Rahimi and Recht 2007; Tancik et al. 2020, Eq. 4)
+    kernel = features(LEVELS) @ features(LEVELS)[:1].T / 1000
+    distance = (LEVELS + 8) / 18
+    expected = torch.exp(-0.5 * (2 * math.pi * 3.0 * distance).square())[:, None]
+    assert_close(kernel, expected, rtol=0, atol=0.1)
+
+
+def test_frequencies_follow_the_seed_and_are_saved_with_the_weights():
+    def fourier(seed):
+        torch.manual_seed(seed)
+        return Fourier(EmbeddingConfig(kind="fourier"), RANGE)
+
+    assert torch.equal(fourier(0).frequencies, fourier(0).frequencies)
+    first, other = fourier(0), fourier(1)
+    assert not torch.equal(first(LEVELS), other(LEVELS))
+    other.load_state_dict(first.state_dict())
+    assert torch.equal(first(LEVELS), other(LEVELS))
+    assert not list(first.parameters())
+
+
+@pytest.mark.parametrize("kind", ["rbf", "fourier", "sinusoidal"])
 def test_the_embedding_has_the_configured_kind_and_width_and_tells_levels_apart(kind):
     torch.manual_seed(0)
     embedding = NoiseLevelEmbedding(EmbeddingConfig(kind=kind, width=24, centres=12), RANGE)
-    assert isinstance(embedding.features, RadialBasis if kind == "rbf" else Sinusoids)
+    assert type(embedding.features) is FEATURES[kind]
     embedded = embedding(LEVELS)
     assert embedded.shape == (50, 24)
     assert (torch.cdist(embedded, embedded) + torch.eye(50)).min() > 1e-4
 
 
-@pytest.mark.parametrize("kind", ["rbf", "sinusoidal"])
+@pytest.mark.parametrize("kind", ["rbf", "fourier", "sinusoidal"])
 @pytest.mark.parametrize("centres", [2, 7, 12])
 def test_the_number_of_features_follows_the_configuration(kind, centres):
     embedding = NoiseLevelEmbedding(EmbeddingConfig(kind=kind, centres=centres), RANGE)
@@ -164,6 +266,6 @@ def test_the_number_of_features_follows_the_configuration(kind, centres):
 
 def test_the_range_of_training_moves_the_features():
     wide = DiffusionConfig(log_snr_min=-20.0, log_snr_max=20.0)
-    for features in (RadialBasis, Sinusoids):
-        here, there = (features(EmbeddingConfig(), diffusion)(LEVELS) for diffusion in (RANGE, wide))
+    for kind in ("rbf", "fourier", "sinusoidal"):
+        here, there = (FEATURES[kind](EmbeddingConfig(), diffusion)(LEVELS) for diffusion in (RANGE, wide))
         assert (here - there).abs().max() > 0.1

@@ -210,6 +210,41 @@ def test_settings_of_the_optimiser_are_those_of_the_resumed_run(learner, stream)
     assert (group["weight_decay"], group["betas"]) == (0.25, (0.5, 0.6))
 
 
+def test_centres_and_spreads_travel_at_their_own_learning_rate(learner, stream):
+    moved = []
+    for rate in (None, 2e-3, 0.2):
+        learns = learner(embedding_learning_rate=rate)
+        before, others = learns.average.level.features.centres.clone(), learns.network.input.weight.clone()
+        learns.step(stream[0])
+        learns.step(stream[1])
+        moved.append((learns.network.level.features.centres - before).detach().norm())
+        assert not torch.equal(learns.network.input.weight, others)
+    assert moved[0] == moved[1]  # that of all else is 2e-3
+    assert moved[2] > 20 * moved[0]
+
+
+@pytest.mark.parametrize("rate", [0.2, None])
+def test_a_run_goes_on_alike_where_centres_have_their_own_learning_rate(learner, stream, rate):
+    straight, first = learner(embedding_learning_rate=rate), learner(embedding_learning_rate=rate)
+    for batch in stream:
+        straight.step(batch)
+    for batch in stream[:2]:
+        first.step(batch)
+    second = learner(embedding_learning_rate=rate)
+    second.average.load_state_dict(first.average.state_dict())
+    second.load_state(copy.deepcopy(first.state()))
+    for batch in stream[2:]:
+        second.step(batch)
+    assert torch.equal(flat(straight.network), flat(second.network))
+    # a run that began without it goes on with it: the moments still belong to their parameters
+    other = learner(embedding_learning_rate=None if rate else 0.2)
+    other.load_state(first.state())
+    for (name, parameter), moments in zip(
+        other.network.named_parameters(), first.state()["optimiser"].values(), strict=True
+    ):
+        assert torch.equal(other.optimiser.state[parameter]["exp_avg"], moments["exp_avg"]), name
+
+
 def test_compile_is_used_when_asked_for(learner, stream, monkeypatch):
     compiled = []
     monkeypatch.setattr(torch, "compile", lambda function, **_: compiled.append(function) or function)

@@ -8,7 +8,13 @@ import torch
 from torch import nn
 
 from audiodiff.config import TrainingConfig
-from audiodiff.training.optimisation import average_decay, learning_rate, make_optimiser, update_average
+from audiodiff.training.optimisation import (
+    average_decay,
+    learning_rate,
+    make_optimiser,
+    set_learning_rate,
+    update_average,
+)
 
 
 def test_learning_rate_rises_linearly_and_falls_along_a_cosine():
@@ -55,3 +61,23 @@ def test_what_is_not_trained_is_not_moved():
     network(torch.ones(1, 3)).sum().backward()
     optimiser.step()
     assert torch.equal(network.bias, before)
+
+
+def test_what_is_set_apart_has_a_learning_rate_of_its_own_with_the_same_shape():
+    config = TrainingConfig(steps=110, warmup_steps=10, learning_rate=1e-3, embedding_learning_rate=5e-2)
+    network = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3), nn.Linear(3, 3))
+    optimiser = make_optimiser(network.parameters(), config, network[1].parameters())
+    for step in (0, 9, 60, 105):
+        set_learning_rate(optimiser, learning_rate(step, config))
+        rates = {id(p): group["lr"] for group in optimiser.param_groups for p in group["params"]}
+        expected = learning_rate(step, config)
+        for layer, factor in zip(network, (1, 50, 1), strict=True):
+            assert [rates[id(p)] for p in layer.parameters()] == pytest.approx([factor * expected] * 2)
+    order = [id(parameter) for group in optimiser.param_groups for parameter in group["params"]]
+    assert order == [id(parameter) for parameter in network.parameters()]  # as checkpoints of any rate have it
+
+
+def test_without_a_learning_rate_of_its_own_nothing_is_set_apart():
+    network = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
+    (group,) = make_optimiser(network.parameters(), TrainingConfig(), network[1].parameters()).param_groups
+    assert len(group["params"]) == 4
