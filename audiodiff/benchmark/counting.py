@@ -11,7 +11,7 @@ L layers, B mel bins and P inputs and outputs per position, the networks here ne
 | | and for each transposed convolution 2 * 6 B per position it makes |
 
 The condition does not depend on the step, so an algorithm needs it once; a network that computes it at every step does
-more work, not more of what counts. Everything that is no matrix product (gates, Fourier transforms, Griffin-Lim,
+more work, not more of what counts. Everything that is no matrix product (gates, RBFs, Fourier transforms, Griffin-Lim,
 whitening, noise) is left out, so shares are of what the matrix products alone would take.
 """
 
@@ -24,7 +24,7 @@ from torch import nn
 from audiodiff.config import ModelConfig
 from audiodiff.networks.build import Network
 from audiodiff.networks.conditioning import FrameConditioner, UpsampledConditioner
-from audiodiff.networks.layers import GatedResidualLayer
+from audiodiff.networks.layers import GatedResidualLayer, RadialResidualLayer
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def count_operations(network: Network, config: ModelConfig, *, batch: int, n_blo
     network_config = config.network
     samples_per_position = network_config.hop_length if network_config.kind == "frames" else network_config.patch
     n_positions = n_blocks * config.block_length // samples_per_position
-    layers = [layer for layer in network.stack.layers if isinstance(layer, GatedResidualLayer)]
+    layers = [layer for layer in network.stack.layers if isinstance(layer, GatedResidualLayer | RadialResidualLayer)]
     at_every_position = [network.input, network.skip, network.output]
     at_every_position += [part for layer in layers for part in (layer.taps, layer.output)]
     of_the_level = [part for part in network.level.mlp if isinstance(part, nn.Linear)]

@@ -83,6 +83,12 @@ class NetworkConfig(Config):
     channels: int = Field(64, gt=0)
     layers: int = Field(30, gt=0)
     dilation_cycle: int = Field(10, gt=0, description="dilation of layer i is 2 ** (i % dilation_cycle)")
+    activation: Literal["gated", "rbf"] = Field(
+        "gated",
+        description="what follows the dilated convolution: DiffWave's sigmoid times tanh, or a radial basis function "
+        "network per channel that starts as this and learns its own form. Slower: the fast engines compute gates only",
+    )
+    activation_centres: int = Field(8, gt=1, description="RBF centres of each channel ('rbf' only)")
     patch: int = Field(1, gt=0, description="samples per position ('diffwave' only); must divide the hop length")
     n_fft: int = Field(1024, gt=0, description="window of the network's own STFT, in samples ('frames' only)")
     hop_length: int = Field(256, gt=0, description="hop of the network's own STFT, in samples ('frames' only)")

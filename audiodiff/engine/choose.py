@@ -89,7 +89,7 @@ def make_engine(network: Network, config: ModelConfig, dtype: torch.dtype, devic
         dtype: Of the matrix products.
         device: Where the network is.
     """
-    if isinstance(network, DiffWave) and device.type == "cpu":
+    if isinstance(network, DiffWave) and network.stack.is_gated and device.type == "cpu":
         return TiledEngine(network, config, dtype)
     if device.type == "cuda":
         fast = accelerated(network, dtype)

@@ -33,6 +33,8 @@ def why_not_fused(network: nn.Module, device: torch.device | str) -> str | None:
     """
     if not isinstance(network, DiffWave | FrameDiffWave):
         return f"{type(network).__name__} has no fused form"
+    if not network.stack.is_gated:
+        return "its layers are not gated"
     channels = network.input.out_features
     if channels > WIDEST:
         return f"{channels} channels are more than {WIDEST}"

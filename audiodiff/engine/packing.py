@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from audiodiff.networks.conditioning import UpsampledConditioner
-from audiodiff.networks.layers import DilatedStack, GatedResidualLayer
+from audiodiff.networks.layers import DilatedStack
 
 SMALLEST = 16
 """Channels are padded with zeros to a power of two from here on: what the matrix units take at least."""
@@ -86,7 +86,7 @@ def pack_stack(stack: DilatedStack, dtype: torch.dtype) -> PackedStack:
     Returns:
         The packed weights, on the stack's device.
     """
-    layers, projections = cast(list[GatedResidualLayer], list(stack.layers)), _projections(stack)
+    layers, projections = stack.gated_layers(), _projections(stack)
     plain = layers[0].output.in_features
     channels = padded_width(plain)
     wide, narrow = feature_widths(projections[0].in_features if projections else 0)

@@ -111,7 +111,7 @@ class TiledDiffWave:
         stack = network.stack
         self.channels = network.input.out_features
         self.layers: list[_PackedLayer] = []
-        layers = [layer for layer in stack.layers if isinstance(layer, GatedResidualLayer)]
+        layers = stack.gated_layers()
         offset, skip_bias = torch.zeros(self.channels), torch.zeros(self.channels)
         for layer in layers:
             packed, offset = _pack_layer(layer, offset, dtype)

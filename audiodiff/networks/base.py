@@ -44,7 +44,13 @@ class DilatedNetwork(nn.Module):
         self.label = LabelEmbedding(len(config.labels), width) if config.labels else None
         self.normalise_mel = MelNormalisation(n_mels) if n_mels else None
         self.input = nn.Linear(n_inputs, network.channels)
-        self.stack = DilatedStack(network.channels, network.layers, network.dilation_cycle, level_width=width)
+        self.stack = DilatedStack(
+            network.channels,
+            network.layers,
+            network.dilation_cycle,
+            level_width=width,
+            radial_centres=network.activation_centres if network.activation == "rbf" else 0,
+        )
         self.stack.conditioner = _conditioner(network, n_mels)
         self.skip = nn.Linear(network.channels, network.channels)
         self.output = nn.Linear(network.channels, n_outputs)

@@ -1,4 +1,4 @@
-"""The gated dilated residual layers of DiffWave, time-major, so that every convolution is one matrix product."""
+"""The dilated residual layers of DiffWave, gated or radial, time-major: every convolution is one matrix product."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from torch.nn import functional
 
 from audiodiff.networks.conditioning import Conditioner
 from audiodiff.networks.gated import HALF, GatedResidual
+from audiodiff.networks.radial_unit import RadialUnit
 
 
 def dilated_taps(h: Tensor, dilation: int) -> Tensor:
@@ -72,6 +73,35 @@ class GatedResidualLayer(nn.Module):
         return recorded
 
 
+class RadialResidualLayer(nn.Module):
+    """The same layer with a radial basis function network per channel in place of the gate; see `RadialUnit`.
+
+    Products, condition and outputs have the shapes of the gated layer's.
+
+    Args:
+        channels: Width of the residual stream.
+        dilation: Distance between the three taps, in positions.
+        level_width: Width of the noise-level embedding.
+        centres: Of each channel.
+    """
+
+    def __init__(self, channels: int, dilation: int, level_width: int, centres: int) -> None:
+        super().__init__()
+        self.dilation = dilation
+        self.level = nn.Linear(level_width, channels)
+        self.taps = nn.Linear(3 * channels, 2 * channels)
+        self.radial = RadialUnit(channels, centres)
+        self.output = nn.Linear(channels, 2 * channels)
+
+    def forward(self, h: Tensor, level: Tensor, condition: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Run the layer; arguments and result as in `GatedResidualLayer.forward`."""
+        y = self.taps(dilated_taps(h + self.level(level).unsqueeze(1), self.dilation))
+        if condition is not None:
+            y = y + condition
+        residual, skip = self.output(self.radial(y)).chunk(2, dim=2)
+        return (h + residual) * HALF, skip
+
+
 class DilatedStack(nn.Module):
     """The residual layers with their dilation cycle, and the conditioner that serves all of them.
 
@@ -80,18 +110,42 @@ class DilatedStack(nn.Module):
         layers: Number of layers.
         dilation_cycle: Dilation of layer i is 2 ** (i % dilation_cycle).
         level_width: Width of the noise-level embedding.
+        radial_centres: Centres per channel of layers with radial basis functions; 0 for gated layers.
 
     Attributes:
         receptive_field: Positions on either side that an output depends on.
         conditioner: What brings a mel to the layers; None until the network gives the stack one.
     """
 
-    def __init__(self, channels: int, layers: int, dilation_cycle: int, *, level_width: int) -> None:
+    def __init__(
+        self, channels: int, layers: int, dilation_cycle: int, *, level_width: int, radial_centres: int = 0
+    ) -> None:
         super().__init__()
         dilations = [1 << i % dilation_cycle for i in range(layers)]
         self.receptive_field: int = sum(dilations)
-        self.layers = nn.ModuleList(GatedResidualLayer(channels, dilation, level_width) for dilation in dilations)
+        self.layers = nn.ModuleList(
+            RadialResidualLayer(channels, dilation, level_width, radial_centres)
+            if radial_centres
+            else GatedResidualLayer(channels, dilation, level_width)
+            for dilation in dilations
+        )
         self.conditioner: Conditioner | None = None
+
+    @property
+    def is_gated(self) -> bool:
+        """Whether all layers are the gated ones that fast engines compute."""
+        return all(isinstance(layer, GatedResidualLayer) for layer in self.layers)
+
+    def gated_layers(self) -> list[GatedResidualLayer]:
+        """List the layers for an engine that computes gated ones.
+
+        Raises:
+            TypeError: If there are others.
+        """
+        gated = [layer for layer in self.layers if isinstance(layer, GatedResidualLayer)]
+        if len(gated) < len(self.layers):
+            raise TypeError("this engine computes gated layers, the network has others; run the network as it is")
+        return gated
 
     def forward(self, h: Tensor, level: Tensor, condition: Tensor | None) -> Tensor:
         """Run all layers and add up their skips.

@@ -36,6 +36,9 @@ def small_configs(tiny_model_config):
     return {
         "frames": tiny_model_config,
         "patches": parse_config(ModelConfig, tiny_model_config.model_dump() | {"network": patches}, "a test"),
+        "radial": parse_config(
+            ModelConfig, tiny_model_config.model_dump() | {"network": patches | {"activation": "rbf"}}, "a test"
+        ),
         "published": published_like(),
         "an upsampler per layer": published_like(upsampling="transposed-per-layer"),
         "no mel": ModelConfig(sample_rate=8000, network={"channels": 6, "layers": 3, "patch": 2}),

@@ -7,7 +7,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from audiodiff.benchmark.counting import count_operations
 from audiodiff.networks.build import build_network
 
-KINDS = ["frames", "patches", "published", "an upsampler per layer", "no mel"]
+KINDS = ["frames", "patches", "radial", "published", "an upsampler per layer", "no mel"]
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -43,6 +43,15 @@ def test_what_stands_in_the_way_is_named(channels, device, pretence, reason, gpu
     assert reason in why_not_fused(make_fusible(channels=channels, layers=1), device)
 
 
+@pytest.mark.parametrize("kind", ["diffwave", "frames"])
+def test_layers_that_the_kernels_do_not_compute_are_left_alone(kind, gpu, make_fusible):
+    gpu()
+    network = make_fusible(kind, activation="rbf")
+    assert why_not_fused(network, "cuda") == "its layers are not gated"
+    with pytest.raises(TypeError, match="computes gated layers"):
+        pack_stack(network.stack, torch.bfloat16)
+
+
 def test_an_unknown_network_stays_as_it_is(gpu):
     gpu()
     assert "Linear" in why_not_fused(torch.nn.Linear(2, 2), "cuda")

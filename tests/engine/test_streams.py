@@ -26,8 +26,10 @@ NETWORKS = {
     "patches": {"channels": 8, "layers": 4, "patch": 8},
     "upsampled": {"channels": 8, "layers": 4, "upsampling": "transposed", "upsampling_factors": [8, 8]},
     "one layer": {"channels": 4, "layers": 1},
+    "radial": {"channels": 8, "layers": 4, "patch": 8, "activation": "rbf"},
     "frames": {"kind": "frames", "channels": 8, "layers": 3, "n_fft": 256, "hop_length": 64},
 }
+PLAIN = ("frames", "radial")
 
 
 def make(name: str, *, mel: bool = True, labels: Sequence[str] = ()) -> tuple[Network, ModelConfig]:
@@ -61,7 +63,7 @@ def streamed(engine, x: Tensor, mel: Tensor | None, cuts: Sequence[int], label: 
 @pytest.mark.parametrize("cuts", [[BLOCKS], [1] * BLOCKS, [7, 30, 3], [39, 1], [1, 39]], ids=str)
 @pytest.mark.parametrize(
     ("name", "kind"),
-    [(name, PlainEngine) for name in NETWORKS] + [(name, TiledEngine) for name in NETWORKS if name != "frames"],
+    [(name, PlainEngine) for name in NETWORKS] + [(name, TiledEngine) for name in NETWORKS if name not in PLAIN],
 )
 def test_pieces_are_predicted_like_the_whole(name, kind, cuts):
     network, config = make(name)
@@ -149,10 +151,15 @@ def test_a_halo_too_narrow_would_be_noticed():
 def test_engines_are_chosen_by_network_and_place():
     for name in NETWORKS:
         network, config = make(name)
-        expected = PlainEngine if name == "frames" else TiledEngine
+        expected = PlainEngine if name in PLAIN else TiledEngine
         assert type(make_engine(network, config, torch.float32, CPU)) is expected
     diffwave, config = make("diffwave")
     assert type(make_engine(diffwave, config, torch.float32, torch.device("meta"))) is PlainEngine
+
+
+def test_tiles_refuse_what_they_would_compute_as_gates():
+    with pytest.raises(TypeError, match="computes gated layers, the network has others"):
+        TiledEngine(*make("radial"), torch.float32)
 
 
 @pytest.mark.parametrize("has", [True, False])

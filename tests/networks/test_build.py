@@ -16,11 +16,23 @@ VARIANTS = [
     ("diffwave", {"patch": 4, "upsampling": "transposed-per-layer", "upsampling_factors": (2, 2)}),
     ("frames", {"n_fft": 32}),
     ("frames", {"n_fft": 64}),
+    ("diffwave", {"patch": 4, "activation": "rbf", "activation_centres": 5}),
+    ("frames", {"n_fft": 32, "activation": "rbf"}),
 ]
 every_network = pytest.mark.parametrize(
     ("kind", "options"),
     VARIANTS,
-    ids=["patch-1", "patch-4", "patch-16", "transposed", "transposed-per-layer-patch-4", "32", "64"],
+    ids=[
+        "patch-1",
+        "patch-4",
+        "patch-16",
+        "transposed",
+        "transposed-per-layer-patch-4",
+        "32",
+        "64",
+        "rbf-patch-4",
+        "rbf-32",
+    ],
 )
 
 

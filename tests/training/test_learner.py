@@ -182,10 +182,11 @@ def test_after_an_error_in_the_middle_of_a_step_there_is_no_state(learner, strea
         learns.state()
 
 
-@pytest.mark.parametrize("kind", ["frames", "diffwave"])
+@pytest.mark.parametrize("kind", ["frames", "diffwave", "rbf"])
 @pytest.mark.parametrize("option", [{}, {"precision": "bf16"}, {"few_step_weight": 1.0}], ids=str)
 def test_checkpointing_keeps_less_and_learns_the_same(stream, tiny_run_config, kind, option):
-    network = tiny_run_config.model.network.model_copy(update={"kind": kind, "patch": 8, "layers": 4})
+    update = {"kind": kind} if kind != "rbf" else {"activation": "rbf"}
+    network = tiny_run_config.model.network.model_copy(update={"patch": 8, "layers": 4} | update)
     model = tiny_run_config.model.model_copy(update={"network": network})
     torch.manual_seed(0)
     start, weights, kept = build_network(model), [], []
