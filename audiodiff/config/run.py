@@ -82,6 +82,21 @@ class TrainingConfig(Config):
     betas: tuple[float, float] = (0.9, 0.99)
     gradient_clip: float = Field(1.0, gt=0, description="largest L2 norm of the gradient")
     ema_decay: float = Field(0.999, ge=0, lt=1)
+    loss_weighting: Literal["none", "min-snr"] = Field(
+        "none",
+        description="how much a noise level counts in training: with target 'epsilon' all alike; or min-SNR (Hang et "
+        "al. 2023), which takes weight from levels with little noise. For generation from noise; a vocoder that starts "
+        "from a Griffin-Lim estimate works at just the levels it takes from. Validation is never weighted",
+    )
+    min_snr_gamma: float = Field(5.0, gt=0, description="SNR from which on 'min-snr' weighs less")
+    spectral_weighting: float = Field(
+        0.0,
+        ge=0,
+        le=2,
+        description="power of the ear's bandwidth (ERB, Glasberg and Moore 1990) that the error at a frequency is "
+        "divided by in training: 0 counts each Hz alike, 1 each auditory band, so that a small network spends itself "
+        "below 4 kHz, where most of speech is heard. Validation is never weighted",
+    )
     few_step_weight: float = Field(
         0.0,
         ge=0,

@@ -6,10 +6,12 @@ Variance preserving: x = alpha * clean + sigma * noise with alpha^2 = sigmoid(lo
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from audiodiff.config import DiffusionConfig
 
@@ -103,3 +105,26 @@ def weighted_mse(prediction: Tensor, target: Tensor, weight: Tensor | None = Non
     """Return the mean squared error of each clip, shape `(batch,)`, times an optional weight of that shape."""
     error = (prediction.float() - target.float()).square().flatten(1).mean(1)
     return error if weight is None else error * weight
+
+
+def min_snr_weight(log_snr: Tensor, target: Target, gamma: float) -> Tensor:
+    """Return the weights of noise levels by which none counts more than `gamma` times an error of the clean signal.
+
+    The loss on the clean signal is weighted by min(SNR, gamma); as errors of noise, clean signal and v are the same up
+    to a factor, that is min(SNR, gamma) / SNR for the noise and min(SNR, gamma) / (SNR + 1) for v (Hang et al. 2023,
+    "Efficient diffusion training via min-SNR weighting strategy").
+
+    Args:
+        log_snr: Noise levels `(batch,)`.
+        target: What the MSE is of.
+        gamma: Largest weight; 5 in the paper.
+
+    Returns:
+        Weights `(batch,)`.
+    """
+    log_weight = log_snr.clamp_max(math.log(gamma))
+    if target == "epsilon":
+        log_weight = log_weight - log_snr
+    elif target == "v":
+        log_weight = log_weight - functional.softplus(log_snr)
+    return log_weight.exp()

@@ -28,6 +28,7 @@ from audiodiff.training.optimisation import (
     update_average,
 )
 from audiodiff.training.team import Team
+from audiodiff.training.weighting import Weighting
 
 
 @dataclass
@@ -117,6 +118,7 @@ class Learner:
         self.network = copy.deepcopy(average).to(team.device).train()
         self.average = average.to(team.device).eval().requires_grad_(False)
         self.objective = Objective(config, team.device, bf16=training.precision == "bf16")
+        self._weighting = Weighting(training, config.diffusion.target)
         wanted = training.few_step_weight > 0
         self.few_step = FewStepLoss(self.average, config, bf16=self.objective.bf16) if wanted else None
         self.optimiser = make_optimiser(self.network.parameters(), training, radial_parameters(self.network))
@@ -166,7 +168,7 @@ class Learner:
         log_snr, noise = draw(prepared, self.config.diffusion, training.seed, step, share)
         n_labels = len(self.config.labels)
         met = drop_conditions(prepared, training.condition_dropout, n_labels, training.seed, step, share)
-        loss = self.objective.loss(self._predict, met, log_snr, noise).mean()
+        loss = self.objective.loss(self._predict, met, log_snr, noise, self._weighting).mean()
         if self.few_step is not None:
             seeds = draw_seeds(len(prepared.clean), training.seed, step, share)
             loss = loss + training.few_step_weight * self.few_step(self._predict, prepared, seeds).mean()

@@ -17,6 +17,7 @@ from audiodiff.data.crops import Example, context_blocks
 from audiodiff.data.dataset import ALONE, Share
 from audiodiff.diffusion.process import diffuse, sample_log_snr, training_target, weighted_mse
 from audiodiff.networks.build import Network
+from audiodiff.training.weighting import Weighting
 
 Predict = Callable[[Tensor, Tensor, Tensor | None, Tensor | None], Tensor]
 """(x `(batch, 1, time)`, log_snr `(batch,)`, mel or None, label or None) -> prediction of the shape of x."""
@@ -95,7 +96,14 @@ class Objective:
             mel = mel[..., self._context : -self._context]
         return Prepared(clean, mel, label if self.config.labels else None, bandwidth if limited else None)
 
-    def loss(self, predict: Predict, batch: Prepared, log_snr: Tensor, noise: Tensor) -> Tensor:
+    def loss(
+        self,
+        predict: Predict,
+        batch: Prepared,
+        log_snr: Tensor,
+        noise: Tensor,
+        weighting: Weighting | None = None,
+    ) -> Tensor:
         """Return the mean squared error of each clip at given noise levels.
 
         Args:
@@ -103,6 +111,7 @@ class Objective:
             batch: What `prepare` returned.
             log_snr: Noise levels `(batch,)`.
             noise: Standard normal noise of the shape of the audio.
+            weighting: What counts more, in training; without it all noise levels and frequencies count alike.
 
         Returns:
             Losses `(batch,)`, float32; where a recording is band-limited, of its band only.
@@ -111,19 +120,32 @@ class Objective:
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.bf16):
             prediction = predict(x, log_snr, batch.mel, batch.label)
         target = training_target(batch.clean, noise, log_snr, self.config.diffusion.target)
-        if batch.bandwidth is None:
-            return weighted_mse(prediction, target)
-        return band_limited_mse(prediction, target, batch.bandwidth, self.config.sample_rate)
+        weight = None if weighting is None else weighting.of_levels(log_snr)
+        by_frequency = weighting.of_frequencies if weighting is not None and weighting.by_frequency else None
+        if batch.bandwidth is None and by_frequency is None:
+            return weighted_mse(prediction, target, weight)
+        bandwidth = torch.full_like(log_snr, math.inf) if batch.bandwidth is None else batch.bandwidth
+        error = band_limited_mse(prediction, target, bandwidth, self.config.sample_rate, by_frequency)
+        return error if weight is None else error * weight
 
 
-def band_limited_mse(prediction: Tensor, target: Tensor, bandwidth: Tensor, sample_rate: int) -> Tensor:
+def band_limited_mse(
+    prediction: Tensor,
+    target: Tensor,
+    bandwidth: Tensor,
+    sample_rate: int,
+    by_frequency: Callable[[Tensor], Tensor] | None = None,
+) -> Tensor:
     """Return the mean squared error below a frequency, scaled such that a white error has the same at any bandwidth.
+
+    So it has with any weights of frequencies.
 
     Args:
         prediction: `(batch, channels, time)`.
         target: Of the same shape.
         bandwidth: Hz up to which the error counts `(batch,)`; infinite for all of it.
         sample_rate: Hz.
+        by_frequency: Weights of frequencies in Hz, of their shape; without it all count alike.
 
     Returns:
         Errors `(batch,)`, float32.
@@ -135,6 +157,8 @@ def band_limited_mse(prediction: Tensor, target: Tensor, bandwidth: Tensor, samp
     weight[0] = 1.0
     if n_samples % 2 == 0:
         weight[-1] = 1.0
+    if by_frequency is not None:
+        weight = weight * by_frequency(frequency)
     weight = weight * (frequency <= bandwidth.unsqueeze(1))
     power = (spectrum.real.square() + spectrum.imag.square()).mean(1)
     error: Tensor = (power * weight).sum(1) / (weight.sum(1) * n_samples)  # Parseval's theorem

@@ -13,6 +13,7 @@ from audiodiff.diffusion.process import (
     alpha_sigma,
     clean_from_noise,
     diffuse,
+    min_snr_weight,
     noise_from,
     sample_log_snr,
     training_target,
@@ -164,3 +165,23 @@ def test_weighted_mse_is_the_mean_square_of_each_clip_times_its_weight():
 def test_weighted_mse_of_half_precision_is_summed_in_float32():
     prediction = torch.full((1, 1, 10_000), 100.0, dtype=torch.float16)
     assert weighted_mse(prediction, -prediction).item() == pytest.approx(40_000.0)
+
+
+@pytest.mark.parametrize("gamma", [1.0, 5.0])
+def test_min_snr_weights_make_one_loss_of_all_targets(gamma):
+    clean, noise = random_batch()
+    noisy, guess = diffuse(clean, noise, LEVELS), clean + 0.3 * noise.flip(2)
+    alpha, sigma = (scale.view(-1, 1, 1) for scale in alpha_sigma(LEVELS))
+    noise_of_guess = (noisy - alpha * guess) / sigma
+    answers = {"epsilon": noise_of_guess, "x0": guess, "v": alpha * noise_of_guess - sigma * guess}
+    expected = LEVELS.exp().clamp_max(gamma) * (clean - guess).square().mean((1, 2))
+    for target, answer in answers.items():
+        error = (answer - training_target(clean, noise, LEVELS, target)).square().mean((1, 2))
+        assert_close(error * min_snr_weight(LEVELS, target, gamma), expected)
+
+
+def test_min_snr_leaves_noise_alone_below_gamma_and_is_finite_at_any_level():
+    assert torch.equal(min_snr_weight(torch.tensor([-30.0, 0.0, 1.6]), "epsilon", 5.0), torch.ones(3))
+    assert float(min_snr_weight(torch.tensor([math.log(50.0)]), "epsilon", 5.0)) == pytest.approx(0.1)
+    for target in ("epsilon", "v", "x0"):
+        assert min_snr_weight(torch.tensor([-100.0, 100.0]), target, 5.0).isfinite().all()

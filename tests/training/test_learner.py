@@ -246,6 +246,14 @@ def test_a_run_goes_on_alike_where_centres_have_their_own_learning_rate(learner,
         assert torch.equal(other.optimiser.state[parameter]["exp_avg"], moments["exp_avg"]), name
 
 
+@pytest.mark.parametrize("option", [{"loss_weighting": "min-snr"}, {"spectral_weighting": 1.0}], ids=str)
+def test_weights_of_the_loss_change_what_is_learned(learner, stream, option):
+    plain, weighted = learner(), learner(**option)
+    first = [learns.step(stream[0])[0].loss for learns in (plain, weighted)]
+    assert first[0] != first[1]
+    assert not torch.equal(flat(plain.network), flat(weighted.network))
+
+
 def test_compile_is_used_when_asked_for(learner, stream, monkeypatch):
     compiled = []
     monkeypatch.setattr(torch, "compile", lambda function, **_: compiled.append(function) or function)

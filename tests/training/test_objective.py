@@ -1,16 +1,17 @@
 """The loss is the mean squared error it should be; of a band-limited recording only what lies in its band counts."""
 
 import math
-from itertools import chain
+from itertools import chain, combinations
 
 import pytest
 import torch
 
-from audiodiff.config import DiffusionConfig, ModelConfig, NetworkConfig, WhiteningConfig
+from audiodiff.config import DiffusionConfig, ModelConfig, NetworkConfig, TrainingConfig, WhiteningConfig
 from audiodiff.data.crops import Example
 from audiodiff.data.dataset import Share
 from audiodiff.diffusion.process import alpha_sigma
 from audiodiff.training.objective import Objective, Prepared, band_limited_mse, draw, draw_seeds, mel_noise
+from audiodiff.training.weighting import Weighting
 
 RATE = 8000
 CPU = torch.device("cpu")
@@ -73,6 +74,60 @@ def test_no_gradient_flows_from_the_empty_band(tiny_model_config):
         objective.loss(lambda x, *_: noise + 0.1 * error, batch, log_snr, noise).sum(), error
     )
     assert float(gradient.abs().max()) < 1e-6
+
+
+def weighted(**settings):
+    return Weighting(TrainingConfig(**settings), "epsilon")
+
+
+@pytest.mark.parametrize("n_samples", [2**16, 2**16 - 1])
+@pytest.mark.parametrize("exponent", [0.5, 1.0, 2.0])
+def test_a_white_error_has_the_same_loss_at_any_spectral_weighting(n_samples, exponent):
+    curve = weighted(spectral_weighting=exponent).of_frequencies
+    noise = torch.randn(4, 1, n_samples, generator=torch.Generator().manual_seed(2))
+    for band in (1000.0, math.inf):
+        error = band_limited_mse(noise, torch.zeros_like(noise), torch.full((4,), band), RATE, curve)
+        assert float(error.mean()) == pytest.approx(1.0, abs=0.03)
+
+
+def test_an_error_counts_by_how_narrow_the_band_is_in_which_the_ear_hears_it():
+    # Glasberg and Moore 1990: 35.5 Hz wide at 100 Hz, 240.6 Hz at 2 kHz
+    for exponent in (0.5, 1.0):
+        curve = weighted(spectral_weighting=exponent).of_frequencies
+        low, high = (
+            band_limited_mse(tone(f, 8000), torch.zeros(1, 1, 8000), torch.tensor([math.inf]), RATE, curve)
+            for f in (100.0, 2000.0)
+        )
+        assert float(low / high) == pytest.approx((240.6 / 35.5) ** exponent, rel=0.01)
+
+
+def test_weightings_of_levels_and_frequencies_and_the_band_of_a_recording_combine(tiny_model_config):
+    objective = Objective(tiny_model_config, CPU)
+    batches = [objective.prepare(example(bandwidth=band)) for band in (math.inf, 2000.0)]
+    log_snr, noise = torch.tensor([-2.0, 1.0, 4.0]), torch.randn_like(batches[0].clean)
+
+    def predict(*_):
+        return noise + tone(500.0, noise.shape[-1])
+
+    rates = weighted(loss_weighting="min-snr").of_levels(log_snr)
+    assert rates.tolist() == pytest.approx([1.0, 1.0, 5 * math.exp(-4)])
+    losses = []
+    for batch in batches:
+        for spectral in (0.0, 1.0):
+            plain, both = (
+                objective.loss(predict, batch, log_snr, noise, weighted(spectral_weighting=spectral, **other))
+                for other in ({}, {"loss_weighting": "min-snr"})
+            )
+            torch.testing.assert_close(both, plain * rates)
+            losses.append(plain)
+    assert torch.equal(losses[0], objective.loss(predict, batches[0], log_snr, noise))  # weighs nothing
+    assert all(((one - other).abs() > 1e-3).all() for one, other in combinations(losses, 2))
+
+
+def test_gamma_says_from_where_on_levels_weigh_less():
+    log_snr = torch.tensor([2.5])
+    weights = [weighted(loss_weighting="min-snr", min_snr_gamma=gamma).of_levels(log_snr) for gamma in (1, 5, 20)]
+    assert torch.cat(weights).tolist() == pytest.approx([math.exp(-2.5), 5 * math.exp(-2.5), 1.0])
 
 
 @pytest.mark.parametrize("target", ["epsilon", "v", "x0"])

@@ -65,3 +65,7 @@ def test_network_crops_and_levels_matter(validate, network):
 def test_no_gradient_is_kept(validate, network):
     validate(network)
     assert all(parameter.grad is None for parameter in network.parameters())
+
+
+def test_the_loss_compares_with_that_of_runs_that_weigh_otherwise(validate, network):
+    assert validate(network, loss_weighting="min-snr", spectral_weighting=1.0) == validate(network)
