@@ -222,6 +222,25 @@ def training(*, runs: Sequence[Path], output: Path) -> None:
     _save(figure, output)
 
 
+@command.command("levels")
+@click.argument("runs", nargs=-1, required=True, type=EXISTING)
+@output_option
+def levels(*, runs: Sequence[Path], output: Path) -> None:
+    """Draw the last validation loss of runs over noise level, and print their means.
+
+    Where training was confined to a grid (model.diffusion.levels) its levels are dots, and the means on it and between
+    are printed. With training.validation_levels one less than twice the grid, the others lie halfway.
+    """
+    from audiodiff.evaluation.levels import plot_level_losses, read_level_losses
+
+    read = {str(run): read_level_losses(run) for run in runs}
+    figure, ((axes,),) = _figure(1, 1, (8, 4.5))
+    plot_level_losses(axes, read)
+    for run, losses in read.items():
+        click.echo(f"{run}: {losses.in_words()}")
+    _save(figure, output)
+
+
 @command.command("quality")
 @click.argument("evaluations", nargs=-1, required=True, type=EXISTING)
 @click.option("--metric", default="pesq_wb", show_default=True, metavar="NAME", help="What is drawn upwards.")

@@ -22,11 +22,12 @@ from audiodiff.errors import DataError
 from audiodiff.evaluation.catalogue import METRICS
 from audiodiff.evaluation.results import Evaluation
 
-_COLOURS = ("#31688e", "#a8327d", "#35b779", "#e8871e", "#5d3a9b", "#777777", "#b5b52f")
+COLOURS = ("#31688e", "#a8327d", "#35b779", "#e8871e", "#5d3a9b", "#777777", "#b5b52f")
 _POINTS = 400
 
 
-def _tidy(axes: Axes, xlabel: str, ylabel: str) -> None:
+def tidy(axes: Axes, xlabel: str, ylabel: str) -> None:
+    """Name the axes of a panel and take away what is not needed."""
     axes.set(xlabel=xlabel, ylabel=ylabel)
     axes.grid(alpha=0.25)
     axes.set_axisbelow(True)
@@ -77,11 +78,11 @@ def plot_radial_basis(axes: Axes, centres: Tensor, spread: Tensor, *, log_snr_mi
     levels = torch.linspace(low, high, _POINTS)
     for i, (centre, width) in enumerate(sorted(zip(centres.tolist(), spread.tolist(), strict=True))):
         values = torch.exp(-0.5 * ((levels - centre) / width).square())
-        axes.plot(levels.numpy(), values.numpy(), color=_COLOURS[i % 2], linewidth=1)
-        axes.plot([centre], [0], "|", color=_COLOURS[i % 2], markersize=10, clip_on=False)
+        axes.plot(levels.numpy(), values.numpy(), color=COLOURS[i % 2], linewidth=1)
+        axes.plot([centre], [0], "|", color=COLOURS[i % 2], markersize=10, clip_on=False)
     axes.axvspan(log_snr_min, log_snr_max, color="#777777", alpha=0.08, linewidth=0)
     axes.set(xlim=(low, high), ylim=(0, 1.05))
-    _tidy(axes, "log-SNR (trained range shaded)", "radial basis function")
+    tidy(axes, "log-SNR (trained range shaded)", "radial basis function")
 
 
 def plot_schedules(
@@ -101,9 +102,9 @@ def plot_schedules(
     """
     for i, name in enumerate(names):
         levels = make_schedule(name, n_steps, log_snr_min=log_snr_min, log_snr_max=log_snr_max)[:-1]
-        axes.plot(range(1, n_steps + 1), levels.numpy(), ".-", color=_COLOURS[i % len(_COLOURS)], label=name)
+        axes.plot(range(1, n_steps + 1), levels.numpy(), ".-", color=COLOURS[i % len(COLOURS)], label=name)
     axes.legend(frameon=False)
-    _tidy(axes, "step", "log-SNR")
+    tidy(axes, "step", "log-SNR")
 
 
 def plot_scales(axes: Axes, *, log_snr_min: float, log_snr_max: float, marks: Tensor | None = None) -> None:
@@ -116,14 +117,14 @@ def plot_scales(axes: Axes, *, log_snr_min: float, log_snr_max: float, marks: Te
         marks: Log-SNR of the steps of a schedule, drawn as dots; infinite ones are left out. None draws no dots.
     """
     levels = torch.linspace(log_snr_min, log_snr_max, _POINTS)
-    for curve, name, colour in zip(alpha_sigma(levels), ("signal α", "noise σ"), _COLOURS, strict=False):
+    for curve, name, colour in zip(alpha_sigma(levels), ("signal α", "noise σ"), COLOURS, strict=False):
         axes.plot(levels.numpy(), curve.numpy(), color=colour, label=name)
     if marks is not None:
         steps = marks[marks.isfinite()]
-        for curve, colour in zip(alpha_sigma(steps), _COLOURS, strict=False):
+        for curve, colour in zip(alpha_sigma(steps), COLOURS, strict=False):
             axes.plot(steps.numpy(), curve.numpy(), "o", color=colour, markersize=4)
     axes.legend(frameon=False)
-    _tidy(axes, "log-SNR", "amplitude")
+    tidy(axes, "log-SNR", "amplitude")
 
 
 def read_curves(run_dir: Path) -> dict[str, tuple[list[int], list[float]]]:
@@ -173,9 +174,9 @@ def plot_curves(
             raise DataError(f"there is no curve {name!r}; there are {', '.join(curves)}.")
         steps, values = curves[name]
         mark = "o-" if len(steps) < 30 else "-"
-        axes.plot(steps, values, mark, markersize=3, color=_COLOURS[i % len(_COLOURS)], linewidth=1.2, label=name)
+        axes.plot(steps, values, mark, markersize=3, color=COLOURS[i % len(COLOURS)], linewidth=1.2, label=name)
     axes.legend(frameon=False)
-    _tidy(axes, "step", ylabel)
+    tidy(axes, "step", ylabel)
 
 
 def plot_quality(axes: Axes, evaluations: Sequence[Evaluation], metric: str) -> None:
@@ -198,13 +199,13 @@ def plot_quality(axes: Axes, evaluations: Sequence[Evaluation], metric: str) -> 
             lacking = METRICS[metric].title if quality is None else "real-time factor (evaluate it with --timings)"
             raise DataError(f"{system.name} has no {lacking}.")
         half = 0.0 if quality.high is None else quality.high - quality.mean
-        colour = _COLOURS[i % len(_COLOURS)]
+        colour = COLOURS[i % len(COLOURS)]
         axes.errorbar(cost.mean, quality.mean, yerr=half, fmt="o", color=colour, capsize=3)
         axes.annotate(system.name, (cost.mean, quality.mean), (7, 5), textcoords="offset points", color=colour)
     axes.set_xscale("log")
     axes.margins(0.2)
     better = {"higher": ", higher is better", "lower": ", lower is better", "neither": ""}[METRICS[metric].better]
-    _tidy(axes, "real-time factor (seconds per second of audio)", METRICS[metric].title + better)
+    tidy(axes, "real-time factor (seconds per second of audio)", METRICS[metric].title + better)
 
 
 def curve_groups(curves: Mapping[str, object]) -> list[tuple[str, list[str]]]:

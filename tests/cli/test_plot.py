@@ -97,6 +97,38 @@ def test_training_curves_of_one_run_and_of_two(plot):
     assert "holds no curves" in plot("training", ".", "-o", "x.png").stderr
 
 
+def test_losses_by_noise_level_of_a_run_on_a_grid_and_of_one_on_all_levels(plot, tiny_run_config):
+    import yaml
+    from torch.utils.tensorboard import SummaryWriter
+
+    for run, n_levels in (("grid", 3), ("all", 0)):
+        document = tiny_run_config.model_dump(mode="json")
+        document["model"]["diffusion"]["levels"] = n_levels
+        with SummaryWriter(f"{run}/tensorboard") as writer:
+            for level, loss in ((-8.0, 0.1), (-3.5, 0.4), (1.0, 0.2), (5.5, 0.6), (10.0, 0.3)):
+                writer.add_scalar(f"validation/loss_at_{level:+.1f}", 9.0, 4)
+                writer.add_scalar(f"validation/loss_at_{level:+.1f}", loss, 8)
+        Path(run, "config.yaml").write_text(yaml.safe_dump(document), encoding="utf-8")
+    result = plot("levels", "grid", "all", "-o", "x.png")
+    assert result.stdout.splitlines() == [
+        "grid: step 8, mean 0.3200; at the training levels 0.2000, between them 0.5000",
+        "all: step 8, mean 0.3200",
+        "x.png",
+    ]
+    assert plot("levels", "all", "-o", "y.png").exit_code == 0
+    assert Path("x.png").read_bytes() != Path("y.png").read_bytes()
+
+
+def test_a_run_without_a_validation_has_no_levels(plot, tiny_run_config):
+    import yaml
+    from torch.utils.tensorboard import SummaryWriter
+
+    with SummaryWriter("run/tensorboard") as writer:
+        writer.add_scalar("training/loss", 1.0, 1)
+    Path("run/config.yaml").write_text(yaml.safe_dump(tiny_run_config.model_dump(mode="json")), encoding="utf-8")
+    assert "has not been validated yet" in plot("levels", "run", "-o", "x.png").stderr
+
+
 def test_quality_from_stored_results(plot):
     from audiodiff.evaluation.results import Evaluation, FileResult, SystemResult, write_json
 
