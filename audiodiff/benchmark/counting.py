@@ -17,14 +17,17 @@ whitening, noise) is left out, so shares are of what the matrix products alone w
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from torch import nn
 
 from audiodiff.config import ModelConfig
+from audiodiff.networks.blocks import ResidualBlock, SelfAttention
 from audiodiff.networks.build import Network
 from audiodiff.networks.conditioning import FrameConditioner, UpsampledConditioner
 from audiodiff.networks.layers import GatedResidualLayer, RadialResidualLayer
+from audiodiff.networks.unet import UNet1d
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,8 @@ def count_operations(network: Network, config: ModelConfig, *, batch: int, n_blo
     Returns:
         The operations.
     """
+    if isinstance(network, UNet1d):
+        return _of_unet(network, batch, n_blocks, n_blocks * config.block_length)
     network_config = config.network
     samples_per_position = network_config.hop_length if network_config.kind == "frames" else network_config.patch
     n_positions = n_blocks * config.block_length // samples_per_position
@@ -66,6 +71,25 @@ def count_operations(network: Network, config: ModelConfig, *, batch: int, n_blo
     of_the_level += [layer.level for layer in layers]
     step = n_positions * _of_rows(at_every_position) + _of_rows(of_the_level)
     return Operations(batch * step, batch * _of_condition(network.stack.conditioner, n_blocks, n_positions))
+
+
+def _of_unet(network: UNet1d, batch: int, n_blocks: int, n_samples: int) -> Operations:
+    """Count the products of every level at its own rate, and those of attention: queries by keys, and by values."""
+    stack, rate = network.stack, n_samples // network.patch
+    step = rate * _of_rows([network.input, network.output])
+    step += _of_rows([part for part in network.level.mlp if isinstance(part, nn.Linear)])
+    rates = [rate // math.prod(stack.factors[:level]) for level in range(len(stack.factors) + 1)]
+    for block, level in zip(stack.layers, stack.levels, strict=True):
+        if isinstance(block, ResidualBlock):
+            step += rates[level] * _of_rows([block.taps, block.output]) + _of_rows([block.modulate.project])
+    for attention in stack.attention:
+        if isinstance(attention, SelfAttention):
+            step += rates[-1] * _of_rows([attention.inputs, attention.output]) + _of_rows([attention.modulate.project])
+            step += 4 * rates[-1] ** 2 * attention.output.in_features
+    for coarser, join, split in zip(rates[1:], stack.join, stack.split, strict=True):
+        step += coarser * _of_rows([part for part in (join, split) if isinstance(part, nn.Linear)])
+    condition = n_blocks * _of_rows([stack.conditioner]) if stack.conditioner else 0
+    return Operations(batch * step, batch * condition)
 
 
 def _of_rows(parts: list[nn.Linear]) -> int:

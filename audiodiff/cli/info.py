@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,13 @@ import click
 if TYPE_CHECKING:
     from audiodiff.config import ModelConfig
 
+_OF_UNET = {"factors", "multipliers", "blocks", "attention"}
+UNUSED = {
+    "diffwave": {"n_fft", "hop_length"} | _OF_UNET,
+    "frames": {"patch"} | _OF_UNET,
+    "unet": {"n_fft", "hop_length", "layers", "upsampling", "upsampling_factors", "activation", "activation_centres"},
+}
+"""Fields of `NetworkConfig` that say nothing of a kind of network."""
 PACKAGES = ("torch", "torchaudio", "librosa", "soundfile", "numpy")
 
 
@@ -79,17 +87,24 @@ def describe_model(name: str) -> dict[str, Any]:
     }
     if config.mel is None:
         facts |= {"labels": list(config.labels), "clip_seconds": config.clip_seconds}
-    unused = {"patch"} if config.network.kind == "frames" else {"n_fft", "hop_length"}
     facts["network"] = {
-        **config.network.model_dump(mode="json", exclude=unused),
+        **config.network.model_dump(mode="json", exclude=UNUSED[config.network.kind]),
         "parameters": sum(parameter.numel() for parameter in network.parameters()),
         "file_megabytes": round((folder / WEIGHTS).stat().st_size / 1e6, 2),
-        "receptive_field_samples_each_side": network.receptive_field,
-        "receptive_field_seconds_each_side": round(network.receptive_field / config.sample_rate, 4),
+        **_receptive_field(network.receptive_field, config.sample_rate),
     }
     for part in ("whitening", "diffusion", "synthesis", "provenance"):
         facts[part] = config.model_dump(mode="json")[part]
     return facts
+
+
+def _receptive_field(samples: float, sample_rate: int) -> dict[str, Any]:
+    if math.isinf(samples):
+        return {"receptive_field": "the whole clip"}
+    return {
+        "receptive_field_samples_each_side": samples,
+        "receptive_field_seconds_each_side": round(samples / sample_rate, 4),
+    }
 
 
 def _kind(config: ModelConfig) -> str:

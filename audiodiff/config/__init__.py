@@ -3,6 +3,7 @@
 from audiodiff.config.base import Config, change, parse_config
 from audiodiff.config.mel import MEL_CONVENTIONS, MelConfig, mel_convention
 from audiodiff.config.model import (
+    HEAD_WIDTH,
     DiffusionConfig,
     EmbeddingConfig,
     ModelConfig,
@@ -13,6 +14,7 @@ from audiodiff.config.model import (
 from audiodiff.config.run import DataConfig, RunConfig, TrainingConfig, TransformConfig, load_run_config
 
 __all__ = [
+    "HEAD_WIDTH",
     "MEL_CONVENTIONS",
     "Config",
     "DataConfig",

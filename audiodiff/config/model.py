@@ -67,6 +67,10 @@ class EmbeddingConfig(Config):
         return self
 
 
+HEAD_WIDTH = 32
+"""Channels of an attention head."""
+
+
 def _fitting_factors(product: int) -> str:
     """Say which pairs of even factors have a product, most equal first."""
     pairs = [[a, product // a] for a in range(2, math.isqrt(product) + 1, 2) if product % a == 0]
@@ -77,19 +81,41 @@ def _fitting_factors(product: int) -> str:
 
 
 class NetworkConfig(Config):
-    """The noise predictor: gated dilated residual layers, on samples, patches of samples or STFT frames."""
+    """The noise predictor: gated dilated residual layers on samples, patches or STFT frames, or a U-Net on patches."""
 
-    kind: Literal["diffwave", "frames"] = "diffwave"
-    channels: int = Field(64, gt=0)
-    layers: int = Field(30, gt=0)
-    dilation_cycle: int = Field(10, gt=0, description="dilation of layer i is 2 ** (i % dilation_cycle)")
+    kind: Literal["diffwave", "frames", "unet"] = "diffwave"
+    channels: int = Field(64, gt=0, description="width of the residual stream; of a 'unet', at its finest level")
+    layers: int = Field(30, gt=0, description="residual layers; a 'unet' has `blocks` instead")
+    dilation_cycle: int = Field(
+        10,
+        gt=0,
+        description="dilation of layer i is 2 ** (i % dilation_cycle); of a 'unet', at its coarsest level only",
+    )
     activation: Literal["gated", "rbf"] = Field(
         "gated",
         description="what follows the dilated convolution: DiffWave's sigmoid times tanh, or a radial basis function "
         "network per channel that starts as this and learns its own form. Slower: the fast engines compute gates only",
     )
     activation_centres: int = Field(8, gt=1, description="RBF centres of each channel ('rbf' only)")
-    patch: int = Field(1, gt=0, description="samples per position ('diffwave' only); must divide the hop length")
+    patch: int = Field(1, gt=0, description="samples per position ('diffwave' and 'unet'); must divide the hop length")
+    factors: tuple[int, ...] = Field(
+        (4, 4, 2),
+        description="'unet' only: neighbouring positions that become one from each level to the next coarser one; "
+        "patch times their product, the stride, must divide the hop length",
+    )
+    multipliers: tuple[int, ...] = Field(
+        (1, 2, 3, 4), description="'unet' only: width of each level, finest first, in units of `channels`"
+    )
+    blocks: tuple[int, ...] = Field(
+        (1, 1, 1, 2),
+        description="'unet' only: residual blocks of each level on the way down, and as many again on the way up",
+    )
+    attention: int = Field(
+        0,
+        ge=0,
+        description="'unet' only: layers of self-attention at the coarsest level, for clips that are made whole, such "
+        "as words and notes; 0 for long audio, because what attends to the whole clip cannot be made in chunks",
+    )
     n_fft: int = Field(1024, gt=0, description="window of the network's own STFT, in samples ('frames' only)")
     hop_length: int = Field(256, gt=0, description="hop of the network's own STFT, in samples ('frames' only)")
     upsampling: Literal["repeat", "transposed", "transposed-per-layer"] = Field(
@@ -104,6 +130,39 @@ class NetworkConfig(Config):
     )
     embedding: EmbeddingConfig = EmbeddingConfig()
 
+    @property
+    def stride(self) -> int:
+        """Samples by which a signal can be moved such that the prediction moves with it."""
+        if self.kind == "frames":
+            return self.hop_length
+        return self.patch * (math.prod(self.factors) if self.kind == "unet" else 1)
+
+    @model_validator(mode="after")
+    def _check(self) -> NetworkConfig:
+        if self.kind != "unet":
+            return self
+        n_levels = len(self.factors) + 1
+        if len(self.multipliers) != n_levels or len(self.blocks) != n_levels:
+            raise ValueError(
+                f"{len(self.factors)} factors make {n_levels} levels, so multipliers and blocks need {n_levels} values "
+                f"each, got {list(self.multipliers)} and {list(self.blocks)}"
+            )
+        for name, least in (("factors", 2), ("multipliers", 1), ("blocks", 1)):
+            values = getattr(self, name)
+            if any(value < least for value in values):
+                raise ValueError(f"{name} must be at least {least} each, got {list(values)}")
+        width = self.channels * self.multipliers[-1]
+        if self.attention and width % HEAD_WIDTH:
+            raise ValueError(
+                f"attention needs a coarsest level of a multiple of {HEAD_WIDTH} channels, got {width} "
+                f"({self.channels} channels times {self.multipliers[-1]})"
+            )
+        if self.upsampling != "repeat":
+            raise ValueError(f"upsampling {self.upsampling!r} is for kind 'diffwave'; 'unet' takes 'repeat' only")
+        if self.activation != "gated":
+            raise ValueError(f"activation {self.activation!r} is for 'diffwave' and 'frames'; leave it out for 'unet'")
+        return self
+
     def check_hop(self, hop_length: int) -> None:
         """Refuse what cannot bring frames every `hop_length` samples to the positions of this network.
 
@@ -116,6 +175,11 @@ class NetworkConfig(Config):
             if self.upsampling != "repeat":
                 raise ValueError(f"upsampling {self.upsampling!r} is for kind 'diffwave'; 'frames' takes 'repeat' only")
             return
+        if self.kind == "unet" and hop_length % self.stride:
+            raise ValueError(
+                f"patch {self.patch} times the factors {list(self.factors)} is {self.stride}; it must divide the hop "
+                f"length {hop_length}"
+            )
         if hop_length % self.patch:
             divisors = ", ".join(str(d) for d in range(1, 65) if hop_length % d == 0)
             raise ValueError(f"patch {self.patch} must divide the hop length {hop_length}; these do: {divisors}")
@@ -222,7 +286,7 @@ class ModelConfig(Config):
         """Samples per conditioning frame; signals are padded to a multiple of it."""
         if self.mel is not None:
             return self.mel.hop_length
-        return self.network.hop_length if self.network.kind == "frames" else self.network.patch
+        return self.network.stride
 
     @model_validator(mode="after")
     def _check(self) -> ModelConfig:

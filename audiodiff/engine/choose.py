@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from typing import Literal, Protocol
 
 import torch
@@ -12,7 +13,7 @@ from audiodiff.config import ModelConfig
 from audiodiff.engine.fused import accelerated
 from audiodiff.engine.graphs import ReverseGraphs
 from audiodiff.engine.relay import Relay, relay_size
-from audiodiff.engine.streams import HaloStream, Stream
+from audiodiff.engine.streams import HaloStream, Stream, WholeStream
 from audiodiff.engine.tiled import TiledDiffWave
 from audiodiff.errors import ConfigError
 from audiodiff.networks.build import Network
@@ -35,7 +36,7 @@ class Engine(Protocol):
         dtype: Of the matrix products.
         largest_batch: How many clips go together at most; None for any number.
         piece_blocks: Length of the pieces it likes best, in blocks.
-        reach_blocks: How far an output looks ahead, in blocks.
+        reach_blocks: How far an output looks ahead, in blocks; None for the whole signal.
         context_frames: Mel frames to either side that the encoded condition of a block depends on.
         graphs: What runs whole reverse loops at once, or None where there is no such thing.
     """
@@ -44,7 +45,7 @@ class Engine(Protocol):
     graphs: ReverseGraphs | None
     largest_batch: int | None
     piece_blocks: int
-    reach_blocks: int
+    reach_blocks: int | None
     context_frames: int
 
     def encode(self, mel: Tensor, start: int, stop: int) -> Tensor:
@@ -115,7 +116,9 @@ class PlainEngine:
         self.dtype, self.graphs = dtype, graphs
         self.largest_batch: int | None = None
         self.piece_blocks = max(1, round(PLAIN_PIECE_SECONDS * config.sample_rate / config.block_length))
-        self.reach_blocks = -(-network.receptive_field // config.block_length)
+        self.reach_blocks: int | None = None
+        if math.isfinite(network.receptive_field):
+            self.reach_blocks = math.ceil(network.receptive_field / config.block_length)
         self.context_frames = conditioner.context_frames if conditioner else 0
 
     def _autocast(self) -> contextlib.AbstractContextManager[object]:
@@ -135,6 +138,8 @@ class PlainEngine:
                 output: Tensor = self._network(x, log_snr.to(x).expand(len(x)), condition, label)
             return output
 
+        if self.reach_blocks is None:
+            return WholeStream(predict)
         reach = self.reach_blocks * self._block_length
         return HaloStream(predict, reach=reach, block_length=self._block_length, rows_per_block=self._rows_per_block)
 
@@ -157,7 +162,7 @@ class TiledEngine:
         tile = max(SMALLEST_TILE, min(TILE_PER_THREAD * torch.get_num_threads(), LARGEST_TILE))
         self.piece_blocks = max(1, tile // self._positions_per_block)
         self._weights = TiledDiffWave(network, dtype, self.piece_blocks * self._positions_per_block)
-        self.reach_blocks = -(-self._weights.delay // self._positions_per_block)
+        self.reach_blocks: int | None = -(-self._weights.delay // self._positions_per_block)
         self.context_frames = conditioner.context_frames if conditioner else 0
 
     def encode(self, mel: Tensor, start: int, stop: int) -> Tensor:

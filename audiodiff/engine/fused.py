@@ -64,13 +64,15 @@ def accelerated(network: Network, dtype: torch.dtype = torch.bfloat16) -> Networ
         A network of the same call, for inference only.
     """
     reason = why_not_fused(network, next(network.parameters()).device)
-    if reason:
-        _log_once(f"no fused layers: {reason}")
-        return network
-    return fused(network, dtype)
+    if reason is None and isinstance(network, DiffWave | FrameDiffWave):
+        return fused(network, dtype)
+    _log_once(f"no fused layers: {reason}")
+    return network
 
 
-def fused(network: Network, dtype: torch.dtype = torch.bfloat16, *, tf32: bool = False) -> FusedNetwork:
+def fused(
+    network: DiffWave | FrameDiffWave, dtype: torch.dtype = torch.bfloat16, *, tf32: bool = False
+) -> FusedNetwork:
     """Pack a network's weights and return it with fused layers, whatever the machine.
 
     Args:
@@ -146,7 +148,7 @@ class FusedTransform:
 class _Fused(nn.Module):
     """What both networks with fused layers do in the same way."""
 
-    plain: Network
+    plain: DiffWave | FrameDiffWave
     layers: FusedTransform
 
     @property

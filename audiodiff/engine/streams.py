@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from audiodiff.engine.window import Window
@@ -71,3 +72,25 @@ class HaloStream:
         if self._condition.end:
             condition = self._condition.view(self._row(low), self._row(high))
         return self._predict(self._x.view(low, high), condition)[..., start - low : stop - low]
+
+
+class WholeStream:
+    """A network that sees the whole signal, however long: pieces wait until the last one is there.
+
+    Args:
+        predict: The network at one noise level.
+    """
+
+    def __init__(self, predict: Predict) -> None:
+        self._predict = predict
+        self._pieces: list[tuple[Tensor, Tensor | None]] = []
+
+    def push(self, x: Tensor, condition: Tensor | None, *, last: bool) -> list[Tensor]:
+        """Take the next piece; see `Stream.push`."""
+        self._pieces.append((x, condition))
+        if not last:
+            return []
+        conditions = [condition for _, condition in self._pieces if condition is not None]
+        whole = torch.cat([x for x, _ in self._pieces], dim=2)
+        predicted = self._predict(whole, torch.cat(conditions, dim=1) if conditions else None)
+        return list(predicted.split([x.shape[2] for x, _ in self._pieces], dim=2))

@@ -5,10 +5,15 @@ from __future__ import annotations
 from audiodiff.config import ModelConfig
 from audiodiff.networks.diffwave import DiffWave
 from audiodiff.networks.frames import FrameDiffWave
+from audiodiff.networks.unet import UNet1d
 
-Network = DiffWave | FrameDiffWave
+Network = DiffWave | FrameDiffWave | UNet1d
 
-NETWORKS: dict[str, type[DiffWave] | type[FrameDiffWave]] = {"diffwave": DiffWave, "frames": FrameDiffWave}
+NETWORKS: dict[str, type[DiffWave] | type[FrameDiffWave] | type[UNet1d]] = {
+    "diffwave": DiffWave,
+    "frames": FrameDiffWave,
+    "unet": UNet1d,
+}
 
 
 def build_network(config: ModelConfig) -> Network:

@@ -188,4 +188,35 @@ class UpsampledConditioner(nn.Module):
         return projected
 
 
-Conditioner = FrameConditioner | UpsampledConditioner
+class LevelConditioner(nn.Linear):
+    """A mel frame, projected for residual blocks of several widths and repeated over the positions of its frame.
+
+    Args:
+        n_mels: Number of bins.
+        widths: Channels of each block.
+
+    Attributes:
+        context_frames: How many frames to either side an encoded position depends on.
+        positions_per_frame: Encoded positions per frame.
+    """
+
+    context_frames = 0
+    positions_per_frame = 1
+
+    def __init__(self, n_mels: int, widths: Sequence[int]) -> None:
+        super().__init__(n_mels, sum(widths), bias=False)
+        self.widths = tuple(widths)
+
+    def encode(self, features: Tensor) -> Tensor:
+        """Project features `(batch, frames, n_mels)` to `(batch, frames, sum of widths)`."""
+        projected: Tensor = self(features)
+        return projected
+
+    def for_layer(self, encoded: Tensor, index: int, n_positions: int) -> Tensor:
+        """Return the condition `(batch, n_positions, width)` of one block, `n_positions` a multiple of the frames."""
+        start = sum(self.widths[:index])
+        piece = encoded[..., start : start + self.widths[index]]
+        return piece.repeat_interleave(n_positions // piece.shape[1], dim=1)
+
+
+Conditioner = FrameConditioner | UpsampledConditioner | LevelConditioner

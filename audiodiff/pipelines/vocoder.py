@@ -165,9 +165,10 @@ class Vocoder(Pipeline):
 
         Raises:
             MelError: If a mel does not fit the model.
-            ConfigError: If a setting is impossible.
+            ConfigError: If a setting is impossible, or the model sees the whole mel at once.
         """
         settings, chunk = self.settings(changes), self._chunk_blocks(chunk_seconds)
+        self._reach()
 
         def checked() -> Iterator[Tensor]:
             for mel in mels:
@@ -187,7 +188,7 @@ class Vocoder(Pipeline):
         denoising step (one behind the other) and the colouring look.
         """
         settings, chunk = self.settings(changes), self._chunk_blocks(chunk_seconds)
-        reaches = [self.engine.reach_blocks] * settings.steps + [WHITENING_REACH]
+        reaches = [self._reach()] * settings.steps + [WHITENING_REACH]
         blocks = blocks_behind(chunk, self.engine.piece_blocks, self._look_ahead(settings), reaches)
         blocks += self.mel_config.centre == "frame" and self.mel_config.pairing == "midpoint"
         return blocks * self.mel_config.hop_length / self.sample_rate
@@ -241,6 +242,15 @@ class Vocoder(Pipeline):
             return noise_from(self.network(x, log_snr, condition), x, log_snr, self.config.diffusion.target)
 
         return predict
+
+    def _reach(self) -> int:
+        """Return how many blocks an output of the network looks ahead, or refuse a network that sees the whole mel."""
+        if self.engine.reach_blocks is None:
+            raise ConfigError(
+                "this model attends to the whole mel (network.attention), so it cannot begin before the last frame. "
+                "Give it the whole mel in one call, or train one with network.attention 0."
+            )
+        return self.engine.reach_blocks
 
     def _look_ahead(self, settings: SynthesisConfig) -> int:
         """Return how many blocks to either side the start of the reverse process and the condition depend on."""

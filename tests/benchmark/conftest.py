@@ -33,8 +33,12 @@ def published_like(**network):
 def small_configs(tiny_model_config):
     """Give configurations of all kinds of networks, by name."""
     patches = {"kind": "diffwave", "channels": 8, "layers": 2, "patch": 4}
+    unet = {"kind": "unet", "channels": 8, "factors": [4, 2], "multipliers": [1, 2, 4], "blocks": [1, 2, 1]}
+    hop = tiny_model_config.block_length
+    unet |= {"patch": hop // 16, "attention": 1}
     return {
         "frames": tiny_model_config,
+        "a U-Net": parse_config(ModelConfig, tiny_model_config.model_dump() | {"network": unet}, "a test"),
         "patches": parse_config(ModelConfig, tiny_model_config.model_dump() | {"network": patches}, "a test"),
         "radial": parse_config(
             ModelConfig, tiny_model_config.model_dump() | {"network": patches | {"activation": "rbf"}}, "a test"

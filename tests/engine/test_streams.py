@@ -28,8 +28,20 @@ NETWORKS = {
     "one layer": {"channels": 4, "layers": 1},
     "radial": {"channels": 8, "layers": 4, "patch": 8, "activation": "rbf"},
     "frames": {"kind": "frames", "channels": 8, "layers": 3, "n_fft": 256, "hop_length": 64},
+    "unet": {
+        "kind": "unet",
+        "channels": 8,
+        "patch": 4,
+        "factors": [4, 2],
+        "multipliers": [1, 2, 3],
+        "blocks": [1, 1, 1],
+    },
+    "attention": {
+        **{"kind": "unet", "channels": 8, "patch": 4, "factors": [4, 4], "multipliers": [1, 2, 4], "blocks": [1, 1, 1]},
+        "attention": 1,
+    },
 }
-PLAIN = ("frames", "radial")
+TILED = ("diffwave", "patches", "upsampled", "one layer")
 
 
 def make(name: str, *, mel: bool = True, labels: Sequence[str] = ()) -> tuple[Network, ModelConfig]:
@@ -63,7 +75,7 @@ def streamed(engine, x: Tensor, mel: Tensor | None, cuts: Sequence[int], label: 
 @pytest.mark.parametrize("cuts", [[BLOCKS], [1] * BLOCKS, [7, 30, 3], [39, 1], [1, 39]], ids=str)
 @pytest.mark.parametrize(
     ("name", "kind"),
-    [(name, PlainEngine) for name in NETWORKS] + [(name, TiledEngine) for name in NETWORKS if name not in PLAIN],
+    [(name, PlainEngine) for name in NETWORKS] + [(name, TiledEngine) for name in TILED],
 )
 def test_pieces_are_predicted_like_the_whole(name, kind, cuts):
     network, config = make(name)
@@ -151,7 +163,7 @@ def test_a_halo_too_narrow_would_be_noticed():
 def test_engines_are_chosen_by_network_and_place():
     for name in NETWORKS:
         network, config = make(name)
-        expected = PlainEngine if name in PLAIN else TiledEngine
+        expected = TiledEngine if name in TILED else PlainEngine
         assert type(make_engine(network, config, torch.float32, CPU)) is expected
     diffwave, config = make("diffwave")
     assert type(make_engine(diffwave, config, torch.float32, torch.device("meta"))) is PlainEngine

@@ -16,7 +16,16 @@ def make_network():
     """
 
     def make(kind, *, mel=MEL, labels=("a", "b", "c"), awake=True, **network):
-        network = {"channels": 8, "layers": 4, "dilation_cycle": 3, "n_fft": 32, "hop_length": HOP} | network
+        network = {
+            "channels": 8,
+            "layers": 4,
+            "dilation_cycle": 3,
+            "factors": (2, 2),
+            "multipliers": (1, 2, 3),
+            "blocks": (1, 1, 2),
+            "n_fft": 32,
+            "hop_length": HOP,
+        } | network
         network["embedding"] = EmbeddingConfig(width=12, centres=8, **network.pop("embedding", {}))
         torch.manual_seed(0)
         built = build_network(

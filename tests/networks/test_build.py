@@ -18,22 +18,16 @@ VARIANTS = [
     ("frames", {"n_fft": 64}),
     ("diffwave", {"patch": 4, "activation": "rbf", "activation_centres": 5}),
     ("frames", {"n_fft": 32, "activation": "rbf"}),
+    ("unet", {"patch": 4}),
+    ("unet", {"patch": 2, "factors": (4, 2), "blocks": (2, 1, 3), "channels": 6}),
+    ("unet", {"patch": 4, "attention": 2, "multipliers": (1, 2, 4)}),
 ]
-every_network = pytest.mark.parametrize(
-    ("kind", "options"),
-    VARIANTS,
-    ids=[
-        "patch-1",
-        "patch-4",
-        "patch-16",
-        "transposed",
-        "transposed-per-layer-patch-4",
-        "32",
-        "64",
-        "rbf-patch-4",
-        "rbf-32",
-    ],
-)
+IDS = [
+    *("patch-1", "patch-4", "patch-16", "transposed", "transposed-per-layer-patch-4", "32", "64", "rbf-patch-4"),
+    *("rbf-32", "unet", "unet-8", "attention"),
+]
+every_network = pytest.mark.parametrize(("kind", "options"), VARIANTS, ids=IDS)
+every_local_network = pytest.mark.parametrize(("kind", "options"), VARIANTS[:-1], ids=IDS[:-1])
 
 
 def inputs(batch=3, blocks=BLOCKS, dtype=torch.float32):
@@ -155,7 +149,7 @@ def test_a_clip_is_predicted_alike_alone_and_in_a_batch(kind, options, make_netw
         assert_close(alone, together[clip], rtol=1e-5, atol=1e-5)
 
 
-@every_network
+@every_local_network
 def test_a_signal_moved_by_a_block_with_its_mel_is_predicted_moved_by_a_block(kind, options, make_network):
     network = make_network(kind, **options).double()
     x, log_snr, mel, label = inputs(blocks=44, dtype=torch.float64)
@@ -165,7 +159,7 @@ def test_a_signal_moved_by_a_block_with_its_mel_is_predicted_moved_by_a_block(ki
     assert_close(here[..., inner:], there[..., HOP + inner :], rtol=1e-5, atol=1e-5)
 
 
-@every_network
+@every_local_network
 def test_the_receptive_field_is_true(kind, options, make_network):
     network = make_network(kind, **options).double()
     blocks = 2 * (network.receptive_field // HOP) + 5
@@ -182,7 +176,7 @@ def test_the_receptive_field_is_true(kind, options, make_network):
     assert network.receptive_field - 2 <= reach <= network.receptive_field
 
 
-@every_network
+@every_local_network
 def test_the_receptive_field_holds_for_the_mel_too(kind, options, make_network):
     network = make_network(kind, **options).double()
     reach = network.receptive_field + HOP * network.stack.conditioner.context_frames

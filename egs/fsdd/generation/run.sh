@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Spoken digits by label: the Free Spoken Digit Dataset, 8,000 Hz.
 here=$(dirname "$0") usage=CORPUS_DIR exp=exp/fsdd
-conf=("$here/conf/digits.yaml")
+conf=("$here/conf/digits.yaml") # or, by a U-Net, --conf "$here/conf/unet.yaml"
 data() { python -m recipes.fsdd "$1" "$exp/data"; }
 synthesise() {
   local label

@@ -1,0 +1,69 @@
+"""A U-Net on patches of samples: fine levels see detail, coarse ones the whole clip, at little cost per sample."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from audiodiff.config import ModelConfig
+from audiodiff.networks.base import ConditionedNetwork
+from audiodiff.networks.levels import UNetStack
+
+
+class UNet1d(ConditionedNetwork):
+    """The noise predictor as a U-Net (Ronneberger et al. 2015) on non-overlapping patches of samples.
+
+    Its output y is read as v: the noise is sigma x + alpha y, which is the best linear guess where y is zero and keeps
+    y of unit scale at every noise level (Karras et al. 2022, section 5, preconditioning). Whichever target the model is
+    trained for, that v implies it.
+
+    Args:
+        config: The model; its network, diffusion range and target, mel and labels are used.
+    """
+
+    stack: UNetStack
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__(config)
+        network = config.network
+        self.patch, self.stride, self.target = network.patch, network.stride, config.diffusion.target
+        self.input = nn.Linear(network.patch, network.channels)
+        self.stack = UNetStack(network, config.mel.n_mels if config.mel else 0)
+        self.output = nn.Linear(network.channels, network.patch)
+        nn.init.zeros_(self.output.weight)
+        nn.init.zeros_(self.output.bias)
+
+    @property
+    def receptive_field(self) -> int | float:
+        """Samples on either side that an output depends on; infinite with attention."""
+        if len(self.stack.attention):
+            return math.inf
+        return max(self._reach_of(sample) for sample in range(self.stride))
+
+    def forward(
+        self, x: Tensor, log_snr: Tensor, condition: Tensor | None = None, label: Tensor | None = None
+    ) -> Tensor:
+        """Predict the training target; arguments and result as in `DiffWave.forward`.
+
+        A signal that is no multiple of the stride is padded with zeros, and the prediction cut to its length.
+        """
+        n_samples = x.shape[-1]
+        padded = functional.pad(x[:, 0], (0, -n_samples % self.stride))
+        h = self.input(padded.unflatten(1, (-1, self.patch)))
+        h = self.stack(h, self._embed(log_snr, label), condition)
+        y = self.output(h).float().flatten(1)[:, :n_samples].unsqueeze(1)
+        return self._as_target(y, x, log_snr)
+
+    def _as_target(self, y: Tensor, x: Tensor, log_snr: Tensor) -> Tensor:
+        if self.target == "v":
+            return y
+        alpha, sigma = (torch.sigmoid(sign * log_snr).sqrt().view(-1, 1, 1) for sign in (1, -1))
+        return alpha * x - sigma * y if self.target == "x0" else sigma * x + alpha * y
+
+    def _reach_of(self, sample: int) -> int:
+        """Return how far a sample's prediction sees, to the farther side."""
+        low, high = self.stack.reach_of(sample // self.patch)
+        return max(sample - low * self.patch, high * self.patch + self.patch - 1 - sample)
