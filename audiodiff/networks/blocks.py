@@ -91,9 +91,18 @@ class SelfAttention(nn.Module):
         """Return the new residual stream `(batch, positions, channels)`; arguments as in `ResidualBlock.forward`."""
         split = self.inputs(self.modulate(h, level)).unflatten(2, (3, -1, self.head_width))
         query, key, value = split.transpose(1, 3).unbind(2)  # each (batch, heads, positions, head_width)
-        attended = functional.scaled_dot_product_attention(rotated(query), rotated(key), value)
-        following: Tensor = h + self.output(attended.transpose(1, 2).flatten(2))
+        following: Tensor = h + self.output(attended(rotated(query), rotated(key), value).transpose(1, 2).flatten(2))
         return following
+
+
+def attended(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """Return attention `(batch, heads, positions, width)`, on a CPU in float32: bfloat16 is ten times slower there."""
+    if query.device.type != "cpu":
+        return functional.scaled_dot_product_attention(query, key, value)
+    wide = torch.promote_types(value.dtype, torch.float32)
+    with torch.autocast("cpu", enabled=False):
+        exact = functional.scaled_dot_product_attention(query.to(wide), key.to(wide), value.to(wide))
+    return exact.to(value.dtype)
 
 
 def rotated(vectors: Tensor) -> Tensor:

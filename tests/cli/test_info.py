@@ -11,6 +11,7 @@ from click.testing import CliRunner
 from audiodiff import __version__
 from audiodiff.checkpoint import load_model, save_model
 from audiodiff.cli.main import main
+from audiodiff.config import ModelConfig, NetworkConfig
 
 
 def info(*arguments):
@@ -82,3 +83,14 @@ def test_what_is_no_model_is_refused(name, message, tmp_path, monkeypatch):
     result = CliRunner().invoke(main, ["info", name])
     assert (result.exit_code, result.stdout) == (1, "")
     assert message in result.stderr
+
+
+@pytest.mark.parametrize("attention", [0, 1])
+def test_a_unet_tells_its_levels_and_how_far_it_sees(attention, tmp_path, save_random_model):
+    levels = {"patch": 4, "factors": (2,), "multipliers": (1, 4), "blocks": (1, 1), "attention": attention}
+    config = ModelConfig(sample_rate=8000, network=NetworkConfig(kind="unet", channels=8, **levels))
+    facts = json.loads(info(save_random_model(tmp_path / "model", config), "--json"))["network"]
+    assert facts["factors"] == [2]
+    assert "layers" not in facts
+    assert (facts.get("receptive_field") == "the whole clip") == bool(attention)
+    assert ("receptive_field_samples_each_side" in facts) == (not attention)

@@ -15,6 +15,7 @@ from audiodiff.audio.mel import align_to_blocks
 from audiodiff.checkpoint import choose_device
 from audiodiff.config import MEL_CONVENTIONS, DiffusionConfig, MelConfig, ModelConfig, NetworkConfig, WhiteningConfig
 from audiodiff.errors import AudioError, ConfigError, MelError, ModelError
+from audiodiff.networks.build import build_network
 
 RATE = 8000
 
@@ -335,6 +336,24 @@ def test_a_clip_is_made_from_its_own_seed_whatever_the_count(generator):
     for i in range(8):
         assert difference(generator.generate("yes", 1, 0.1, seed=5 + i), eight[i : i + 1]) < 1e-4
     assert difference(eight[0], eight[1]) > 0.1
+
+
+@pytest.mark.parametrize("attention", [0, 1])
+@pytest.mark.parametrize("seconds", [0.1234, 0.4])
+def test_a_unet_makes_in_pieces_what_it_makes_at_once(attention, seconds):
+    levels = {"patch": 8, "factors": (2, 2), "multipliers": (1, 2, 4), "blocks": (1, 1, 1), "attention": attention}
+    config = ModelConfig(sample_rate=RATE, labels=("a", "b"), network=NetworkConfig(kind="unet", channels=8, **levels))
+    torch.manual_seed(0)
+    network = build_network(config).eval()
+    torch.nn.init.normal_(network.output.weight, std=0.1)
+    clips = {}
+    for piece_blocks in (1000, 3):
+        generator = Generator(network, config, "fp32")
+        generator.engine.piece_blocks = piece_blocks
+        clips[piece_blocks] = generator.generate("a", 2, seconds, steps=3)
+    assert clips[3].shape == (2, 1, round(seconds * RATE))
+    assert difference(clips[3], clips[1000]) < 1e-4
+    assert difference(clips[3], Generator(network, config, "fp32").generate("b", 2, seconds, steps=3)) > 1e-3
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,15 @@ NETWORKS = {
     "upsampled": NetworkConfig(
         channels=8, layers=3, upsampling="transposed", upsampling_factors=(8, 8), embedding=EMBEDDING
     ),
+    "unet": NetworkConfig(
+        kind="unet", channels=8, patch=4, factors=(2, 4), multipliers=(1, 2, 3), blocks=(1, 1, 1), embedding=EMBEDDING
+    ),
 }
+ATTENTION = NetworkConfig(
+    **{"kind": "unet", "channels": 8, "patch": 4, "factors": (4, 4), "multipliers": (1, 2, 4), "blocks": (1, 1, 1)},
+    attention=1,
+    embedding=EMBEDDING,
+)
 
 
 def make(network: str, start: str = "noise", whitening: str = "spectral", centre: str = "hop") -> Vocoder:
@@ -40,7 +48,7 @@ def make(network: str, start: str = "noise", whitening: str = "spectral", centre
     config = ModelConfig(
         sample_rate=RATE,
         mel=mel,
-        network=NETWORKS[network],
+        network=ATTENTION if network == "attention" else NETWORKS[network],
         whitening=WhiteningConfig(kind=whitening, exponent=0.5),
         synthesis=SynthesisConfig(steps=3, start=start, start_log_snr=first, griffin_lim_iterations=4),
     )
@@ -69,7 +77,7 @@ def whole(vocoder: Vocoder, mel: Tensor, **changes) -> Tensor:
         return vocoder.synthesise(blocks, [5], settings=vocoder.settings(changes))[0, 0]
 
 
-@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize("network", [*NETWORKS, "attention"])
 @pytest.mark.parametrize("start", ["noise", "griffin-lim"])
 @pytest.mark.parametrize("sampler", ["ddim", "ddpm", "dpmpp_2m"])
 def test_chunks_make_what_the_whole_makes(network, start, sampler, audio):
@@ -130,6 +138,13 @@ def test_a_stream_refuses_what_does_not_fit(audio):
             vocoder(mel, chunk_seconds=bad)
         with pytest.raises(ConfigError, match="at least a hop"):
             list(vocoder.stream([mel], chunk_seconds=bad))
+
+
+def test_a_network_that_attends_to_the_whole_mel_refuses_to_begin_before_its_end(audio):
+    vocoder = make("attention")
+    for impossible in (lambda: list(vocoder.stream([vocoder.mel(audio)])), vocoder.latency):
+        with pytest.raises(ConfigError, match=r"attends to the whole mel .* train one with network.attention 0"):
+            impossible()
 
 
 def test_a_stream_of_one_frame_that_is_no_block_is_refused():

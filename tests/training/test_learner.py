@@ -182,10 +182,11 @@ def test_after_an_error_in_the_middle_of_a_step_there_is_no_state(learner, strea
         learns.state()
 
 
-@pytest.mark.parametrize("kind", ["frames", "diffwave", "rbf"])
+@pytest.mark.parametrize("kind", ["frames", "diffwave", "unet", "rbf"])
 @pytest.mark.parametrize("option", [{}, {"precision": "bf16"}, {"few_step_weight": 1.0}], ids=str)
 def test_checkpointing_keeps_less_and_learns_the_same(stream, tiny_run_config, kind, option):
-    update = {"kind": kind} if kind != "rbf" else {"activation": "rbf"}
+    levels = {"factors": (2, 2), "multipliers": (1, 1, 2), "blocks": (1, 1, 1), "attention": 1}
+    update = levels | ({"kind": kind} if kind != "rbf" else {"activation": "rbf"})
     network = tiny_run_config.model.network.model_copy(update={"patch": 8, "layers": 4} | update)
     model = tiny_run_config.model.model_copy(update={"network": network})
     torch.manual_seed(0)
