@@ -3,14 +3,12 @@
 from audiodiff.config.base import Config, change, parse_config
 from audiodiff.config.mel import MEL_CONVENTIONS, MelConfig, mel_convention
 from audiodiff.config.model import (
-    HEAD_WIDTH,
     DiffusionConfig,
-    EmbeddingConfig,
     ModelConfig,
-    NetworkConfig,
     SynthesisConfig,
     WhiteningConfig,
 )
+from audiodiff.config.network import HEAD_WIDTH, EmbeddingConfig, NetworkConfig
 from audiodiff.config.run import DataConfig, RunConfig, TrainingConfig, TransformConfig, load_run_config
 
 __all__ = [

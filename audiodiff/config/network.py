@@ -1,0 +1,192 @@
+"""The configuration of a network: which kind, how wide and deep, and how the noise level enters it."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from audiodiff.config.base import Config
+
+
+class EmbeddingConfig(Config):
+    """How the noise level (log-SNR) enters the network."""
+
+    kind: Literal["rbf", "fourier", "sinusoidal", "lmnt", "philsyn"] = Field(
+        "rbf",
+        description="radial basis functions, random Fourier features (Song et al. 2021), DiffWave's sinusoids; the "
+        "last two are those of other projects' weights, by discrete steps: `networks/steps.py`",
+    )
+    width: int = Field(128, gt=0, description="features after the MLP")
+    centres: int = Field(32, gt=1, description="number of RBF centres (or of sines and cosines)")
+    initialisation: Literal["uniform", "quantiles", "k-means", "random"] = Field(
+        "uniform",
+        description="of RBF centres: evenly over the range; with equal shares of the training levels between them; "
+        "k-means of draws of these, which lies between both; or anywhere. It matters where training levels crowd, as "
+        "with distribution 'logistic'",
+    )
+    spread: float = Field(1.0, gt=0, description="initial spread, in units of the distance between centres")
+    domain: Literal["log-snr", "sqrt-abar", "step"] = Field(
+        "log-snr",
+        description="'rbf' and 'fourier' only: what they are functions of, stretched to the range of log-SNR: itself; "
+        "the amplitude of the signal, which resolves the middle of the range; or the rank among the training levels, "
+        "which gives every level as many centres as it has training",
+    )
+    learnable: bool | Literal["centres", "spreads"] = Field(
+        True, description="which of RBF centres and spreads are trained: both (true), none (false), or one of them"
+    )
+    fourier_scale: float = Field(
+        16.0,
+        gt=0,
+        description="'fourier' only: standard deviation of the frequencies, in cycles over the trained range; smaller "
+        "is smoother between training levels",
+    )
+    betas: tuple[float, ...] = Field(
+        (),
+        description="'lmnt' and 'philsyn' only: variances of the discrete process that the weights were trained on, in "
+        "forward order; they say which step a log-SNR is",
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> EmbeddingConfig:
+        if self.domain != "log-snr" and self.kind not in ("rbf", "fourier"):
+            raise ValueError(f"kind {self.kind!r} has its own scale of noise levels; leave domain {self.domain!r} out")
+        if self.kind not in ("lmnt", "philsyn"):
+            if self.betas:
+                raise ValueError(f"betas are of no use to kind {self.kind!r}; leave them out")
+            return self
+        if len(self.betas) < 2 or not all(0 < beta < 1 for beta in self.betas):
+            raise ValueError(
+                f"kind {self.kind!r} needs at least 2 betas strictly between 0 and 1, got {len(self.betas)}: "
+                f"{list(self.betas[:3])}"
+            )
+        if self.centres < 4:
+            raise ValueError(f"kind {self.kind!r} needs at least 4 centres (2 frequencies), got {self.centres}")
+        return self
+
+
+HEAD_WIDTH = 32
+"""Channels of an attention head."""
+
+
+def _fitting_factors(product: int) -> str:
+    """Say which pairs of even factors have a product, most equal first."""
+    pairs = [[a, product // a] for a in range(2, math.isqrt(product) + 1, 2) if product % a == 0]
+    fitting = [pair for pair in reversed(pairs) if pair[1] % 2 == 0] or ([[product]] if product % 2 == 0 else [])
+    if not fitting:
+        return "no even factors do, so use upsampling 'repeat' or another hop length"
+    return f"these do: {', '.join(map(str, fitting[:4]))}"
+
+
+class NetworkConfig(Config):
+    """The noise predictor: gated dilated residual layers on samples, patches or STFT frames, or a U-Net on patches."""
+
+    kind: Literal["diffwave", "frames", "unet"] = "diffwave"
+    channels: int = Field(64, gt=0, description="width of the residual stream; of a 'unet', at its finest level")
+    layers: int = Field(30, gt=0, description="residual layers; a 'unet' has `blocks` instead")
+    dilation_cycle: int = Field(
+        10,
+        gt=0,
+        description="dilation of layer i is 2 ** (i % dilation_cycle); of a 'unet', at its coarsest level only",
+    )
+    activation: Literal["gated", "rbf"] = Field(
+        "gated",
+        description="what follows the dilated convolution: DiffWave's sigmoid times tanh, or a radial basis function "
+        "network per channel that starts as this and learns its own form. Slower: the fast engines compute gates only",
+    )
+    activation_centres: int = Field(8, gt=1, description="RBF centres of each channel ('rbf' only)")
+    patch: int = Field(1, gt=0, description="samples per position ('diffwave' and 'unet'); must divide the hop length")
+    factors: tuple[int, ...] = Field(
+        (4, 4, 2),
+        description="'unet' only: neighbouring positions that become one from each level to the next coarser one; "
+        "patch times their product, the stride, must divide the hop length",
+    )
+    multipliers: tuple[int, ...] = Field(
+        (1, 2, 3, 4), description="'unet' only: width of each level, finest first, in units of `channels`"
+    )
+    blocks: tuple[int, ...] = Field(
+        (1, 1, 1, 2),
+        description="'unet' only: residual blocks of each level on the way down, and as many again on the way up",
+    )
+    attention: int = Field(
+        0,
+        ge=0,
+        description="'unet' only: layers of self-attention at the coarsest level, for clips that are made whole, such "
+        "as words and notes; 0 for long audio, because what attends to the whole clip cannot be made in chunks",
+    )
+    n_fft: int = Field(1024, gt=0, description="window of the network's own STFT, in samples ('frames' only)")
+    hop_length: int = Field(256, gt=0, description="hop of the network's own STFT, in samples ('frames' only)")
+    upsampling: Literal["repeat", "transposed", "transposed-per-layer"] = Field(
+        "repeat",
+        description="how mel frames reach the rate of the signal ('diffwave' only): each is repeated, and all layers "
+        "project it at frame rate; or transposed convolutions with a leaky ReLU, shared (lmnt-com/diffwave) or one set "
+        "per layer (philsyn/DiffWave-Vocoder), and each layer projects the result",
+    )
+    upsampling_factors: tuple[int, ...] = Field(
+        (16, 16),
+        description="strides of the transposed convolutions, each even; their product must be hop length / patch",
+    )
+    embedding: EmbeddingConfig = EmbeddingConfig()
+
+    @property
+    def stride(self) -> int:
+        """Samples by which a signal can be moved such that the prediction moves with it."""
+        if self.kind == "frames":
+            return self.hop_length
+        return self.patch * (math.prod(self.factors) if self.kind == "unet" else 1)
+
+    @model_validator(mode="after")
+    def _check(self) -> NetworkConfig:
+        if self.kind != "unet":
+            return self
+        n_levels = len(self.factors) + 1
+        if len(self.multipliers) != n_levels or len(self.blocks) != n_levels:
+            raise ValueError(
+                f"{len(self.factors)} factors make {n_levels} levels, so multipliers and blocks need {n_levels} values "
+                f"each, got {list(self.multipliers)} and {list(self.blocks)}"
+            )
+        for name, least in (("factors", 2), ("multipliers", 1), ("blocks", 1)):
+            values = getattr(self, name)
+            if any(value < least for value in values):
+                raise ValueError(f"{name} must be at least {least} each, got {list(values)}")
+        width = self.channels * self.multipliers[-1]
+        if self.attention and width % HEAD_WIDTH:
+            raise ValueError(
+                f"attention needs a coarsest level of a multiple of {HEAD_WIDTH} channels, got {width} "
+                f"({self.channels} channels times {self.multipliers[-1]})"
+            )
+        if self.upsampling != "repeat":
+            raise ValueError(f"upsampling {self.upsampling!r} is for kind 'diffwave'; 'unet' takes 'repeat' only")
+        if self.activation != "gated":
+            raise ValueError(f"activation {self.activation!r} is for 'diffwave' and 'frames'; leave it out for 'unet'")
+        return self
+
+    def check_hop(self, hop_length: int) -> None:
+        """Refuse what cannot bring frames every `hop_length` samples to the positions of this network.
+
+        Raises:
+            ValueError: If a patch, a hop or upsampling factors do not fit; the message says what would.
+        """
+        if self.kind == "frames":
+            if self.hop_length != hop_length:
+                raise ValueError(f"network.hop_length {self.hop_length} must equal the mel's hop_length {hop_length}")
+            if self.upsampling != "repeat":
+                raise ValueError(f"upsampling {self.upsampling!r} is for kind 'diffwave'; 'frames' takes 'repeat' only")
+            return
+        if self.kind == "unet" and hop_length % self.stride:
+            raise ValueError(
+                f"patch {self.patch} times the factors {list(self.factors)} is {self.stride}; it must divide the hop "
+                f"length {hop_length}"
+            )
+        if hop_length % self.patch:
+            divisors = ", ".join(str(d) for d in range(1, 65) if hop_length % d == 0)
+            raise ValueError(f"patch {self.patch} must divide the hop length {hop_length}; these do: {divisors}")
+        if self.upsampling == "repeat":
+            return
+        wanted = hop_length // self.patch
+        if math.prod(self.upsampling_factors) != wanted or any(f < 2 or f % 2 for f in self.upsampling_factors):
+            raise ValueError(
+                f"upsampling_factors {list(self.upsampling_factors)} must be even and multiply to {wanted} (hop length "
+                f"{hop_length} / patch {self.patch}); {_fitting_factors(wanted)}"
+            )
