@@ -79,6 +79,9 @@ def describe_model(name: str) -> dict[str, Any]:
     }
     if config.mel is None:
         facts |= {"labels": list(config.labels), "clip_seconds": config.clip_seconds}
+    if config.is_conditional:
+        told = {"speakers": list(config.speakers), "vector_width": config.vector_width}
+        facts |= told | {"condition_dropout": config.condition_dropout}
     unused = {"patch"} if config.network.kind == "frames" else {"n_fft", "hop_length"}
     facts["network"] = {
         **config.network.model_dump(mode="json", exclude=unused),
