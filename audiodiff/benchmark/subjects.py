@@ -107,7 +107,13 @@ def noise_crops(config: ModelConfig, batch: int, n_samples: int) -> Example:
     generator = torch.Generator().manual_seed(0)
     around = 2 * context_blocks(config) * config.block_length
     audio = _NOISE_LEVEL * torch.randn(batch, 1, n_samples + around, generator=generator)
-    return Example(audio, torch.full((batch,), len(config.labels)), torch.full((batch,), math.inf))
+    return Example(
+        audio,
+        label=torch.full((batch,), len(config.labels)),
+        bandwidth=torch.full((batch,), math.inf),
+        speaker=torch.full((batch,), len(config.speakers)),
+        vector=torch.full((batch, config.vector_width), torch.nan),
+    )
 
 
 def whole_blocks(config: ModelConfig, n_samples: int) -> int:

@@ -107,8 +107,9 @@ class TrainingConfig(Config):
         0.0,
         ge=0,
         le=1,
-        description="share of clips that lose their label, so that the model also learns to do without: 0.1 for "
-        "guidance and for samples of no class; 0 where neither is wanted",
+        description="share of clips that lose their label, speaker and vector (of several, each by itself as often), "
+        "so that the model also learns to do without: 0.1 for guidance and for samples of no class; 0 where neither is "
+        "wanted",
     )
     precision: Literal["fp32", "bf16"] = "fp32"
     compile: bool = Field(False, description="torch.compile the network")
@@ -141,8 +142,11 @@ class RunConfig(Config):
     def _check(self) -> RunConfig:
         if self.training.few_step_weight and self.model.mel is None:
             raise ValueError("training.few_step_weight needs a model with a mel, whose recording the result is held to")
-        if self.training.condition_dropout and not self.model.labels:
-            raise ValueError("training.condition_dropout needs a model with labels; there is nothing to drop without")
+        if self.training.condition_dropout and not self.model.is_conditional:
+            raise ValueError(
+                "training.condition_dropout needs a model with labels, speakers or vector_width; there is nothing to "
+                "drop"
+            )
         embedding = self.model.network.embedding
         if self.training.embedding_learning_rate and (embedding.kind != "rbf" or not embedding.learnable):
             raise ValueError(

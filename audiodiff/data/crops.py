@@ -15,6 +15,7 @@ from torch.nn import functional
 from audiodiff.audio.io import AudioInfo, audio_info, load_audio
 from audiodiff.audio.resample import resample
 from audiodiff.config import DataConfig, ModelConfig
+from audiodiff.data.given import check_given, name_index, read_vector
 from audiodiff.data.manifest import Recording
 from audiodiff.errors import DataError
 
@@ -34,11 +35,15 @@ class Example(NamedTuple):
         audio: Samples `(1, context + time + context)`, float32.
         label: Index of the class `()`, int64; the number of classes where a recording has none.
         bandwidth: Hz above which the recording has nothing `()`, float32; infinite for a full-band recording.
+        speaker: Index of the speaker `()`, int64; the number of speakers where a recording names none.
+        vector: Any vector `(vector_width,)`, float32; NaN where a recording has none.
     """
 
     audio: Tensor
     label: Tensor
     bandwidth: Tensor
+    speaker: Tensor
+    vector: Tensor
 
 
 def context_blocks(model: ModelConfig) -> int:
@@ -66,6 +71,8 @@ class CropReader:
         labels: Class names of the model.
         resample: Whether files at other rates are resampled; otherwise they are refused.
         mask_bandwidth: Whether crops tell the band of their recording; otherwise all count as full band.
+        speakers: Names of the model's speakers.
+        vector_width: Length of the vector that the model takes, 0 for none.
     """
 
     sample_rate: int
@@ -74,13 +81,19 @@ class CropReader:
     labels: tuple[str, ...] = ()
     resample: bool = True
     mask_bandwidth: bool = True
+    speakers: tuple[str, ...] = ()
+    vector_width: int = 0
 
     @classmethod
     def for_model(cls, model: ModelConfig, data: DataConfig) -> CropReader:
         """Return the reader that a model and the data section of a run ask for; crops are whole blocks."""
         n_blocks = math.ceil(data.crop_seconds * model.sample_rate / model.block_length)
         n_samples, context = (n * model.block_length for n in (n_blocks, context_blocks(model)))
-        return cls(model.sample_rate, n_samples, context, model.labels, data.resample, data.mask_bandwidth)
+        return cls(
+            *(model.sample_rate, n_samples, context, model.labels, data.resample, data.mask_bandwidth),
+            speakers=model.speakers,
+            vector_width=model.vector_width,
+        )
 
     def check(self, recordings: Sequence[Recording]) -> None:
         """Refuse recordings that cannot be used, and say how many will be padded.
@@ -89,19 +102,14 @@ class CropReader:
             recordings: What crops will be read from.
 
         Raises:
-            DataError: If there are none, a rate would have to be changed although that is not wanted, or labels do not
-                fit the model's.
+            DataError: If there are none, a rate would have to be changed although that is not wanted, or labels,
+                speakers or vectors do not fit the model's.
         """
         if not recordings:
             raise DataError("there are no recordings to read crops from.")
         for recording in recordings:
             self._check_rate(recording)
-            self._label(recording)
-        if self.labels and all(recording.label is None for recording in recordings):
-            raise DataError(
-                f"the model has labels ({', '.join(self.labels)}), but none of {len(recordings)} recordings has one. "
-                "Give each line of the manifest a `label`."
-            )
+        check_given(recordings, self.labels, self.speakers, self.vector_width)
         crop_seconds = self.n_samples / self.sample_rate
         if n_short := sum(recording.seconds < crop_seconds for recording in recordings):
             _LOG.warning(
@@ -139,7 +147,13 @@ class CropReader:
         audio = resample(samples, info.sample_rate, self.sample_rate)[
             :, first : first + self.n_samples + 2 * self.context
         ]
-        return Example(audio, torch.tensor(self._label(recording)), torch.tensor(self._bandwidth(recording)))
+        return Example(
+            audio,
+            label=torch.tensor(name_index(recording, "label", self.labels)),
+            bandwidth=torch.tensor(self._bandwidth(recording)),
+            speaker=torch.tensor(name_index(recording, "speaker", self.speakers)),
+            vector=read_vector(recording, self.vector_width),
+        )
 
     def _check_file(self, recording: Recording) -> AudioInfo:
         info = audio_info(recording.audio)
@@ -157,16 +171,6 @@ class CropReader:
                 f"{recording.audio} is {recording.sample_rate} Hz; this model needs {self.sample_rate} Hz. "
                 "Set data.resample to true, or give recordings at that rate."
             )
-
-    def _label(self, recording: Recording) -> int:
-        if not self.labels or recording.label is None:
-            return len(self.labels)
-        if recording.label not in self.labels:
-            raise DataError(
-                f"{recording.audio} has label {recording.label!r}, which the model does not know; "
-                f"it knows {', '.join(self.labels)}."
-            )
-        return self.labels.index(recording.label)
 
     def _bandwidth(self, recording: Recording) -> float:
         band = min(recording.bandwidth or math.inf, recording.sample_rate / 2)

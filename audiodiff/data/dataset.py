@@ -130,7 +130,7 @@ class CropDataset(Dataset[Draw]):
             on_failure: Called with each recording that could not be read, before the batch that does without it.
 
         Yields:
-            Batches: audio `(batch, 1, time)`, label `(batch,)`, bandwidth `(batch,)`.
+            Batches: audio `(batch, 1, time)`, label, bandwidth and speaker `(batch,)`, vector.
 
         Raises:
             ConfigError: If an augmentation fails.

@@ -19,7 +19,8 @@ from audiodiff.errors import AudioError, DataError
 class Recording(BaseModel):
     """One line of a manifest.
 
-    In the file, `audio` and `mel` are relative to the manifest's folder; in memory they can be opened as they are.
+    In the file, the paths of `audio`, `mel` and `vector` are relative to the manifest's folder; in memory they can be
+    opened as they are.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -29,8 +30,11 @@ class Recording(BaseModel):
     sample_rate: int = Field(gt=0, description="of the file, in Hz")
     n_samples: int | None = Field(None, gt=0, description="at the file's own rate")
     channels: int | None = Field(None, gt=0)
-    speaker: str | None = None
+    speaker: str | None = Field(None, description="who is heard, for models with speakers")
     label: str | None = Field(None, description="class name, for models with labels")
+    vector: Path | tuple[float, ...] | None = Field(
+        None, description="for models with vector_width: a .npy file of so many numbers, or the numbers themselves"
+    )
     text: str | None = None
     mel: Path | None = Field(None, description="a precomputed mel of this recording; training computes its own")
     mel_convention: str | None = Field(
@@ -85,7 +89,7 @@ def _parse(line: str, where: str) -> Recording:
 
 
 def _paths(recording: Recording) -> dict[str, Path]:
-    return {name: value for name in ("audio", "mel") if (value := getattr(recording, name)) is not None}
+    return {name: value for name in ("audio", "mel", "vector") if isinstance(value := getattr(recording, name), Path)}
 
 
 def write_manifest(path: str | Path, recordings: Iterable[Recording]) -> None:

@@ -36,6 +36,7 @@ from audiodiff.data.dataset import (
     examples_of,
     leave_interruptions_to_the_parent,
 )
+from audiodiff.data.given import load_vector
 from audiodiff.data.manifest import Recording
 from audiodiff.errors import AudioError, DataError
 
@@ -75,7 +76,7 @@ def write_shards(recordings: Sequence[Recording], index: str | Path, n_shards: i
         mine = [recordings[i] for i in order[number::n_shards]]
         with replacing(path) as part, part.open("wb") as file, wds.TarWriter(file, mtime=0) as tar:
             for place, recording in enumerate(mine):
-                line = recording.model_dump(mode="json", exclude_none=True, exclude={"mel"})
+                line = _line(recording)
                 suffix = recording.audio.suffix.lstrip(".").lower()
                 key = f"{number:05d}-{place:07d}"
                 tar.write({"__key__": key, suffix: recording.audio.read_bytes(), "json": json.dumps(line)})
@@ -84,6 +85,14 @@ def write_shards(recordings: Sequence[Recording], index: str | Path, n_shards: i
     with replacing(index) as part:
         part.write_text(json.dumps({"audiodiff_shards": 1, "shards": shards}) + "\n", encoding="utf-8")
     return paths
+
+
+def _line(recording: Recording) -> dict[str, Any]:
+    """Return the line of a manifest that goes beside a recording; of files that it names, vectors are put in."""
+    line = recording.model_dump(mode="json", exclude_none=True, exclude={"mel"})
+    if isinstance(recording.vector, Path):
+        line["vector"] = load_vector(recording.vector).tolist()
+    return line
 
 
 def _webdataset() -> Any:

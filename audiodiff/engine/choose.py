@@ -52,8 +52,8 @@ class Engine(Protocol):
         """Prepare the condition of blocks [start, stop) of a mel `(batch, n_mels, n_blocks)` with their context."""
         ...
 
-    def stream(self, log_snr: Tensor, label: Tensor | None) -> Stream:
-        """Return a stream of the network at a noise level (a scalar), of classes `(batch,)` or none."""
+    def stream(self, log_snr: Tensor, given: Tensor | None) -> Stream:
+        """Return a stream of the network at a noise level (a scalar), with what its `embed` returned or none."""
         ...
 
     def relay(self, steps: int) -> Relay | None:
@@ -130,12 +130,12 @@ class PlainEngine:
             encoded = self._network.encode(mel)
         return encoded[:, start * self._rows_per_block : stop * self._rows_per_block]
 
-    def stream(self, log_snr: Tensor, label: Tensor | None) -> Stream:
+    def stream(self, log_snr: Tensor, given: Tensor | None) -> Stream:
         """Return a stream; see `Engine.stream`."""
 
         def predict(x: Tensor, condition: Tensor | None) -> Tensor:
             with self._autocast():
-                output: Tensor = self._network(x, log_snr.to(x).expand(len(x)), condition, label)
+                output: Tensor = self._network(x, log_snr.to(x).expand(len(x)), condition, given)
             return output
 
         if self.reach_blocks is None:
@@ -170,9 +170,9 @@ class TiledEngine:
         features = self._network.encode(mel)[:, start * self._rows_per_frame : stop * self._rows_per_frame]
         return self._weights.encode(features, (stop - start) * self._positions_per_block)
 
-    def stream(self, log_snr: Tensor, label: Tensor | None) -> Stream:
+    def stream(self, log_snr: Tensor, given: Tensor | None) -> Stream:
         """Return a stream; see `Engine.stream`."""
-        return self._weights.stream(log_snr, label)
+        return self._weights.stream(log_snr, given)
 
     def relay(self, steps: int) -> Relay | None:
         """Return a relay; see `Engine.relay`."""

@@ -17,6 +17,7 @@ from audiodiff.networks.build import Network
 from audiodiff.networks.conditioning import UpsampledConditioner
 from audiodiff.networks.diffwave import DiffWave
 from audiodiff.networks.frames import FrameDiffWave
+from audiodiff.networks.given import Conditions
 
 WIDEST = 128
 """Channels up to which a tile of a layer fits into registers; wider networks take the plain path."""
@@ -126,14 +127,10 @@ class FusedTransform:
         return pad_parts(condition.to(self.dtype), parts, width, 2).contiguous()
 
     @torch.no_grad()
-    def __call__(self, features: Tensor, log_snr: Tensor, condition: Tensor | None, label: Tensor | None) -> Tensor:
+    def __call__(self, features: Tensor, log_snr: Tensor, condition: Tensor | None, given: Tensor | None) -> Tensor:
         """Map features `(batch, positions, n_inputs)` to `(batch, positions, n_outputs)`, in the layers' dtype."""
         with torch.autocast(features.device.type, enabled=False):  # precision is chosen here, part by part
-            level = self.network.level(log_snr)
-            if self.network.label is not None:
-                level = level + self.network.label(label, len(features))
-            elif label is not None:
-                raise TypeError("this network was built without labels")
+            level = self.network.embed_level(log_snr, given)
             h = torch.relu_(self._project(features.to(self.dtype)))
             h = torch.relu_(functional.linear(self.stack(h, level, condition), *self._skip))
             return functional.linear(h, *self._output)
@@ -161,8 +158,13 @@ class _Fused(nn.Module):
         """Prepare a mel `(batch, n_mels, n_blocks)` for the kernels, once for all steps."""
         return self.layers.arrange(self.plain.encode(mel))
 
-    def _transform(self, features: Tensor, log_snr: Tensor, condition: Tensor | None, label: Tensor | None) -> Tensor:
-        return self.layers(features, log_snr, condition, label)
+    @torch.no_grad()
+    def embed(self, given: Conditions | None = None) -> Tensor | None:
+        """Embed what is given of whole clips; see `ConditionedNetwork.embed`."""
+        return self.plain.embed(given)
+
+    def _transform(self, features: Tensor, log_snr: Tensor, condition: Tensor | None, given: Tensor | None) -> Tensor:
+        return self.layers(features, log_snr, condition, given)
 
 
 class FusedDiffWave(_Fused, DiffWave):

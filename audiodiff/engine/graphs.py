@@ -86,12 +86,12 @@ class Inputs(NamedTuple):
     Attributes:
         x: The signal at the first noise level `(batch, 1, time)`, float32.
         condition: What the network's `encode` returned, or None.
-        label: Class indices `(batch,)`, or None.
+        given: What the network's `embed` returned `(batch, width)`, or None.
     """
 
     x: Tensor
     condition: Tensor | None = None
-    label: Tensor | None = None
+    given: Tensor | None = None
 
 
 def reverse(network: Network, target: Target, loop: Loop, inputs: Inputs, noise: NoiseSource) -> Tensor:
@@ -107,13 +107,13 @@ def reverse(network: Network, target: Target, loop: Loop, inputs: Inputs, noise:
     Returns:
         The signal at the last level, of the shape of `inputs.x`.
     """
-    x, condition, label = inputs
+    x, condition, given = inputs
     log_snr = torch.tensor(loop.log_snr, dtype=torch.float64)
     walk = SAMPLERS[loop.sampler].walk(x, log_snr, noise, clamp=loop.clamp)
     question = next(walk)
     while True:
         level = torch.full((len(x),), float(question.log_snr), device=x.device)
-        output = network(question.x, level, condition, label)
+        output = network(question.x, level, condition, given)
         try:
             question = walk.send(noise_from(output, question.x, level, target))
         except StopIteration as end:
@@ -205,9 +205,9 @@ class ReverseGraphs:
         if condition is not None:
             batch, frames, width = condition.shape
             condition = condition.new_zeros(batch, frames * capacity // n_samples, width)
-        label = None if inputs.label is None else torch.empty_like(inputs.label)
+        given = None if inputs.given is None else torch.empty_like(inputs.given)
         n_valid = torch.empty(1, dtype=torch.int32, device=x.device)
-        captured = _Captured(Inputs(x, condition, label), n_valid, {}, Recording(x, lambda: None))
+        captured = _Captured(Inputs(x, condition, given), n_valid, {}, Recording(x, lambda: None))
         captured.fill(inputs, n_samples // self._patch)  # for the warm-up, which times kernels
 
         def fresh(step: int) -> Tensor:
@@ -231,9 +231,9 @@ class ReverseGraphs:
 
 def _kinds(inputs: Inputs) -> tuple[object, ...]:
     """Return what distinguishes inputs beside their length."""
-    x, condition, label = inputs
+    x, condition, given = inputs
     shape = None if condition is None else (condition.shape[2], condition.dtype)
-    return x.shape[:-1], x.dtype, shape, label is None
+    return x.shape[:-1], x.dtype, shape, given is None
 
 
 def _fill(static: Tensor, given: Tensor) -> None:

@@ -145,9 +145,9 @@ class TiledDiffWave:
             torch.mul(layer, self._condition_double, out=rows)
         return projected
 
-    def stream(self, log_snr: Tensor, label: Tensor | None = None) -> TiledStream:
-        """Return a stream at a noise level (a scalar), of a class `(1,)` or none."""
-        return TiledStream(self, log_snr, label)
+    def stream(self, log_snr: Tensor, given: Tensor | None = None) -> TiledStream:
+        """Return a stream at a noise level (a scalar); `given` is what the network's `embed` returned, or None."""
+        return TiledStream(self, log_snr, given)
 
 
 def _linear(weight: Tensor, bias: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -209,15 +209,13 @@ class TiledStream:
     Args:
         weights: The packed network.
         log_snr: The noise level, a scalar.
-        label: Class `(1,)`, or None.
+        given: What the network's `embed` returned of one clip `(1, width)`, or None.
     """
 
     @torch.no_grad()
-    def __init__(self, weights: TiledDiffWave, log_snr: Tensor, label: Tensor | None) -> None:
-        network, self._weights = weights.network, weights
-        level = network.level(log_snr.reshape(1).float())
-        if network.label is not None:
-            level = level + network.label(label, 1)
+    def __init__(self, weights: TiledDiffWave, log_snr: Tensor, given: Tensor | None) -> None:
+        self._weights = weights
+        level = weights.network.embed_level(log_snr.reshape(1).float(), given)
         delay, joining = weights.delay, max(weights.tile, weights.delay)
         self._scratch = _Scratch(joining, weights.channels, weights.dtype)
         self._layers = [_LayerStream(layer, level[0].float(), weights, self._scratch) for layer in weights.layers]

@@ -1,4 +1,4 @@
-"""What the networks share: noise level, label and mel, and the residual layers between input and output projection."""
+"""What the networks share: noise level and conditions, and the residual layers between input and output projection."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from audiodiff.networks.conditioning import (
     UpsampledConditioner,
 )
 from audiodiff.networks.embeddings import NoiseLevelEmbedding
+from audiodiff.networks.given import Conditions, VectorEmbedding
 from audiodiff.networks.layers import DilatedStack
 from audiodiff.networks.levels import UNetStack
 
@@ -29,10 +30,15 @@ def _conditioner(network: NetworkConfig, n_mels: int) -> Conditioner | None:
 
 
 class ConditionedNetwork(nn.Module):
-    """What every noise predictor is told beside the signal: noise level, label and mel.
+    """What every noise predictor is told beside the signal: noise level, what is given of whole clips, and mel.
 
     Args:
-        config: The model; its network, diffusion range, mel and labels are used.
+        config: The model; its network, diffusion range, mel, labels, speakers and vector_width are used.
+
+    Attributes:
+        label: The embedding of classes, or None.
+        speaker: The embedding of speakers, or None.
+        vector: The embedding of vectors, or None.
     """
 
     stack: DilatedStack | UNetStack
@@ -40,11 +46,12 @@ class ConditionedNetwork(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        network = config.network
-        n_mels = config.mel.n_mels if config.mel else 0
-        self.level = NoiseLevelEmbedding(network.embedding, config.diffusion)
-        self.label = LabelEmbedding(len(config.labels), network.embedding.width) if config.labels else None
-        self.normalise_mel = MelNormalisation(n_mels) if n_mels else None
+        width = config.network.embedding.width
+        self.level = NoiseLevelEmbedding(config.network.embedding, config.diffusion)
+        self.label = LabelEmbedding(len(config.labels), width) if config.labels else None
+        self.speaker = LabelEmbedding(len(config.speakers), width) if config.speakers else None
+        self.vector = VectorEmbedding(config.vector_width, width) if config.vector_width else None
+        self.normalise_mel = MelNormalisation(config.mel.n_mels) if config.mel else None
 
     def encode(self, mel: Tensor) -> Tensor:
         """Prepare a mel condition `(batch, n_mels, n_blocks)` once for all denoising steps."""
@@ -53,21 +60,43 @@ class ConditionedNetwork(nn.Module):
         encoded: Tensor = self.stack.conditioner.encode(self.normalise_mel(mel))
         return encoded
 
-    def _embed(self, log_snr: Tensor, label: Tensor | None) -> Tensor:
-        """Map noise levels and classes, each `(batch,)`, to one vector for each clip `(batch, width)`."""
+    def embed(self, given: Conditions | None = None) -> Tensor | None:
+        """Embed what is given of whole clips, once for all denoising steps.
+
+        Args:
+            given: The conditions; what is missing counts as "none", of which there is a learned vector too.
+
+        Returns:
+            `(batch, width)`, or `(1, width)` where nothing is given; None for a network without such conditions.
+
+        Raises:
+            TypeError: If something is given that the network was built without.
+        """
+        total: Tensor | None = None
+        for name, value in (given or Conditions())._asdict().items():
+            embedding = getattr(self, name)
+            if embedding is None and value is not None:
+                raise TypeError(f"this network was built without {name}s")
+            if embedding is not None:
+                embedded: Tensor = embedding(value)
+                total = embedded if total is None else total + embedded
+        return total
+
+    def embed_level(self, log_snr: Tensor, given: Tensor | None) -> Tensor:
+        """Add the embedding of noise levels `(batch,)` to what `embed` returned, or None: `(batch, width)`."""
         level: Tensor = self.level(log_snr)
-        if self.label is not None:
-            level = level + self.label(label, len(level))
-        elif label is not None:
-            raise TypeError("this network was built without labels")
-        return level
+        if given is None:
+            given = self.embed()
+        elif not (self.label or self.speaker or self.vector):
+            raise TypeError("this network was built without labels, speakers and vectors")
+        return level if given is None else level + given
 
 
 class DilatedNetwork(ConditionedNetwork):
     """The trunk of a noise predictor; subclasses bring the projections from the signal and back.
 
     Args:
-        config: The model; its network, diffusion range, mel and labels are used.
+        config: The model; its network, diffusion range and conditions are used.
         n_inputs: Features of a position that the input projection takes.
         n_outputs: Features of a position that the output projection gives; it starts at zero.
     """
@@ -91,9 +120,9 @@ class DilatedNetwork(ConditionedNetwork):
         nn.init.zeros_(self.output.weight)
         nn.init.zeros_(self.output.bias)
 
-    def _transform(self, features: Tensor, log_snr: Tensor, condition: Tensor | None, label: Tensor | None) -> Tensor:
+    def _transform(self, features: Tensor, log_snr: Tensor, condition: Tensor | None, given: Tensor | None) -> Tensor:
         """Map features `(batch, positions, n_inputs)` to `(batch, positions, n_outputs)`."""
-        level = self._embed(log_snr, label)
+        level = self.embed_level(log_snr, given)
         h = torch.relu(self.input(features))
         h = torch.relu(self.skip(self.stack(h, level, condition)))
         transformed: Tensor = self.output(h)

@@ -43,10 +43,10 @@ class LabelEmbedding(nn.Module):
         self.n_labels = n_labels
         self.table = nn.Embedding(n_labels + 1, width)
 
-    def forward(self, label: Tensor | None, batch: int) -> Tensor:
-        """Map class indices `(batch,)` to vectors `(batch, width)`; None means no class for any clip."""
+    def forward(self, label: Tensor | None) -> Tensor:
+        """Map class indices `(batch,)` to vectors `(batch, width)`; None means no class: `(1, width)`."""
         if label is None:
-            label = torch.full((batch,), self.n_labels, device=self.table.weight.device)
+            return self.table.weight[self.n_labels :]
         vectors: Tensor = self.table(label)
         return vectors
 

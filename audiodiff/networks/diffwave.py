@@ -15,7 +15,7 @@ class DiffWave(DilatedNetwork):
     `upsampling` 'transposed' and the step embedding 'lmnt' it computes what lmnt-com/diffwave does, with its weights.
 
     Args:
-        config: The model; its network, diffusion range, mel and labels are used.
+        config: The model; its network, diffusion range and conditions are used.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -28,7 +28,7 @@ class DiffWave(DilatedNetwork):
         return (self.stack.receptive_field + 1) * self.patch
 
     def forward(
-        self, x: Tensor, log_snr: Tensor, condition: Tensor | None = None, label: Tensor | None = None
+        self, x: Tensor, log_snr: Tensor, condition: Tensor | None = None, given: Tensor | None = None
     ) -> Tensor:
         """Predict the training target, which is the noise by default.
 
@@ -36,13 +36,13 @@ class DiffWave(DilatedNetwork):
             x: Noisy whitened audio `(batch, 1, n_blocks * block_length)`.
             log_snr: Noise levels `(batch,)`.
             condition: What `encode` returned, or None.
-            label: Class indices `(batch,)`, or None.
+            given: What `embed` returned of the conditions of whole clips, `(batch, width)`; None means none of them.
 
         Returns:
             The prediction, of the shape of `x`, in float32.
 
         Raises:
-            TypeError: If there is a label, but the network was built without.
+            TypeError: If something is given, but the network was built without conditions of whole clips.
         """
         patches = x[:, 0].unflatten(1, (-1, self.patch))
-        return self._transform(patches, log_snr, condition, label).float().flatten(1).unsqueeze(1)
+        return self._transform(patches, log_snr, condition, given).float().flatten(1).unsqueeze(1)

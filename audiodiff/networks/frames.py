@@ -18,7 +18,7 @@ class FrameDiffWave(DilatedNetwork):
     where y is zero and keeps y of unit scale at every noise level (Karras et al. 2022, section 5, preconditioning).
 
     Args:
-        config: The model; its network, diffusion range, mel and labels are used.
+        config: The model; its network, diffusion range and conditions are used.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -32,12 +32,12 @@ class FrameDiffWave(DilatedNetwork):
         return (self.stack.receptive_field + 1) * self.stft.hop_length + 2 * self.stft.margin
 
     def forward(
-        self, x: Tensor, log_snr: Tensor, condition: Tensor | None = None, label: Tensor | None = None
+        self, x: Tensor, log_snr: Tensor, condition: Tensor | None = None, given: Tensor | None = None
     ) -> Tensor:
         """Predict the noise; arguments and result as in `DiffWave.forward`."""
         spectrum = self.stft(x[:, 0])
         features = torch.cat([spectrum.real, spectrum.imag], dim=2)
-        mask, real, imaginary = self._transform(features, log_snr, condition, label).float().chunk(3, dim=2)
+        mask, real, imaginary = self._transform(features, log_snr, condition, given).float().chunk(3, dim=2)
         y = self.stft.inverse(torch.complex(mask * spectrum.real + real, mask * spectrum.imag + imaginary))
         alpha, sigma = (torch.sigmoid(sign * log_snr).sqrt().view(-1, 1, 1) for sign in (1, -1))
         return sigma * x + alpha * y.unsqueeze(1)

@@ -21,7 +21,7 @@ class UNet1d(ConditionedNetwork):
     trained for, that v implies it.
 
     Args:
-        config: The model; its network, diffusion range and target, mel and labels are used.
+        config: The model; its network, diffusion range and target, mel and conditions are used.
     """
 
     stack: UNetStack
@@ -44,7 +44,7 @@ class UNet1d(ConditionedNetwork):
         return max(self._reach_of(sample) for sample in range(self.stride))
 
     def forward(
-        self, x: Tensor, log_snr: Tensor, condition: Tensor | None = None, label: Tensor | None = None
+        self, x: Tensor, log_snr: Tensor, condition: Tensor | None = None, given: Tensor | None = None
     ) -> Tensor:
         """Predict the training target; arguments and result as in `DiffWave.forward`.
 
@@ -53,7 +53,7 @@ class UNet1d(ConditionedNetwork):
         n_samples = x.shape[-1]
         padded = functional.pad(x[:, 0], (0, -n_samples % self.stride))
         h = self.input(padded.unflatten(1, (-1, self.patch)))
-        h = self.stack(h, self._embed(log_snr, label), condition)
+        h = self.stack(h, self.embed_level(log_snr, given), condition)
         y = self.output(h).float().flatten(1)[:, :n_samples].unsqueeze(1)
         return self._as_target(y, x, log_snr)
 

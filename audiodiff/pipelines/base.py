@@ -10,13 +10,17 @@ from torch import Tensor
 from typing_extensions import TypedDict
 
 from audiodiff.config import ModelConfig, SynthesisConfig, parse_config
+from audiodiff.diffusion.guidance import Guidance
 from audiodiff.diffusion.noise import position_noise
 from audiodiff.diffusion.process import diffuse, noise_from
 from audiodiff.diffusion.samplers import SAMPLERS, NoiseSource, StepCallback, Walk
 from audiodiff.diffusion.schedules import make_schedule
 from audiodiff.engine.choose import Dtype, Engine, choose_dtype, make_engine
+from audiodiff.engine.guided import guided_stream
+from audiodiff.engine.streams import Stream
 from audiodiff.engine.wavefront import Wavefront
 from audiodiff.networks.build import Network
+from audiodiff.pipelines.given import check_guidance, conditions
 
 PURE_NOISE_LOG_SNR = -4.0
 """Above this a schedule does not start from what is nearly pure noise (about 13 % of its amplitude is signal)."""
@@ -32,6 +36,9 @@ class SynthesisChanges(TypedDict, total=False):
     start_log_snr: float
     end_log_snr: float
     griffin_lim_iterations: int
+    guidance: float
+    guidance_rescale: float
+    guidance_interval: tuple[float, float] | None
 
 
 def noise_levels(settings: SynthesisConfig) -> Tensor:
@@ -57,6 +64,7 @@ class Pipeline:
         self.config = config
         self.device = next(network.parameters()).device
         self.dtype = choose_dtype(dtype, self.device)
+        self._given: Tensor | None = None  # what the network's `embed` returned of one clip, where it has been told
 
     @cached_property
     def engine(self) -> Engine:
@@ -78,6 +86,7 @@ class Pipeline:
         if changes.get("start", own["start"]) != own["start"]:  # the model's own first level is for its own start
             own["start_log_snr"] = self.config.diffusion.log_snr_min
         settings = parse_config(SynthesisConfig, own | changes, "the synthesis settings")
+        check_guidance(self.config, settings)
         first, chosen = (float(noise_levels(levels)[0]) for levels in (settings, self.config.synthesis))
         allowed = max(PURE_NOISE_LOG_SNR, chosen if self.config.synthesis.start == "noise" else PURE_NOISE_LOG_SNR)
         if settings.start == "noise" and first > allowed:
@@ -87,6 +96,13 @@ class Pipeline:
                 stacklevel=4,  # the caller, beyond torch's wrapper for inference mode
             )
         return settings
+
+    def _given_to(self, n_clips: int) -> Tensor | None:
+        """Return what so many clips are given of whole clips `(n_clips, width)`, or None for nothing."""
+        if self._given is None:
+            conditions(self.config, self.device, label=None, speaker=None, vector=None)  # refuses what must be told
+            return None
+        return self._given.expand(n_clips, -1)
 
     def _begin(
         self, estimate: Tensor | None, seeds: Sequence[int], levels: Tensor, *, start: int, n_samples: int
@@ -115,13 +131,29 @@ class Pipeline:
         settings: SynthesisConfig,
         on_step: StepCallback | None,
         *,
-        label: Tensor | None = None,
+        given: Tensor | None = None,
         alone: bool = False,
     ) -> Wavefront:
-        """Return the reverse process of pieces; `alone` keeps it to the calling thread, so that it lags no further."""
+        """Return the reverse process of pieces.
+
+        Args:
+            settings: The reverse process.
+            on_step: Called with (step, x) after every step of every piece.
+            given: What the network's `embed` returned of the conditions `(batch, width)`, or None.
+            alone: Whether to keep to the calling thread, so that the result lags no further.
+        """
+        target = self.config.diffusion.target
+        guidance = Guidance(settings.guidance, settings.guidance_rescale, settings.guidance_interval)
+
+        def make_stream(log_snr: Tensor) -> Stream:
+            null = self.network.embed() if guidance.acts_at(float(log_snr)) else None
+            if given is None or null is None:
+                return self.engine.stream(log_snr, given)
+            return guided_stream(self.engine, log_snr, given, null, guidance, target)
+
         return Wavefront(
-            lambda log_snr: self.engine.stream(log_snr, label),
-            partial(noise_from, target=self.config.diffusion.target),
+            make_stream,
+            partial(noise_from, target=target),
             n_steps=settings.steps,
             on_step=on_step,
             relay=None if alone else self.engine.relay(settings.steps),

@@ -1,4 +1,4 @@
-"""Waveforms from a class label, or from nothing."""
+"""Waveforms from a class label, a speaker, any vector, or from nothing."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ from audiodiff.engine.choose import Dtype
 from audiodiff.errors import ConfigError, ModelError
 from audiodiff.networks.build import Network
 from audiodiff.pipelines.base import Pipeline, SynthesisChanges
+from audiodiff.pipelines.given import conditions
 
 
 class Generator(Pipeline):
-    """Make waveforms from a class label, or from nothing.
+    """Make waveforms from a class label, a speaker, any vector, or from nothing.
 
     Args:
         network: A network without a mel condition.
@@ -49,6 +50,8 @@ class Generator(Pipeline):
         count: int = 1,
         seconds: float | None = None,
         *,
+        speaker: str | None = None,
+        vector: Tensor | None = None,
         seed: int = 0,
         on_step: StepCallback | None = None,
         **changes: Unpack[SynthesisChanges],
@@ -56,19 +59,20 @@ class Generator(Pipeline):
         """Generate clips.
 
         Args:
-            label: One of the model's labels; None for a model without labels, or, where training dropped some, for a clip
-                of no class.
+            label: One of the model's labels; None for a model without, or, where training dropped some, for any.
             count: How many clips.
             seconds: Length of each; None means the model's own.
+            speaker: One of the model's speakers; None as for `label`.
+            vector: What the model was trained to follow `(vector_width,)`; None as for `label`.
             seed: Clip i is made from seed + i, so it is the same whatever the count.
             on_step: Called with (step, x) after every step of every piece of the signals.
-            **changes: What is to differ from the model's own `SynthesisConfig`, for example `steps=50`.
+            **changes: What is to differ from the model's own `SynthesisConfig`, for example `steps=50, guidance=2.0`.
 
         Returns:
             Waveforms `(count, 1, time)`, float32 on the model's device.
 
         Raises:
-            ConfigError: If the label is unknown, or the length, the count or a setting impossible.
+            ConfigError: If a name is unknown, a condition is missing, or the length, the count or a setting impossible.
         """
         settings = self.settings(changes)
         n_samples = self.n_samples(seconds)
@@ -76,26 +80,29 @@ class Generator(Pipeline):
             raise ConfigError(f"start {settings.start!r} needs a mel, which this model has not; use 'noise'.")
         if count < 1:
             raise ConfigError(f"count is {count}; it must be at least 1.")
-        index = self._label_index(label)
+        told = conditions(self.config, self.device, label=label, speaker=speaker, vector=vector)
+        if told is None and changes.get("guidance", 1) != 1:
+            raise ConfigError("guidance steers towards a label, a speaker or a vector; give one, or use guidance 1.")
+        given = None if told is None else self.network.embed(told)
         batch = self.engine.largest_batch or count
         clips = []
         for first in range(0, count, batch):
             seeds = range(seed + first, seed + min(count, first + batch))
-            clips.append(torch.cat(list(self._pieces(seeds, n_samples, index, settings, on_step)), dim=-1))
+            clips.append(torch.cat(list(self._pieces(seeds, n_samples, given, settings, on_step)), dim=-1))
         return self._whitening.colour(torch.cat(clips), None)[..., :n_samples]
 
     def _pieces(
         self,
         seeds: Sequence[int],
         n_samples: int,
-        label: int | None,
+        given: Tensor | None,
         settings: SynthesisConfig,
         on_step: StepCallback | None,
     ) -> Iterator[Tensor]:
         block = self.config.block_length
         whole, piece = -(-n_samples // block) * block, self.engine.piece_blocks * block
-        labels = None if label is None else torch.full((len(seeds),), label, device=self.device)
-        front = self._wavefront(settings, on_step, label=labels)
+        each = None if given is None else given.expand(len(seeds), -1)
+        front = self._wavefront(settings, on_step, given=each)
         for start in range(0, whole, piece):
             stop = min(start + piece, whole)
             walk = self._walk(None, seeds, settings, start=start, n_samples=stop - start)
@@ -114,16 +121,3 @@ class Generator(Pipeline):
         if n_samples < 1:
             raise ConfigError(f"seconds is {seconds}; at {self.sample_rate} Hz that is no sample.")
         return n_samples
-
-    def _label_index(self, label: str | None) -> int | None:
-        labels = self.config.labels
-        if label is None:
-            if labels and not self.config.condition_dropout:
-                raise ConfigError(
-                    f"this model needs a label; choose from {', '.join(labels)}. Only one trained with "
-                    "training.condition_dropout can do without."
-                )
-            return None
-        if label not in labels:
-            raise ConfigError(f"unknown label {label!r}; this model knows {', '.join(labels) or 'none'}.")
-        return labels.index(label)

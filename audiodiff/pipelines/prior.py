@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from audiodiff.audio.griffin_lim import griffin_lim_reach, waveform_from_mel
 from audiodiff.audio.mel import MelSpectrogram
@@ -34,6 +35,13 @@ class MelPrior(nn.Module):
         self.hop_length = mel.hop_length
         self.spectrogram = MelSpectrogram(mel)
         self.whitening = Whitening(whitening, mel)
+
+    def mel(self, audio: Tensor) -> Tensor:
+        """Compute mels `(..., n_mels, frames)` of waveforms `(..., time)`, see `Vocoder.mel`."""
+        self.spectrogram.n_frames(audio.shape[-1])
+        padding = -audio.shape[-1] % self.hop_length
+        mel: Tensor = self.spectrogram(functional.pad(audio, (0, padding)) if padding else audio)
+        return mel
 
     @torch.no_grad()
     def estimate(

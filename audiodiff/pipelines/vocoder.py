@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from audiodiff.errors import ConfigError, MelError, ModelError
 from audiodiff.networks.build import Network
 from audiodiff.pipelines.arriving import aligned, blocks_behind, chunks
 from audiodiff.pipelines.base import Pipeline, SynthesisChanges, noise_levels
+from audiodiff.pipelines.given import conditions
 from audiodiff.pipelines.prior import WHITENING_REACH, MelPrior
 
 CHUNK_SECONDS = 12.0
@@ -73,7 +75,17 @@ class Vocoder(Pipeline):
 
     def with_dtype(self, dtype: Dtype) -> Vocoder:
         """Return the same vocoder, its network in another precision."""
-        return Vocoder(self.network, self.config, dtype)
+        vocoder = Vocoder(self.network, self.config, dtype)
+        vocoder._given = self._given
+        return vocoder
+
+    @torch.no_grad()
+    def told(self, *, label: str | None = None, speaker: str | None = None, vector: Tensor | None = None) -> Vocoder:
+        """Return the same vocoder, told what is to be heard; arguments and errors as in `Generator.generate`."""
+        vocoder = copy.copy(self)
+        given = conditions(self.config, self.device, label=label, speaker=speaker, vector=vector)
+        vocoder._given = None if given is None else self.network.embed(given)
+        return vocoder
 
     def mel(self, audio: Tensor) -> Tensor:
         """Compute the mel spectrogram that this model wants; the audio is padded with zeros to whole hops.
@@ -87,11 +99,7 @@ class Vocoder(Pipeline):
         Raises:
             AudioError: If the audio is shorter than a frame.
         """
-        self.prior.spectrogram.n_frames(audio.shape[-1])
-        padding = -audio.shape[-1] % self.mel_config.hop_length
-        whole = functional.pad(audio, (0, padding)) if padding else audio
-        mel: Tensor = self.prior.spectrogram(whole.to(self.device))
-        return mel
+        return self.prior.mel(audio.to(self.device))
 
     @torch.inference_mode()
     def __call__(
@@ -128,14 +136,14 @@ class Vocoder(Pipeline):
         if chunk_seconds is None and blocks.shape[-1] <= 2 * chunk:
             chunk = blocks.shape[-1]
         graphs = self.engine.graphs
-        if graphs is not None and on_step is None and chunk >= blocks.shape[-1]:
+        if graphs is not None and on_step is None and chunk >= blocks.shape[-1] and settings.guidance == 1:
             audio = self._at_once(blocks.to(self.device, torch.float32), seeds, settings, graphs)
             return audio.reshape(*mel.shape[:-2], -1)
         batch = self.engine.largest_batch or len(blocks)
         audio = torch.empty(len(blocks), blocks.shape[-1] * self.mel_config.hop_length, device=self.device)
         for first in range(0, len(blocks), batch):
             group, at = slice(first, first + batch), 0
-            front = self._wavefront(settings, on_step)
+            front = self._wavefront(settings, on_step, given=self._given_to(len(blocks[group])))
             for piece in self._pieces([blocks[group]], seeds[group], settings, chunk, front):
                 audio[group, at : at + piece.shape[-1]] = piece[:, 0]
                 at += piece.shape[-1]
@@ -177,7 +185,7 @@ class Vocoder(Pipeline):
                     raise MelError(f"mel has shape {tuple(mel.shape)}; a stream takes (n_mels, frames), one waveform.")
                 yield mel.unsqueeze(0)
 
-        front = self._wavefront(settings, on_step, alone=True)
+        front = self._wavefront(settings, on_step, given=self._given_to(1), alone=True)
         for piece in self._pieces(aligned(checked(), self.mel_config), [seed], settings, chunk, front):
             yield piece[0, 0]
 
@@ -230,7 +238,8 @@ class Vocoder(Pipeline):
         estimate = self.prior.estimate(blocks, seeds, settings)
         x, draw = self._begin(estimate, seeds, levels, start=0, n_samples=n_blocks * self.mel_config.hop_length)
         loop = Loop(settings.sampler, tuple(levels.tolist()))
-        signal = graphs(loop, Inputs(x, self.engine.encode(blocks, 0, n_blocks)), draw)
+        condition = self.engine.encode(blocks, 0, n_blocks)
+        signal = graphs(loop, Inputs(x, condition, self._given_to(len(blocks))), draw)
         return self.prior.whitening.colour(signal, blocks)
 
     def colour(self, signal: Tensor, blocks: Tensor) -> Tensor:
@@ -239,7 +248,8 @@ class Vocoder(Pipeline):
 
     def _predictor(self, condition: Tensor) -> NoisePredictor:
         def predict(x: Tensor, log_snr: Tensor) -> Tensor:
-            return noise_from(self.network(x, log_snr, condition), x, log_snr, self.config.diffusion.target)
+            output = self.network(x, log_snr, condition, self._given)
+            return noise_from(output, x, log_snr, self.config.diffusion.target)
 
         return predict
 

@@ -38,20 +38,25 @@ class Calibration(NamedTuple):
         gain: For `WhiteningConfig.gain`: one per lapped coefficient, or one.
         mel_mean: Mean of each mel bin `(n_mels,)`, or None without mel.
         mel_deviation: Standard deviation of each mel bin `(n_mels,)`, or None without mel.
+        vectors: Mean and standard deviation of the vectors that are given `(2, vector_width)`, or None without.
     """
 
     gain: tuple[float, ...]
     mel_mean: Tensor | None
     mel_deviation: Tensor | None
+    vectors: Tensor | None = None
 
     def applied_to(self, network: Network, config: ModelConfig) -> ModelConfig:
-        """Give a network the statistics of the mel, and return its configuration with the gain.
+        """Give a network the statistics of mel and vectors, and return its configuration with the gain.
 
         A gain that the configuration states itself is kept.
         """
         if network.normalise_mel is not None and self.mel_mean is not None and self.mel_deviation is not None:
             network.normalise_mel.mean.copy_(self.mel_mean)
             network.normalise_mel.deviation.copy_(self.mel_deviation)
+        if network.vector is not None and self.vectors is not None:
+            network.vector.mean.copy_(self.vectors[0])
+            network.vector.deviation.copy_(self.vectors[1])
         if config.whitening.gain != WhiteningConfig().gain:
             return config
         return config.model_copy(update={"whitening": config.whitening.model_copy(update={"gain": self.gain})})
@@ -75,6 +80,7 @@ def calibrate(stream: Stream, config: ModelConfig, on_failure: OnFailure | None 
     objective = Objective(plain, torch.device("cpu"))
     whitening = Whitening(plain.whitening, plain.mel)
     mel_sums: list[Tensor] = []
+    vectors: list[Tensor] = []
     power, weight = np.zeros(1), np.zeros(1)
     n_batches = CALIBRATION_CROPS // _BATCH
     for batch in islice(stream.batches(0, _BATCH, on_failure=on_failure), n_batches):
@@ -82,14 +88,28 @@ def calibrate(stream: Stream, config: ModelConfig, on_failure: OnFailure | None 
         if prepared.mel is not None:
             mel = prepared.mel.double()
             mel_sums.append(torch.stack([mel.mean((0, 2)), mel.square().mean((0, 2))]))
+        if prepared.given is not None and prepared.given.vector is not None:
+            vectors.append(prepared.given.vector)
         squares, counted = _power(prepared.clean, batch.bandwidth, whitening, config)
         power, weight = power + squares, weight + counted
     gain = _gain(power, weight, config)
+    calibration = Calibration(gain, None, None, _vector_statistics(torch.cat(vectors)) if vectors else None)
     if not mel_sums:
-        return Calibration(gain, None, None)
+        return calibration
     mean, square = torch.stack(mel_sums).mean(0)
     deviation = (square - mean.square()).clamp_min(0).sqrt().clamp_min(_LEAST_DEVIATION)
-    return Calibration(gain, mean.float(), deviation.float())
+    return calibration._replace(mel_mean=mean.float(), mel_deviation=deviation.float())
+
+
+def _vector_statistics(vectors: Tensor) -> Tensor | None:
+    """Return mean and standard deviation `(2, vector_width)` of the rows that are not NaN; None of fewer than two."""
+    there = vectors[~vectors.isnan().any(1)].double()
+    if len(there) < 2:
+        return None
+    mean, deviation = there.mean(0), there.std(0)
+    return torch.stack(
+        [mean, torch.where(deviation > 1e-6 * mean.abs(), deviation, 1.0)]
+    ).float()  # 1 if it never varies
 
 
 def _power(

@@ -10,7 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from audiodiff.config import ModelConfig
 from audiodiff.data.dataset import ALONE, Share
+from audiodiff.networks.given import Conditions
 from audiodiff.training.objective import Prepared
 
 _PURPOSE = 4
@@ -18,29 +20,38 @@ _PURPOSE = 4
 
 
 def drop_conditions(
-    batch: Prepared, rate: float, n_labels: int, seed: int, step: int, share: Share = ALONE
+    batch: Prepared, rate: float, config: ModelConfig, seed: int, step: int, share: Share = ALONE
 ) -> Prepared:
     """Take the conditions from some clips of a training step; (seed, step) alone decides from which.
 
+    A clip loses all of them at the given rate. Of several, each is lost by itself too, at the same rate, so that any
+    part of them may be given later.
+
     Args:
         batch: What `Objective.prepare` returned.
-        rate: Share of clips that lose their label, 0 to 1.
-        n_labels: Number of classes, which is the index of "no class".
+        rate: Share of clips, 0 to 1.
+        config: The model, which tells how "none" is written.
         seed: The run's seed.
         step: The step.
         share: Which process of how many this is, as in `audiodiff.training.objective.draw`.
 
     Returns:
-        The batch, with some labels replaced by "no class".
+        The batch; what is dropped of it is written as that of a recording without.
     """
-    if batch.label is None or rate == 0:
+    given = batch.given
+    if given is None or rate == 0:
         return batch
-    dropped = _drawn(len(batch.label), rate, seed, step, share).to(batch.label.device, non_blocking=True)
-    return batch._replace(label=torch.where(dropped, n_labels, batch.label))
+    none = {"label": len(config.labels), "speaker": len(config.speakers), "vector": torch.nan}
+    values = {name: value for name, value in given._asdict().items() if value is not None}
+    dropped = _drawn(len(values), len(batch.clean), rate, seed, step, share).to(batch.clean.device, non_blocking=True)
+    for chosen, (name, value) in zip(dropped, list(values.items()), strict=True):
+        values[name] = torch.where(chosen.view(-1, *[1] * (value.dim() - 1)), none[name], value)
+    return batch._replace(given=Conditions(**values))
 
 
-def _drawn(n_clips: int, rate: float, seed: int, step: int, share: Share) -> Tensor:
-    """Return which clips of this process are chosen, `(n_clips,)`; drawn for all processes."""
+def _drawn(n_conditions: int, n_clips: int, rate: float, seed: int, step: int, share: Share) -> Tensor:
+    """Return which conditions this process's clips lose, `(n_conditions, n_clips)`; drawn for all processes."""
     generator = np.random.default_rng([seed % 2**64, step, _PURPOSE])
-    chosen = generator.random(share.world * n_clips) < rate
-    return torch.from_numpy(chosen[share.rank * n_clips : (share.rank + 1) * n_clips])
+    draws = generator.random((1 + n_conditions, share.world * n_clips)) < rate
+    chosen = draws[:1] | draws[1:] if n_conditions > 1 else draws[:1]
+    return torch.from_numpy(chosen[:, share.rank * n_clips : (share.rank + 1) * n_clips])

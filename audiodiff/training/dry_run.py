@@ -141,7 +141,7 @@ def _count_operations(learner: Learner, stream: Stream) -> int:
     counter = FlopCounterMode(display=False)
     with torch.no_grad(), counter:
         condition = None if prepared.mel is None else learner.average.encode(prepared.mel)
-        learner.average(prepared.clean, log_snr, condition, prepared.label)
+        learner.average(prepared.clean, log_snr, condition, learner.average.embed(prepared.given))
     return counter.get_total_flops()
 
 

@@ -51,7 +51,7 @@ class FewStepLoss:
 
         def predict_noise(x: Tensor, log_snr: Tensor) -> Tensor:
             with torch.autocast(x.device.type, dtype=torch.bfloat16, enabled=self._bf16):
-                output = predict(x, log_snr, batch.mel, batch.label)
+                output = predict(x, log_snr, batch.mel, batch.given)
             return noise_from(output.float(), x, log_snr, self._config.diffusion.target)
 
         generated = self._vocoder.synthesise(batch.mel, seeds, predictor=predict_noise)[:, 0]

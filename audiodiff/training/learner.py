@@ -166,8 +166,7 @@ class Learner:
         noise_on_mel = mel_noise(self._mel_noise_db, training.seed, step, share) if self._mel_noise_db else None
         prepared = self.objective.prepare(batch, noise_on_mel)
         log_snr, noise = draw(prepared, self.config.diffusion, training.seed, step, share)
-        n_labels = len(self.config.labels)
-        met = drop_conditions(prepared, training.condition_dropout, n_labels, training.seed, step, share)
+        met = drop_conditions(prepared, training.condition_dropout, self.config, training.seed, step, share)
         loss = self.objective.loss(self._predict, met, log_snr, noise, self._weighting).mean()
         if self.few_step is not None:
             seeds = draw_seeds(len(prepared.clean), training.seed, step, share)

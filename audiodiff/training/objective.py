@@ -17,10 +17,11 @@ from audiodiff.data.crops import Example, context_blocks
 from audiodiff.data.dataset import ALONE, Share
 from audiodiff.diffusion.process import diffuse, sample_log_snr, training_target, weighted_mse
 from audiodiff.networks.build import Network
+from audiodiff.networks.given import Conditions
 from audiodiff.training.weighting import Weighting
 
-Predict = Callable[[Tensor, Tensor, Tensor | None, Tensor | None], Tensor]
-"""(x `(batch, 1, time)`, log_snr `(batch,)`, mel or None, label or None) -> prediction of the shape of x."""
+Predict = Callable[[Tensor, Tensor, Tensor | None, Conditions | None], Tensor]
+"""(x `(batch, 1, time)`, log_snr `(batch,)`, mel or None, what is given or None) -> prediction of the shape of x."""
 
 MelNoise = Callable[[Tensor, MelConfig], Tensor]
 """(mel `(batch, n_mels, frames)`, its convention) -> a noisy mel of that shape."""
@@ -32,22 +33,22 @@ class Prepared(NamedTuple):
     Attributes:
         clean: Whitened audio `(batch, 1, time)`.
         mel: One frame per block `(batch, n_mels, n_blocks)`, or None for a model without.
-        label: Class indices `(batch,)`, or None for a model without.
+        given: Class, speaker and vector of each clip as far as the model takes them, or None for a model without.
         bandwidth: Hz `(batch,)`, or None where every clip is full band.
     """
 
     clean: Tensor
     mel: Tensor | None
-    label: Tensor | None
+    given: Conditions | None
     bandwidth: Tensor | None
 
 
 def predict_with(network: Network) -> Predict:
     """Return the whole forward pass of a network, condition included, as one function."""
 
-    def predict(x: Tensor, log_snr: Tensor, mel: Tensor | None, label: Tensor | None) -> Tensor:
+    def predict(x: Tensor, log_snr: Tensor, mel: Tensor | None, given: Conditions | None) -> Tensor:
         condition = None if mel is None else network.encode(mel)
-        predicted: Tensor = network(x, log_snr, condition, label)
+        predicted: Tensor = network(x, log_snr, condition, network.embed(given))
         return predicted
 
     return predict
@@ -75,15 +76,15 @@ class Objective:
         """Move a batch to the device, compute its mels and whiten it.
 
         Args:
-            batch: Audio `(batch, 1, context + time + context)`, label and bandwidth `(batch,)`, as they come from the
-                data.
+            batch: Audio `(batch, 1, context + time + context)`, label, bandwidth and speaker `(batch,)`, and vector, as
+                they come from the data.
             noise_on_mel: Noise for the mels, by which the audio is whitened too, as in synthesis.
 
         Returns:
             The batch as the network meets it, without context.
         """
         limited = bool(batch.bandwidth.isfinite().any())  # asked here, where it costs no wait for a GPU
-        audio, label, bandwidth = (field.to(self.device, non_blocking=True) for field in batch)
+        audio, label, bandwidth, speaker, vector = (field.to(self.device, non_blocking=True) for field in batch)
         mel = None
         if self._spectrogram is not None and self.config.mel is not None:
             n_blocks = audio.shape[-1] // self.config.mel.hop_length
@@ -94,7 +95,17 @@ class Objective:
         if mel is not None and self._context:
             clean = clean.unflatten(-1, (mel.shape[-1], -1))[..., self._context : -self._context, :].flatten(-2)
             mel = mel[..., self._context : -self._context]
-        return Prepared(clean, mel, label if self.config.labels else None, bandwidth if limited else None)
+        return Prepared(clean, mel, self._given(label, speaker, vector), bandwidth if limited else None)
+
+    def _given(self, label: Tensor, speaker: Tensor, vector: Tensor) -> Conditions | None:
+        """Return what the model takes of this."""
+        config = self.config
+        given = Conditions(
+            label if config.labels else None,
+            speaker if config.speakers else None,
+            vector if config.vector_width else None,
+        )
+        return given if any(part is not None for part in given) else None
 
     def loss(
         self,
@@ -118,7 +129,7 @@ class Objective:
         """
         x = diffuse(batch.clean, noise, log_snr)
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.bf16):
-            prediction = predict(x, log_snr, batch.mel, batch.label)
+            prediction = predict(x, log_snr, batch.mel, batch.given)
         target = training_target(batch.clean, noise, log_snr, self.config.diffusion.target)
         weight = None if weighting is None else weighting.of_levels(log_snr)
         by_frequency = weighting.of_frequencies if weighting is not None and weighting.by_frequency else None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from audiodiff.audio.plots import comparison_figure, looking_glass
 from audiodiff.config import ModelConfig
-from audiodiff.data.crops import CropReader
+from audiodiff.data.crops import CropReader, Example
 from audiodiff.data.dataset import Failure, OnFailure
 from audiodiff.data.manifest import Recording
 from audiodiff.errors import AudioError, DataError
@@ -28,9 +29,23 @@ SCORES = ("m_stft", "log_mel", "rms_ratio_db", "peak", "pesq_wb", "estoi")
 """Scores of vocoded samples, so that a number in TensorBoard is a number of `audiodiff evaluate`."""
 
 
+class Sample(NamedTuple):
+    """A recording that a clip is made to stand beside.
+
+    Attributes:
+        name: Of the recording.
+        audio: Its beginning `(1, time)`.
+        told: Label, speaker and vector of it, as far as the model takes them; None where it has none.
+    """
+
+    name: str
+    audio: Tensor
+    told: dict[str, Any]
+
+
 def choose_samples(
     recordings: Sequence[Recording], reader: CropReader, block_length: int, on_failure: OnFailure | None = None
-) -> list[tuple[str, Tensor]]:
+) -> list[Sample]:
     """Read the beginnings of a few validation recordings.
 
     Args:
@@ -40,7 +55,7 @@ def choose_samples(
         on_failure: Told of recordings that cannot be read, which are left out; without it they are errors.
 
     Returns:
-        Names and audio `(1, time)`: whole blocks, at most `SAMPLE_SECONDS`, at least a training crop.
+        Their beginnings: whole blocks, at most `SAMPLE_SECONDS`, at least a training crop.
     """
     chosen = [recordings[i * len(recordings) // SAMPLES] for i in range(min(SAMPLES, len(recordings)))]
     samples = []
@@ -48,36 +63,52 @@ def choose_samples(
         n_samples = int(min(SAMPLE_SECONDS, recording.seconds) * reader.sample_rate) // block_length * block_length
         longer = replace(reader, n_samples=max(n_samples, reader.n_samples), context=0)
         try:
-            samples.append((recording.audio.stem, longer.read(recording, 0.0).audio))
+            example = longer.read(recording, 0.0)
         except (AudioError, DataError) as error:
             if on_failure is None:
                 raise
             on_failure(Failure(recording.audio, error))
+            continue
+        samples.append(Sample(recording.audio.stem, example.audio, _told(recording, example, reader)))
     return samples
 
 
-def make_clips(network: Network, config: ModelConfig, samples: Sequence[tuple[str, Tensor]]) -> list[Clip]:
+def _told(recording: Recording, example: Example, reader: CropReader) -> dict[str, Any]:
+    told = {
+        "label": recording.label if reader.labels else None,
+        "speaker": recording.speaker if reader.speakers else None,
+        "vector": example.vector if example.vector.isfinite().all() else None,
+    }
+    takes = {"label": reader.labels, "speaker": reader.speakers, "vector": reader.vector_width}
+    return {name: value for name, value in told.items() if takes[name]}
+
+
+def make_clips(network: Network, config: ModelConfig, samples: Sequence[Sample]) -> list[Clip]:
     """Synthesise clips with the model's own sampler settings.
 
     Args:
         network: With averaged weights.
         config: The model.
-        samples: Names and recordings from `choose_samples`.
+        samples: What `choose_samples` returned.
 
     Returns:
-        A clip per sample: vocoded from its mel, or for a model without mel made from a label or nothing.
+        A clip per sample: vocoded from its mel, or for a model without mel made from a label, the sample's speaker and
+        vector, or nothing. A sample without what the model cannot do without is left out.
     """
     clips = []
     scores: dict[str, float] = {}
-    for i, (name, reference) in enumerate(samples):
+    for i, (name, reference, told) in enumerate(samples):
+        if config.mel is None and config.labels:
+            told = told | {"label": config.labels[i % len(config.labels)]}
+        if None in told.values() and not config.condition_dropout:
+            continue
         if config.mel is not None:
-            vocoder = Vocoder(network, config)
+            vocoder = Vocoder(network, config).told(**told)
             generated = vocoder(vocoder.mel(reference))
         else:
-            label = config.labels[i % len(config.labels)] if config.labels else None
-            name = label or f"sample {i}"
+            name = told.get("label") or f"sample {i}"
             seconds = reference.shape[-1] / config.sample_rate
-            generated = Generator(network, config).generate(label, seconds=seconds, seed=i)[0]
+            generated = Generator(network, config).generate(**told, seconds=seconds, seed=i)[0]
         generated = generated.cpu().float()
         if config.mel is not None:
             scores = score(generated, reference, config.sample_rate, SCORES)

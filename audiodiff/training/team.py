@@ -16,6 +16,7 @@ from audiodiff.checkpoint import choose_device
 from audiodiff.data.dataset import ALONE, Share
 from audiodiff.errors import TrainingError
 from audiodiff.networks.build import Network
+from audiodiff.networks.given import Conditions
 from audiodiff.training.objective import Predict, predict_with
 
 if TYPE_CHECKING:
@@ -90,9 +91,9 @@ class _Predictor(nn.Module):
         self.network = network
         self._predict = predict_with(network)
 
-    def forward(self, x: Tensor, log_snr: Tensor, mel: Tensor | None, label: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, log_snr: Tensor, mel: Tensor | None, given: Conditions | None) -> Tensor:
         """Predict; see `audiodiff.training.objective.Predict`."""
-        return self._predict(x, log_snr, mel, label)
+        return self._predict(x, log_snr, mel, given)
 
 
 def join_team(device: str) -> Team:

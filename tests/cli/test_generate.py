@@ -120,10 +120,55 @@ def test_a_vocoder_is_no_generator(generate, tiny_vocoder_folder):
     assert (result.exit_code, "Use Vocoder" in result.stderr) == (1, True)
 
 
+@pytest.fixture
+def told_model(save_random_model, tiny_generator_folder, tmp_path):
+    """Give a model that knows two speakers and a vector, and can do without."""
+    config = Generator.from_pretrained(tiny_generator_folder, "cpu").config
+    more = {"speakers": ("Ann B.", "bob"), "vector_width": 3, "condition_dropout": 0.1}
+    np.save(tmp_path / "warm.npy", np.array([5.0, -3.0, 1.0]))
+    np.save(tmp_path / "short.npy", np.zeros(2))
+    return save_random_model(tmp_path / "told", config.model_copy(update=more))
+
+
+def test_speaker_vector_and_guidance_count(generate, told_model):
+    options = [
+        [],
+        ["--label", "yes"],
+        ["--label", "yes", "--speaker", "Ann B."],
+        ["--label", "yes", "--speaker", "Ann B.", "--vector", "warm.npy"],
+        ["--label", "yes", "--guidance", 3],
+        ["--label", "yes", "--guidance", 3, "--guidance-rescale", 0.7],
+        ["--label", "yes", "--guidance", 3, "--guidance-interval", -20, 0],
+    ]
+    names = ["clip", "yes", "yes_Ann-B.", "yes_Ann-B._warm", "yes", "yes", "yes"]
+    made = []
+    for i, (arguments, name) in enumerate(zip(options, names, strict=True)):
+        result = generate("-o", i, *arguments, model=told_model)
+        assert result.exit_code == 0, result.stderr
+        made.append(samples(f"{i}/{name}_0.wav"))
+    assert not any(np.array_equal(made[i], made[j]) for i in range(len(made)) for j in range(i))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--speaker", "eve"], "unknown speaker 'eve'; this model knows Ann B., bob"),
+        (["--vector", "short.npy"], "the model takes 3 numbers"),
+        (["--guidance", 2], "guidance steers towards"),
+    ],
+)
+def test_what_the_model_does_not_know_is_refused(generate, told_model, arguments, message):
+    result = generate("-o", "out", *arguments, model=told_model)
+    assert (result.exit_code, message in result.stderr) == (1, True)
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
         ["--label", "yes"],
+        ["-o", "out", "--guidance", -1],
+        ["-o", "out", "--guidance-rescale", 2],
+        ["-o", "out", "--vector", "missing.npy"],
         ["-o", "out", "--count", 0],
         ["-o", "out", "--seconds", 0],
         ["-o", "out", "--seconds", "long"],

@@ -52,6 +52,8 @@ def test_shapes(recordings):
         ((4, 1, 640), torch.float32),
         ((4,), torch.int64),
         ((4,), torch.float32),
+        ((4,), torch.int64),
+        ((4, 0), torch.float32),
     ]
 
 

@@ -9,6 +9,7 @@ from audiodiff.engine import fused as fusing
 from audiodiff.engine.cuda import FusedStack
 from audiodiff.engine.fused import accelerated, fused, why_not_fused
 from audiodiff.engine.packing import pack_stack
+from audiodiff.networks.given import Conditions
 
 
 @pytest.fixture
@@ -84,7 +85,7 @@ def test_a_fused_network_is_called_as_the_plain_one_and_reaches_as_far(kind, opt
     assert next(fast.parameters()).device == next(plain.parameters()).device
     x, log_snr = torch.randn(1, 1, 64), torch.zeros(1)
     with pytest.raises(TypeError, match="without labels"):
-        fast(x, log_snr, None, torch.tensor([0]))
+        fast(x, log_snr, None, torch.zeros(1, 12))
     prediction = fast(x, log_snr, fast.encode(torch.randn(1, 5, 4)))
     assert prediction.shape == x.shape
     assert prediction.dtype == torch.float32
@@ -93,16 +94,17 @@ def test_a_fused_network_is_called_as_the_plain_one_and_reaches_as_far(kind, opt
 
 def test_every_input_of_a_fused_network_counts(make_fusible, plain_layers):
     fast = fused(make_fusible(labels=("a", "b"), patch=4), torch.float32)
-    x, log_snr, label = torch.randn(1, 1, 64), torch.zeros(1), torch.tensor([0])
+    x, log_snr = torch.randn(1, 1, 64), torch.zeros(1)
+    first, second = (fast.embed(Conditions(torch.tensor([label]))) for label in (0, 1))
     condition = fast.encode(torch.randn(1, 5, 4))
-    base = fast(x, log_snr, condition, label)
+    base = fast(x, log_snr, condition, first)
     for changed in [
-        (x.flip(2), log_snr, condition, label),
-        (x, log_snr + 4, condition, label),
-        (x, log_snr, fast.encode(torch.randn(1, 5, 4)), label),
-        (x, log_snr, condition, label + 1),
+        (x.flip(2), log_snr, condition, first),
+        (x, log_snr + 4, condition, first),
+        (x, log_snr, fast.encode(torch.randn(1, 5, 4)), first),
+        (x, log_snr, condition, second),
         (x, log_snr, condition, None),
-        (x, log_snr, None, label),
+        (x, log_snr, None, first),
     ]:
         assert (fast(*changed) - base).abs().max() > 1e-3
 

@@ -6,6 +6,7 @@ import torch
 from audiodiff.diffusion.samplers import SAMPLERS
 from audiodiff.engine.fused import fused
 from audiodiff.engine.graphs import Inputs, Loop, Recording, ReverseGraphs, bucket, reverse
+from audiodiff.networks.given import Conditions
 
 HOP = 16
 LEVELS = (-4.0, 1.0, float("inf"))
@@ -28,12 +29,12 @@ def draw(seed, n_samples, batch=2):
     return torch.randn(batch, 1, n_samples, generator=torch.Generator().manual_seed(seed))
 
 
-def call(graphs, network, loop, n_frames, *, seed=0, label=None, batch=2):
+def call(graphs, network, loop, n_frames, *, seed=0, given=None, batch=2):
     """Return what a recording and what the plain loop make of random inputs."""
     x = draw(seed, n_frames * HOP, batch)
     mel = torch.randn(batch, 5, n_frames, generator=torch.Generator().manual_seed(seed + 50))
     with torch.no_grad():
-        inputs = Inputs(x, network.encode(mel) if network.plain.normalise_mel else None, label)
+        inputs = Inputs(x, network.encode(mel) if network.plain.normalise_mel else None, given)
         expected = reverse(network, "epsilon", loop, inputs, lambda step: draw(step + 100, x.shape[-1], batch))
     return graphs(loop, inputs, lambda step: draw(step + 100, x.shape[-1], batch)), expected
 
@@ -60,10 +61,10 @@ def test_buckets_are_few_and_never_much_too_large():
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_the_loop_is_that_of_the_sampler(sampler, make_fusible):
     network = make_fusible(n_mels=0, patch=4)
-    x, label = draw(0, 64), None
+    x = draw(0, 64)
 
     def predict(x, log_snr):
-        return network(x, log_snr, None, label)
+        return network(x, log_snr)
 
     def noise(step):
         return draw(step, 64)
@@ -133,10 +134,11 @@ def test_a_result_is_not_overwritten_by_the_next_call(make_graphs):
 def test_labels_are_inputs_of_a_recording(make_graphs):
     network, graphs = make_graphs(patch=4, labels=("a", "b", "c"))
     for label in (torch.tensor([0, 2]), torch.tensor([1, 0])):
-        result, expected = call(graphs, network, DDIM, 9, label=label)
+        given = network.embed(Conditions(label))
+        result, expected = call(graphs, network, DDIM, 9, given=given)
         torch.testing.assert_close(result, expected, rtol=1e-5, atol=1e-5)
     assert graphs._record.made == 1
-    call(graphs, network, DDIM, 9, label=None)
+    call(graphs, network, DDIM, 9, given=None)
     assert graphs._record.made == 2
 
 
@@ -171,13 +173,13 @@ def test_the_layers_see_whole_signals_again_after_a_recording(make_graphs):
 def test_cuda_graphs_give_what_the_loop_gives_on_the_cpu(kind, loop, make_fusible, relative_error):
     plain = make_fusible(kind, channels=64, labels=("a", "b"), hop=64)
     on_gpu = fused(make_fusible(kind, channels=64, labels=("a", "b"), hop=64).cuda(), torch.float32)
-    graphs, label = ReverseGraphs(on_gpu, "epsilon"), torch.tensor([0, 1])
+    graphs, given = ReverseGraphs(on_gpu, "epsilon"), plain.embed(Conditions(torch.tensor([0, 1]))).detach()
     for n_frames in (40, 38, 39, 40):  # fewer than a bucket, and again
         x, mel = draw(n_frames, n_frames * 64), torch.randn(2, 5, n_frames)
         noise = {step: draw(step + 100, n_frames * 64) for step in range(4)}
         with torch.no_grad():
-            expected = reverse(plain, "epsilon", loop, Inputs(x, plain.encode(mel), label), noise.__getitem__)
-            inputs = Inputs(x.cuda(), on_gpu.encode(mel.cuda()), label.cuda())
+            expected = reverse(plain, "epsilon", loop, Inputs(x, plain.encode(mel), given), noise.__getitem__)
+            inputs = Inputs(x.cuda(), on_gpu.encode(mel.cuda()), given.cuda())
         result = graphs(loop, inputs, lambda step, noise=noise: noise[step].cuda())
         assert relative_error(result, expected) < 1e-4
     assert len(graphs) == (1 if kind == "diffwave" else 3)

@@ -6,6 +6,8 @@ from torch import nn
 from torch.nn import functional
 from torch.testing import assert_close
 
+from audiodiff.networks.given import Conditions
+
 HOP = 16
 
 
@@ -84,7 +86,12 @@ def test_patch_one_is_the_published_network(upsampling, make_network):
     x, log_snr, mel, label = inputs()
     expected = KongDiffWave(network)(x, log_snr, mel, label)
     assert expected.std() > 0.05
-    assert_close(network(x, log_snr, network.encode(mel), label), expected.float(), rtol=1e-5, atol=1e-5)
+    assert_close(
+        network(x, log_snr, network.encode(mel), network.embed(Conditions(label))),
+        expected.float(),
+        rtol=1e-5,
+        atol=1e-5,
+    )
 
 
 @pytest.mark.parametrize("patch", [4, 16])
@@ -94,14 +101,19 @@ def test_a_patch_of_samples_is_as_many_channels_of_the_published_network(patch, 
     channels = x.view(2, -1, patch).mT  # sample i of each patch is channel i
     predicted = KongDiffWave(network)(channels, log_snr, mel, label)
     expected = predicted.mT.reshape(x.shape)
-    assert_close(network(x, log_snr, network.encode(mel), label), expected.float(), rtol=1e-5, atol=1e-5)
+    assert_close(
+        network(x, log_snr, network.encode(mel), network.embed(Conditions(label))),
+        expected.float(),
+        rtol=1e-5,
+        atol=1e-5,
+    )
 
 
 @pytest.mark.parametrize("patch", [1, 4])
 def test_the_prediction_starts_at_zero(patch, make_network):
     network = make_network("diffwave", patch=patch, awake=False)
     x, log_snr, mel, label = inputs(torch.float32)
-    assert torch.equal(network(x, log_snr, network.encode(mel), label), torch.zeros_like(x))
+    assert torch.equal(network(x, log_snr, network.encode(mel), network.embed(Conditions(label))), torch.zeros_like(x))
 
 
 def test_a_patch_makes_the_receptive_field_as_many_times_wider(make_network):

@@ -11,6 +11,7 @@ from audiodiff.diffusion.process import diffuse, noise_from, training_target
 from audiodiff.errors import ConfigError
 from audiodiff.networks.blocks import rotated
 from audiodiff.networks.build import build_network
+from audiodiff.networks.given import Conditions
 
 LEVELS = torch.tensor([-8.0, 0.0, 10.0])
 
@@ -69,7 +70,8 @@ def test_it_learns(labels):
         index = torch.randint(2, (8,), generator=generator)
         clean = math.sqrt(2) * torch.sin(0.2 * (1 + 2 * index.view(8, 1, 1)) * time)
         level, drawn = torch.zeros(8) - 2, torch.randn(8, 1, 160, generator=generator)
-        predicted = network(diffuse(clean, drawn, level), level, None, index if labels else None)
+        given = network.embed(Conditions(index)) if labels else None
+        predicted = network(diffuse(clean, drawn, level), level, None, given)
         loss = (predicted - training_target(clean, drawn, level, "epsilon")).square().mean()
         optimiser.zero_grad()
         loss.backward()

@@ -16,6 +16,7 @@ from audiodiff.checkpoint import choose_device
 from audiodiff.config import MEL_CONVENTIONS, DiffusionConfig, MelConfig, ModelConfig, NetworkConfig, WhiteningConfig
 from audiodiff.errors import AudioError, ConfigError, MelError, ModelError
 from audiodiff.networks.build import build_network
+from audiodiff.networks.given import Conditions
 
 RATE = 8000
 
@@ -62,7 +63,10 @@ class Oracle(nn.Module):
     def encode(self, mel: Tensor) -> Tensor:
         return mel.mT
 
-    def forward(self, x: Tensor, log_snr: Tensor, condition: Tensor | None, label: Tensor | None) -> Tensor:
+    def embed(self, given: Conditions) -> Tensor:
+        return torch.zeros(1, 1)
+
+    def forward(self, x: Tensor, log_snr: Tensor, condition: Tensor | None, given: Tensor | None) -> Tensor:
         self.levels.append(float(log_snr[0]))
         alpha, sigma = (torch.sigmoid(sign * log_snr.double()).sqrt().view(-1, 1, 1).float() for sign in (1, -1))
         return (x - alpha * self.clean) / sigma
@@ -99,7 +103,7 @@ def test_a_griffin_lim_start_has_the_spectrum_of_the_recording(vocoder, audio, n
     """At a noise level of nearly clean signal, a network that sees no noise leaves the estimate as it is."""
 
     class Noiseless(Oracle):
-        def forward(self, x, log_snr, condition, label):
+        def forward(self, x, log_snr, condition, given):
             return torch.zeros_like(x)
 
     mel = vocoder.mel_config.model_copy(update={"n_fft": n_fft})  # of a window of 256 samples
@@ -294,7 +298,7 @@ def test_what_the_network_was_trained_to_predict_is_taken_as_such(tiny_generator
     config = config.model_copy(update={"diffusion": DiffusionConfig(target=target), "whitening": WhiteningConfig()})
 
     class Zero(Oracle):
-        def forward(self, x, log_snr, condition, label):
+        def forward(self, x, log_snr, condition, given):
             return torch.zeros_like(x)
 
     pipeline = Generator(nn.Linear(1, 1), config)

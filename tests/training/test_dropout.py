@@ -1,6 +1,7 @@
 """Clips lose their conditions as often as the rate says, the same ones whenever a step is taken again."""
 
 import copy
+import itertools
 
 import pytest
 import torch
@@ -11,74 +12,109 @@ from audiodiff.data.crops import Example
 from audiodiff.data.dataset import Share
 from audiodiff.errors import ConfigError
 from audiodiff.networks.build import build_network
+from audiodiff.networks.given import Conditions
 from audiodiff.training.dropout import drop_conditions
 from audiodiff.training.learner import Learner
 from audiodiff.training.objective import Prepared
 from audiodiff.training.team import Team
 
-MODEL = ModelConfig(sample_rate=8000, labels=("a", "b", "c"), network=NetworkConfig(channels=4, layers=2, patch=8))
+TINY = NetworkConfig(channels=4, layers=2, patch=8)
+MODEL = ModelConfig(sample_rate=8000, labels=("a", "b", "c"), network=TINY)
+BOTH = ModelConfig(sample_rate=8000, labels=("a", "b", "c"), speakers=("x", "y"), vector_width=2, network=TINY)
 
 
 def batch(n_clips, n_labels=3):
-    return Prepared(torch.zeros(n_clips, 1, 8), None, torch.arange(n_clips) % n_labels, None)
+    return Prepared(torch.zeros(n_clips, 1, 8), None, Conditions(torch.arange(n_clips) % n_labels), None)
+
+
+def full_batch(n_clips):
+    given = Conditions(torch.arange(n_clips) % 3, torch.arange(n_clips) % 2, torch.ones(n_clips, 2))
+    return Prepared(torch.zeros(n_clips, 1, 8), None, given, None)
+
+
+def near(rate, count):
+    """Five standard deviations of a relative frequency."""
+    return pytest.approx(rate, abs=5 * (rate * (1 - rate) / count) ** 0.5)
 
 
 @pytest.mark.parametrize("rate", [0.1, 0.5])
 def test_so_many_clips_lose_their_label(rate):
     before = batch(20)
-    after = torch.stack([drop_conditions(before, rate, 3, 0, step).label for step in range(1000)])
+    after = torch.stack([drop_conditions(before, rate, MODEL, 0, step).given.label for step in range(1000)])
     dropped = after == 3
-    assert float(dropped.float().mean()) == pytest.approx(rate, abs=4 * (rate * (1 - rate) / 20000) ** 0.5)
-    assert float(dropped.float().mean(0).std()) < 0.02  # no clip of the batch is preferred
-    assert torch.equal(torch.where(dropped, before.label, after), before.label.expand(1000, -1))
+    assert float(dropped.float().mean()) == near(rate, 20000)
+    assert all(float(share) == near(rate, 1000) for share in dropped.float().mean(0))  # no place is preferred
+    assert torch.equal(torch.where(dropped, before.given.label, after), before.given.label.expand(1000, -1))
+
+
+def test_of_several_conditions_all_go_together_as_often_as_each_by_itself():
+    rate, before = 0.2, full_batch(20)
+    kept = []
+    for step in range(500):
+        given = drop_conditions(before, rate, BOTH, 0, step).given
+        kept.append(torch.stack([given.label < 3, given.speaker < 2, given.vector.isfinite().all(1)]))
+    kept = torch.cat(kept, dim=1).float()
+    assert float((kept.sum(0) == 0).float().mean()) == near(rate + (1 - rate) * rate**3, 10000)
+    for condition in range(3):
+        assert float(kept[condition].mean()) == near((1 - rate) ** 2, 10000)
+        alone = (kept[condition] == 1) & (kept.sum(0) == 1)
+        assert float(alone.float().mean()) == near((1 - rate) * (1 - rate) * rate**2, 10000)
 
 
 def test_a_rate_of_zero_or_one_leaves_or_takes_all():
-    assert torch.equal(drop_conditions(batch(5), 0.0, 3, 0, 0).label, batch(5).label)
-    assert drop_conditions(batch(5), 1.0, 3, 0, 0).label.tolist() == [3] * 5
+    assert drop_conditions(batch(5), 0.0, MODEL, 0, 0).given.label.tolist() == batch(5).given.label.tolist()
+    given = drop_conditions(full_batch(5), 1.0, BOTH, 0, 0).given
+    assert (given.label.tolist(), given.speaker.tolist()) == ([3] * 5, [2] * 5)
+    assert given.vector.isnan().all()
+    nothing = batch(5)._replace(given=None)
+    assert drop_conditions(nothing, 1.0, MODEL, 0, 0) == nothing
 
 
 def test_seed_and_step_alone_decide():
-    first, again, other_step, other_seed = (
-        drop_conditions(batch(64), 0.5, 3, seed, step).label for seed, step in ((0, 7), (0, 7), (0, 8), (1, 7))
-    )
-    assert torch.equal(first, again)
-    assert not torch.equal(first, other_step)
-    assert not torch.equal(first, other_seed)
+    places = ((0, 7), (0, 7), (0, 8), (1, 7))
+    drawn = [drop_conditions(batch(64), 0.5, MODEL, seed, step).given.label for seed, step in places]
+    assert torch.equal(drawn[0], drawn[1])
+    assert not any(torch.equal(one, other) for one, other in itertools.combinations(drawn[1:], 2))
 
 
 def test_a_team_drops_what_one_process_drops_of_a_batch_as_large():
-    whole = drop_conditions(batch(12), 0.5, 3, 0, 3).label
-    parts = [
-        drop_conditions(batch(4)._replace(label=batch(12).label[4 * r : 4 * r + 4]), 0.5, 3, 0, 3, Share(r, 3))
-        for r in range(3)
-    ]
-    assert torch.equal(torch.cat([part.label for part in parts]), whole)
+    whole = drop_conditions(full_batch(12), 0.5, BOTH, 0, 3).given
+    for rank in range(3):
+        mine = slice(4 * rank, 4 * rank + 4)
+        given = Conditions(*(value[mine] for value in full_batch(12).given))
+        part = drop_conditions(full_batch(4)._replace(given=given), 0.5, BOTH, 0, 3, Share(rank, 3)).given
+        for ours, theirs in zip(part, whole, strict=True):
+            torch.testing.assert_close(ours, theirs[mine], equal_nan=True)
 
 
-def learner(**settings):
+def learner(config=MODEL, **settings):
     torch.manual_seed(0)
-    network = build_network(MODEL)
+    network = build_network(config)
     training = TrainingConfig(batch_size=4, warmup_steps=0, learning_rate=1e-2, device="cpu", **settings)
-    return Learner(copy.deepcopy(network), MODEL, training, Team(torch.device("cpu")))
+    return Learner(copy.deepcopy(network), config, training, Team(torch.device("cpu")))
 
 
 def examples(n_steps):
     generator = torch.Generator().manual_seed(0)
     for _ in range(n_steps):
-        labels = torch.randint(0, 3, (4,), generator=generator)
-        yield Example(torch.randn(4, 1, 64, generator=generator), labels, torch.full((4,), torch.inf))
+        label, speaker = (torch.randint(0, n, (4,), generator=generator) for n in (3, 2))
+        audio = torch.randn(4, 1, 64, generator=generator)
+        yield Example(audio, label, torch.full((4,), torch.inf), speaker, torch.randn(4, 2, generator=generator))
 
 
-def test_only_with_dropout_does_the_null_class_learn():
-    for rate in (0.0, 0.5):
-        learns = learner(condition_dropout=rate)
-        before = learns.network.label.table.weight.detach().clone()
-        for example in examples(6):
-            learns.step(example)
-        moved = (learns.network.label.table.weight - before).abs().sum(1) > 0
-        assert moved.tolist() == [True, True, True, rate > 0]
-        assert learns.config.condition_dropout == rate
+def null_vectors(network):
+    return torch.cat([network.label.table.weight[3:], network.speaker.table.weight[2:], network.vector.none[None]])
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.5])
+def test_only_with_dropout_do_the_vectors_of_nothing_learn(rate):
+    learns = learner(BOTH, condition_dropout=rate)
+    before = null_vectors(learns.network).detach().clone()
+    for example in examples(8):
+        learns.step(example)
+    moved = (null_vectors(learns.network) - before).abs().sum(1) > 0
+    assert moved.tolist() == [rate > 0] * 3
+    assert learns.config.condition_dropout == rate
 
 
 def test_a_resumed_run_drops_the_same_clips(tmp_path):
@@ -99,3 +135,5 @@ def test_dropout_needs_something_to_drop():
     values = {"model": {"sample_rate": 8000}, "data": {"train": "x"}, "training": {"condition_dropout": 0.1}}
     with pytest.raises(ConfigError, match="nothing to drop"):
         parse_config(RunConfig, values, "run")
+    values["model"]["vector_width"] = 3
+    assert parse_config(RunConfig, values, "run").training.condition_dropout == 0.1

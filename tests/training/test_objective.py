@@ -24,7 +24,8 @@ def tone(frequency, n_samples=2048):
 def example(n_clips=3, n_blocks=26, bandwidth=math.inf, n_labels=0):
     """Noise, with three blocks of context at either end."""
     audio = 0.1 * torch.randn(n_clips, 1, (n_blocks + 6) * 64, generator=torch.Generator().manual_seed(0))
-    return Example(audio, torch.full((n_clips,), n_labels), torch.full((n_clips,), bandwidth))
+    label, none = torch.full((n_clips,), n_labels), torch.zeros(n_clips, dtype=torch.int64)
+    return Example(audio, label, torch.full((n_clips,), bandwidth), none, torch.zeros(n_clips, 0))
 
 
 @pytest.mark.parametrize("n_samples", [512, 511])
@@ -154,19 +155,20 @@ def test_network_is_given_the_noisy_signal_and_its_conditions(tiny_model_config)
     log_snr, noise = draw(batch, config.diffusion, 0, 0)
     given = []
     objective.loss(lambda *arguments: given.extend(arguments) or noise, batch, log_snr, noise)
-    x, level, mel, label = given
+    x, level, mel, conditions = given
     alpha, sigma = (scale.view(-1, 1, 1) for scale in alpha_sigma(log_snr))
     torch.testing.assert_close(x, alpha * batch.clean + sigma * noise)
     assert torch.equal(level, log_snr)
     assert x.shape == (3, 1, 26 * 64)
     assert mel.shape == (3, 20, 26)
-    assert label.tolist() == [1, 1, 1]
+    assert conditions.label.tolist() == [1, 1, 1]
+    assert conditions[1:] == (None, None)
 
 
 def test_a_model_without_mel_or_labels_is_given_none():
     config = ModelConfig(sample_rate=RATE, network=NetworkConfig(patch=8))
     batch = Objective(config, CPU).prepare(example())
-    assert (batch.mel, batch.label, batch.bandwidth) == (None, None, None)
+    assert (batch.mel, batch.given, batch.bandwidth) == (None, None, None)
 
 
 def test_mels_of_both_centrings_have_one_frame_per_block(tiny_model_config):

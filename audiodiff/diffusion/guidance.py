@@ -1,0 +1,84 @@
+"""Classifier-free guidance: what a network predicts with its conditions, moved away from what it predicts without.
+
+Ho and Salimans 2022, "Classifier-Free Diffusion Guidance". In scores: with scale w the reverse process follows
+(1 - w) * score(x) + w * score(x | condition), so 1 is the condition as trained, 0 none, and more than 1 sharpens it.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from audiodiff.diffusion.process import alpha_sigma, clean_from_noise
+from audiodiff.diffusion.samplers import NoisePredictor
+
+_SILENCE = 1e-8
+"""Standard deviation below which a clip is not rescaled."""
+
+
+class Guidance(NamedTuple):
+    """How strongly a condition steers, and where.
+
+    Attributes:
+        scale: w above.
+        rescale: Share, 0 to 1, by which the predicted clean signal is brought back to the standard deviation that the
+            condition alone gives it, for guidance inflates it (Lin et al. 2024, "Common Diffusion Noise Schedules and
+            Sample Steps are Flawed", section 3.4; there it is done to what the network predicts, here to the clean
+            signal, so that it means the same for every target). It is that of a clip, which must be there whole.
+        interval: Lowest and highest log-SNR at which it acts; elsewhere the condition counts as trained (Kynkäänniemi
+            et al. 2024, "Applying Guidance in a Limited Interval"). None means everywhere.
+    """
+
+    scale: float = 1.0
+    rescale: float = 0.0
+    interval: tuple[float, float] | None = None
+
+    def acts_at(self, log_snr: float) -> bool:
+        """Return whether it changes anything at a noise level."""
+        return self.scale != 1 and (self.interval is None or self.interval[0] <= log_snr <= self.interval[1])
+
+    def combine(self, conditional: Tensor, null: Tensor, x: Tensor, log_snr: Tensor) -> Tensor:
+        """Combine two predictions into one.
+
+        Args:
+            conditional: Predicted noise with the condition `(batch, channels, time)`.
+            null: Predicted noise without, of the same shape.
+            x: The noisy signal, of the same shape.
+            log_snr: Noise levels `(batch,)`.
+
+        Returns:
+            Predicted noise of the same shape.
+        """
+        guided = null + self.scale * (conditional - null)
+        if self.rescale == 0:
+            return guided
+        clean = clean_from_noise(guided, x, log_snr)
+        wanted, found = (
+            signal.std((1, 2), keepdim=True) for signal in (clean_from_noise(conditional, x, log_snr), clean)
+        )
+        factor = torch.where(found > _SILENCE, wanted / found.clamp_min(_SILENCE), 1.0)
+        alpha, sigma = (scale.to(x).view(-1, 1, 1) for scale in alpha_sigma(log_snr.double()))
+        return guided + self.rescale * (1 - factor) * alpha / sigma * clean  # the noise that the scaled signal implies
+
+
+def guided(predict: NoisePredictor, predict_null: NoisePredictor, guidance: Guidance) -> NoisePredictor:
+    """Bind guidance, so that a sampler sees one predictor.
+
+    Args:
+        predict: The network with its conditions bound.
+        predict_null: The network without them.
+        guidance: How to guide; the noise level of the first clip decides whether it acts.
+
+    Returns:
+        A predictor that asks the second one only where guidance acts.
+    """
+
+    def predict_guided(x: Tensor, log_snr: Tensor) -> Tensor:
+        conditional = predict(x, log_snr)
+        if not guidance.acts_at(float(log_snr[0])):
+            return conditional
+        return guidance.combine(conditional, predict_null(x, log_snr), x, log_snr)
+
+    return predict_guided

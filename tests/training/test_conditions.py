@@ -1,0 +1,108 @@
+"""Training on files with speakers and vectors learns to use them: to know none costs, a wrong one costs more."""
+
+import math
+from itertools import islice
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from audiodiff.config import DataConfig, DiffusionConfig, ModelConfig, NetworkConfig, RunConfig, TrainingConfig
+from audiodiff.data.corpus import open_corpus
+from audiodiff.data.dataset import validation_crops
+from audiodiff.data.manifest import scan_folder, write_manifest
+from audiodiff.training.samples import choose_samples, make_clips
+from audiodiff.training.start import begin
+from audiodiff.training.team import Team
+from audiodiff.training.validation import Validator
+
+N_SAMPLES = 256
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory):
+    """Give a run on sounds whose phase tells the speaker and whose two partials are the vector."""
+    folder, random = tmp_path_factory.mktemp("sounds"), np.random.default_rng(0)
+    phase = 2 * math.pi * np.arange(N_SAMPLES) / 16
+    extras = {}
+    for i in range(24):
+        vector, speaker = random.uniform(-1, 1, 2), i % 2
+        sound = (-1) ** speaker * np.sin(phase) + 2 * (vector[0] * np.sin(2 * phase) + vector[1] * np.cos(3 * phase))
+        soundfile.write(folder / f"{i:02}.wav", 0.1 * sound, 8000, subtype="FLOAT")
+        np.save(folder / f"{i:02}.npy", 50 + 0.1 * vector)
+        extras[f"{i:02}"] = {"speaker": ("ann", "bob")[speaker], "vector": folder / f"{i:02}.npy"}
+    recordings = [r.model_copy(update=extras[r.audio.stem]) for r in scan_folder(folder).recordings]
+    for name, part in (("train", recordings[:16]), ("valid", recordings[16:])):
+        write_manifest(folder / f"{name}.jsonl", part)
+    return RunConfig(
+        model=ModelConfig(
+            sample_rate=8000,
+            speakers=("ann", "bob"),
+            vector_width=2,
+            network=NetworkConfig(channels=16, layers=2, patch=16),
+            diffusion=DiffusionConfig(target="x0", log_snr_min=-8, log_snr_max=4),
+        ),
+        data=DataConfig(
+            train=str(folder / "train.jsonl"),
+            valid=str(folder / "valid.jsonl"),
+            crop_seconds=N_SAMPLES / 8000,
+            polarity=False,
+            gain_db=(0, 0),
+        ),
+        training=TrainingConfig(
+            batch_size=16, steps=80, learning_rate=1e-2, warmup_steps=5, device="cpu", ema_decay=0.9,
+            validation_levels=4, condition_dropout=0.1,
+        ),
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def trained(config):
+    corpus, team = open_corpus(config), Team(torch.device("cpu"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("audiodiff.training.calibration.CALIBRATION_CROPS", 48)
+        learner = begin(config, corpus.training, team)
+    batches = list(islice(corpus.training.batches(0, config.training.batch_size), 6))
+    for step in range(config.training.steps):
+        learner.step(batches[step % len(batches)])
+    return learner, corpus
+
+
+def loss(learner, crops):
+    return Validator(crops, learner.objective, learner.training)(learner.average).loss
+
+
+def test_a_wrong_condition_costs_and_none_lies_between(config, trained):
+    learner, corpus = trained
+    crops = validation_crops(corpus.validation, corpus.training.reader, 8)
+    right = loss(learner, crops)
+    others = crops[1:] + crops[:1]
+    wrong_speaker = loss(learner, [crop._replace(speaker=1 - crop.speaker) for crop in crops])
+    wrong_vector = loss(learner, [a._replace(vector=b.vector) for a, b in zip(crops, others, strict=True)])
+    no_speaker = loss(learner, [crop._replace(speaker=torch.tensor(2)) for crop in crops])
+    no_vector = loss(learner, [crop._replace(vector=torch.full((2,), torch.nan)) for crop in crops])
+    assert right < 0.9 * no_speaker
+    assert no_speaker < wrong_speaker
+    assert right < 0.9 * no_vector
+    assert no_vector < wrong_vector
+
+
+def test_the_statistics_of_vectors_are_measured(trained):
+    embedding = trained[0].average.vector
+    torch.testing.assert_close(embedding.mean, torch.full((2,), 50.0), rtol=0, atol=0.05)
+    torch.testing.assert_close(embedding.deviation, torch.full((2,), 0.1 / 3**0.5), rtol=0.3, atol=0)
+
+
+def test_samples_follow_their_recordings(trained, monkeypatch):
+    for drawing in ("comparison_figure", "_pixels"):
+        monkeypatch.setattr(f"audiodiff.training.samples.{drawing}", lambda *_: np.zeros((2, 2, 3), np.uint8))
+    learner, corpus = trained
+    samples = choose_samples(corpus.validation, corpus.training.reader, 16)
+    assert [sample.told["speaker"] for sample in samples] == [corpus.validation[i].speaker for i in (0, 2, 5)]
+    turned = [sample._replace(told=sample.told | {"speaker": None}) for sample in samples]
+    clips, others = (make_clips(learner.average, learner.config, chosen) for chosen in (samples, turned))
+    assert len(clips) == 3
+    assert not any(torch.equal(a.generated, b.generated) for a, b in zip(clips, others, strict=True))
+    without = learner.config.model_copy(update={"condition_dropout": 0.0})
+    assert make_clips(learner.average, without, turned) == []
