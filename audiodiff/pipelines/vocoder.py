@@ -8,7 +8,6 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 from typing_extensions import Unpack
 
 from audiodiff.audio.mel import align_to_blocks, check_mel
