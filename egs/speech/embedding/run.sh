@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# RBF against sinusoidal noise-level embedding: one network, one budget, three seeds each.
+# RBF against sinusoidal noise-level embedding, three seeds each; with a small network also Fourier features, training on
+# grids of noise levels, and what else can be switched.
 here=$(dirname "$0") usage=FOLDER_WITH_RECORDINGS exp=exp/embedding
 conf=("$here/conf/rbf.yaml" "$here/conf/sinusoidal.yaml")
 data() { audiodiff prepare "$1" "$exp/data" --valid-share 0.1 --test-share 0.1; }
@@ -14,7 +15,31 @@ vocode_one() {
   echo "== $(basename "$1" .yaml), seed $2"
   audiodiff vocode "$exp/data/test.jsonl" --model "$3/last" --output "$3/wav" --resample --overwrite ${score:+--score}
 }
-train() { each_run train_one; }
+small() { # a name, and settings
+  local name=$1
+  shift
+  audiodiff train "$here/conf/small.yaml" --run "$exp/small-$name" ${settings[@]+"${settings[@]}"} "$@"
+}
+train_on_grids() { # validation at the levels of the grid and halfway between
+  local levels kind
+  for levels in 50 9; do
+    for kind in rbf fourier sinusoidal; do
+      small "$levels-$kind" --set "model.network.embedding.kind=$kind" --set "model.diffusion.levels=$levels" \
+        --set "training.validation_levels=$((2 * levels - 1))"
+    done
+  done
+}
+train_switched() {
+  small plain
+  small rbf-layers --set model.network.activation=rbf
+  small min-snr --set training.loss_weighting=min-snr
+}
+train() { each_run train_one && train_on_grids && train_switched; }
 synthesise() { each_run vocode_one; }
-evaluate() { score=yes each_run vocode_one; }
+evaluate() {
+  score=yes each_run vocode_one
+  for what in 50-{rbf,fourier,sinusoidal} 9-{rbf,fourier,sinusoidal} plain rbf-layers min-snr; do
+    audiodiff plot levels "$exp/small-$what" --output "$exp/levels-$what.svg"
+  done
+}
 source "$here/../../run.sh"
