@@ -18,6 +18,7 @@ KINDS = {
     "frames": {"kind": "frames", "channels": 8, "layers": 3, "n_fft": 128, "hop_length": 32},
     "plain": {"channels": 8, "layers": 5, "patch": 32},
     "tiled": {"channels": 8, "layers": 5, "patch": 32},
+    "unet": {"kind": "unet", "channels": 8, "patch": 32, "layers": 2},
 }
 
 
