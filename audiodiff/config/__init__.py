@@ -9,11 +9,19 @@ from audiodiff.config.model import (
     WhiteningConfig,
 )
 from audiodiff.config.network import HEAD_WIDTH, EmbeddingConfig, NetworkConfig
-from audiodiff.config.run import DataConfig, RunConfig, TrainingConfig, TransformConfig, load_run_config
+from audiodiff.config.run import (
+    AdapterConfig,
+    DataConfig,
+    RunConfig,
+    TrainingConfig,
+    TransformConfig,
+    load_run_config,
+)
 
 __all__ = [
     "HEAD_WIDTH",
     "MEL_CONVENTIONS",
+    "AdapterConfig",
     "Config",
     "DataConfig",
     "DiffusionConfig",

@@ -103,12 +103,12 @@ def join_team(device: str) -> Team:
         device: "auto", "cpu" or "cuda", as in `TrainingConfig.device`.
 
     Raises:
-        TrainingError: If there is no CUDA device although one is asked for, or accelerate is not installed.
+        ConfigError: If there is no CUDA device although one is asked for.
+        TrainingError: If accelerate is not installed.
     """
-    if device == "cuda" and not torch.cuda.is_available():
-        raise TrainingError("training.device is 'cuda', but torch sees no CUDA device. Set it to 'auto' or 'cpu'.")
+    chosen = choose_device(device)
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        return Team(choose_device(device))
+        return Team(chosen)
     try:
         from accelerate import Accelerator
         from accelerate.utils import DistributedDataParallelKwargs
