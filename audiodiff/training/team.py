@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import TracebackType
@@ -63,7 +64,9 @@ class Team:
         """Return the forward pass of a network; in its backward pass gradients are averaged over the team."""
         if self._accelerator is None:
             return predict_with(network)
-        prepared: Predict = self._accelerator.prepare(_Predictor(network))
+        with warnings.catch_warnings():  # torch 2.13 renames it, accelerate 1.15 does not know the new name
+            warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated", category=FutureWarning)
+            prepared: Predict = self._accelerator.prepare(_Predictor(network))
         return prepared
 
     def mean(self, value: Tensor) -> Tensor:
