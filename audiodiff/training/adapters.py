@@ -38,7 +38,8 @@ class LowRank(nn.Module):
 
     def forward(self, weight: Tensor) -> Tensor:
         """Adapt the weight."""
-        return weight + (self.scale * (self.up @ self.down)).view_as(weight)
+        with torch.autocast(weight.device.type, enabled=False):  # small changes of a weight would be lost in bfloat16
+            return torch.addmm(weight.flatten(1), self.up, self.down, alpha=self.scale).view_as(weight)
 
 
 def choose_trained(network: Network, config: TrainingConfig) -> None:

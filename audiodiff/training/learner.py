@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.utils import clip_grad_norm_
+from torch.nn.utils import clip_grad_norm_, parametrize
 
 from audiodiff.config import ModelConfig, TrainingConfig
 from audiodiff.data.crops import Example
@@ -146,8 +146,9 @@ class Learner:
             The results that are known by now: of this step, or of the step `lag` steps before.
         """
         self.optimiser.zero_grad(set_to_none=True)
-        loss = self._loss(batch)
-        loss.backward()
+        with parametrize.cached():  # adapters are merged once per step, however often the network is called
+            loss = self._loss(batch)
+            loss.backward()
         norm = clip_grad_norm_(self.network.parameters(), self.training.gradient_clip)
         wish = torch.full_like(norm, float(stop))
         figures = torch.stack([*self.team.mean(torch.stack([loss.detach(), wish])), norm])

@@ -117,6 +117,28 @@ def test_the_averaged_model_is_a_plain_one_with_the_adapters_merged_in(network, 
     torch.testing.assert_close(outputs(learns.average), outputs(learns.network), rtol=0, atol=1e-5)
 
 
+def test_bfloat16_rounds_the_products_and_not_the_adapted_weights(network, learner):
+    learns = learner("adapters", precision="bf16")
+    layer = learns.network.stack.layers[0].taps
+    with torch.no_grad():
+        nn.init.normal_(layer.parametrizations.weight[0].up, std=1e-3)
+        exact = layer.weight
+        with torch.autocast("cpu", torch.bfloat16):
+            assert torch.equal(layer.weight, exact)
+
+
+def test_adapters_are_merged_once_per_step(learner, stream, monkeypatch):
+    learns, calls = learner("adapters", few_step_weight=1.0), []
+    merge = LowRank.forward
+    monkeypatch.setattr(LowRank, "forward", lambda self, weight: calls.append(self) or merge(self, weight))
+    learns._loss(stream[0])  # three calls of the network: one denoises, two are the steps of the sampler
+    apart = len(calls)
+    calls.clear()
+    learns.step(stream[0])
+    assert apart == 3 * len(set(calls))
+    assert len(calls) == 2 * len(set(calls))  # and once more for the average
+
+
 def test_the_optimiser_holds_what_is_trained_alone(network, learner, stream):
     learns = learner("adapters")
     learns.step(stream[0])
