@@ -1,6 +1,6 @@
 """The typed configuration: one pydantic model per part, read from YAML, saved beside weights as JSON."""
 
-from audiodiff.config.base import Config, change, parse_config
+from audiodiff.config.base import Config, change, flattened, parse_config
 from audiodiff.config.mel import MEL_CONVENTIONS, MelConfig, mel_convention
 from audiodiff.config.model import (
     DiffusionConfig,
@@ -35,6 +35,7 @@ __all__ = [
     "TransformConfig",
     "WhiteningConfig",
     "change",
+    "flattened",
     "load_run_config",
     "mel_convention",
     "parse_config",

@@ -172,6 +172,8 @@ class RunConfig(Config):
                 f"training.trained is '{self.training.trained}', which leaves the other weights as they are: name the "
                 "model they come from in training.initial_model"
             )
+        if self.training.trained == "adapters" and self.training.embedding_learning_rate:
+            raise ValueError("training.embedding_learning_rate has no effect on adapters of the trunk; leave it out")
         return self
 
 

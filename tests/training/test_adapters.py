@@ -210,6 +210,13 @@ def test_the_network_that_is_given_stays_as_it_is(network, learner, stream, trai
     assert all(parameter.requires_grad for parameter in network.parameters())
 
 
+def test_an_option_that_adapters_would_leave_without_effect_is_refused(tiny_run_config):
+    values = tiny_run_config.model_dump()
+    values["training"] |= {"trained": "adapters", "initial_model": "any", "embedding_learning_rate": 1e-2}
+    with pytest.raises(ValidationError, match="no effect on adapters"):
+        RunConfig.model_validate(values)
+
+
 @pytest.mark.parametrize("trained", ["ends", "adapters"])
 def test_there_must_be_a_model_to_keep(tiny_run_config, trained):
     values = tiny_run_config.model_dump()
