@@ -22,13 +22,17 @@ TEAM = Team(torch.device("cpu"))
 RANK = 3
 
 
-@pytest.fixture(scope="module")
-def network(tiny_run_config):
+def awake(model):
     """A network whose output is not zero, as that of a model that was trained before."""
     torch.manual_seed(0)
-    network = build_network(tiny_run_config.model)
+    network = build_network(model)
     nn.init.normal_(network.output.weight, std=0.1)
     return network
+
+
+@pytest.fixture(scope="module")
+def network(tiny_run_config):
+    return awake(tiny_run_config.model)
 
 
 @pytest.fixture(scope="module")
@@ -70,19 +74,27 @@ def test_training_starts_from_what_the_model_does(network, learner, trained):
     assert torch.equal(outputs(learner(trained).network), outputs(network))
 
 
+@pytest.mark.parametrize("kind", ["frames", "diffwave", "unet", "rbf"])
 @pytest.mark.parametrize("trained", ["all", "ends", "adapters"])
-def test_only_what_is_trained_moves(network, learner, stream, trained):
-    learns = learner(trained)
+def test_only_what_is_trained_moves(tiny_run_config, stream, trained, kind):
+    update = {"patch": 8, "factors": (2, 2), "multipliers": (1, 1, 2), "blocks": (1, 1, 1)}
+    update |= {"kind": kind} if kind != "rbf" else {"activation": "rbf"}
+    network = tiny_run_config.model.network.model_copy(update=update)
+    model = tiny_run_config.model.model_copy(update={"network": network})
+    initial = awake(model)
+    training = tiny_run_config.training.model_copy(update={"trained": trained})
+    learns = Learner(initial, model, training, TEAM)
     for batch in stream:
         learns.step(batch)
-    before = dict(network.named_parameters())
-    trunk = {name for name in before if name.startswith("stack.layers")}
-    moved = {name for name, weight in learns.average.named_parameters() if not torch.equal(weight, before[name])}
+    before = dict(initial.named_parameters())
+    trunk = {name for name in before if name.startswith("stack.") and not name.startswith("stack.conditioner.")}
+    matrices = {name for name in trunk if isinstance(initial.get_submodule(name.rpartition(".")[0]), nn.Linear)}
     expected = {
         "all": set(before),
         "ends": set(before) - trunk,
-        "adapters": {name for name in trunk if name.endswith("weight")},
+        "adapters": {name for name in matrices if name.endswith("weight")},
     }
+    moved = {name for name, weight in learns.average.named_parameters() if not torch.equal(weight, before[name])}
     assert moved == expected[trained]
 
 
