@@ -14,7 +14,7 @@ PIP_INSTALL = $(BIN)/python -m pip install --disable-pip-version-check $(if $(TO
 SAY = @printf '\n==> %s\n'
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all test-gpu lint format clean
+.PHONY: help demo test quick test-all test-gpu lint format clean
 .DELETE_ON_ERROR:
 
 help: ## show this list
@@ -32,6 +32,10 @@ demo: $(VENV)/.installed ## vocode one real recording with the bundled model int
 test: lint ## check style and types, then run the quick tests
 	$(SAY) "Running the quick tests"
 	$(BIN)/python -m pytest $(PYTEST)
+
+quick: $(VENV)/.installed-dev ## train, synthesise and score a tiny model: all stages of egs/quick/vocoder
+	$(SAY) "Running egs/quick/vocoder"
+	$(BIN)/python -m pytest -m slow tests/test_egs.py -k test_the_quick_eg
 
 test-all: lint ## the same with the slow tests
 	$(SAY) "Running all tests that need no GPU"

@@ -10,9 +10,9 @@
 #                  run_of     a function: the folder of the run of a configuration
 set -euo pipefail
 
-needs=${usage:-} stage=0 stop_stage=3 settings=() words=()
+needs=${usage:-} stage=0 stop_stage=3 settings=() keep=() words=()
 explain() {
-  echo "usage: ${here}/run.sh ${needs} [--stage N] [--stop-stage N] [--conf FILE.yaml] [--set KEY=VALUE]..."
+  echo "usage: ${here}/run.sh ${needs} [--stage N] [--stop-stage N] [--conf FILE.yaml] [--set KEY=VALUE]... [--keep-curve]"
   echo "stages: 0 data, 1 train, 2 synthesise, 3 evaluate; results are in ${exp}"
 }
 while (($#)); do
@@ -21,6 +21,7 @@ while (($#)); do
     --stop-stage) stop_stage=${2:?--stop-stage needs a number}; shift 2 ;;
     --conf) conf=(${2:?--conf needs a file}); shift 2 ;;
     --set) settings+=(--set "${2:?--set needs KEY=VALUE}"); shift 2 ;;
+    --keep-curve) keep=(--keep-curve); shift ;;
     -h | --help) explain; exit ;;
     -*) echo "unknown option $1" >&2; explain >&2; exit 2 ;;
     *) words+=("$1"); shift ;;
@@ -35,7 +36,7 @@ last=$(run_of "${conf[-1]}")
 defined train || train() {
   local file
   for file in "${conf[@]}"; do
-    audiodiff train "$file" --run "$(run_of "$file")" ${settings[@]+"${settings[@]}"}
+    audiodiff train "$file" --run "$(run_of "$file")" ${settings[@]+"${settings[@]}"} ${keep[@]+"${keep[@]}"}
   done
 }
 defined synthesise || synthesise() {

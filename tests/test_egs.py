@@ -11,10 +11,12 @@ import soundfile
 
 from audiodiff.config import load_run_config
 from audiodiff.training.trainer import train
+from audiodiff.training.watch import differing, load_curve
 
 ROOT = Path(__file__).parents[1]
 EGS = sorted(path.parent for path in ROOT.glob("egs/*/*/run.sh"))
 CONFIGURATIONS = sorted(ROOT.glob("egs/*/*/conf/*.yaml"))
+CURVES = sorted(ROOT.glob("egs/*/*/conf/*.curve.json"))
 RUNNER = ROOT / "egs" / "run.sh"
 
 
@@ -117,6 +119,19 @@ def test_stages_configuration_and_settings_can_be_chosen(toy):
     ]
 
 
+def test_a_curve_can_be_kept(toy):
+    assert stages(toy, "--stage", 1, "--stop-stage", 1, "--keep-curve")[-1] == (
+        "audiodiff train b.yaml --run exp/toy/b --keep-curve"
+    )
+
+
+@pytest.mark.parametrize("path", CURVES, ids=name)
+def test_a_shipped_curve_is_of_the_configuration_beside_it(path):
+    config, curve = load_run_config(path.with_name(path.name.replace(".curve.json", ".yaml"))), load_curve(path)
+    assert differing(curve.settings, config) == []
+    assert curve.points[-1].step == config.training.steps
+
+
 def test_a_failing_stage_ends_it(toy):
     toy.write_text(toy.read_text().replace('echo "data $1"', "false"))
     result = run(toy, "corpus", folder=toy.parent)
@@ -153,5 +168,7 @@ def test_the_quick_eg_runs_all_stages(tmp_path):
     assert result.returncode == 0, result.stderr
     scores = (tmp_path / "exp" / "quick" / "scores.txt").read_text()
     assert float(scores.partition("M-STFT ")[2].split()[0]) < 1.2
+    assert "of the reference curve's" in result.stderr
+    assert "higher: other data, or a mistake" not in result.stderr
     again = run(script, "--stage", 1, folder=tmp_path, timeout=120)
     assert again.returncode == 0

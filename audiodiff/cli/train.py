@@ -14,10 +14,12 @@ from audiodiff.cli.settings import settings_option
 @click.argument("conf", metavar="CONF.yaml", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option(
     "--run",
+    "--run-dir",
     "run_dir",
     metavar="DIR",
     type=click.Path(file_okay=False, path_type=Path),
-    help="Folder of the run: checkpoints, curves, the best model.  [default: exp/CONF]",
+    help="Folder of the run: checkpoints, curves, the best model. torchrun takes --run for an option of its own, and "
+    "leaves --run-dir alone.  [default: exp/CONF]",
 )
 @click.option(
     "--resume",
@@ -37,19 +39,35 @@ from audiodiff.cli.settings import settings_option
     is_flag=True,
     help="Take three steps, print what the run needs (operations, memory, time, disk), and write nothing.",
 )
+@click.option(
+    "--keep-curve",
+    is_flag=True,
+    help="When all steps are done, keep the validation losses as CONF.curve.json, for later runs to be compared with.",
+)
 @settings_option("training.steps=20000")
 def command(
-    *, conf: Path, run_dir: Path | None, resume: str, data: str | None, dry_run: bool, settings: dict[str, object]
+    *,
+    conf: Path,
+    run_dir: Path | None,
+    resume: str,
+    data: str | None,
+    dry_run: bool,
+    keep_curve: bool,
+    settings: dict[str, object],
 ) -> None:
     """Train a model as CONF.yaml describes it, or go on training it.
 
     SIGTERM and Ctrl-C save a checkpoint first. The same command goes on from there. A loss curve beside the file, named
-    CONF.curve.json (the curve.json of another run's folder), is what validation is compared with. `accelerate launch -m
-    audiodiff train ...` trains in several processes, on one machine or many.
+    CONF.curve.json, is what validation is compared with; --keep-curve writes it.
+
+    `accelerate launch -m audiodiff train ...` trains in several processes, on one machine or many; so does `torchrun
+    --nproc-per-node N -m audiodiff train ... --run-dir DIR`. On CPUs take the latter: `accelerate launch --cpu` starts
+    one process, whatever its --num_processes says.
     """
     import signal
 
     from audiodiff.config import load_run_config
+    from audiodiff.training.run_folder import RunFolder
     from audiodiff.training.trainer import train
     from audiodiff.training.watch import load_curve
 
@@ -71,5 +89,8 @@ def command(
         bad = run_dir / "bad_recordings.jsonl"
         click.echo(f"{outcome.bad_recordings} recordings could not be read, see {bad}", err=True)
     click.echo(f"{run_dir / 'last'}: step {outcome.step} of {config.training.steps}, {outcome.skipped} skipped")
+    if keep_curve and outcome.stopped_by is None:
+        load_curve(RunFolder(run_dir).curve).save(curve)
+        click.echo(f"{curve}: what later runs are compared with")
     if outcome.stopped_by == signal.SIGINT:
         raise KeyboardInterrupt

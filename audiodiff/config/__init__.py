@@ -1,6 +1,6 @@
 """The typed configuration: one pydantic model per part, read from YAML, saved beside weights as JSON."""
 
-from audiodiff.config.base import Config, change, parse_config
+from audiodiff.config.base import Config, change, flattened, parse_config
 from audiodiff.config.mel import MEL_CONVENTIONS, MelConfig, mel_convention
 from audiodiff.config.model import (
     DiffusionConfig,
@@ -9,11 +9,19 @@ from audiodiff.config.model import (
     WhiteningConfig,
 )
 from audiodiff.config.network import HEAD_WIDTH, EmbeddingConfig, NetworkConfig
-from audiodiff.config.run import DataConfig, RunConfig, TrainingConfig, TransformConfig, load_run_config
+from audiodiff.config.run import (
+    AdapterConfig,
+    DataConfig,
+    RunConfig,
+    TrainingConfig,
+    TransformConfig,
+    load_run_config,
+)
 
 __all__ = [
     "HEAD_WIDTH",
     "MEL_CONVENTIONS",
+    "AdapterConfig",
     "Config",
     "DataConfig",
     "DiffusionConfig",
@@ -27,6 +35,7 @@ __all__ = [
     "TransformConfig",
     "WhiteningConfig",
     "change",
+    "flattened",
     "load_run_config",
     "mel_convention",
     "parse_config",

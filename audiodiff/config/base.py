@@ -72,3 +72,19 @@ def change(values: dict[str, Any], changes: Mapping[str, object]) -> dict[str, A
                 raise ConfigError(f"{name}: {outer} is {inner!r}, which has no parts. Set {outer} itself.")
         inner[last] = value
     return changed
+
+
+def flattened(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return nested mappings as one, with dotted keys.
+
+    Example:
+        >>> flattened({"training": {"steps": 2000}, "data.train": "clips"})
+        {'training.steps': 2000, 'data.train': 'clips'}
+    """
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            flat |= {f"{name}.{inner}": leaf for inner, leaf in flattened(value).items()}
+        else:
+            flat[name] = value
+    return flat

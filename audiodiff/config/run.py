@@ -64,6 +64,13 @@ class DataConfig(Config):
         return self
 
 
+class AdapterConfig(Config):
+    """Low-rank adapters of the trunk (Hu et al. 2021): every weight matrix W becomes W + alpha / rank * up @ down."""
+
+    rank: int = Field(8, gt=0, description="columns of `up` and rows of `down`: what an adapter can hold grows with it")
+    alpha: float = Field(8.0, gt=0, description="how strongly a step of training moves the adapted weights")
+
+
 class TrainingConfig(Config):
     """How long, how fast, and how carefully to train."""
 
@@ -129,6 +136,13 @@ class TrainingConfig(Config):
     )
     max_bad_steps: int = Field(20, gt=0, description="non-finite losses in a row that stop the run")
     initial_model: str | None = Field(None, description="a model folder whose weights training starts from")
+    trained: Literal["all", "ends", "adapters"] = Field(
+        "all",
+        description="what of the initial model is trained: all of it; its ends, which are the embeddings, the "
+        "conditioner and the projections around a trunk of layers that stays as it is; or low-rank adapters of the "
+        "trunk alone, which hold least and so learn the fewest recordings by heart",
+    )
+    adapters: AdapterConfig = AdapterConfig()
 
 
 class RunConfig(Config):
@@ -153,6 +167,13 @@ class RunConfig(Config):
                 "training.embedding_learning_rate is for learnable centres or spreads of an embedding of kind 'rbf'; "
                 f"here kind is {embedding.kind!r} and learnable {embedding.learnable}"
             )
+        if self.training.trained != "all" and self.training.initial_model is None:
+            raise ValueError(
+                f"training.trained is '{self.training.trained}', which leaves the other weights as they are: name the "
+                "model they come from in training.initial_model"
+            )
+        if self.training.trained == "adapters" and self.training.embedding_learning_rate:
+            raise ValueError("training.embedding_learning_rate has no effect on adapters of the trunk; leave it out")
         return self
 
 

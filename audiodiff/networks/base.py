@@ -53,6 +53,11 @@ class ConditionedNetwork(nn.Module):
         self.vector = VectorEmbedding(config.vector_width, width) if config.vector_width else None
         self.normalise_mel = MelNormalisation(config.mel.n_mels) if config.mel else None
 
+    @property
+    def trunk(self) -> nn.ModuleList:
+        """The stack without its conditioner, which holds most of the weights; a fine-tuning may freeze it."""
+        return nn.ModuleList(part for name, part in self.stack.named_children() if name != "conditioner")
+
     def encode(self, mel: Tensor) -> Tensor:
         """Prepare a mel condition `(batch, n_mels, n_blocks)` once for all denoising steps."""
         if self.normalise_mel is None or self.stack.conditioner is None:

@@ -130,7 +130,8 @@ class GatedResidual(torch.autograd.Function):
         h, level, gates, taps_scaled, output_scaled = ctx.saved_tensors
         channels, wide = h.shape[2], _wide(h.dtype)
         grad_h, grad_level = HALF * grad_next, torch.zeros_like(level, dtype=wide)
-        grad_condition = torch.empty_like(gates) if ctx.conditioned else None
+        grad_condition = torch.empty_like(gates) if ctx.conditioned and ctx.needs_input_grad[2] else None
+        wanted = any(ctx.needs_input_grad[3:7])  # not in a frozen layer
         sizes = ((2 * channels, 3 * channels), (2 * channels,), (2 * channels, channels), (2 * channels,))
         grads = [torch.zeros(size, dtype=wide, device=h.device) for size in sizes]
         for clips, tile in _tiles(h):
@@ -138,17 +139,11 @@ class GatedResidual(torch.autograd.Function):
             output = torch.cat([grad_next[clips, tile], grad_skip[clips, tile]], dim=2).flatten(0, 1)
             through = _through_gates((output @ output_scaled).view(*part.shape[:2], channels), part)
             rows, taps = through.flatten(0, 1), lay_taps(h[clips], level[clips].unsqueeze(1), ctx.dilation, tile)
-            for grad, more in zip(
-                grads,
-                (
-                    rows.T @ taps.flatten(0, 1),
-                    _sum_rows(rows),
-                    output.T @ _gated(part).flatten(0, 1),
-                    _sum_rows(output),
-                ),
-                strict=True,
-            ):
-                grad += more
+            if wanted:
+                grads[0] += rows.T @ taps.flatten(0, 1)
+                grads[1] += _sum_rows(rows)
+                grads[2] += output.T @ _gated(part).flatten(0, 1)
+                grads[3] += _sum_rows(output)
             grad_taps = (rows @ taps_scaled).view_as(taps)
             grad_level[clips] += _gather(grad_taps, grad_h[clips], ctx.dilation, tile)
             if grad_condition is not None:
@@ -156,7 +151,7 @@ class GatedResidual(torch.autograd.Function):
                 torch.mul(through[..., channels:], 2, out=grad_condition[clips, tile, channels:])
         grads[0], grads[1] = (_double_signal(grad, channels) for grad in grads[:2])
         grads[2], grads[3] = 2 * _scale_output(grads[2], channels), _scale_output(grads[3], channels)
-        weights = (grad.to(dtype) for grad, dtype in zip(grads, ctx.dtypes, strict=True))
+        weights = (grad.to(dtype) if wanted else None for grad, dtype in zip(grads, ctx.dtypes, strict=True))
         return grad_h, grad_level.to(level.dtype), grad_condition, *weights, None
 
 

@@ -30,6 +30,7 @@ class Cost:
 
     Attributes:
         parameters: Of the network.
+        trained_parameters: How many the optimiser moves; `training.trained` may leave most as they are.
         operations_per_second: Floating-point operations of one network call, per second of audio; a multiplication and
             an addition count as two, as `torch.utils.flop_counter` counts them.
         memory: Bytes at the peak of a step: on a GPU measured, elsewhere weights, average, gradient, optimiser and what
@@ -44,6 +45,7 @@ class Cost:
     """
 
     parameters: int
+    trained_parameters: int
     operations_per_second: float
     memory: int
     step_seconds: float
@@ -73,12 +75,14 @@ def measure_cost(config: RunConfig) -> Cost:
         operations = _count_operations(learner, stream)
     weights = _bytes(learner.average.state_dict())
     state = _bytes(learner.state())
-    gradient = sum(p.numel() * p.element_size() for p in learner.network.parameters())
+    trained = [parameter for parameter in learner.network.parameters() if parameter.requires_grad]
+    gradient = sum(parameter.numel() * parameter.element_size() for parameter in trained)
     checkpoint = weights + state
     n_clips = config.training.batch_size * team.share.world
     crop_seconds = stream.reader.n_samples / stream.reader.sample_rate
     return Cost(
-        parameters=sum(p.numel() for p in learner.network.parameters()),
+        parameters=sum(parameter.numel() for parameter in learner.average.parameters()),
+        trained_parameters=sum(parameter.numel() for parameter in trained),
         operations_per_second=operations / crop_seconds,
         memory=peak or weights + state + gradient + saved,
         step_seconds=step_seconds,
@@ -156,7 +160,7 @@ def in_words(cost: Cost) -> list[str]:
     """Return the lines that `audiodiff train --dry-run` prints."""
     epoch = cost.epoch_steps * cost.step_seconds
     return [
-        f"parameters            {cost.parameters / 1e6:.2f} M",
+        f"parameters            {cost.parameters / 1e6:.2f} M, {cost.trained_parameters / 1e6:.2f} M trained",
         f"operations            {cost.operations_per_second / 1e9:.2f} GFLOP per second of audio and network call",
         f"memory                {_size(cost.memory)}",
         f"step                  {cost.step_seconds:.3f} s; waiting for data took {cost.waiting_share:.1%} of the time",

@@ -10,12 +10,14 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.utils import clip_grad_norm_
+from torch.nn.utils import clip_grad_norm_, parametrize
 
 from audiodiff.config import ModelConfig, TrainingConfig
 from audiodiff.data.crops import Example
+from audiodiff.errors import TrainingError
 from audiodiff.networks.build import Network
 from audiodiff.networks.embeddings import radial_parameters
+from audiodiff.training.adapters import choose_trained, described
 from audiodiff.training.dropout import drop_conditions
 from audiodiff.training.few_step import FewStepLoss
 from audiodiff.training.objective import Objective, draw, draw_seeds, mel_noise
@@ -95,7 +97,7 @@ class Learner:
     reports is read `lag` steps later.
 
     Args:
-        average: The network with averaged weights; training starts from them unless a state is loaded.
+        average: The network with averaged weights, which is copied; training starts from them unless a state is loaded.
         config: The model, calibrated.
         training: How to train.
         team: Who trains, and where.
@@ -116,7 +118,8 @@ class Learner:
         self.team = team
         self.lag = 1 if team.device.type == "cuda" else 0
         self.network = copy.deepcopy(average).to(team.device).train()
-        self.average = average.to(team.device).eval().requires_grad_(False)
+        choose_trained(self.network, training)
+        self.average = copy.deepcopy(average).to(team.device).eval().requires_grad_(False)
         self.objective = Objective(config, team.device, bf16=training.precision == "bf16")
         self._weighting = Weighting(training, config.diffusion.target)
         wanted = training.few_step_weight > 0
@@ -143,8 +146,9 @@ class Learner:
             The results that are known by now: of this step, or of the step `lag` steps before.
         """
         self.optimiser.zero_grad(set_to_none=True)
-        loss = self._loss(batch)
-        loss.backward()
+        with parametrize.cached():  # adapters are merged once per step, however often the network is called
+            loss = self._loss(batch)
+            loss.backward()
         norm = clip_grad_norm_(self.network.parameters(), self.training.gradient_clip)
         wish = torch.full_like(norm, float(stop))
         figures = torch.stack([*self.team.mean(torch.stack([loss.detach(), wish])), norm])
@@ -210,12 +214,23 @@ class Learner:
             raise RuntimeError("there is no state to save: the last step is not complete")
         return {
             "progress": asdict(self.progress),
+            "trained": described(self.training),
             "network": self.network.state_dict(),
             "optimiser": self.optimiser.state_dict()["state"],
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Go on from what `state` returned; settings of the optimiser are those of this run, not of that one."""
+        """Go on from what `state` returned; settings of the optimiser are those of this run, not of that one.
+
+        Raises:
+            TrainingError: If other parts of the network were trained.
+        """
+        theirs, ours = state.get("trained", "all"), described(self.training)
+        if theirs != ours:
+            raise TrainingError(
+                f"the checkpoint is of a run that trained {theirs}, this one trains {ours}. Keep training.trained and "
+                "training.adapters, or begin another run with training.initial_model."
+            )
         self.progress = Progress(**state["progress"])
         self._updates.fill_(self.progress.step - self.progress.skipped)
         self.network.load_state_dict(state["network"])

@@ -13,6 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 from audiodiff.config import TrainingConfig
 from audiodiff.networks.build import Network
+from audiodiff.training.adapters import merged_weights
 
 
 def learning_rate(step: int, config: TrainingConfig) -> float:
@@ -85,15 +86,14 @@ def update_average(average: nn.Module, network: nn.Module, weight: Tensor) -> No
     """Move an exponential moving average of the weights towards a network's, in place.
 
     Args:
-        average: A network of the same shape, which holds the average.
-        network: The network in training.
+        average: A network of the same shape without adapters, which holds the average.
+        network: The network in training; adapters count as merged into its weights.
         weight: How far, from 0 (not at all) to 1; a scalar on their device, so that the host need not know it.
     """
-    averages: list[Tensor] = list(average.parameters())
-    weights: list[Tensor] = list(network.parameters())
-    way = list(torch._foreach_sub(weights, averages))
+    averages: dict[str, Tensor] = dict(average.named_parameters())
+    way = list(torch._foreach_sub(merged_weights(network, averages), list(averages.values())))
     torch._foreach_mul_(way, weight.float())
-    torch._foreach_add_(averages, way)
+    torch._foreach_add_(list(averages.values()), way)
 
 
 def checkpoint_layers(network: Network) -> None:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 
 from audiodiff.checkpoint import find_model, load_model
-from audiodiff.config import ModelConfig, RunConfig
+from audiodiff.config import ModelConfig, RunConfig, flattened
 from audiodiff.data.corpus import Stream
 from audiodiff.data.dataset import OnFailure
 from audiodiff.errors import TrainingError
@@ -124,7 +123,7 @@ def refuse_other_model(theirs: ModelConfig, ours: ModelConfig, who: str, may_dif
     Raises:
         TrainingError: If anything else differs; the message names it.
     """
-    left, right = (dict(_flattened(config.model_dump(mode="json"))) for config in (theirs, ours))
+    left, right = (flattened(config.model_dump(mode="json")) for config in (theirs, ours))
     differing = [
         f"model.{name} is {left.get(name)!r} there and {right.get(name)!r} here"
         for name in sorted(left.keys() | right.keys())
@@ -134,11 +133,3 @@ def refuse_other_model(theirs: ModelConfig, ours: ModelConfig, who: str, may_dif
         raise TrainingError(
             f"{who} is another model: {'; '.join(differing)}. Keep the model part, or use another run folder."
         )
-
-
-def _flattened(values: dict[str, object], prefix: str = "") -> Iterator[tuple[str, object]]:
-    for name, value in values.items():
-        if isinstance(value, dict):
-            yield from _flattened(value, f"{prefix}{name}.")
-        else:
-            yield prefix + name, value

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import TracebackType
@@ -63,7 +64,9 @@ class Team:
         """Return the forward pass of a network; in its backward pass gradients are averaged over the team."""
         if self._accelerator is None:
             return predict_with(network)
-        prepared: Predict = self._accelerator.prepare(_Predictor(network))
+        with warnings.catch_warnings():  # torch 2.13 renames it, accelerate 1.15 does not know the new name
+            warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated", category=FutureWarning)
+            prepared: Predict = self._accelerator.prepare(_Predictor(network))
         return prepared
 
     def mean(self, value: Tensor) -> Tensor:
@@ -103,12 +106,12 @@ def join_team(device: str) -> Team:
         device: "auto", "cpu" or "cuda", as in `TrainingConfig.device`.
 
     Raises:
-        TrainingError: If there is no CUDA device although one is asked for, or accelerate is not installed.
+        ConfigError: If there is no CUDA device although one is asked for.
+        TrainingError: If accelerate is not installed.
     """
-    if device == "cuda" and not torch.cuda.is_available():
-        raise TrainingError("training.device is 'cuda', but torch sees no CUDA device. Set it to 'auto' or 'cpu'.")
+    chosen = choose_device(device)
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        return Team(choose_device(device))
+        return Team(chosen)
     try:
         from accelerate import Accelerator
         from accelerate.utils import DistributedDataParallelKwargs

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from audiodiff.audio.replacing import replacing
-from audiodiff.config import ModelConfig, RunConfig
+from audiodiff.config import ModelConfig, RunConfig, flattened
 from audiodiff.errors import ConfigError
 
 NEAR = 0.1
@@ -26,7 +26,7 @@ FAINT = -20.0
 _DECISIVE = (
     *("model.sample_rate", "model.mel", "model.network", "model.whitening.kind", "model.whitening.exponent"),
     *("model.diffusion", "data.crop_seconds", "data.mask_bandwidth", "training.batch_size", "training.learning_rate"),
-    *("training.few_step_weight", "training.validation_levels"),
+    *("training.few_step_weight", "training.validation_levels", "training.initial_model"),
 )
 _LOG = logging.getLogger(__name__)
 
@@ -88,16 +88,16 @@ def load_curve(path: Path) -> Curve:
         ) from error
 
 
-def decisive_settings(config: RunConfig) -> dict[str, Any]:
-    """Return the settings that decide how large a loss is, as dotted names and plain values."""
-    document = config.model_dump(mode="json")
-    return {name: _value(document, name) for name in _DECISIVE}
+def decisive_settings(config: RunConfig, *, not_default: bool = False) -> dict[str, Any]:
+    """Return the settings that decide how large a loss is, as dotted names and plain values.
 
-
-def _value(document: Any, name: str) -> Any:
-    for part in name.split("."):
-        document = document[part]
-    return document
+    Args:
+        config: The run.
+        not_default: Leave out those that have the value they have by default.
+    """
+    document = flattened(config.model_dump(mode="json", exclude_defaults=not_default))
+    decisive = tuple(f"{name}." for name in _DECISIVE)
+    return {name: value for name, value in document.items() if f"{name}.".startswith(decisive)}
 
 
 class Watch:
@@ -112,10 +112,13 @@ class Watch:
 
     def __init__(self, path: Path, config: RunConfig, first_step: int, reference: Curve | None = None) -> None:
         self._path = path
-        settings = decisive_settings(config)
         earlier = load_curve(path).points if path.is_file() else ()
-        self.curve = Curve(settings, tuple(point for point in earlier if point.step <= first_step))
-        self._reference = reference if reference and not _differing(reference.settings, settings) else None
+        self.curve = Curve(decisive_settings(config), tuple(point for point in earlier if point.step <= first_step))
+        self._reference = None
+        if reference and (names := differing(reference.settings, config)):
+            _LOG.info("no comparison with the reference curve, which belongs to another %s", ", ".join(names))
+        else:
+            self._reference = reference
 
     def add(self, point: Point) -> None:
         """Take a validation into account."""
@@ -130,11 +133,16 @@ class Watch:
             _LOG.warning("step %d: %s", point.step, said)
 
 
-def _differing(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> list[str]:
-    names = sorted(name for name in ours if theirs.get(name) != ours[name])
-    if names:
-        _LOG.info("no comparison with the reference curve, which belongs to another %s", ", ".join(names))
-    return names
+def differing(theirs: Mapping[str, Any], config: RunConfig) -> list[str]:
+    """Name the decisive settings that are others than those of a curve.
+
+    Args:
+        theirs: Settings of the curve. A setting that was not there when it was made counts as its default.
+        config: The run.
+    """
+    stored, set_here = flattened(theirs), decisive_settings(config, not_default=True)
+    ours = decisive_settings(config)
+    return sorted(name for name in ours if (stored[name] != ours[name] if name in stored else name in set_here))
 
 
 def compared(point: Point, reference: Curve) -> str | None:

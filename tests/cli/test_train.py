@@ -15,7 +15,7 @@ from audiodiff.cli.main import main
 from audiodiff.config import load_run_config
 from audiodiff.training import trainer
 from audiodiff.training.trainer import Outcome
-from audiodiff.training.watch import Curve, Point
+from audiodiff.training.watch import Curve, Point, load_curve
 
 ROOT = Path(__file__).parents[2]
 
@@ -70,6 +70,24 @@ def test_a_curve_beside_the_file_is_the_reference(conf, asked):
     conf.with_suffix(".curve.json").write_text('{"settings": {"a": 1}, "points": [[5, 0.5, null]]}')
     run(conf)
     assert asked[2] == [None, Curve({"a": 1}, (Point(5, 0.5),))]
+
+
+def test_a_run_can_leave_its_curve_for_later_ones(conf, tmp_path):
+    curve = conf.with_suffix(".curve.json")
+    assert run(conf, "--run", tmp_path / "first").exit_code == 0
+    assert not curve.exists()
+    kept = run(conf, "--run", tmp_path / "first", "--keep-curve")  # all steps are done: it is just kept
+    assert f"{curve}: what later runs are compared with" in kept.stdout
+    assert load_curve(curve) == load_curve(tmp_path / "first" / "curve.json")
+    again = run(conf, "--run-dir", tmp_path / "second")
+    assert "step 8: validation loss is +0.0% of the reference curve's" in again.stderr
+
+
+@pytest.mark.parametrize("stopped_by", [signal.SIGTERM, signal.SIGINT])
+def test_an_interrupted_run_leaves_no_curve(conf, asked, stopped_by):
+    asked[1][0] = stopped_by
+    run(conf, "--keep-curve")
+    assert not conf.with_suffix(".curve.json").exists()
 
 
 def test_a_dry_run_prints_the_cost_and_writes_nothing(conf, tmp_path, monkeypatch):

@@ -46,6 +46,19 @@ def test_values_and_gradients_are_those_of_the_plain_layer(positions, dilation, 
         torch.testing.assert_close(ours, expected)
 
 
+@pytest.mark.parametrize("wanted", ["level.weight", "taps.weight", "output.bias", "condition"])
+def test_what_is_frozen_costs_no_gradient_and_changes_none_of_the_others(wanted):
+    layer, (h, level, condition) = make(20, 4, conditioned=True)
+    layer.requires_grad_(False)
+    leaf = condition if wanted == "condition" else layer.get_parameter(wanted)
+    leaf.requires_grad_()
+    gradients = []
+    for run in (layer, lambda *given: plain(layer, *given)):
+        following, skip = run(h, level, condition)
+        gradients.append(torch.autograd.grad((following.square() + skip).sum(), leaf)[0])
+    torch.testing.assert_close(*gradients)
+
+
 def test_the_gradient_is_the_limit_of_differences():
     layer, (h, level, condition) = make(6, 2, conditioned=True)
     weights = [layer.taps.weight, layer.taps.bias, layer.output.weight, layer.output.bias]

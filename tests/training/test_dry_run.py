@@ -56,6 +56,6 @@ def test_memory_grows_with_the_batch_and_shrinks_with_checkpointing(tiny_run_con
 def test_lines_have_units(cost):
     lines = in_words(cost)
     assert len(lines) == 8
-    assert lines[0] == f"parameters            {cost.parameters / 1e6:.2f} M"
+    assert lines[0] == f"parameters            {cost.parameters / 1e6:.2f} M, {cost.parameters / 1e6:.2f} M trained"
     assert any("GFLOP per second of audio" in line for line in lines)
     assert sum("MB" in line for line in lines) == 3

@@ -8,7 +8,7 @@ from audiodiff.config import EmbeddingConfig
 from audiodiff.data.crops import CropReader
 from audiodiff.data.dataset import CropDataset
 from audiodiff.data.source import open_recordings
-from audiodiff.errors import ModelError, TrainingError
+from audiodiff.errors import ConfigError, ModelError, TrainingError
 from audiodiff.networks.build import build_network
 from audiodiff.training.run_folder import RunFolder
 from audiodiff.training.start import begin, start
@@ -156,5 +156,5 @@ def test_an_initial_model_of_another_shape_is_refused(tiny_run_config, dataset, 
 
 def test_a_missing_gpu_is_said(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(TrainingError, match="no CUDA device"):
+    with pytest.raises(ConfigError, match="no device 'cuda' here; choose from auto, cpu"):
         join_team("cuda")

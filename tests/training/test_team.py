@@ -94,6 +94,31 @@ def test_two_processes_train_as_one_with_twice_the_batch(tmp_path, tiny_run_conf
     assert [point.valid for point in ours] == pytest.approx([point.valid for point in theirs], rel=1e-4)
 
 
+LAUNCHERS = {
+    "torchrun": ["torch.distributed.run", "--standalone", "--nproc-per-node", "2"],
+    "accelerate launch": [
+        *("accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1"),
+        *("--main_process_port", "0", "--mixed_precision", "no", "--dynamo_backend", "no"),
+    ],
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_the_launchers_start_such_a_team(tmp_path, tiny_run_config, tiny_vocoder_folder, launcher):
+    """Adapters are trained, so that most weights have no gradient to share."""
+    config = changed(tiny_run_config, sample_every=100, trained="adapters", initial_model=str(tiny_vocoder_folder))
+    train(changed(config, batch_size=8), tmp_path / "one")
+    path = tmp_path / "two.yaml"
+    path.write_text(yaml.safe_dump(config.model_dump(mode="json")))
+    command = [sys.executable, "-m", *LAUNCHERS[launcher], "-m", "audiodiff", "train", path, "--run-dir"]
+    result = subprocess.run([*command, tmp_path / "two"], capture_output=True, text=True, cwd=ROOT, timeout=300)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count("step 8 of 8") == 1
+    assert "deprecated" not in result.stderr
+    torch.testing.assert_close(weights(tmp_path / "two"), weights(tmp_path / "one"), atol=2e-5, rtol=1e-3)
+
+
 @pytest.mark.slow
 def test_two_processes_that_are_told_to_stop_save_at_the_same_step_and_go_on(tmp_path, tiny_run_config):
     config = changed(tiny_run_config, steps=100_000, checkpoint_every=100_000, sample_every=100_000)

@@ -15,6 +15,7 @@ from audiodiff.training.watch import (
     Watch,
     compared,
     decisive_settings,
+    differing,
     load_curve,
     terminal_snr,
     widening,
@@ -66,6 +67,24 @@ def test_a_curve_goes_on_where_its_run_does(tmp_path, tiny_run_config):
     second.add(Point(12, 0.25, None))
     assert load_curve(path).points == (Point(4, 0.25, 0.1), Point(8, 0.125, 0.1), Point(12, 0.25, None))
     assert load_curve(path).settings == json.loads(json.dumps(decisive_settings(tiny_run_config)))
+
+
+def test_a_curve_is_of_other_settings_where_a_decisive_one_differs(tiny_run_config):
+    settings = decisive_settings(tiny_run_config)
+    assert settings["training.batch_size"] == 4
+    assert "training.seed" not in settings
+    assert differing(settings, tiny_run_config) == []
+    assert differing(settings | {"training.batch_size": 5}, tiny_run_config) == ["training.batch_size"]
+    nested = {name: value for name, value in settings.items() if not name.startswith("model.network.")}
+    network = tiny_run_config.model.network.model_dump(mode="json")
+    assert differing(nested | {"model.network": network | {"layers": 9}}, tiny_run_config) == ["model.network.layers"]
+
+
+def test_a_setting_younger_than_the_curve_counts_as_its_default(tiny_run_config):
+    settings = decisive_settings(tiny_run_config)
+    younger = ("model.network.patch", "data.crop_seconds")
+    older = {name: value for name, value in settings.items() if name not in younger}
+    assert differing(older, tiny_run_config) == ["data.crop_seconds"]  # which is not as by default
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"points": [[1]], "settings": {}}'])
