@@ -76,12 +76,36 @@ class Whitening(nn.Module):
         """Multiply by what the mel knows: the exact inverse of `whiten`, shapes alike."""
         return self._filter(signal, mel, self.config.exponent, 1 / self.gain)
 
+    def log_scale(self, mel: Tensor | None) -> Tensor:
+        """Return the mean logarithm of what `whiten` multiplies by, block by block.
+
+        The lapped transform is orthonormal, so its sum over all samples is the log-determinant of `whiten`.
+
+        Args:
+            mel: As in `whiten`.
+
+        Returns:
+            `(batch, n_blocks)`; `(1, 1)` for kind `none`.
+
+        Raises:
+            ConfigError: If there is no mel, and the kind needs one.
+        """
+        if self.config.kind == "none":
+            return self.gain.log().view(1, 1)
+        envelope = self._envelope_of(mel)
+        if self.config.kind == "energy":
+            return -self.config.exponent * envelope.square().mean(-1).sqrt().log() + self.gain.log()
+        return (self.gain.log() - self.config.exponent * envelope.log()).mean(-1)
+
+    def _envelope_of(self, mel: Tensor | None) -> Tensor:
+        if mel is None:
+            raise ConfigError(f"whitening {self.config.kind!r} needs a mel, none was given")
+        return self.envelope(mel)
+
     def _filter(self, audio: Tensor, mel: Tensor | None, exponent: float, gain: Tensor) -> Tensor:
         if self.config.kind == "none":
             return audio * gain
-        if mel is None:
-            raise ConfigError(f"whitening {self.config.kind!r} needs a mel, none was given")
-        envelope = self.envelope(mel)
+        envelope = self._envelope_of(mel)
         if self.config.kind == "energy":
             deviation = envelope.square().mean(-1).sqrt().pow(exponent) * gain
             return audio * deviation.repeat_interleave(self.transform.block_length, -1).unsqueeze(1)

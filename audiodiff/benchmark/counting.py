@@ -65,7 +65,7 @@ def count_operations(network: Network, config: ModelConfig, *, batch: int, n_blo
     samples_per_position = network_config.hop_length if network_config.kind == "frames" else network_config.patch
     n_positions = n_blocks * config.block_length // samples_per_position
     layers = [layer for layer in network.stack.layers if isinstance(layer, GatedResidualLayer | RadialResidualLayer)]
-    at_every_position = [network.input, network.skip, network.output]
+    at_every_position = [network.input, network.skip, network.output, *filter(None, [network.variance])]
     at_every_position += [part for layer in layers for part in (layer.taps, layer.output)]
     of_the_level = [part for part in network.level.mlp if isinstance(part, nn.Linear)]
     of_the_level += [layer.level for layer in layers]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from audiodiff.cli.jobs import Job, collect_jobs
-from audiodiff.cli.options import changes, progress_bar, synthesis_options
+from audiodiff.cli.options import REVERSE, changes, progress_bar, synthesis_options
 
 if TYPE_CHECKING:
     from audiodiff.cli.vocoding import Wishes
@@ -69,7 +69,7 @@ def command(
     click.echo(f"{len(jobs) - len(waiting)} of {len(jobs)} are there already", err=True)
     if not waiting:
         return
-    settings = changes(**{name: options.pop(name) for name in ("steps", "sampler", "schedule", "start")})
+    settings = changes(**{name: options.pop(name) for name in (*REVERSE, "start")})
     model = (options.pop("model"), options.pop("device"), options.pop("dtype"))
     wishes = Wishes(changes=settings, **options)
     failures = []

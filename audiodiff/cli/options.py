@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from tqdm import tqdm
 
 # The names are repeated here because their homes import torch, and help must be instant; a test compares them.
-SAMPLERS = ("ddim", "ddpm", "dpmpp_2m")
+SAMPLERS = ("ddim", "heun", "ddpm", "dpmpp_2m", "dpmpp_2m_sde")
 DTYPES = ("auto", "fp32", "bf16")
 SCHEDULES = (
     "uniform",
@@ -30,6 +30,9 @@ SCHEDULES = (
     "diffwave_200",
 )
 
+REVERSE = ("steps", "sampler", "corrector_steps", "corrector_snr", "schedule")
+"""Names of the options of `synthesis_options` that are fields of `audiodiff.config.SynthesisConfig`."""
+
 _LOG = logging.getLogger(__name__)
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
@@ -42,9 +45,21 @@ def synthesis_options(function: _Function) -> _Function:
             "--steps",
             type=click.IntRange(min=1),
             metavar="N",
-            help=f"Denoising steps, each one network call; {default}.",
+            help=f"Denoising steps, each one network call (with heun two); {default}.",
         ),
         click.option("--sampler", type=click.Choice(SAMPLERS), help=f"How a step is taken; {default}."),
+        click.option(
+            "--corrector-steps",
+            type=click.IntRange(min=0),
+            metavar="N",
+            help=f"Langevin steps at every noise level, each one more network call; {default}.",
+        ),
+        click.option(
+            "--corrector-snr",
+            type=click.FloatRange(0, 1, min_open=True, max_open=True),
+            metavar="RATIO",
+            help=f"Size of a Langevin step, drift over noise; {default}.",
+        ),
         click.option("--schedule", type=click.Choice(SCHEDULES), help=f"Where the steps lie; {default}."),
         click.option(
             "--seed",

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from audiodiff.cli.jobs import Job, collect_jobs
-from audiodiff.cli.options import changes, progress_bar, synthesis_options, warnings_logged
+from audiodiff.cli.options import REVERSE, changes, progress_bar, synthesis_options, warnings_logged
 
 if TYPE_CHECKING:
     from audiodiff.cli.vocoding import Wishes
@@ -96,7 +96,7 @@ def _vocode(
     from audiodiff.pipelines import Vocoder
     from audiodiff.pipelines.budget import within_budget
 
-    settings = changes(**{name: options.pop(name) for name in ("steps", "sampler", "schedule", "start")})
+    settings = changes(**{name: options.pop(name) for name in (*REVERSE, "start")})
     with warnings_logged():
         vocoder = Vocoder.from_pretrained(model, device, dtype)
         if rtf is not None:

@@ -39,6 +39,23 @@ class DiffusionConfig(Config):
         description="train on so many noise levels only, with equal shares of the distribution between them, as the "
         "discrete steps of classical DiffWave; 0 trains on all. For comparisons: sampling meets levels between them",
     )
+    variance: Literal["fixed", "learned"] = Field(
+        "fixed",
+        description="of a step of the reverse process: that of the posterior, or between its bounds as a second output "
+        "of the network says (Nichol and Dhariwal 2021). 'learned' serves the likelihood and sampler 'ddpm'; the other "
+        "samplers make no use of it, and the faster engines do not know it",
+    )
+    steps: int = Field(
+        1000,
+        gt=0,
+        description="of the discrete process, evenly spaced in log-SNR, that a learned variance and the bound on the "
+        "likelihood are of; synthesis has its own",
+    )
+
+    @property
+    def step_width(self) -> float:
+        """How far a step of the discrete process goes, in log-SNR."""
+        return (self.log_snr_max - self.log_snr_min) / self.steps
 
     @model_validator(mode="after")
     def _check(self) -> DiffusionConfig:
@@ -61,7 +78,13 @@ class SynthesisConfig(Config):
     """The reverse process as the model likes it best: what `vocode` and `generate` use unless told otherwise."""
 
     steps: int = Field(6, gt=0)
-    sampler: Literal["ddpm", "ddim", "dpmpp_2m"] = "ddim"
+    sampler: Literal["ddim", "heun", "ddpm", "dpmpp_2m", "dpmpp_2m_sde"] = "ddim"
+    corrector_steps: int = Field(
+        0, ge=0, description="Langevin steps at every noise level, each one network call; for many steps of 'ddim'"
+    )
+    corrector_snr: float = Field(
+        0.16, gt=0, lt=1, description="size of a Langevin step, drift over noise; larger ones correct more, with a bias"
+    )
     schedule: str = Field("uniform", description="a name of audiodiff.diffusion.schedules")
     start: Literal["noise", "griffin-lim"] = Field(
         "noise",

@@ -125,6 +125,11 @@ class TrainingConfig(Config):
     validate_every: int = Field(1000, gt=0, description="steps")
     validation_crops: int = Field(32, gt=0)
     validation_levels: int = Field(8, gt=1, description="fixed noise levels, evenly spaced in log-SNR")
+    validation_bits: bool = Field(
+        False,
+        description="report the bound on the likelihood too, in bits per sample of 16-bit audio: to compare models of "
+        "different targets, ranges or variances, whose losses do not compare; it takes 33 network calls per crop",
+    )
     sample_every: int = Field(5000, gt=0, description="steps between pictures and audio in TensorBoard")
     checkpoint_every: int = Field(1000, gt=0, description="steps")
     keep: int = Field(3, gt=0, description="newest checkpoints that stay")

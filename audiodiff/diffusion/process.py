@@ -1,4 +1,4 @@
-"""The forward process in continuous log-SNR, its training targets, and the MSE loss.
+"""The forward process in continuous log-SNR, its training targets, the MSE loss, and the score.
 
 Variance preserving: x = alpha * clean + sigma * noise with alpha^2 = sigmoid(log_snr), sigma^2 = sigmoid(-log_snr)
 (Kingma et al. 2021, "Variational Diffusion Models", with log-SNR as the clock).
@@ -44,6 +44,43 @@ def diffuse(clean: Tensor, noise: Tensor, log_snr: Tensor) -> Tensor:
     return alpha * clean + sigma * noise
 
 
+def forward_step(x: Tensor, noise: Tensor, log_snr: Tensor, noisier: Tensor) -> Tensor:
+    """Draw from q(x_t | x_s): one step of the forward process, from a noise level to any noisier one.
+
+    With a^2 = alpha_t^2 / alpha_s^2 the mean is a x and the variance sigma_t^2 - a^2 sigma_s^2 (Kingma et al. 2021,
+    Eq. 2), here in the equal form sigma_t^2 (1 - exp(log_snr_t - log_snr_s)), which does not cancel. Between two
+    neighbouring levels of `schedules.from_betas` that is sqrt(1 - beta) x and beta (Ho et al. 2020, Eq. 2). Steps in a
+    chain have the distribution of `diffuse`.
+
+    Args:
+        x: Signals `(batch, channels, time)` at the level `log_snr`.
+        noise: Standard normal noise of the same shape.
+        log_snr: Noise levels of `x` `(batch,)`; infinite where it is clean.
+        noisier: Noise levels to go to `(batch,)`, none above `log_snr`.
+
+    Returns:
+        Noisier signals of the same shape.
+    """
+    (alpha, _), (alpha_to, sigma_to) = _scales_like(log_snr, x), _scales_like(noisier, x)
+    fresh = -torch.expm1(noisier.double() - log_snr.double())
+    return alpha_to / alpha * x + sigma_to * fresh.sqrt().to(x.dtype).view_as(sigma_to) * noise
+
+
+def score(noise: Tensor, log_snr: Tensor) -> Tensor:
+    """Return the gradient of the log density of noisy signals that predicted noise implies: -noise / sigma.
+
+    Exact where the noise is the posterior mean E[noise | x] (Song et al. 2021, "Score-based generative modeling").
+
+    Args:
+        noise: Predicted noise `(batch, channels, time)`.
+        log_snr: Noise levels `(batch,)`.
+
+    Returns:
+        The score, of the shape of `noise`.
+    """
+    return -noise / _scales_like(log_snr, noise)[1]
+
+
 def training_target(clean: Tensor, noise: Tensor, log_snr: Tensor, target: Target) -> Tensor:
     """Return what a network of this target should have predicted, of the shape of `clean`.
 
@@ -61,14 +98,16 @@ def noise_from(output: Tensor, x: Tensor, log_snr: Tensor, target: Target) -> Te
     """Convert a network's output into predicted noise.
 
     Args:
-        output: What the network returned `(batch, channels, time)`.
-        x: The noisy signal it was given, of the same shape.
+        output: What the network returned `(batch, channels, time)`; a second output behind it is left out, see
+            `audiodiff.diffusion.reverse.answer_from`.
+        x: The noisy signal it was given `(batch, channels, time)`.
         log_snr: Noise levels `(batch,)`.
         target: What the network was trained to predict.
 
     Returns:
-        Predicted noise of the same shape.
+        Predicted noise of the shape of `x`.
     """
+    output = output[:, : x.shape[1]]
     if target == "epsilon":
         return output
     alpha, sigma = _scales_like(log_snr, x)

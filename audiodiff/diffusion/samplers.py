@@ -1,7 +1,8 @@
 """Samplers: walks down a schedule, from noise to signal, that ask a noise predictor on their way.
 
-A walk is a generator: it yields the question it has for the network, is sent the predicted noise, and returns the
-signal at the last level. `Sampler` makes a plain function of it, called with a predictor as k-diffusion's are. Because
+A walk is a generator: it yields the question it has for the network, is sent the predicted noise (and behind it the
+learned variance, where there is one: `audiodiff.diffusion.reverse.answer_from`), and returns the signal at the last
+level. `Sampler` makes a plain function of it, called with a predictor as k-diffusion's are. Because
 every update acts on each sample of the signal alone, long audio can be walked piece by piece
 (`audiodiff.engine.wavefront`).
 """
@@ -11,15 +12,17 @@ from __future__ import annotations
 from collections.abc import Callable, Generator
 from functools import update_wrapper
 from itertools import pairwise
+from math import expm1, inf
 from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from audiodiff.diffusion.process import alpha_sigma
+from audiodiff.diffusion.reverse import posterior, split_answer
 
 NoisePredictor = Callable[[Tensor, Tensor], Tensor]
-"""(x `(batch, channels, time)`, log_snr `(batch,)`) -> predicted noise of the shape of x."""
+"""(x `(batch, channels, time)`, log_snr `(batch,)`) -> predicted noise of the shape of x, or what `answer_from` has."""
 
 NoiseSource = Callable[[int], Tensor]
 """step -> fresh standard normal noise of the shape of x; step 0 is reserved for the initial noise."""
@@ -38,12 +41,21 @@ class Question(NamedTuple):
 
 Walk = Generator[Question, Tensor, Tensor]
 
+Corrector = Callable[[Tensor, Tensor, int, NoiseSource], Walk]
+"""(x, its log_snr (a scalar), whole steps done, noise) -> a walk that stays at this level; it precedes every step."""
+
 
 class WalkFunction(Protocol):
     """What every walk looks like; see `ddim`."""
 
     def __call__(  # noqa: D102
-        self, x: Tensor, log_snr: Tensor, noise: NoiseSource, *, clamp: float | None = None
+        self,
+        x: Tensor,
+        log_snr: Tensor,
+        noise: NoiseSource,
+        *,
+        clamp: float | None = None,
+        corrector: Corrector | None = None,
     ) -> Walk: ...
 
 
@@ -52,8 +64,8 @@ class Sampler:
 
     Args:
         walk: The generator function. It takes x, the signal at the first noise level `(batch, channels, time)`;
-            log_snr, a schedule `(n_steps + 1,)`, rising, the last infinite; the source of fresh noise; and clamp,
-            the largest absolute value of the predicted clean signal (None leaves it alone).
+            log_snr, a schedule `(n_steps + 1,)`, rising, the last infinite; the source of fresh noise; clamp, the
+            largest absolute value of the predicted clean signal (None leaves it alone); and corrector (None for none).
     """
 
     def __init__(self, walk: WalkFunction) -> None:
@@ -68,6 +80,7 @@ class Sampler:
         noise: NoiseSource,
         *,
         clamp: float | None = None,
+        corrector: Corrector | None = None,
         on_step: StepCallback | None = None,
     ) -> Tensor:
         """Walk a whole signal.
@@ -78,12 +91,13 @@ class Sampler:
             log_snr: A schedule `(n_steps + 1,)`, rising, the last infinite.
             noise: Where fresh noise comes from; deterministic samplers take none.
             clamp: Largest absolute value of the predicted clean signal; None leaves it alone.
+            corrector: What is done at every level before the step from there; see `audiodiff.diffusion.correctors`.
             on_step: Called with (step, x) after every step.
 
         Returns:
             The signal at the last level, of the shape of x.
         """
-        walk = self.walk(x, log_snr, noise, clamp=clamp)
+        walk = self.walk(x, log_snr, noise, clamp=clamp, corrector=corrector)
         question, done = next(walk), 0
         while True:
             if on_step and question.step > done:
@@ -104,65 +118,166 @@ def _scales(log_snr: Tensor) -> tuple[float, float]:
     return float(alpha), float(sigma)
 
 
-def _predict(
-    x: Tensor, log_snr: Tensor, step: int, clamp: float | None
-) -> Generator[Question, Tensor, tuple[Tensor, Tensor]]:
-    """Return predicted clean signal and predicted noise at one level; a clamp acts on the clean signal."""
+def _corrected(x: Tensor, log_snr: Tensor, step: int, noise: NoiseSource, corrector: Corrector | None) -> Walk:
+    """Return the signal that a step is taken from."""
+    if corrector is not None:
+        x = yield from corrector(x, log_snr, step, noise)
+    return x
+
+
+class _Prediction(NamedTuple):
+    clean: Tensor
+    noise: Tensor
+    share: Tensor | None
+
+
+def _predict(x: Tensor, log_snr: Tensor, step: int, clamp: float | None) -> Generator[Question, Tensor, _Prediction]:
+    """Return predicted clean signal, noise and variance at one level; a clamp acts on the clean signal."""
     alpha, sigma = _scales(log_snr)
-    epsilon = yield Question(x, log_snr, step)
+    epsilon, share = split_answer((yield Question(x, log_snr, step)), x)
     clean = (x - sigma * epsilon) / alpha
     if clamp is not None:
         clean = clean.clamp(-clamp, clamp)
         epsilon = (x - alpha * clean) / sigma
-    return clean, epsilon
+    return _Prediction(clean, epsilon, share)
 
 
 @Sampler
-def ddim(x: Tensor, log_snr: Tensor, noise: NoiseSource, *, clamp: float | None = None) -> Walk:
+def ddim(
+    x: Tensor, log_snr: Tensor, noise: NoiseSource, *, clamp: float | None = None, corrector: Corrector | None = None
+) -> Walk:
     """Follow the deterministic path (Song et al. 2021, "DDIM", Eq. 12 with sigma = 0)."""
     for step, (level, following) in enumerate(pairwise(log_snr)):
-        clean, epsilon = yield from _predict(x, level, step, clamp)
+        x = yield from _corrected(x, level, step, noise, corrector)
+        clean, epsilon, _ = yield from _predict(x, level, step, clamp)
         alpha, sigma = _scales(following)
         x = alpha * clean + sigma * epsilon
     return x
 
 
 @Sampler
-def ddpm(x: Tensor, log_snr: Tensor, noise: NoiseSource, *, clamp: float | None = None) -> Walk:
-    """Draw every step from the posterior q(x_s | x_t, clean) (Ho et al. 2020, Eq. 6-7).
+def heun(
+    x: Tensor, log_snr: Tensor, noise: NoiseSource, *, clamp: float | None = None, corrector: Corrector | None = None
+) -> Walk:
+    """Follow the same path by steps of second order, two questions each: Heun's method for its curved part only.
 
-    In log-SNR, with c = 1 - exp(log_snr_t - log_snr_s): the mean is alpha_s ((1 - c) x / alpha_t + c clean) and the
-    variance sigma_s^2 c (Kingma et al. 2021, Eq. 33-34). Step n adds `noise(n)`, n counted from 1.
+    Of dx / dlog_snr the part linear in x is solved exactly, as by Lu et al. 2022; in what is left the predicted clean
+    signal is taken to change linearly, from what it is at the start to what it is where a step of `ddim` would end. The
+    last step, to an infinite log-SNR, is one of `ddim`.
     """
     for step, (level, following) in enumerate(pairwise(log_snr)):
-        clean, _ = yield from _predict(x, level, step, clamp)
-        alpha, sigma = _scales(following)
-        fresh = -float(torch.expm1(level - following))
-        x = alpha * ((1 - fresh) / _scales(level)[0] * x + fresh * clean)
+        x = yield from _corrected(x, level, step, noise, corrector)
+        clean, epsilon, _ = yield from _predict(x, level, step, clamp)
+        (alpha, sigma), (_, sigma_now) = _scales(following), _scales(level)
+        ahead = alpha * clean + sigma * epsilon
         if sigma > 0:
-            x = x + sigma * fresh**0.5 * noise(step + 1)
+            clean_ahead, _, _ = yield from _predict(ahead, following, step, clamp)
+            width = float(following - level) / 2
+            fresh = -expm1(-width)
+            later = 1 / fresh - 1 / width  # weight of the end: a half of a short step, nearly all of a wide one
+            ahead = sigma / sigma_now * x + alpha * fresh * ((1 - later) * clean + later * clean_ahead)
+        x = ahead
     return x
 
 
 @Sampler
-def dpmpp_2m(x: Tensor, log_snr: Tensor, noise: NoiseSource, *, clamp: float | None = None) -> Walk:
+def ddpm(
+    x: Tensor, log_snr: Tensor, noise: NoiseSource, *, clamp: float | None = None, corrector: Corrector | None = None
+) -> Walk:
+    """Draw every step from the posterior q(x_s | x_t, clean), or with its mean and the learned variance.
+
+    See `audiodiff.diffusion.reverse`. Step n adds `noise(n)`, n counted from 1; the last step, to an infinite log-SNR,
+    adds none.
+    """
+    for step, (level, following) in enumerate(pairwise(log_snr)):
+        x = yield from _corrected(x, level, step, noise, corrector)
+        clean, _, share = yield from _predict(x, level, step, clamp)
+        known = posterior(level, following)
+        x = float(known.of_x) * x + float(known.of_clean) * clean
+        if known.lower > 0:
+            deviation = float(known.lower) ** 0.5 if share is None else known.variance(share).sqrt()
+            x = x + deviation * noise(step + 1)
+    return x
+
+
+class _Extrapolation:
+    """The clean signal half a step ahead, from those predicted where this step and the one before it begin."""
+
+    def __init__(self) -> None:
+        self._previous: Tensor | None = None
+        self._previous_width = 0.0
+
+    def __call__(self, clean: Tensor, width: float) -> Tensor:
+        """Return the estimate for a step as wide as `width`; the first step, and an infinite one, leave `clean`."""
+        estimate = clean
+        if self._previous is not None and width < inf:
+            ratio = self._previous_width / width
+            estimate = (1 + 0.5 / ratio) * clean - 0.5 / ratio * self._previous
+        self._previous, self._previous_width = clean, width
+        return estimate
+
+
+@Sampler
+def dpmpp_2m(
+    x: Tensor, log_snr: Tensor, noise: NoiseSource, *, clamp: float | None = None, corrector: Corrector | None = None
+) -> Walk:
     """Take second-order multistep steps on the clean signal (Lu et al. 2022, "DPM-Solver++", Algorithm 2).
 
     The paper's lambda is half a log-SNR. The first step, and the last one to an infinite log-SNR, are of first order.
     """
-    previous: Tensor | None = None
-    previous_width = 0.0
+    extrapolated = _Extrapolation()
     for step, (level, following) in enumerate(pairwise(log_snr)):
-        clean, _ = yield from _predict(x, level, step, clamp)
+        x = yield from _corrected(x, level, step, noise, corrector)
+        clean, _, _ = yield from _predict(x, level, step, clamp)
         width = float(following - level) / 2
-        estimate = clean
-        if previous is not None and torch.isfinite(following):
-            ratio = previous_width / width
-            estimate = (1 + 0.5 / ratio) * clean - 0.5 / ratio * previous
+        estimate = extrapolated(clean, width)
         (alpha, sigma), (_, sigma_now) = _scales(following), _scales(level)
         x = sigma / sigma_now * x - alpha * float(torch.expm1(torch.tensor(-width, dtype=torch.float64))) * estimate
-        previous, previous_width = clean, width
     return x
 
 
-SAMPLERS: dict[str, Sampler] = {"ddim": ddim, "ddpm": ddpm, "dpmpp_2m": dpmpp_2m}
+@Sampler
+def dpmpp_2m_sde(
+    x: Tensor, log_snr: Tensor, noise: NoiseSource, *, clamp: float | None = None, corrector: Corrector | None = None
+) -> Walk:
+    """Take steps of `ddpm` towards the clean signal that `dpmpp_2m` would take (Lu et al. 2022, SDE-DPM-Solver++(2M)).
+
+    Step n adds `noise(n)` as `ddpm` does; a learned variance is left out.
+    """
+    extrapolated = _Extrapolation()
+    for step, (level, following) in enumerate(pairwise(log_snr)):
+        x = yield from _corrected(x, level, step, noise, corrector)
+        clean, _, _ = yield from _predict(x, level, step, clamp)
+        known = posterior(level, following)
+        x = float(known.of_x) * x + float(known.of_clean) * extrapolated(clean, float(following - level) / 2)
+        if known.lower > 0:
+            x = x + float(known.lower) ** 0.5 * noise(step + 1)
+    return x
+
+
+SAMPLERS: dict[str, Sampler] = {
+    "ddim": ddim,
+    "heun": heun,
+    "ddpm": ddpm,
+    "dpmpp_2m": dpmpp_2m,
+    "dpmpp_2m_sde": dpmpp_2m_sde,
+}
+
+
+def count_questions(sampler: str, log_snr: Tensor, corrector: Corrector | None = None) -> int:
+    """Return how many questions a walk asks: how often the network is called.
+
+    Args:
+        sampler: A key of `SAMPLERS`.
+        log_snr: The schedule `(n_steps + 1,)`.
+        corrector: As for a sampler.
+    """
+    nothing, asked = torch.zeros(1, 1, 0), 0
+
+    def predict(x: Tensor, _log_snr: Tensor) -> Tensor:
+        nonlocal asked
+        asked += 1
+        return x
+
+    SAMPLERS[sampler](predict, nothing, log_snr, lambda step: nothing, corrector=corrector)
+    return asked

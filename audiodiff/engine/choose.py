@@ -84,13 +84,15 @@ def choose_dtype(dtype: Dtype, device: torch.device) -> torch.dtype:
 def make_engine(network: Network, config: ModelConfig, dtype: torch.dtype, device: torch.device) -> Engine:
     """Return the fastest engine that there is for a network where it is.
 
+    A network with a learned variance runs as it is: tiles and fused layers have no second output.
+
     Args:
         network: The network, its weights final.
         config: The model it belongs to.
         dtype: Of the matrix products.
         device: Where the network is.
     """
-    if isinstance(network, DiffWave) and network.stack.is_gated and device.type == "cpu":
+    if isinstance(network, DiffWave) and device.type == "cpu" and network.stack.is_gated and network.variance is None:
         return TiledEngine(network, config, dtype)
     if device.type == "cuda":
         fast = accelerated(network, dtype)

@@ -36,6 +36,8 @@ def why_not_fused(network: nn.Module, device: torch.device | str) -> str | None:
         return f"{type(network).__name__} has no fused form"
     if not network.stack.is_gated:
         return "its layers are not gated"
+    if network.variance is not None:
+        return "a learned variance has no fused form"
     channels = network.input.out_features
     if channels > WIDEST:
         return f"{channels} channels are more than {WIDEST}"

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from audiodiff.diffusion.process import Target, noise_from
-from audiodiff.diffusion.samplers import SAMPLERS, NoiseSource
+from audiodiff.diffusion.samplers import SAMPLERS, Corrector, NoiseSource
 from audiodiff.engine.fused import FusedDiffWave
 from audiodiff.networks.build import Network
 
@@ -73,11 +73,13 @@ class Loop(NamedTuple):
         sampler: A key of `SAMPLERS`.
         log_snr: The schedule, rising, the last infinite.
         clamp: Largest absolute value of the predicted clean signal, or None.
+        corrector: What is done at every level, hashable; or None.
     """
 
     sampler: str
     log_snr: tuple[float, ...]
     clamp: float | None = None
+    corrector: Corrector | None = None
 
 
 class Inputs(NamedTuple):
@@ -98,7 +100,7 @@ def reverse(network: Network, target: Target, loop: Loop, inputs: Inputs, noise:
     """Walk the whole loop, without any copy from host to device or back.
 
     Args:
-        network: The noise predictor.
+        network: The noise predictor, without a learned variance.
         target: What it was trained to predict.
         loop: How to walk.
         inputs: From where, and under which conditions.
@@ -109,7 +111,7 @@ def reverse(network: Network, target: Target, loop: Loop, inputs: Inputs, noise:
     """
     x, condition, given = inputs
     log_snr = torch.tensor(loop.log_snr, dtype=torch.float64)
-    walk = SAMPLERS[loop.sampler].walk(x, log_snr, noise, clamp=loop.clamp)
+    walk = SAMPLERS[loop.sampler].walk(x, log_snr, noise, clamp=loop.clamp, corrector=loop.corrector)
     question = next(walk)
     while True:
         level = torch.full((len(x),), float(question.log_snr), device=x.device)

@@ -72,7 +72,8 @@ def guided_stream(
         levels = log_snr.to(x).expand(len(x))
         with_it, alone = (noise_from(output, x, levels, target) for output in (conditional, without))
         noise = guidance.combine(with_it, alone, x, levels)
-        return training_target(clean_from_noise(noise, x, levels), noise, levels, target)
+        guided = training_target(clean_from_noise(noise, x, levels), noise, levels, target)
+        return torch.cat([guided, conditional[:, x.shape[1] :]], dim=1)  # a learned variance is that with conditions
 
     if engine.largest_batch is None:
         streams = [engine.stream(log_snr, torch.cat([given, null]))]

@@ -22,7 +22,7 @@ MakeStream = Callable[[Tensor], Stream]
 """log_snr (a scalar) -> a fresh stream of the network at that noise level."""
 
 ToNoise = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""(the network's output, x, log_snr `(batch,)`) -> predicted noise."""
+"""(the network's output, x, log_snr `(batch,)`) -> what a walk is sent (`audiodiff.diffusion.reverse.answer_from`)."""
 
 
 @dataclass
@@ -43,13 +43,14 @@ class _Stage:
 class Wavefront:
     """Walk pieces through the noise levels, each as soon as its neighbours allow.
 
-    With a relay, each thread takes a share of the steps and hands pieces on to the next, so that no operation has to be
-    split among threads: where they are short, waiting for the slowest thread costs most of the gain.
+    With a relay, each thread takes a share of the questions and hands pieces on to the next, so that no operation has
+    to be split among threads: where they are short, waiting for the slowest thread costs most of the gain.
 
     Args:
         make_stream: Called once for every question of the walk.
-        to_noise: Turns the network's output into predicted noise.
+        to_noise: Turns the network's output into what a walk is sent.
         n_steps: Steps of the schedule, for `on_step`.
+        n_questions: How many questions a walk asks, to share them among threads; None is one per step.
         on_step: Called with (step, x of the piece) after every step of every piece, by one thread at a time.
         relay: Threads that share the steps; None walks in the calling thread, and what a piece makes possible is done
             when `push` returns.
@@ -61,11 +62,13 @@ class Wavefront:
         to_noise: ToNoise,
         *,
         n_steps: int,
+        n_questions: int | None = None,
         on_step: StepCallback | None = None,
         relay: Relay | None = None,
     ) -> None:
         self._make_stream, self._to_noise = make_stream, to_noise
         self._n_steps, self._on_step, self._relay = n_steps, on_step, relay
+        self._n_questions = n_questions or n_steps
         self._stages: list[_Stage] = []
         self._finished: deque[Tensor] = deque()
         self._telling = Lock()
@@ -90,7 +93,7 @@ class Wavefront:
 
     def _hand_on(self, index: int, piece: _Piece, question: Question) -> None:
         if self._relay:
-            member = min(index * self._relay.size // self._n_steps, self._relay.size - 1)
+            member = min(index * self._relay.size // self._n_questions, self._relay.size - 1)
             self._relay.run(member, lambda: self._ask(index, piece, question))
         else:
             self._ask(index, piece, question)

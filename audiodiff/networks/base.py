@@ -29,6 +29,14 @@ def _conditioner(network: NetworkConfig, n_mels: int) -> Conditioner | None:
     return UpsampledConditioner(n_mels, network.channels, network.layers, factors=factors, per_layer=per_layer)
 
 
+def zero_projection(n_inputs: int, n_outputs: int) -> nn.Linear:
+    """Return a projection that starts at zero."""
+    projection = nn.Linear(n_inputs, n_outputs)
+    nn.init.zeros_(projection.weight)
+    nn.init.zeros_(projection.bias)
+    return projection
+
+
 class ConditionedNetwork(nn.Module):
     """What every noise predictor is told beside the signal: noise level, what is given of whole clips, and mel.
 
@@ -39,6 +47,8 @@ class ConditionedNetwork(nn.Module):
         label: The embedding of classes, or None.
         speaker: The embedding of speakers, or None.
         vector: The embedding of vectors, or None.
+        variance: The projection to a learned variance, None where it is fixed; it starts at zero, the geometric mean of
+            the bounds (`audiodiff.diffusion.reverse.log_ratio`).
     """
 
     stack: DilatedStack | UNetStack
@@ -52,6 +62,7 @@ class ConditionedNetwork(nn.Module):
         self.speaker = LabelEmbedding(len(config.speakers), width) if config.speakers else None
         self.vector = VectorEmbedding(config.vector_width, width) if config.vector_width else None
         self.normalise_mel = MelNormalisation(config.mel.n_mels) if config.mel else None
+        self.variance: nn.Linear | None = None
 
     @property
     def trunk(self) -> nn.ModuleList:
@@ -104,11 +115,12 @@ class DilatedNetwork(ConditionedNetwork):
         config: The model; its network, diffusion range and conditions are used.
         n_inputs: Features of a position that the input projection takes.
         n_outputs: Features of a position that the output projection gives; it starts at zero.
+        n_samples: Samples of a position, for each of which a learned variance has a feature of its own.
     """
 
     stack: DilatedStack
 
-    def __init__(self, config: ModelConfig, n_inputs: int, n_outputs: int) -> None:
+    def __init__(self, config: ModelConfig, n_inputs: int, n_outputs: int, n_samples: int) -> None:
         super().__init__(config)
         network, width = config.network, config.network.embedding.width
         self.input = nn.Linear(n_inputs, network.channels)
@@ -121,14 +133,14 @@ class DilatedNetwork(ConditionedNetwork):
         )
         self.stack.conditioner = _conditioner(network, config.mel.n_mels if config.mel else 0)
         self.skip = nn.Linear(network.channels, network.channels)
-        self.output = nn.Linear(network.channels, n_outputs)
-        nn.init.zeros_(self.output.weight)
-        nn.init.zeros_(self.output.bias)
+        self.output = zero_projection(network.channels, n_outputs)
+        if config.diffusion.variance == "learned":
+            self.variance = zero_projection(network.channels, n_samples)
 
     def _transform(self, features: Tensor, log_snr: Tensor, condition: Tensor | None, given: Tensor | None) -> Tensor:
-        """Map features `(batch, positions, n_inputs)` to `(batch, positions, n_outputs)`."""
+        """Map features `(batch, positions, n_inputs)` to `(batch, positions, n_outputs)`, the variance behind."""
         level = self.embed_level(log_snr, given)
         h = torch.relu(self.input(features))
         h = torch.relu(self.skip(self.stack(h, level, condition)))
         transformed: Tensor = self.output(h)
-        return transformed
+        return transformed if self.variance is None else torch.cat([transformed, self.variance(h)], dim=2)

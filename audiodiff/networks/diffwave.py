@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from audiodiff.config import ModelConfig
@@ -19,8 +20,9 @@ class DiffWave(DilatedNetwork):
     """
 
     def __init__(self, config: ModelConfig) -> None:
-        super().__init__(config, n_inputs=config.network.patch, n_outputs=config.network.patch)
-        self.patch = config.network.patch
+        patch = config.network.patch
+        super().__init__(config, n_inputs=patch, n_outputs=patch, n_samples=patch)
+        self.patch = patch
 
     @property
     def receptive_field(self) -> int:
@@ -39,10 +41,12 @@ class DiffWave(DilatedNetwork):
             given: What `embed` returned of the conditions of whole clips, `(batch, width)`; None means none of them.
 
         Returns:
-            The prediction, of the shape of `x`, in float32.
+            The prediction, of the shape of `x`, in float32; with a learned variance `(batch, 2, time)`, the variance
+            behind it.
 
         Raises:
             TypeError: If something is given, but the network was built without conditions of whole clips.
         """
         patches = x[:, 0].unflatten(1, (-1, self.patch))
-        return self._transform(patches, log_snr, condition, given).float().flatten(1).unsqueeze(1)
+        outputs = self._transform(patches, log_snr, condition, given).float().split(self.patch, dim=2)
+        return torch.stack([output.flatten(1) for output in outputs], dim=1)

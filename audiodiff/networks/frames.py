@@ -23,7 +23,9 @@ class FrameDiffWave(DilatedNetwork):
 
     def __init__(self, config: ModelConfig) -> None:
         stft = FramedSTFT(config.network.n_fft, config.network.hop_length)
-        super().__init__(config, n_inputs=2 * stft.n_bins, n_outputs=3 * stft.n_bins)
+        super().__init__(
+            config, n_inputs=2 * stft.n_bins, n_outputs=3 * stft.n_bins, n_samples=config.network.hop_length
+        )
         self.stft = stft
 
     @property
@@ -37,7 +39,10 @@ class FrameDiffWave(DilatedNetwork):
         """Predict the noise; arguments and result as in `DiffWave.forward`."""
         spectrum = self.stft(x[:, 0])
         features = torch.cat([spectrum.real, spectrum.imag], dim=2)
-        mask, real, imaginary = self._transform(features, log_snr, condition, given).float().chunk(3, dim=2)
+        output = self._transform(features, log_snr, condition, given).float()
+        mask, real, imaginary = output[..., : 3 * self.stft.n_bins].chunk(3, dim=2)
         y = self.stft.inverse(torch.complex(mask * spectrum.real + real, mask * spectrum.imag + imaginary))
         alpha, sigma = (torch.sigmoid(sign * log_snr).sqrt().view(-1, 1, 1) for sign in (1, -1))
-        return sigma * x + alpha * y.unsqueeze(1)
+        noise = sigma * x + alpha * y.unsqueeze(1)
+        variance = output[..., 3 * self.stft.n_bins :]
+        return torch.cat([noise, variance.flatten(1).unsqueeze(1)], dim=1) if variance.shape[2] else noise

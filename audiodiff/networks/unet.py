@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from audiodiff.config import ModelConfig
-from audiodiff.networks.base import ConditionedNetwork
+from audiodiff.networks.base import ConditionedNetwork, zero_projection
 from audiodiff.networks.levels import UNetStack
 
 
@@ -32,9 +32,9 @@ class UNet1d(ConditionedNetwork):
         self.patch, self.stride, self.target = network.patch, network.stride, config.diffusion.target
         self.input = nn.Linear(network.patch, network.channels)
         self.stack = UNetStack(network, config.mel.n_mels if config.mel else 0)
-        self.output = nn.Linear(network.channels, network.patch)
-        nn.init.zeros_(self.output.weight)
-        nn.init.zeros_(self.output.bias)
+        self.output = zero_projection(network.channels, network.patch)
+        if config.diffusion.variance == "learned":
+            self.variance = zero_projection(network.channels, network.patch)
 
     @property
     def receptive_field(self) -> int | float:
@@ -54,8 +54,12 @@ class UNet1d(ConditionedNetwork):
         padded = functional.pad(x[:, 0], (0, -n_samples % self.stride))
         h = self.input(padded.unflatten(1, (-1, self.patch)))
         h = self.stack(h, self.embed_level(log_snr, given), condition)
-        y = self.output(h).float().flatten(1)[:, :n_samples].unsqueeze(1)
-        return self._as_target(y, x, log_snr)
+        y, *variance = (
+            projection(h).float().flatten(1)[:, :n_samples].unsqueeze(1)
+            for projection in (self.output, self.variance)
+            if projection is not None
+        )
+        return torch.cat([self._as_target(y, x, log_snr), *variance], dim=1)
 
     def _as_target(self, y: Tensor, x: Tensor, log_snr: Tensor) -> Tensor:
         if self.target == "v":

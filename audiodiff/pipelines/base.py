@@ -10,10 +10,12 @@ from torch import Tensor
 from typing_extensions import TypedDict
 
 from audiodiff.config import ModelConfig, SynthesisConfig, parse_config
+from audiodiff.diffusion.correctors import Langevin
 from audiodiff.diffusion.guidance import Guidance
 from audiodiff.diffusion.noise import position_noise
-from audiodiff.diffusion.process import diffuse, noise_from
-from audiodiff.diffusion.samplers import SAMPLERS, NoiseSource, StepCallback, Walk
+from audiodiff.diffusion.process import diffuse
+from audiodiff.diffusion.reverse import answer_from
+from audiodiff.diffusion.samplers import SAMPLERS, NoiseSource, StepCallback, Walk, count_questions
 from audiodiff.diffusion.schedules import make_schedule
 from audiodiff.engine.choose import Dtype, Engine, choose_dtype, make_engine
 from audiodiff.engine.guided import guided_stream
@@ -31,6 +33,8 @@ class SynthesisChanges(TypedDict, total=False):
 
     steps: int
     sampler: str
+    corrector_steps: int
+    corrector_snr: float
     schedule: str
     start: str
     start_log_snr: float
@@ -45,6 +49,16 @@ def noise_levels(settings: SynthesisConfig) -> Tensor:
     """Return the log-SNR `(steps + 1,)` of a reverse process."""
     ends = {"log_snr_min": settings.start_log_snr, "log_snr_max": settings.end_log_snr}
     return make_schedule(settings.schedule, settings.steps, **ends)
+
+
+def make_corrector(settings: SynthesisConfig) -> Langevin | None:
+    """Return what is done at every level of a reverse process before the step from there, if anything."""
+    return Langevin(settings.corrector_steps, settings.corrector_snr) if settings.corrector_steps else None
+
+
+def network_calls(settings: SynthesisConfig) -> int:
+    """Return how often a reverse process calls the network."""
+    return count_questions(settings.sampler, noise_levels(settings), make_corrector(settings))
 
 
 class Pipeline:
@@ -124,7 +138,7 @@ class Pipeline:
         """Return the reverse process of a piece, not yet begun."""
         levels = noise_levels(settings)
         x, draw = self._begin(estimate, seeds, levels, start=start, n_samples=n_samples)
-        return SAMPLERS[settings.sampler].walk(x, levels, draw)
+        return SAMPLERS[settings.sampler].walk(x, levels, draw, corrector=make_corrector(settings))
 
     def _wavefront(
         self,
@@ -142,19 +156,20 @@ class Pipeline:
             given: What the network's `embed` returned of the conditions `(batch, width)`, or None.
             alone: Whether to keep to the calling thread, so that the result lags no further.
         """
-        target = self.config.diffusion.target
+        n_questions = network_calls(settings)
         guidance = Guidance(settings.guidance, settings.guidance_rescale, settings.guidance_interval)
 
         def make_stream(log_snr: Tensor) -> Stream:
             null = self.network.embed() if guidance.acts_at(float(log_snr)) else None
             if given is None or null is None:
                 return self.engine.stream(log_snr, given)
-            return guided_stream(self.engine, log_snr, given, null, guidance, target)
+            return guided_stream(self.engine, log_snr, given, null, guidance, self.config.diffusion.target)
 
         return Wavefront(
             make_stream,
-            partial(noise_from, target=target),
+            partial(answer_from, config=self.config.diffusion),
             n_steps=settings.steps,
+            n_questions=n_questions,
             on_step=on_step,
-            relay=None if alone else self.engine.relay(settings.steps),
+            relay=None if alone else self.engine.relay(n_questions),
         )

@@ -13,7 +13,7 @@ from typing_extensions import Unpack
 from audiodiff.audio.mel import align_to_blocks, check_mel
 from audiodiff.checkpoint import choose_device, find_model, load_model
 from audiodiff.config import ModelConfig, SynthesisConfig
-from audiodiff.diffusion.process import noise_from
+from audiodiff.diffusion.reverse import answer_from
 from audiodiff.diffusion.samplers import SAMPLERS, NoisePredictor, StepCallback
 from audiodiff.engine.choose import Dtype
 from audiodiff.engine.graphs import Inputs, Loop, ReverseGraphs
@@ -22,7 +22,7 @@ from audiodiff.engine.window import Window
 from audiodiff.errors import ConfigError, MelError, ModelError
 from audiodiff.networks.build import Network
 from audiodiff.pipelines.arriving import aligned, blocks_behind, chunks
-from audiodiff.pipelines.base import Pipeline, SynthesisChanges, noise_levels
+from audiodiff.pipelines.base import Pipeline, SynthesisChanges, make_corrector, network_calls, noise_levels
 from audiodiff.pipelines.given import conditions
 from audiodiff.pipelines.prior import WHITENING_REACH, MelPrior
 
@@ -191,11 +191,11 @@ class Vocoder(Pipeline):
     def latency(self, chunk_seconds: float = 0.5, **changes: Unpack[SynthesisChanges]) -> float:
         """Return how far the audio of `stream` is behind the mel at most, in seconds of audio, without computing time.
 
-        A sample comes out when its chunk is complete and the mel has arrived as far ahead as the estimate, every
-        denoising step (one behind the other) and the colouring look.
+        A sample comes out when its chunk is complete and the mel has arrived as far ahead as the estimate, the network
+        calls (one behind the other) and the colouring look.
         """
         settings, chunk = self.settings(changes), self._chunk_blocks(chunk_seconds)
-        reaches = [self._reach()] * settings.steps + [WHITENING_REACH]
+        reaches = [self._reach()] * network_calls(settings) + [WHITENING_REACH]
         blocks = blocks_behind(chunk, self.engine.piece_blocks, self._look_ahead(settings), reaches)
         blocks += self.mel_config.centre == "frame" and self.mel_config.pairing == "midpoint"
         return blocks * self.mel_config.hop_length / self.sample_rate
@@ -226,7 +226,8 @@ class Vocoder(Pipeline):
         estimate = self.prior.estimate(blocks, seeds, settings, start=0)
         x, draw = self._begin(estimate, seeds, levels, start=0, n_samples=n_samples)
         predictor = predictor or self._predictor(self.network.encode(blocks))
-        signal = SAMPLERS[settings.sampler](predictor, x, levels, draw, on_step=on_step)
+        corrector = make_corrector(settings)
+        signal = SAMPLERS[settings.sampler](predictor, x, levels, draw, corrector=corrector, on_step=on_step)
         return self.prior.whitening.colour(signal, blocks)
 
     def _at_once(
@@ -236,7 +237,7 @@ class Vocoder(Pipeline):
         levels, n_blocks = noise_levels(settings), blocks.shape[-1]
         estimate = self.prior.estimate(blocks, seeds, settings)
         x, draw = self._begin(estimate, seeds, levels, start=0, n_samples=n_blocks * self.mel_config.hop_length)
-        loop = Loop(settings.sampler, tuple(levels.tolist()))
+        loop = Loop(settings.sampler, tuple(levels.tolist()), corrector=make_corrector(settings))
         condition = self.engine.encode(blocks, 0, n_blocks)
         signal = graphs(loop, Inputs(x, condition, self._given_to(len(blocks))), draw)
         return self.prior.whitening.colour(signal, blocks)
@@ -248,7 +249,7 @@ class Vocoder(Pipeline):
     def _predictor(self, condition: Tensor) -> NoisePredictor:
         def predict(x: Tensor, log_snr: Tensor) -> Tensor:
             output = self.network(x, log_snr, condition, self._given)
-            return noise_from(output, x, log_snr, self.config.diffusion.target)
+            return answer_from(output, x, log_snr, self.config.diffusion)
 
         return predict
 

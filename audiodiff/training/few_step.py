@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from audiodiff.config import ModelConfig
-from audiodiff.diffusion.process import noise_from
+from audiodiff.diffusion.reverse import answer_from
 from audiodiff.evaluation.spectral import multi_resolution_stft_distance
 from audiodiff.networks.build import Network
 from audiodiff.pipelines import Vocoder
@@ -52,7 +52,7 @@ class FewStepLoss:
         def predict_noise(x: Tensor, log_snr: Tensor) -> Tensor:
             with torch.autocast(x.device.type, dtype=torch.bfloat16, enabled=self._bf16):
                 output = predict(x, log_snr, batch.mel, batch.given)
-            return noise_from(output.float(), x, log_snr, self._config.diffusion.target)
+            return answer_from(output.float(), x, log_snr, self._config.diffusion)
 
         generated = self._vocoder.synthesise(batch.mel, seeds, predictor=predict_noise)[:, 0]
         reference = self._vocoder.colour(batch.clean, batch.mel)[:, 0]

@@ -15,7 +15,9 @@ from audiodiff.audio.whitening import Whitening
 from audiodiff.config import DiffusionConfig, MelConfig, ModelConfig
 from audiodiff.data.crops import Example, context_blocks
 from audiodiff.data.dataset import ALONE, Share
+from audiodiff.diffusion.likelihood import noise_error, variance_loss
 from audiodiff.diffusion.process import diffuse, sample_log_snr, training_target, weighted_mse
+from audiodiff.diffusion.reverse import split_answer
 from audiodiff.networks.build import Network
 from audiodiff.networks.given import Conditions
 from audiodiff.training.weighting import Weighting
@@ -107,6 +109,14 @@ class Objective:
         )
         return given if any(part is not None for part in given) else None
 
+    def autocast(self) -> torch.autocast:
+        """Return what the network runs under."""
+        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.bf16)
+
+    def log_scale(self, batch: Prepared) -> Tensor:
+        """Return the mean logarithm of what whitening multiplied a batch by, block by block; see `Whitening`."""
+        return self._whitening.log_scale(batch.mel)
+
     def loss(
         self,
         predict: Predict,
@@ -115,7 +125,7 @@ class Objective:
         noise: Tensor,
         weighting: Weighting | None = None,
     ) -> Tensor:
-        """Return the mean squared error of each clip at given noise levels.
+        """Return the mean squared error of each clip at given noise levels, with a learned variance its loss added.
 
         Args:
             predict: The network.
@@ -128,14 +138,30 @@ class Objective:
             Losses `(batch,)`, float32; where a recording is band-limited, of its band only.
         """
         x = diffuse(batch.clean, noise, log_snr)
-        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.bf16):
-            prediction = predict(x, log_snr, batch.mel, batch.given)
+        with self.autocast():
+            prediction, variance = split_answer(predict(x, log_snr, batch.mel, batch.given), x)
         target = training_target(batch.clean, noise, log_snr, self.config.diffusion.target)
+        loss = self._mse(prediction, target, batch.bandwidth, log_snr, weighting)
+        if variance is None:
+            return loss
+        error = noise_error(prediction, x, noise, log_snr, self.config.diffusion).detach()
+        if batch.bandwidth is not None:
+            error = in_band(error, batch.bandwidth, self.config.sample_rate)
+        return loss + variance_loss(variance, error, log_snr, self.config.diffusion)
+
+    def _mse(
+        self,
+        prediction: Tensor,
+        target: Tensor,
+        bandwidth: Tensor | None,
+        log_snr: Tensor,
+        weighting: Weighting | None,
+    ) -> Tensor:
         weight = None if weighting is None else weighting.of_levels(log_snr)
         by_frequency = weighting.of_frequencies if weighting is not None and weighting.by_frequency else None
-        if batch.bandwidth is None and by_frequency is None:
+        if bandwidth is None and by_frequency is None:
             return weighted_mse(prediction, target, weight)
-        bandwidth = torch.full_like(log_snr, math.inf) if batch.bandwidth is None else batch.bandwidth
+        bandwidth = torch.full_like(log_snr, math.inf) if bandwidth is None else bandwidth
         error = band_limited_mse(prediction, target, bandwidth, self.config.sample_rate, by_frequency)
         return error if weight is None else error * weight
 
@@ -174,6 +200,18 @@ def band_limited_mse(
     power = (spectrum.real.square() + spectrum.imag.square()).mean(1)
     error: Tensor = (power * weight).sum(1) / (weight.sum(1) * n_samples)  # Parseval's theorem
     return error
+
+
+def in_band(error: Tensor, bandwidth: Tensor, sample_rate: int) -> Tensor:
+    """Return what an error is below a frequency, scaled such that a white error keeps its power.
+
+    Arguments as in `band_limited_mse`; the result is of the shape of `error`.
+    """
+    spectrum, n_samples = torch.fft.rfft(error.float()), error.shape[-1]
+    frequency = torch.fft.rfftfreq(n_samples, 1 / sample_rate, device=error.device)
+    inside = (frequency <= bandwidth.view(-1, 1, 1)).float()
+    limited: Tensor = torch.fft.irfft(spectrum * inside / inside.mean(-1, keepdim=True).sqrt(), n=n_samples)
+    return limited
 
 
 def draw(batch: Prepared, config: DiffusionConfig, seed: int, step: int, share: Share = ALONE) -> tuple[Tensor, Tensor]:

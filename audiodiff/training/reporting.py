@@ -87,7 +87,9 @@ def line_reporter(total_steps: int, window: Window) -> Listener:
 
 def _report_the_rest(event: Event) -> None:
     if event.kind == "validated":
-        _LOG.info("step %d: validation loss %.4f", event.step, event.values["loss"])
+        bits = event.values.get("bits_per_sample")
+        said = "" if bits is None else f", {bits:.3f} bits per sample"
+        _LOG.info("step %d: validation loss %.4f%s", event.step, event.values["loss"], said)
     elif event.kind == "skipped":
         _LOG.warning(
             "step %d: loss or gradient is not finite, skipped (%d so far)", event.step, event.values["skipped"]

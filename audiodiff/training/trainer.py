@@ -156,12 +156,15 @@ class Trainer:
         self._samples = choose_samples(corpus.validation, reader, config.model.block_length, bad.note)
         self._validate, self._validate_training = (
             Validator(
-                validation_crops(recordings, reader, count, bad.note),
-                learner.objective,
-                config.training,
-                learner.few_step,
+                validation_crops(recordings, reader, count, bad.note), learner.objective, settings, learner.few_step
             )
-            for recordings in (corpus.validation, corpus.training.recordings or corpus.validation)
+            for recordings, settings in (
+                (corpus.validation, config.training),
+                (
+                    corpus.training.recordings or corpus.validation,
+                    config.training.model_copy(update={"validation_bits": False}),
+                ),
+            )
         )
         self._watch = Watch(folder.curve, config, learner.progress.step, reference)
         for level, said in terminal_snr(config.model):
@@ -265,7 +268,9 @@ class Trainer:
     def _validate_and_keep_best(self) -> None:
         done, learner = self._learner.progress, self._learner
         result, on_training = self._validate(learner.average), None
-        values = {"loss": result.loss} | ({} if result.few_step is None else {"few_step": result.few_step})
+        values = {"loss": result.loss}
+        more = {"few_step": result.few_step, "bits_per_sample": result.bits}
+        values |= {name: value for name, value in more.items() if value is not None}
         if self._corpus.training.recordings:
             values["loss_on_training_crops"] = on_training = self._validate_training(learner.average).loss
         levels = {f"loss_at_{level:+.1f}": loss for level, loss in result.by_level.items()}

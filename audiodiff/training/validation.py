@@ -13,6 +13,7 @@ from audiodiff.config import TrainingConfig
 from audiodiff.data.crops import Example
 from audiodiff.diffusion.noise import position_noise
 from audiodiff.networks.build import Network
+from audiodiff.training.bits import bits_per_sample
 from audiodiff.training.few_step import FewStepLoss
 from audiodiff.training.objective import Objective, Predict, Prepared, predict_with
 
@@ -25,11 +26,13 @@ class ValidationResult:
         loss: What training minimises: the mean over all noise levels, plus the weighted few-step loss where it is used.
         by_level: Log-SNR to the mean denoising loss there.
         few_step: The few-step loss, where training uses it.
+        bits: Variational bound in bits per sample, where it is wanted; see `audiodiff.training.bits`.
     """
 
     loss: float
     by_level: dict[float, float]
     few_step: float | None = None
+    bits: float | None = None
 
 
 class Validator:
@@ -38,7 +41,8 @@ class Validator:
     Args:
         crops: The validation crops.
         objective: The loss.
-        config: How many levels, how many crops at a time, and the weight of the few-step loss.
+        config: How many levels, how many crops at a time, the weight of the few-step loss, and whether to bound the
+            likelihood.
         few_step: The few-step loss, where training uses it.
     """
 
@@ -51,6 +55,7 @@ class Validator:
     ) -> None:
         self._few_step = few_step
         self._few_step_weight = config.few_step_weight
+        self._bits_wanted = config.validation_bits
         self._crops = crops
         self._objective = objective
         self._batch_size = config.batch_size
@@ -69,21 +74,24 @@ class Validator:
         """
         predict = predict_with(network)
         totals = torch.zeros(len(self._levels), device=self._objective.device)
-        few_step_total = 0.0
+        few_step_total = bits_total = 0.0
         for first in range(0, len(self._crops), self._batch_size):
             crops = list(self._crops[first : first + self._batch_size])
             batch = self._objective.prepare(default_collate(crops))
             totals += torch.stack([self._loss(predict, batch, first, level) for level in range(len(self._levels))])
+            seeds = range(first, first + len(crops))
+            if self._bits_wanted:
+                bits_total += float(bits_per_sample(self._objective, predict, batch, seeds).sum())
             if self._few_step is not None:
-                seeds = range(first, first + len(crops))
                 few_step_total += float(self._few_step(predict, batch, seeds).sum())
         losses = (totals / len(self._crops)).tolist()
         by_level = dict(zip(self._levels, losses, strict=True))
         loss = sum(losses) / len(losses)
+        bits = bits_total / len(self._crops) if self._bits_wanted else None
         if self._few_step is None:
-            return ValidationResult(loss, by_level)
+            return ValidationResult(loss, by_level, bits=bits)
         few_step = few_step_total / len(self._crops)
-        return ValidationResult(loss + self._few_step_weight * few_step, by_level, few_step)
+        return ValidationResult(loss + self._few_step_weight * few_step, by_level, few_step, bits)
 
     def _loss(self, predict: Predict, batch: Prepared, first_crop: int, level: int) -> Tensor:
         """Return the summed loss of a batch at one level; noise belongs to the number of the crop and of the level."""

@@ -54,10 +54,19 @@ def test_a_seed_makes_the_same_clip_whatever_the_count(generate, tiny_generator_
 
 
 @pytest.mark.parametrize(
-    "option", [("--steps", 5), ("--sampler", "ddpm"), ("--schedule", "cosine"), ("--label", "no")], ids=lambda o: o[0]
+    "option",
+    [
+        ("--steps", 5),
+        ("--sampler", "ddpm"),
+        ("--corrector-steps", 2),
+        ("--corrector-snr", 0.5),
+        ("--schedule", "cosine"),
+        ("--label", "no"),
+    ],
+    ids=lambda o: o[0],
 )
 def test_every_option_counts(generate, option):
-    settings = {"--label": "yes", "--steps": 3}
+    settings = {"--label": "yes", "--steps": 3} | ({"--corrector-steps": 1} if option[0] == "--corrector-snr" else {})
     generate("-o", "plain", *sum(settings.items(), ()))
     generate("-o", "changed", *sum((settings | dict([option])).items(), ()))
     (plain,), (changed,) = Path("plain").iterdir(), Path("changed").iterdir()

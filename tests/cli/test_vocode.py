@@ -151,6 +151,8 @@ def test_batches_change_nothing(vocode, save_voice, vocoder):
     [
         ("--steps", 5),
         ("--sampler", "ddpm"),
+        ("--corrector-steps", 2),
+        ("--corrector-snr", 0.5),
         ("--schedule", "cosine"),
         ("--start", "griffin-lim"),
         ("--seed", 1),
@@ -159,6 +161,7 @@ def test_batches_change_nothing(vocode, save_voice, vocoder):
 )
 def test_every_option_of_the_reverse_process_counts(vocode, good, option):
     settings = ("--steps", 3) if option[0] != "--steps" else ()
+    settings += ("--corrector-steps", 1) if option[0] == "--corrector-snr" else ()
     vocode(good, "-o", "plain.wav", *settings)
     assert vocode(good, "-o", "changed.wav", *settings, *option).exit_code == 0
     assert not np.array_equal(samples("plain.wav"), samples("changed.wav"))

@@ -13,12 +13,15 @@ from audiodiff.diffusion.process import (
     alpha_sigma,
     clean_from_noise,
     diffuse,
+    forward_step,
     min_snr_weight,
     noise_from,
     sample_log_snr,
+    score,
     training_target,
     weighted_mse,
 )
+from audiodiff.diffusion.schedules import from_betas
 
 LEVELS = torch.tensor([-12.0, -3.0, 0.0, 4.0, 12.0], dtype=torch.float64)
 
@@ -185,3 +188,56 @@ def test_min_snr_leaves_noise_alone_below_gamma_and_is_finite_at_any_level():
     assert float(min_snr_weight(torch.tensor([math.log(50.0)]), "epsilon", 5.0)) == pytest.approx(0.1)
     for target in ("epsilon", "v", "x0"):
         assert min_snr_weight(torch.tensor([-100.0, 100.0]), target, 5.0).isfinite().all()
+
+
+@pytest.mark.parametrize("n_steps", [1, 4, 40])
+def test_a_chain_of_forward_steps_has_the_distribution_of_the_closed_form(n_steps):
+    n = 100_000
+    levels = torch.linspace(6.0, -4.0, n_steps, dtype=torch.float64)
+    generator = torch.Generator().manual_seed(6)
+    clean = torch.full((1, 1, n), 0.7, dtype=torch.float64)
+    x, at = clean, torch.tensor([math.inf], dtype=torch.float64)
+    for level in levels:
+        noise = torch.randn(1, 1, n, dtype=torch.float64, generator=generator)
+        x, at = forward_step(x, noise, at, level.view(1)), level.view(1)
+    direct = diffuse(clean, torch.randn(1, 1, n, dtype=torch.float64, generator=generator), at)
+    alpha, sigma = (float(scale) for scale in alpha_sigma(at))
+    for made in (x, direct):
+        assert stats.kstest((made.flatten().numpy() - 0.7 * alpha) / sigma, "norm").pvalue > 0.01
+    assert stats.ks_2samp(x.flatten().numpy(), direct.flatten().numpy()).pvalue > 0.01
+
+
+def test_two_forward_steps_add_up_exactly():
+    """Mean and variance of the chain from its two normal draws, sample by sample, without statistics."""
+    clean, _ = random_batch()
+    first, second = LEVELS + 2.0, LEVELS
+    none, one = torch.zeros_like(clean), torch.ones_like(clean)
+    mean = forward_step(diffuse(clean, none, first), none, first, second)
+    assert_close(mean, diffuse(clean, none, second))
+    of_first = forward_step(diffuse(none, one, first), none, first, second)
+    of_second = forward_step(none, one, first, second)
+    assert_close(of_first**2 + of_second**2, diffuse(none, one, second) ** 2)
+
+
+def test_a_forward_step_between_levels_of_betas_is_that_of_the_discrete_process():
+    betas = torch.linspace(1e-3, 0.4, 9, dtype=torch.float64)
+    levels = from_betas(betas).flip(0)  # clean first, in forward order
+    x, noise = torch.randn(2, 9, 1, 20, dtype=torch.float64, generator=torch.Generator().manual_seed(7))
+    beta = betas.view(-1, 1, 1)
+    expected = (1 - beta).sqrt() * x + beta.sqrt() * noise  # Ho et al. 2020, Eq. 2
+    assert_close(forward_step(x, noise, levels[:-1], levels[1:]), expected)
+
+
+def test_a_forward_step_of_no_width_changes_nothing_and_dtypes_stay():
+    clean, noise = random_batch(dtype=torch.float32)
+    assert torch.equal(forward_step(clean, noise, LEVELS, LEVELS), clean)
+    assert score(noise, LEVELS).dtype == torch.float32
+
+
+def test_the_score_of_one_point_is_that_of_the_normal_distribution_around_it():
+    clean, noise = random_batch()
+    x = diffuse(clean, noise, LEVELS).requires_grad_()
+    alpha, sigma = (scale.view(-1, 1, 1) for scale in alpha_sigma(LEVELS))
+    density = torch.distributions.Normal(alpha * clean, sigma).log_prob(x)
+    (gradient,) = torch.autograd.grad(density.sum(), x)
+    assert_close(score(noise, LEVELS), gradient)

@@ -13,9 +13,9 @@ from torch.testing import assert_close
 
 from audiodiff.diffusion import schedules
 from audiodiff.diffusion.noise import position_noise
-from audiodiff.diffusion.samplers import SAMPLERS, ddim, ddpm, dpmpp_2m
+from audiodiff.diffusion.samplers import SAMPLERS, count_questions, ddim, ddpm, dpmpp_2m, dpmpp_2m_sde, heun
 
-DETERMINISTIC = {"ddim": ddim, "dpmpp_2m": dpmpp_2m}
+DETERMINISTIC = {"ddim": ddim, "dpmpp_2m": dpmpp_2m, "heun": heun}
 
 
 @dataclass
@@ -86,7 +86,9 @@ def test_a_sampler_recovers_mean_and_covariance_of_gaussian_data(name, data):
     assert ((samples.T.cov() - data.covariance).abs() < 6 * covariance_error).all()
 
 
-@pytest.mark.parametrize(("name", "order"), [("ddim", 1), ("ddpm", 1), ("dpmpp_2m", 2)])
+@pytest.mark.parametrize(
+    ("name", "order"), [("ddim", 1), ("ddpm", 1), ("dpmpp_2m", 2), ("dpmpp_2m_sde", 2), ("heun", 2)]
+)
 def test_the_exact_moments_of_a_sampler_converge_to_those_of_the_data_at_its_order(name, order, data):
     def error(n_steps):
         levels = torch.linspace(-6, 6, n_steps + 1, dtype=torch.float64)
@@ -116,7 +118,7 @@ def exact_moments(sampler, data, levels):
     return mean, (end - mean).T @ (end - mean)
 
 
-@pytest.mark.parametrize(("name", "order"), [("ddim", 1), ("dpmpp_2m", 2)])
+@pytest.mark.parametrize(("name", "order"), [("ddim", 1), ("dpmpp_2m", 2), ("heun", 2)])
 @pytest.mark.parametrize("widths", [[1.0, 1.0], [1.0, 3.0]], ids=["even", "uneven"])
 def test_a_deterministic_sampler_converges_to_the_probability_flow_at_its_order(name, order, widths, data):
     start = normal(5, 1, 3)
@@ -145,8 +147,8 @@ def test_second_order_is_closer_to_the_flow_than_first_order_at_few_steps(data):
     levels = torch.linspace(-6, 6, 21, dtype=torch.float64)
     start = normal(50, 1, 3)
     truth = data.follow_flow(start, levels[0], levels[-1])
-    first, second = (f(data.predict_noise, start, levels, no_noise) - truth for f in (ddim, dpmpp_2m))
-    assert second.norm() < first.norm() / 2
+    first, *second = (f(data.predict_noise, start, levels, no_noise) - truth for f in (ddim, dpmpp_2m, heun))
+    assert all(error.norm() < first.norm() / 2 for error in second)
 
 
 def test_a_step_of_dpmpp_2m_has_an_error_of_third_order_even_when_the_step_before_was_much_shorter(data):
@@ -162,7 +164,13 @@ def test_a_step_of_dpmpp_2m_has_an_error_of_third_order_even_when_the_step_befor
 def test_the_first_step_of_dpmpp_2m_is_a_step_of_ddim(data):
     levels = torch.tensor([-2.0, 1.0], dtype=torch.float64)
     start = normal(4, 1, 3)
-    assert_close(*(sample(data.predict_noise, start, levels, no_noise) for sample in DETERMINISTIC.values()))
+    assert_close(*(sample(data.predict_noise, start, levels, no_noise) for sample in (ddim, dpmpp_2m)))
+
+
+def test_the_first_step_of_dpmpp_2m_sde_is_a_step_of_ddpm(data):
+    levels = torch.tensor([-2.0, 1.0], dtype=torch.float64)
+    start = normal(4, 1, 3)
+    assert_close(*(sample(data.predict_noise, start, levels, fresh_noise(start)) for sample in (ddpm, dpmpp_2m_sde)))
 
 
 def test_a_step_of_ddpm_draws_from_the_gaussian_posterior():
@@ -227,7 +235,12 @@ def test_the_last_step_returns_exactly_the_predicted_clean_signal(name, data):
 def test_the_network_is_asked_once_per_step_at_that_level_for_the_whole_batch(name, data):
     start, levels = normal(4, 1, 3), schedules.uniform(5)
     SAMPLERS[name](data.predict_noise, start, levels, fresh_noise(start))
-    assert torch.equal(torch.stack(data.levels_seen), levels[:-1, None].expand(5, 4))
+    asked = levels[:-1]
+    if name == "heun":  # and at the end of every step but the last
+        asked = torch.stack([levels[:-2], levels[1:-1]]).mT.flatten().tolist() + levels[-2:-1].tolist()
+        asked = torch.tensor(asked, dtype=torch.float64)
+    assert torch.equal(torch.stack(data.levels_seen), asked[:, None].expand(-1, 4))
+    assert count_questions(name, levels) == len(asked)
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
@@ -242,14 +255,15 @@ def test_on_step_is_called_after_every_step_and_changes_nothing(name, n_steps, d
     assert torch.equal(end, SAMPLERS[name](data.predict_noise, start, levels, fresh_noise(start)))
 
 
-def test_ddpm_asks_for_fresh_noise_at_every_step_but_the_last(data):
+@pytest.mark.parametrize("sampler", [ddpm, dpmpp_2m_sde])
+def test_a_stochastic_sampler_asks_for_fresh_noise_at_every_step_but_the_last(sampler, data):
     start, asked = normal(4, 1, 3), []
 
     def noise(step):
         asked.append(step)
         return torch.zeros_like(start)
 
-    ddpm(data.predict_noise, start, schedules.uniform(6), noise)
+    sampler(data.predict_noise, start, schedules.uniform(6), noise)
     assert asked == [1, 2, 3, 4, 5]
 
 
@@ -283,14 +297,16 @@ def test_a_clamp_bounds_the_predicted_clean_signal_not_the_noisy_one(name):
     assert states[0].abs().max() > 1  # mostly noise at this level, and as large as noise is
 
 
-@pytest.mark.parametrize("name", SAMPLERS)
+@pytest.mark.parametrize("name", sorted({*SAMPLERS} - {"heun"}))  # which would ask again
 def test_a_clamped_step_goes_on_from_the_clamped_clean_signal_and_the_noise_it_implies(name):
     levels = torch.tensor([-1.0, 1.0], dtype=torch.float64)
     (alpha, alpha_next), (sigma, sigma_next) = (torch.sigmoid(s * levels).sqrt() for s in (1, -1))
     start = normal(2, 1, 50)
     clean = (start / alpha).clamp(-0.5, 0.5)  # predicted noise is zero
     implied = (start - alpha * clean) / sigma
-    kept = 1.0 if name != "ddpm" else (alpha * sigma_next) / (alpha_next * sigma)  # without fresh noise it shrinks
+    kept = (
+        1.0 if name in DETERMINISTIC else (alpha * sigma_next) / (alpha_next * sigma)
+    )  # without fresh noise it shrinks
     step = SAMPLERS[name](lambda x, log_snr: torch.zeros_like(x), start, levels, zero_noise(start), clamp=0.5)
     assert_close(step, alpha_next * clean + sigma_next * kept * implied)
 

@@ -53,9 +53,12 @@ def test_layers_that_the_kernels_do_not_compute_are_left_alone(kind, gpu, make_f
         pack_stack(network.stack, torch.bfloat16)
 
 
-def test_an_unknown_network_stays_as_it_is(gpu):
+def test_an_unknown_network_stays_as_it_is(gpu, make_fusible):
     gpu()
     assert "Linear" in why_not_fused(torch.nn.Linear(2, 2), "cuda")
+    learned = make_fusible()
+    learned.variance = torch.nn.Linear(16, 1)
+    assert "learned variance" in why_not_fused(learned, "cuda")
 
 
 def test_without_a_gpu_the_network_itself_is_returned_and_one_line_says_why(make_fusible, caplog):

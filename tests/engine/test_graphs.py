@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from audiodiff.diffusion.correctors import Langevin
 from audiodiff.diffusion.samplers import SAMPLERS
 from audiodiff.engine.fused import fused
 from audiodiff.engine.graphs import Inputs, Loop, Recording, ReverseGraphs, bucket, reverse
@@ -11,6 +12,7 @@ from audiodiff.networks.given import Conditions
 HOP = 16
 LEVELS = (-4.0, 1.0, float("inf"))
 DDIM, DDPM = Loop("ddim", LEVELS), Loop("ddpm", LEVELS)
+CORRECTED = Loop("heun", LEVELS, corrector=Langevin(2))
 
 
 class FakeRecorder:
@@ -73,7 +75,11 @@ def test_the_loop_is_that_of_the_sampler(sampler, make_fusible):
     with torch.no_grad():
         expected = SAMPLERS[sampler](predict, x, log_snr, noise, clamp=0.5)
         result = reverse(network, "epsilon", Loop(sampler, LEVELS, 0.5), Inputs(x), noise)
+        corrected = reverse(network, "epsilon", Loop(sampler, LEVELS, 0.5, Langevin()), Inputs(x), noise)
+        expected_corrected = SAMPLERS[sampler](predict, x, log_snr, noise, clamp=0.5, corrector=Langevin())
     assert torch.equal(result, expected)
+    assert torch.equal(corrected, expected_corrected)
+    assert not torch.equal(corrected, expected)
 
 
 @pytest.mark.parametrize("target", ["v", "x0"])
@@ -95,7 +101,7 @@ def test_the_loop_knows_what_the_network_predicts(target, make_fusible):
         ("frames", {}),
     ],
 )
-@pytest.mark.parametrize("loop", [DDIM, DDPM], ids=["ddim", "ddpm"])
+@pytest.mark.parametrize("loop", [DDIM, DDPM, CORRECTED], ids=["ddim", "ddpm", "heun corrected"])
 def test_a_recording_gives_what_the_loop_gives(loop, kind, options, make_graphs):
     network, graphs = make_graphs(kind, **options)
     for seed in (1, 2):  # the second call finds the recording, and other inputs
@@ -168,7 +174,7 @@ def test_the_layers_see_whole_signals_again_after_a_recording(make_graphs):
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("loop", [DDIM, DDPM], ids=["ddim", "ddpm"])
+@pytest.mark.parametrize("loop", [DDIM, DDPM, CORRECTED], ids=["ddim", "ddpm", "heun corrected"])
 @pytest.mark.parametrize("kind", ["diffwave", "frames"])
 def test_cuda_graphs_give_what_the_loop_gives_on_the_cpu(kind, loop, make_fusible, relative_error):
     plain = make_fusible(kind, channels=64, labels=("a", "b"), hop=64)

@@ -10,8 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from audiodiff.diffusion.correctors import Langevin
 from audiodiff.diffusion.noise import position_noise
-from audiodiff.diffusion.samplers import SAMPLERS
+from audiodiff.diffusion.samplers import SAMPLERS, count_questions
 from audiodiff.diffusion.schedules import uniform
 from audiodiff.engine.relay import WAITING, Relay
 from audiodiff.engine.streams import HaloStream
@@ -31,27 +32,39 @@ def stream(log_snr: Tensor) -> HaloStream:
     return HaloStream(lambda x, _: scale * blur(x), reach=4, block_length=1, rows_per_block=1)
 
 
-def walk_in_pieces(sampler: str, lengths: list[int], relay: Relay | None, on_step=None, make_stream=stream) -> Tensor:
-    front = Wavefront(make_stream, lambda output, x, log_snr: output, n_steps=STEPS, on_step=on_step, relay=relay)
+def walk_in_pieces(
+    sampler: str, lengths: list[int], relay: Relay | None, on_step=None, make_stream=stream, corrector=None
+) -> Tensor:
+    n_questions = count_questions(sampler, LEVELS, corrector)
+    front = Wavefront(
+        make_stream,
+        lambda output, x, log_snr: output,
+        n_steps=STEPS,
+        n_questions=n_questions,
+        on_step=on_step,
+        relay=relay,
+    )
     made, start = [], 0
     for length in lengths:
         draw = partial(position_noise, [3], start=start, n_samples=length)
         start += length
-        made += front.push(SAMPLERS[sampler].walk(draw(0), LEVELS, draw), None, last=start == LENGTH)
+        made += front.push(
+            SAMPLERS[sampler].walk(draw(0), LEVELS, draw, corrector=corrector), None, last=start == LENGTH
+        )
     return torch.cat(made, dim=-1)
 
 
-def whole(sampler: str) -> Tensor:
+def whole(sampler: str, corrector=None) -> Tensor:
     draw = partial(position_noise, [3], n_samples=LENGTH)
 
     def predict(x: Tensor, log_snr: Tensor) -> Tensor:
         return torch.sigmoid(-log_snr).view(-1, 1, 1) * blur(x)
 
-    return SAMPLERS[sampler](predict, draw(0), LEVELS, draw)
+    return SAMPLERS[sampler](predict, draw(0), LEVELS, draw, corrector=corrector)
 
 
 @pytest.mark.parametrize("members", [1, 2, 3, 5])
-@pytest.mark.parametrize("lengths", [[LENGTH], [1] * LENGTH, [100, 3, 297]], ids=["one", "many", "mixed"])
+@pytest.mark.parametrize("lengths", [[LENGTH], [3] * 133 + [1], [100, 3, 297]], ids=["one", "many", "mixed"])
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_pieces_walk_like_the_whole(sampler, lengths, members):
     relay = Relay(members, 1) if members > 1 else None
@@ -59,23 +72,37 @@ def test_pieces_walk_like_the_whole(sampler, lengths, members):
 
 
 @pytest.mark.parametrize("members", [1, 3])
-def test_every_step_of_every_piece_is_told(members):
+@pytest.mark.parametrize("lengths", [[7] * 57 + [1], [100, 3, 297]], ids=["many", "mixed"])
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_pieces_are_corrected_like_the_whole(sampler, lengths, members):
+    relay, corrector = Relay(members, 1) if members > 1 else None, Langevin(2, 0.3)
+    made = walk_in_pieces(sampler, lengths, relay, corrector=corrector)
+    torch.testing.assert_close(made, whole(sampler, corrector), rtol=1e-5, atol=1e-5)
+    assert not torch.allclose(made, whole(sampler), atol=1e-2)
+
+
+@pytest.mark.parametrize("members", [1, 3])
+@pytest.mark.parametrize(("sampler", "corrected"), [("ddim", False), ("heun", False), ("ddim", True)])
+def test_every_step_of_every_piece_is_told(members, sampler, corrected):
     seen: deque[tuple[int, int]] = deque()
     relay = Relay(members, 1) if members > 1 else None
-    walk_in_pieces("ddim", [100] * 4, relay, on_step=lambda step, x: seen.append((step, x.shape[-1])))
+    note, corrector = lambda step, x: seen.append((step, x.shape[-1])), Langevin() if corrected else None
+    walk_in_pieces(sampler, [100] * 4, relay, on_step=note, corrector=corrector)
     assert sorted(seen) == [(step, 100) for step in range(1, STEPS + 1) for _ in range(4)]
 
 
-def test_the_steps_are_shared_among_the_members():
+@pytest.mark.parametrize(("sampler", "corrector"), [("ddim", None), ("heun", None), ("ddim", Langevin(3))])
+def test_the_questions_are_shared_among_the_members(sampler, corrector):
     idents = deque()
 
     def noting(log_snr: Tensor) -> HaloStream:
         idents.append(get_ident())
         return stream(log_snr)
 
-    walk_in_pieces("ddim", [100] * 4, Relay(2, 1), make_stream=noting)
-    assert len(idents) == STEPS
-    assert len(set(idents)) == 2
+    walk_in_pieces(sampler, [100] * 4, Relay(2, 1), make_stream=noting, corrector=corrector)
+    n_questions = count_questions(sampler, LEVELS, corrector)
+    assert len(idents) == n_questions
+    assert sorted(idents.count(ident) for ident in set(idents)) == [n_questions // 2, n_questions - n_questions // 2]
     assert get_ident() not in idents
 
 

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from audiodiff.config import EmbeddingConfig, MelConfig, ModelConfig, NetworkConfig
+from audiodiff.config import DiffusionConfig, EmbeddingConfig, MelConfig, ModelConfig, NetworkConfig
 from audiodiff.networks.build import build_network
 
 HOP = 16
@@ -15,7 +15,7 @@ def make_network():
     Its output layer starts at zero; `awake` gives it random weights, so that everything inside can be seen.
     """
 
-    def make(kind, *, mel=MEL, labels=("a", "b", "c"), awake=True, **network):
+    def make(kind, *, mel=MEL, labels=("a", "b", "c"), awake=True, variance="fixed", **network):
         network = {
             "channels": 8,
             "layers": 4,
@@ -29,7 +29,13 @@ def make_network():
         network["embedding"] = EmbeddingConfig(width=12, centres=8, **network.pop("embedding", {}))
         torch.manual_seed(0)
         built = build_network(
-            ModelConfig(sample_rate=8000, mel=mel, labels=labels, network=NetworkConfig(kind=kind, **network))
+            ModelConfig(
+                sample_rate=8000,
+                mel=mel,
+                labels=labels,
+                network=NetworkConfig(kind=kind, **network),
+                diffusion=DiffusionConfig(variance=variance),
+            )
         )
         if awake:
             torch.nn.init.normal_(built.output.weight)

@@ -119,7 +119,7 @@ def test_a_griffin_lim_start_has_the_spectrum_of_the_recording(vocoder, audio, n
 # --- seeds ------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("sampler", ["ddim", "ddpm", "dpmpp_2m"])
+@pytest.mark.parametrize("sampler", ["ddim", "ddpm", "heun"])
 @pytest.mark.parametrize("start", ["noise", "griffin-lim"])
 def test_a_seed_makes_the_same_clip_at_batch_1_and_8(vocoder, mel, sampler, start):
     mels = mel.repeat(4, 1, 1)
@@ -150,7 +150,11 @@ def test_a_wrong_number_of_seeds_is_refused(vocoder, mel, seeds):
     [
         ({"steps": 4}, {}),
         ({"sampler": "ddpm"}, {}),
+        ({"sampler": "heun"}, {}),
         ({"sampler": "dpmpp_2m"}, {"steps": 4}),
+        ({"sampler": "dpmpp_2m_sde"}, {"steps": 4, "sampler": "ddpm"}),
+        ({"corrector_steps": 1}, {}),
+        ({"corrector_snr": 0.3}, {"corrector_steps": 1}),
         ({"schedule": "cosine"}, {"steps": 4}),
         ({"start": "griffin-lim"}, {}),
         ({"start_log_snr": -6.0}, {}),
@@ -160,7 +164,7 @@ def test_a_wrong_number_of_seeds_is_refused(vocoder, mel, seeds):
     ids=lambda values: ",".join(values),
 )
 def test_every_setting_changes_the_output(vocoder, mel, change, beside):
-    assert difference(vocoder(mel, **beside, **change), vocoder(mel, **beside)) > 1e-4
+    assert difference(vocoder(mel, **beside | change), vocoder(mel, **beside)) > 1e-4
 
 
 def test_a_setting_that_is_not_given_is_the_model_s_own(vocoder, mel):
@@ -173,7 +177,9 @@ def test_a_setting_that_is_not_given_is_the_model_s_own(vocoder, mel):
     [
         ({"steps": 0}, "steps: Input should be greater than 0"),
         ({"stepz": 3}, "stepz: Extra inputs are not permitted"),
-        ({"sampler": "euler"}, "sampler: Input should be 'ddpm', 'ddim' or 'dpmpp_2m'"),
+        ({"sampler": "euler"}, "sampler: Input should be 'ddim', 'heun', 'ddpm', 'dpmpp_2m' or 'dpmpp_2m_sde'"),
+        ({"corrector_steps": -1}, "corrector_steps: Input should be greater than or equal to 0"),
+        ({"corrector_snr": 1.0}, "corrector_snr: Input should be less than 1"),
         ({"schedule": "linear"}, "unknown schedule 'linear'; choose from uniform"),
         ({"start_log_snr": 11.0}, "start_log_snr 11.0 must be below end_log_snr"),
     ],

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from audiodiff import Vocoder
 from audiodiff.config import (
+    DiffusionConfig,
     EmbeddingConfig,
     MelConfig,
     ModelConfig,
@@ -40,7 +41,9 @@ ATTENTION = NetworkConfig(
 )
 
 
-def make(network: str, start: str = "noise", whitening: str = "spectral", centre: str = "hop") -> Vocoder:
+def make(
+    network: str, start: str = "noise", whitening: str = "spectral", centre: str = "hop", variance: str = "fixed"
+) -> Vocoder:
     mel = MelConfig(
         sample_rate=RATE, n_fft=256, hop_length=HOP, win_length=256, n_mels=20, f_min=0, f_max=4000, centre=centre
     )
@@ -50,12 +53,14 @@ def make(network: str, start: str = "noise", whitening: str = "spectral", centre
         mel=mel,
         network=ATTENTION if network == "attention" else NETWORKS[network],
         whitening=WhiteningConfig(kind=whitening, exponent=0.5),
+        diffusion=DiffusionConfig(variance=variance),
         synthesis=SynthesisConfig(steps=3, start=start, start_log_snr=first, griffin_lim_iterations=4),
     )
     torch.manual_seed(0)
     built = build_network(config).eval()
-    for parameter in built.output.parameters():  # which start at zero
-        torch.nn.init.normal_(parameter, std=0.1)
+    for projection in filter(None, (built.output, built.variance)):  # which start at zero
+        for parameter in projection.parameters():
+            torch.nn.init.normal_(parameter, std=0.1)
     return Vocoder(built, config, "fp32")
 
 
@@ -79,7 +84,7 @@ def whole(vocoder: Vocoder, mel: Tensor, **changes) -> Tensor:
 
 @pytest.mark.parametrize("network", [*NETWORKS, "attention"])
 @pytest.mark.parametrize("start", ["noise", "griffin-lim"])
-@pytest.mark.parametrize("sampler", ["ddim", "ddpm", "dpmpp_2m"])
+@pytest.mark.parametrize("sampler", ["ddim", "ddpm", "dpmpp_2m", "heun"])
 def test_chunks_make_what_the_whole_makes(network, start, sampler, audio):
     vocoder = make(network, start)
     mel = vocoder.mel(audio)
@@ -88,6 +93,30 @@ def test_chunks_make_what_the_whole_makes(network, start, sampler, audio):
         made = vocoder(mel, seed=5, chunk_seconds=seconds, sampler=sampler)
         assert made.shape == expected.shape
         assert difference(made, expected) < 3e-5
+
+
+@pytest.mark.parametrize("variance", ["fixed", "learned"])
+@pytest.mark.parametrize("network", NETWORKS)
+def test_corrected_chunks_make_what_the_whole_makes_with_either_variance(network, variance, audio):
+    vocoder = make(network, variance=variance)
+    mel = vocoder.mel(audio)
+    for changes in ({"sampler": "ddpm"}, {"sampler": "heun", "corrector_steps": 2}, {"corrector_steps": 1}):
+        expected = whole(vocoder, mel, **changes)
+        for seconds in (None, 0.05):
+            assert difference(vocoder(mel, seed=5, chunk_seconds=seconds, **changes), expected) < 3e-5
+
+
+def test_a_learned_variance_serves_ddpm_alone_and_takes_the_plain_engine(audio):
+    learned, fixed = make("diffwave", variance="learned"), make("diffwave")
+    assert isinstance(learned.engine, PlainEngine)
+    assert not isinstance(fixed.engine, PlainEngine)
+    assert fixed.network.variance is None
+    state = {name: value for name, value in learned.network.state_dict().items() if not name.startswith("variance")}
+    fixed.network.load_state_dict(state)
+    mel = learned.mel(audio)
+    assert difference(whole(learned, mel, sampler="ddpm"), whole(fixed, mel, sampler="ddpm")) > 1e-2
+    for sampler in ("ddim", "heun", "dpmpp_2m_sde"):
+        assert difference(whole(learned, mel, sampler=sampler), whole(fixed, mel, sampler=sampler)) < 1e-5
 
 
 @pytest.mark.parametrize("whitening", ["none", "energy", "spectral"])
@@ -106,6 +135,17 @@ def test_a_stream_makes_what_the_whole_makes(whitening, centre, audio):
 @pytest.mark.parametrize("start", ["noise", "griffin-lim"])
 @pytest.mark.parametrize(("centre", "chunk_seconds"), [("hop", 0.05), ("frame", 0.05), ("hop", 0.3)])
 def test_a_stream_is_as_late_as_its_latency_says(network, start, centre, chunk_seconds, audio):
+    check_latency(network, start, centre, chunk_seconds, audio)
+
+
+@pytest.mark.parametrize("changes", [{"sampler": "heun"}, {"corrector_steps": 1}], ids=str)
+def test_further_network_calls_make_a_stream_later_and_it_says_so(changes, audio):
+    check_latency("frames", "noise", "hop", 0.05, audio, **changes)
+    vocoder = make("frames")
+    assert vocoder.latency(0.05, **changes) > vocoder.latency(0.05)
+
+
+def check_latency(network, start, centre, chunk_seconds, audio, **changes) -> None:
     vocoder = make(network, start, centre=centre)
     mel = vocoder.mel(torch.cat([audio] * 6))
     arrived, latest = 0, 0
@@ -117,11 +157,11 @@ def test_a_stream_is_as_late_as_its_latency_says(network, start, centre, chunk_s
             yield frame
 
     heard = 0
-    for piece in vocoder.stream(frames(), chunk_seconds=chunk_seconds):
+    for piece in vocoder.stream(frames(), chunk_seconds=chunk_seconds, **changes):
         if arrived < mel.shape[-1]:  # at the end everything comes out at once
             latest = max(latest, arrived * HOP - heard)
         heard += len(piece)
-    stated = vocoder.latency(chunk_seconds)
+    stated = vocoder.latency(chunk_seconds, **changes)
     assert latest / RATE == pytest.approx(stated, abs=1e-9)
 
 

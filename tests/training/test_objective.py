@@ -9,8 +9,9 @@ import torch
 from audiodiff.config import DiffusionConfig, ModelConfig, NetworkConfig, TrainingConfig, WhiteningConfig
 from audiodiff.data.crops import Example
 from audiodiff.data.dataset import Share
-from audiodiff.diffusion.process import alpha_sigma
-from audiodiff.training.objective import Objective, Prepared, band_limited_mse, draw, draw_seeds, mel_noise
+from audiodiff.diffusion.likelihood import noise_error, variance_loss
+from audiodiff.diffusion.process import alpha_sigma, diffuse
+from audiodiff.training.objective import Objective, Prepared, band_limited_mse, draw, draw_seeds, in_band, mel_noise
 from audiodiff.training.weighting import Weighting
 
 RATE = 8000
@@ -258,3 +259,25 @@ def test_seed_and_step_alone_decide_the_draw():
     log_snr, noise = draw(batch, config, 3, 7)
     assert sorted(((log_snr - config.log_snr_min) / (18 / 16)).long().tolist()) == list(range(16))
     assert abs(float(noise.std()) - 1) < 0.06
+
+
+@pytest.mark.parametrize("bandwidth", [math.inf, 1500.0])
+@pytest.mark.parametrize("target", ["epsilon", "v", "x0"])
+def test_a_learned_variance_adds_its_own_loss_and_leaves_the_mean_to_the_mse(tiny_model_config, target, bandwidth):
+    losses, gradients = {}, {}
+    for variance in ("fixed", "learned"):
+        diffusion = DiffusionConfig(target=target, variance=variance)
+        objective = Objective(tiny_model_config.model_copy(update={"diffusion": diffusion}), CPU)
+        batch = objective.prepare(example(2, bandwidth=bandwidth))
+        log_snr, noise = draw(batch, diffusion, 0, 0)
+        mean, second = torch.zeros_like(batch.clean), torch.full_like(batch.clean, 0.4)
+        outputs = [mean.requires_grad_()] + [second.requires_grad_()] * (variance == "learned")
+        losses[variance] = objective.loss(lambda *_, o=outputs: torch.cat(o, dim=1), batch, log_snr, noise)
+        gradients[variance] = torch.autograd.grad(losses[variance].sum(), outputs)
+    assert torch.equal(gradients["learned"][0], gradients["fixed"][0])
+    assert bool(gradients["learned"][1].any())
+    added = losses["learned"] - losses["fixed"]
+    x = diffuse(batch.clean, noise, log_snr)
+    error = noise_error(torch.zeros_like(x), x, noise, log_snr, diffusion)
+    error = error if math.isinf(bandwidth) else in_band(error, torch.full((2,), bandwidth), RATE)
+    torch.testing.assert_close(added, variance_loss(second, error, log_snr, diffusion), rtol=1e-2, atol=1e-4)

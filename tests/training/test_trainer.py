@@ -381,3 +381,16 @@ def test_it_trains_on_a_gpu_as_on_the_cpu(uninterrupted, tmp_path, tiny_run_conf
     outcome = train(configured(tiny_run_config, device="cuda", precision=precision), tmp_path)
     assert (outcome.step, outcome.skipped) == (8, 0)
     assert outcome.best_loss == pytest.approx(uninterrupted[2].best_loss, rel=0.05)
+
+
+def test_a_learned_variance_trains_and_the_bits_are_told(tmp_path, tiny_run_config, caplog):
+    caplog.set_level(logging.INFO, logger="audiodiff")
+    diffusion, events = tiny_run_config.model.diffusion.model_copy(update={"variance": "learned"}), []
+    config = configured(tiny_run_config, model={"diffusion": diffusion}, steps=3, validation_bits=True)
+    train(config, tmp_path, on_event=events.append)
+    (values,) = [event.values for event in events if event.kind == "validated"]
+    assert 0 < values["bits_per_sample"] < 20
+    assert f"{values['bits_per_sample']:.3f} bits per sample" in caplog.text
+    network, config = load_model(tmp_path / "best")
+    assert config.diffusion.variance == "learned"
+    assert bool(network.variance.weight.any())

@@ -69,3 +69,13 @@ def test_no_gradient_is_kept(validate, network):
 
 def test_the_loss_compares_with_that_of_runs_that_weigh_otherwise(validate, network):
     assert validate(network, loss_weighting="min-snr", spectral_weighting=1.0) == validate(network)
+
+
+def test_bits_per_sample_are_measured_where_they_are_wanted_and_repeat_at_every_batch_size(validate, network):
+    assert validate(network).bits is None
+    wanted = validate(network, validation_bits=True)
+    assert wanted.loss == validate(network).loss
+    assert 0 < wanted.bits < 16
+    assert validate(network, validation_bits=True, batch_size=5).bits == pytest.approx(wanted.bits, rel=1e-5)
+    torch.nn.init.constant_(network.output.bias, 0.1)
+    assert validate(network, validation_bits=True).bits != wanted.bits
