@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from audiodiff.config import ModelConfig, NetworkConfig
+from audiodiff.config import DiffusionConfig, ModelConfig, NetworkConfig
 from audiodiff.diffusion.guidance import Guidance
 from audiodiff.diffusion.process import noise_from
 from audiodiff.engine.choose import PlainEngine, TiledEngine
@@ -22,12 +22,14 @@ KINDS = {
 }
 
 
-def make(name):
-    config = ModelConfig(sample_rate=8000, labels=("a", "b"), network=NetworkConfig(**KINDS[name]))
+def make(name, variance="fixed"):
+    network, diffusion = NetworkConfig(**KINDS[name]), DiffusionConfig(variance=variance)
+    config = ModelConfig(sample_rate=8000, labels=("a", "b"), network=network, diffusion=diffusion)
     torch.manual_seed(0)
     network = build_network(config).eval()
-    for parameter in network.output.parameters():
-        torch.nn.init.normal_(parameter, std=0.3)
+    for projection in filter(None, (network.output, network.variance)):
+        for parameter in projection.parameters():
+            torch.nn.init.normal_(parameter, std=0.3)
     if name == "tiled":
         return network, TiledEngine(network, config, torch.float32)
     return network, PlainEngine(network, config, torch.float32, CPU)
@@ -63,3 +65,18 @@ def test_pieces_are_guided_like_the_whole(name, target, guidance, cuts):
     found = noise_from(found, x, levels, target)
     assert float((found - expected).norm() / expected.norm()) < 1e-5
     assert float((found - noise_from(outputs[0], x, levels, target)).norm() / expected.norm()) > 3e-3
+
+
+@pytest.mark.parametrize("guidance", [Guidance(3.0), Guidance(3.0, 0.7)], ids=str)
+@pytest.mark.parametrize("name", ["frames", "plain", "unet"])
+@torch.inference_mode()
+def test_a_learned_variance_under_guidance_is_that_with_conditions(name, guidance):
+    network, engine = make(name, "learned")
+    x = torch.randn(2, 1, 32 * BLOCKS, generator=torch.Generator().manual_seed(1))
+    given, levels = network.embed(Conditions(torch.tensor([0, 1]))), LEVEL.float().expand(2)
+    conditional, without = (network(x, levels, None, embedded) for embedded in (given, network.embed()))
+    made = pushed(guided_stream(engine, LEVEL, given, network.embed(), guidance, "epsilon"), x, [7, 30, 3])
+    found = torch.cat([piece for pieces in made for piece in pieces], dim=-1)
+    torch.testing.assert_close(found[:, 1:], conditional[:, 1:], rtol=1e-4, atol=1e-4)
+    expected = guidance.combine(conditional[:, :1], without[:, :1], x, levels)
+    torch.testing.assert_close(found[:, :1], expected, rtol=1e-4, atol=1e-4)

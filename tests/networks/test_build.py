@@ -251,12 +251,12 @@ def test_a_learned_variance_is_a_second_output_beside_an_unchanged_first(kind, o
     assert extra == {"variance.weight", "variance.bias"}
     fixed.load_state_dict({name: value for name, value in weights.items() if name not in extra})
     x, log_snr, mel, label = inputs()
-    output = learned(x, log_snr, learned.encode(mel), label)
+    output = learned(x, log_snr, learned.encode(mel), of(learned, label))
     assert output.shape == (3, 2, x.shape[2])
-    assert_close(output[:, :1], fixed(x, log_snr, fixed.encode(mel), label))
+    assert_close(output[:, :1], fixed(x, log_snr, fixed.encode(mel), of(fixed, label)))
     assert not output[:, 1].any()  # it starts at zero, the geometric mean of the bounds
     torch.nn.init.normal_(learned.variance.weight)
-    again = learned(x, log_snr, learned.encode(mel), label)
+    again = learned(x, log_snr, learned.encode(mel), of(learned, label))
     assert torch.equal(again[:, 0], output[:, 0])
     assert len(again[0, 1].unique()) > x.shape[2] // 2  # every sample has its own
 
@@ -268,5 +268,5 @@ def test_the_variance_of_a_signal_moved_by_a_block_is_moved_by_a_block(kind, opt
     inner = network.receptive_field
     x, log_snr, _, label = inputs(batch=1, blocks=2 * inner // HOP + 12)
     moved = torch.nn.functional.pad(x, (HOP, 0))[..., : x.shape[2]]
-    here, there = (network(signal, log_snr, None, label)[0, 1] for signal in (x, moved))
+    here, there = (network(signal, log_snr, None, of(network, label))[0, 1] for signal in (x, moved))
     assert_close(there[inner + HOP : -inner], here[inner : -inner - HOP], rtol=1e-4, atol=1e-4)
