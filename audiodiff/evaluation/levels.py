@@ -41,7 +41,22 @@ class LevelLosses:
         )
         if not inside or not between:
             return said
-        return f"{said}; at the training levels {fmean(inside):.4f}, between them {fmean(between):.4f}"
+        said += f"; at the training levels {fmean(inside):.4f}, between them {fmean(between):.4f}"
+        return said if self.excess is None else f"{said}, {self.excess:+.4f} beside the means of their neighbours"
+
+    @property
+    def excess(self) -> float | None:
+        """How much larger the loss is between two training levels than the mean of theirs; None where none is between.
+
+        A loss that is a smooth curve of the noise level has an excess near zero, whatever its slope.
+        """
+        every = list(self.by_level.items())
+        beside = [
+            here[1] - (left[1] + right[1]) / 2
+            for left, here, right in zip(every, every[1:], every[2:], strict=False)
+            if here[0] not in self.trained and {left[0], right[0]} <= self.trained
+        ]
+        return fmean(beside) if beside else None
 
 
 def read_level_losses(run_dir: Path) -> LevelLosses:

@@ -111,7 +111,8 @@ def test_losses_by_noise_level_of_a_run_on_a_grid_and_of_one_on_all_levels(plot,
         Path(run, "config.yaml").write_text(yaml.safe_dump(document), encoding="utf-8")
     result = plot("levels", "grid", "all", "-o", "x.png")
     assert result.stdout.splitlines() == [
-        "grid: step 8, mean 0.3200; at the training levels 0.2000, between them 0.5000",
+        "grid: step 8, mean 0.3200; at the training levels 0.2000, between them 0.5000, "
+        "+0.3000 beside the means of their neighbours",
         "all: step 8, mean 0.3200",
         "x.png",
     ]
