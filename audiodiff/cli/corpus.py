@@ -94,7 +94,11 @@ def write_corpus(corpus: Corpus, make: Make, sample_rate: int, *, overwrite: boo
             bar.update(1)
     recordings = [
         probe(path).model_copy(
-            update={"label": label, "speaker": corpus.settings.get("speaker"), "synthesis": Synthesis(model=str(corpus.model), sha256=identity, seed=seed)}
+            update={
+                "label": label,
+                "speaker": corpus.settings.get("speaker"),
+                "synthesis": Synthesis(model=str(corpus.model), sha256=identity, seed=seed),
+            }
         )
         for label, seed, path in clips
     ]
