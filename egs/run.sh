@@ -4,7 +4,8 @@
 # set by the eg    here       its folder
 #                  usage      what it needs on the command line, such as CORPUS_DIR
 #                  exp        where everything goes
-#                  conf       the configuration, or several in the order in which they are trained; --conf replaces them
+#                  conf       the configuration, or several in the order in which they are trained; --conf replaces them;
+#                             none where nothing is trained
 # and, where the usual stages do not do
 #                  data, train, synthesise, evaluate    functions; "$@" are the words of the command line that are no options
 #                  run_of     a function: the folder of the run of a configuration
@@ -31,11 +32,12 @@ if ((${#words[@]} != $(wc -w <<< "$needs"))); then explain >&2; exit 2; fi
 
 defined() { declare -F "$1" > /dev/null; }
 defined run_of || run_of() { echo "$exp/$(basename "$1" .yaml)"; }
-last=$(run_of "${conf[-1]}")
+last=
+if ((${#conf[@]})); then last=$(run_of "${conf[-1]}"); fi
 
 defined train || train() {
   local file
-  for file in "${conf[@]}"; do
+  for file in ${conf[@]+"${conf[@]}"}; do
     audiodiff train "$file" --run "$(run_of "$file")" ${settings[@]+"${settings[@]}"} ${keep[@]+"${keep[@]}"}
   done
 }

@@ -45,9 +45,9 @@ def test_the_egs_are_there():
 @pytest.mark.parametrize("eg", EGS, ids=name)
 def test_an_eg_is_complete_and_listed(eg):
     assert (eg / "README.md").read_text(encoding="utf-8").startswith("# ")
-    assert list((eg / "conf").glob("*.yaml"))
-    assert os.access(eg / "run.sh", os.X_OK)
     script = (eg / "run.sh").read_text(encoding="utf-8")
+    assert list((eg / "conf").glob("*.yaml")) or "conf=() # nothing is trained\n" in script
+    assert os.access(eg / "run.sh", os.X_OK)
     assert 'source "$here/../../run.sh"' in script
     assert f"]({name(eg)})" in (ROOT / "egs" / "README.md").read_text(encoding="utf-8")
 

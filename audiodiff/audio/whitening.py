@@ -9,6 +9,7 @@ of PriorGrad (Lee et al. 2022); `spectral` divides every frequency by its envelo
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +21,8 @@ from audiodiff.errors import ConfigError
 
 ENVELOPE_FLOOR = 1e-4
 """Smallest envelope, as a standard deviation of full scale (-80 dB); keeps silence from being blown up."""
+_TINY = 1e-10
+"""Keeps a division finite where there is neither signal nor noise."""
 
 
 class Whitening(nn.Module):
@@ -70,11 +73,30 @@ class Whitening(nn.Module):
         Returns:
             Whitened waveforms of the shape of `audio`.
         """
-        return self._filter(audio, mel, -self.config.exponent, self.gain)
+        return self._filter(audio, mel, lambda envelope: envelope.pow(-self.config.exponent) * self.gain)
 
     def colour(self, signal: Tensor, mel: Tensor | None) -> Tensor:
         """Multiply by what the mel knows: the exact inverse of `whiten`, shapes alike."""
-        return self._filter(signal, mel, self.config.exponent, 1 / self.gain)
+        return self._filter(signal, mel, lambda envelope: envelope.pow(self.config.exponent) * (1 / self.gain))
+
+    def shrink(self, audio: Tensor, mel: Tensor | None, *, share: float, noise: float) -> Tensor:
+        """Keep of every coefficient what is not white noise by what the mel knows: a Wiener filter.
+
+        Args:
+            audio: Waveforms `(batch, 1, n_blocks * block_length)`.
+            mel: As in `whiten`.
+            share: Standard deviation of the wanted signal once it is whitened.
+            noise: Standard deviation of the noise, in full scale.
+
+        Returns:
+            Waveforms of the shape of `audio`.
+        """
+
+        def gain(envelope: Tensor) -> Tensor:
+            wanted = (share * envelope.pow(self.config.exponent) / self.gain).square()
+            return wanted / (wanted + max(noise, _TINY) ** 2)
+
+        return self._filter(audio, mel, gain)
 
     def log_scale(self, mel: Tensor | None) -> Tensor:
         """Return the mean logarithm of what `whiten` multiplies by, block by block.
@@ -102,14 +124,15 @@ class Whitening(nn.Module):
             raise ConfigError(f"whitening {self.config.kind!r} needs a mel, none was given")
         return self.envelope(mel)
 
-    def _filter(self, audio: Tensor, mel: Tensor | None, exponent: float, gain: Tensor) -> Tensor:
+    def _filter(self, audio: Tensor, mel: Tensor | None, weight: Callable[[Tensor], Tensor]) -> Tensor:
+        """Multiply the coefficients by weights that a function finds from the envelope `(batch, n_blocks, n_bands)`."""
         if self.config.kind == "none":
-            return audio * gain
+            return audio * weight(torch.ones_like(self.gain))
         envelope = self._envelope_of(mel)
         if self.config.kind == "energy":
-            deviation = envelope.square().mean(-1).sqrt().pow(exponent) * gain
+            deviation = weight(envelope.square().mean(-1).sqrt())
             return audio * deviation.repeat_interleave(self.transform.block_length, -1).unsqueeze(1)
-        coefficients = self.transform(audio[:, 0]) * envelope.pow(exponent) * gain
+        coefficients = self.transform(audio[:, 0]) * weight(envelope)
         return self.transform.inverse(coefficients).unsqueeze(1)
 
     @property

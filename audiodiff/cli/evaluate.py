@@ -96,7 +96,19 @@ EXISTING_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
     "--train-classifier",
     type=FILE,
     metavar="FILE",
-    help="Train a classifier on PATH, a folder or manifest of labelled clips, and write it.",
+    help="Train a classifier on the PATHS, folders or manifests of labelled clips, and write it.",
+)
+@click.option(
+    "--held-out",
+    type=click.Path(exists=True, path_type=Path),
+    metavar="PATH",
+    help="With it: other clips to measure its accuracy on, else a tenth is held out (by speaker, where known).",
+)
+@click.option(
+    "--updates",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="With it: updates at least, in whole passes; give the same to compare classifiers of unlike sets.",
 )
 @click.option("--ratings", is_flag=True, help="FILES are CSV from the page's listening tests: print what they say.")
 @click.option("--table", type=EXISTING_FILE, metavar="FILE.md", help="Rewrite the marked tables of a Markdown file.")

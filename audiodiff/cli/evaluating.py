@@ -19,6 +19,8 @@ _OF_PAIRS = {
 }
 _OF_SETS = {"classifier", "frechet", "embedder", "force", "music"}
 _ALONE = ("list_metrics", "table", "ratings", "train_classifier")
+_WITH = {"train_classifier": ("held_out", "updates")}
+"""Options that go with one that else stands alone."""
 _SPELLED = {"list_metrics": "list", "others": "compare", "json_path": "json", "csv_path": "csv"}
 
 
@@ -39,9 +41,10 @@ def run(paths: Sequence[Path], options: dict[str, Any], given: set[str]) -> bool
     mode = next((name for name in _ALONE if options[name]), None)
     stored = not mode and bool(paths) and all(path.suffix == ".json" for path in paths)
     if mode or stored:
-        _refuse(given - {mode}, f"--{_spelled(mode)}" if mode else "stored results")
+        _refuse(given - {mode, *_WITH.get(mode or "", ())}, f"--{_spelled(mode)}" if mode else "stored results")
         _do_alone(mode, paths, options)
         return False
+    _refuse(given & {*_WITH["train_classifier"]}, "anything but --train-classifier")
     of_sets = bool(given & {"classifier", "frechet", "music"})
     _refuse(given & (_OF_PAIRS if of_sets else _OF_SETS), "sets of clips" if of_sets else "recordings with originals")
     evaluation = _evaluate_sets(paths, options) if of_sets else _evaluate(paths, options)
@@ -72,7 +75,7 @@ def _do_alone(mode: str | None, paths: Sequence[Path], options: dict[str, Any]) 
             raise click.UsageError("--ratings needs the CSV files that listeners downloaded.")
         click.echo(rating_tables(read_ratings(paths)))
     elif mode == "train_classifier":
-        _train_classifier(paths, options["train_classifier"])
+        _train_classifier(paths, options["train_classifier"], options["held_out"], options["updates"])
     else:
         from audiodiff.evaluation.results import read_json
 
@@ -80,16 +83,17 @@ def _do_alone(mode: str | None, paths: Sequence[Path], options: dict[str, Any]) 
             _show(read_json(path))
 
 
-def _train_classifier(paths: Sequence[Path], target: Path) -> None:
+def _train_classifier(paths: Sequence[Path], target: Path, held_out: Path | None, updates: int | None) -> None:
     from audiodiff.evaluation.classifier import save_classifier, train_classifier
 
-    if len(paths) != 1:
-        raise click.UsageError(f"--train-classifier takes one folder or manifest, got {len(paths)} paths.")
+    if not paths:
+        raise click.UsageError("--train-classifier takes folders or manifests of labelled clips, got none.")
+    length: dict[str, Any] = {} if updates is None else {"epochs": 1, "fewest_updates": updates}
     with progress_bar(1) as bar:
-        classifier = train_classifier(paths[0], on_progress=bar.update)
+        classifier = train_classifier(paths, held_out=held_out, on_progress=bar.update, **length)
     save_classifier(target, classifier)
     config = classifier.config
-    click.echo(f"{target}: {len(config.labels)} labels, accuracy {config.accuracy:.3f} on every tenth clip, held out")
+    click.echo(f"{target}: {len(config.labels)} labels, accuracy {config.accuracy:.3f} on {config.measured_on}")
 
 
 def _check_two(paths: Sequence[Path]) -> None:

@@ -63,6 +63,17 @@ if TYPE_CHECKING:
     metavar="LOW HIGH",
     help="Log-SNR from which and up to which guidance acts; the model's own by default.",
 )
+@click.option(
+    "--as-dataset",
+    is_flag=True,
+    help="Make a labelled corpus: --count clips of every label in a folder each, and DIR/train.jsonl.",
+)
+@click.option(
+    "--training",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    metavar="MANIFEST",
+    help="With it: what the model was trained on, to note for each clip which of these it is most like.",
+)
 @synthesis_options
 def command(
     *,
@@ -73,6 +84,8 @@ def command(
     count: int,
     seed: int,
     overwrite: bool,
+    as_dataset: bool,
+    training: Path | None,
     **options: Any,
 ) -> None:
     """Make new audio, of a label where the model has labels.
@@ -81,7 +94,19 @@ def command(
     same clip has the same name whatever else is asked for; the speaker and the name of the vector's file follow the
     label. Clips that are there already are skipped. A model that was trained with condition_dropout can do without any
     of them.
+
+    With --as-dataset the manifest says of each clip its label, its seed, the model and its SHA-256, and with --training
+    the training clip that it is most like. A killed run goes on where it was; --count can be raised later.
     """
+    if as_dataset:
+        if label is not None:
+            raise click.UsageError("--as-dataset makes clips of every label. Leave --label out.")
+        with warnings_logged():
+            told: dict[str, Any] = {"speaker": speaker, "vector": vector}
+            _write_corpus(output, count, seed, training, overwrite=overwrite, **told, **options)
+        return
+    if training is not None:
+        raise click.UsageError("--training is for --as-dataset. Add it, or leave --training out.")
     parts = [part for part in (label, speaker, vector and vector.stem) if part]
     stem = re.sub(r"[^\w.-]+", "-", "_".join(parts) or "clip")  # a label may hold what a file name may not
     targets = {seed + i: output / f"{stem}_{seed + i}.wav" for i in range(count)}
@@ -94,6 +119,43 @@ def command(
             _generate(waiting, label=label, speaker=speaker, vector=vector, **options)
     if len(waiting) < count:
         click.echo(f"{count - len(waiting)} of {count} skipped; --overwrite makes them anew", err=True)
+
+
+def _write_corpus(
+    output: Path,
+    count: int,
+    seed: int,
+    training: Path | None,
+    *,
+    model: str,
+    device: str,
+    dtype: Dtype,
+    speaker: str | None,
+    vector: Path | None,
+    seconds: float | None,
+    overwrite: bool,
+    **options: Any,
+) -> None:
+    from audiodiff.checkpoint import find_model
+    from audiodiff.cli.corpus import Corpus, write_corpus
+    from audiodiff.data.given import load_vector
+    from audiodiff.errors import ModelError
+    from audiodiff.pipelines import Generator
+
+    folder = find_model(model)
+    generator = Generator.from_pretrained(folder, device, dtype)
+    if not generator.config.labels:
+        raise ModelError(f"{model} has no labels, so it cannot make a labelled corpus. Leave --as-dataset out.")
+    settings = changes(**options)
+    followed = load_vector(vector, generator.config.vector_width) if vector else None
+    record = {**settings, "seconds": seconds, "speaker": speaker, "vector": vector}
+    corpus = Corpus(output, generator.config.labels, count, seed, folder, record, training)
+
+    def make(label: str, number: int) -> Tensor:
+        told: dict[str, Any] = {"speaker": speaker, "vector": followed}
+        return generator.generate(label, 1, seconds, seed=number, **told, **settings)[0].cpu()
+
+    write_corpus(corpus, make, generator.sample_rate, overwrite=overwrite)
 
 
 def _generate(

@@ -17,6 +17,7 @@ from audiodiff.errors import AudiodiffError
 VERBS = {
     "vocode": ("audiodiff.cli.vocode:command", "Turn recordings or mel spectrograms into audio."),
     "bulk": ("audiodiff.cli.bulk:command", "Vocode a large set of files on a Ray cluster."),
+    "repair": ("audiodiff.cli.repair:command", "Mend recordings with a model that was not trained to."),
     "generate": ("audiodiff.cli.generate:command", "Make new audio, of a label where the model has labels."),
     "train": ("audiodiff.cli.train:command", "Train a model as a YAML file describes it."),
     "prepare": ("audiodiff.cli.prepare:command", "List a folder of recordings in train, valid and test manifests."),

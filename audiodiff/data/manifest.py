@@ -16,6 +16,18 @@ from audiodiff.data.parallel import parallel_map
 from audiodiff.errors import AudioError, DataError
 
 
+class Synthesis(BaseModel):
+    """How a clip was made that no one recorded."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    model: str = Field(description="the model's folder, as it was given")
+    sha256: str = Field(description="of its weights and configuration")
+    seed: int
+    nearest: str | None = Field(None, description="the training clip that it is most like")
+    similarity: float | None = Field(None, description="how alike they are: 1 is a copy (`evaluation/nearest.py`)")
+
+
 class Recording(BaseModel):
     """One line of a manifest.
 
@@ -43,6 +55,7 @@ class Recording(BaseModel):
     bandwidth: float | None = Field(
         None, gt=0, description="Hz above which there is nothing, as in speech upsampled from 16 kHz (8000)"
     )
+    synthesis: Synthesis | None = Field(None, description="how it was made, if a model made it")
 
 
 class Scan(NamedTuple):

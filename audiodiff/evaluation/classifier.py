@@ -1,11 +1,12 @@
-"""A small classifier of labelled clips, by which generated ones are judged: a mel CNN, trained in minutes on a CPU."""
+"""A small classifier of labelled clips, by which generated ones are judged; trained in minutes on a CPU."""
 
 from __future__ import annotations
 
 import json
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
@@ -22,17 +23,19 @@ from audiodiff.audio.io import audio_info, load_audio
 from audiodiff.audio.mel import MelSpectrogram
 from audiodiff.audio.replacing import replacing
 from audiodiff.config import MelConfig
-from audiodiff.data.manifest import read_manifest
 from audiodiff.errors import DataError, ModelError
-from audiodiff.evaluation.pairing import list_recordings
+from audiodiff.evaluation.labelled import FEWEST, LabelledClip, hold_out, list_held_out, list_labelled
+from audiodiff.evaluation.mel_augmentation import mix, vary
 
 EMBEDDING = 128
 _N_MELS = 40
 _BATCH = 32
-_HELD_OUT = 10
-"""Every so manieth clip of a class is kept for measuring the accuracy."""
-_SHIFT_FRAMES = 8
-"""Largest random shift in training, in frames of 10 ms."""
+_WIDTHS = (16, 16, 24, 32, 48)
+_STRIDES = ((1, 1), (2, 2), (2, 2), (2, 1))
+_SHIFTS = (-6, -3, 0, 3, 6)
+"""Frames of 10 ms that a clip is shifted by; judgements are averaged over them."""
+_DROPOUT = 0.3
+_LEARNING_RATE = 4e-3
 
 
 @dataclass(frozen=True)
@@ -44,12 +47,14 @@ class ClassifierConfig:
         n_samples: Length; longer clips are cut around their middle, shorter ones padded.
         labels: Class names in the order of its outputs.
         accuracy: On clips it was not trained on.
+        measured_on: Which clips these were, in words.
     """
 
     sample_rate: int
     n_samples: int
     labels: tuple[str, ...]
     accuracy: float = 0.0
+    measured_on: str = ""
 
 
 class Judgement(NamedTuple):
@@ -64,8 +69,27 @@ class Judgement(NamedTuple):
     embeddings: NDArray[np.float64]
 
 
+class _Residual(nn.Module):
+    """Two convolutions beside a shortcut, on pictures `(batch, channels, bands, frames)`."""
+
+    def __init__(self, n_inputs: int, n_outputs: int, stride: tuple[int, int]) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Conv2d(n_inputs, n_outputs, 3, stride, 1, bias=False),
+            nn.BatchNorm2d(n_outputs),
+            nn.ReLU(),
+            nn.Conv2d(n_outputs, n_outputs, 3, 1, 1, bias=False),
+            nn.BatchNorm2d(n_outputs),
+        )
+        shrink = nn.AvgPool2d(stride, ceil_mode=True)
+        self.shortcut = nn.Sequential(shrink, nn.Conv2d(n_inputs, n_outputs, 1, bias=False), nn.BatchNorm2d(n_outputs))
+
+    def forward(self, picture: Tensor) -> Tensor:
+        return functional.relu(self.layers(picture) + self.shortcut(picture))
+
+
 class Classifier(nn.Module):
-    """Four strided convolutions on a log-mel spectrogram, averaged over time, and two linear layers.
+    """Residual convolutions on a log-mel spectrogram, a mean over time by attention, and two linear layers.
 
     Args:
         config: What it listens to.
@@ -88,20 +112,21 @@ class Classifier(nn.Module):
                 f_max=rate / 2,
             )
         )
-        widths = (1, 16, 32, 64, 64)
-        layers: list[nn.Module] = []
-        for before, after in pairwise(widths):
-            layers += [nn.Conv2d(before, after, 3, 2, 1, bias=False), nn.BatchNorm2d(after), nn.ReLU()]
-        self.layers = nn.Sequential(*layers)
-        self.embed = nn.Linear(widths[-1] * -(-_N_MELS // 16), EMBEDDING)
+        self.stem = nn.Sequential(nn.Conv2d(1, _WIDTHS[0], 5, 2, 2, bias=False), nn.BatchNorm2d(_WIDTHS[0]), nn.ReLU())
+        pairs = zip(pairwise(_WIDTHS), _STRIDES, strict=True)
+        self.layers = nn.Sequential(*(_Residual(*widths, stride) for widths, stride in pairs))
+        n_features = _WIDTHS[-1] * -(-_N_MELS // 16)
+        self.attention = nn.Linear(n_features, 1)
+        self.embed = nn.Linear(n_features, EMBEDDING)
         self.output = nn.Linear(EMBEDDING, len(config.labels))
 
     def forward(self, mel: Tensor) -> tuple[Tensor, Tensor]:
         """Map log-mels `(batch, 40, frames)` to logits `(batch, labels)` and embeddings `(batch, 128)`."""
         centred = (mel - mel.mean((1, 2), keepdim=True)) / 4  # so that level does not matter
-        features = self.layers(centred.unsqueeze(1)).mean(3).flatten(1)
-        embedding = functional.relu(self.embed(features))
-        return self.output(functional.dropout(embedding, 0.3, self.training)), embedding
+        features = self.layers(self.stem(centred.unsqueeze(1))).flatten(1, 2).transpose(1, 2)
+        pooled = (features * self.attention(features).softmax(1)).sum(1)
+        embedding = functional.relu(self.embed(functional.dropout(pooled, _DROPOUT, self.training)))
+        return self.output(functional.dropout(embedding, _DROPOUT, self.training)), embedding
 
     def mel(self, audio: Tensor) -> Tensor:
         """Compute what `forward` takes from one clip `(time,)` at the config's rate: `(40, frames)`."""
@@ -113,11 +138,14 @@ class Classifier(nn.Module):
 
     @torch.inference_mode()
     def judge(self, mels: Tensor) -> Judgement:
-        """Judge clips by their mels `(clips, 40, frames)`, in evaluation mode."""
+        """Judge clips by their mels `(clips, 40, frames)`, in evaluation mode; averaged over small shifts in time."""
         self.eval()
-        results = [self(part) for part in mels.split(_BATCH)]
-        logits, embeddings = (torch.cat(parts).double() for parts in zip(*results, strict=True))
-        return Judgement(logits.softmax(1).numpy(), embeddings.numpy())
+        probabilities, embeddings = [], []
+        for part in mels.split(_BATCH):
+            logits, features = self(torch.cat([part.roll(shift, 2) for shift in _SHIFTS]))
+            probabilities.append(logits.double().softmax(1).unflatten(0, (len(_SHIFTS), -1)).mean(0))
+            embeddings.append(features.double().unflatten(0, (len(_SHIFTS), -1)).mean(0))
+        return Judgement(torch.cat(probabilities).numpy(), torch.cat(embeddings).numpy())
 
     def read(self, paths: Sequence[Path], on_progress: Callable[[int], object] = lambda n: None) -> Tensor:
         """Read recordings as mels `(clips, 40, frames)`, resampled where their rate is another."""
@@ -128,117 +156,100 @@ class Classifier(nn.Module):
         return torch.stack(mels)
 
 
-def list_labelled(path: Path, known: Sequence[str] = ()) -> list[tuple[Path, str | None]]:
-    """List recordings with their labels.
-
-    The label is what a manifest says; else, if it is among the known ones, the name of the folder or the part of the
-    file's name before its last or first underscore (`yes_12.wav`, as `audiodiff generate` writes; `7_jackson_3.wav`).
-    With no known labels the folder decides where there are subfolders, else the part before the first underscore.
-
-    Args:
-        path: A folder or a manifest (.jsonl).
-        known: The labels that count.
-
-    Returns:
-        Paths and labels; None where there is no label, or none that is known.
-
-    Raises:
-        DataError: If there is no recording.
-    """
-    if path.suffix == ".jsonl":
-        found = [(recording.audio, recording.label) for recording in read_manifest(path)]
-        if not found:
-            raise DataError(f"{path} lists no recordings.")
-        return [(audio, label if not known or label in known else None) for audio, label in found]
-    labelled: list[tuple[Path, str | None]] = []
-    for file in list_recordings(path):
-        candidates = [file.stem.rpartition("_")[0], file.stem.partition("_")[0]]
-        if file.parent != path:
-            candidates.insert(0, file.parent.name)
-        if not known:
-            labelled.append((file, candidates[0] if file.parent != path else candidates[-1]))
-        else:
-            labelled.append((file, next((label for label in candidates if label in known), None)))
-    return labelled
-
-
 def train_classifier(
-    path: Path,
+    path: Path | Sequence[Path],
     *,
-    epochs: int = 20,
-    fewest_updates: int = 300,
+    held_out: Path | None = None,
+    augment: bool = True,
+    epochs: int = 40,
+    fewest_updates: int = 600,
     seed: int = 0,
     on_progress: Callable[[float], object] = lambda share: None,
 ) -> Classifier:
-    """Train a classifier on labelled clips; every tenth of a class is held out to measure its accuracy.
+    """Train a classifier on labelled clips, and measure its accuracy on others.
 
     Args:
-        path: A folder with a subfolder per label, a folder of files named `LABEL_...`, or a manifest with labels.
+        path: A folder with a subfolder per label, a folder of files named `LABEL_...`, or a manifest with labels; or
+            several of these, which are joined.
+        held_out: Clips to measure the accuracy on, given likewise. None holds some of `path` out: a tenth of the
+            speakers where a manifest names ten or more, else every tenth clip of a class.
+        augment: Whether clips are varied and mixed in training; see `audiodiff.evaluation.mel_augmentation`.
         epochs: Passes over the clips.
         fewest_updates: Updates that there are at least, by more passes if need be.
-        seed: Of first weights, order and shifts.
+        seed: Of first weights, order and variations.
         on_progress: Called with the share of the work done since the last call.
 
     Returns:
         The classifier, in evaluation mode, with its measured accuracy in its configuration.
 
     Raises:
-        DataError: If there are fewer than two labels, or a class is too small to hold a clip out.
+        DataError: If there are fewer than two labels, a class is too small to hold a clip out, or what was held out has
+            other labels.
     """
-    clips = list_labelled(path)
+    sources = {source: list_labelled(source) for source in ([path] if isinstance(path, Path) else path)}
+    clips = [clip for found in sources.values() for clip in found]
     counts = Counter(label for _, label in clips if label)
-    few = [label for label, n in counts.items() if n < _HELD_OUT]
+    few = [label for label, n in counts.items() if n < FEWEST]
     if len(counts) < 2 or few or any(label is None for _, label in clips):
         raise DataError(
-            f"{path} has {len(counts)} labels, {len(few)} of them with fewer than {_HELD_OUT} clips; expected two or "
-            "more, each with enough. Give a folder with a subfolder per label, or a manifest with labels."
+            f"{', '.join(map(str, sources))} has {len(counts)} labels, {len(few)} of them with fewer than {FEWEST} "
+            "clips; expected two or more, each with enough. Give a folder with a subfolder per label, or a manifest "
+            "with labels."
         )
     infos = [audio_info(file) for file, _ in clips]
     rate = Counter(info.sample_rate for info in infos).most_common(1)[0][0]
     n_samples = round(float(np.median([info.seconds for info in infos])) * rate)
     config = ClassifierConfig(rate, n_samples, tuple(sorted(counts)))
+    apart, how = hold_out(sources) if held_out is None else list_held_out(held_out, config.labels)
+    learnt = [clip for clip in clips if clip not in set(apart)]
+    if len(learnt) < len(clips) and held_out is not None:
+        raise DataError(f"{len(clips) - len(learnt)} clips of {held_out} are among those to train on. Leave them out.")
     with torch.random.fork_rng([]):
         torch.manual_seed(seed)
         classifier = Classifier(config)
-        mels = classifier.read([file for file, _ in clips], lambda n: on_progress(0.3 * n / len(clips)))
-        targets = torch.tensor([config.labels.index(label) for _, label in clips if label])
-        held_out = _every_tenth(targets)
-        n_batches = -(-int((~held_out).sum()) // _BATCH)
+        n_batches = -(-len(learnt) // _BATCH)
         epochs = max(epochs, -(-fewest_updates // n_batches))
-        _fit(classifier, mels[~held_out], targets[~held_out], epochs, lambda share: on_progress(0.7 * share))
-    guessed = classifier.judge(mels[held_out]).probabilities.argmax(1)
-    accuracy = float((guessed == targets[held_out].numpy()).mean())
-    classifier.config = ClassifierConfig(rate, n_samples, config.labels, accuracy)
+        mels = classifier.read([file for file, _ in learnt], lambda n: on_progress(0.2 * n / len(learnt)))
+        _fit(classifier, mels, _targets(learnt, config), epochs, augment, lambda share: on_progress(0.8 * share))
+    guessed = classifier.judge(classifier.read([file for file, _ in apart])).probabilities.argmax(1)
+    accuracy = float((guessed == _targets(apart, config).numpy()).mean())
+    classifier.config = replace(config, accuracy=accuracy, measured_on=f"{len(apart)} clips, {how}")
     return classifier
 
 
-def _every_tenth(targets: Tensor) -> Tensor:
-    held_out = torch.zeros(len(targets), dtype=torch.bool)
-    for label in targets.unique():
-        held_out[(targets == label).nonzero().flatten()[_HELD_OUT - 1 :: _HELD_OUT]] = True
-    return held_out
+def _targets(clips: Sequence[LabelledClip], config: ClassifierConfig) -> Tensor:
+    return torch.tensor([config.labels.index(label) for _, label in clips if label])
 
 
 def _fit(
-    classifier: Classifier, mels: Tensor, targets: Tensor, epochs: int, on_progress: Callable[[float], object]
+    classifier: Classifier,
+    mels: Tensor,
+    targets: Tensor,
+    epochs: int,
+    augment: bool,
+    on_progress: Callable[[float], object],
 ) -> None:
-    optimiser = torch.optim.AdamW(classifier.parameters(), 2e-3, weight_decay=1e-2)
+    optimiser = torch.optim.AdamW(classifier.parameters(), _LEARNING_RATE, weight_decay=2e-2)
     n_batches = -(-len(mels) // _BATCH)
-    plan = torch.optim.lr_scheduler.OneCycleLR(optimiser, 4e-3, epochs * n_batches)
+    plan = torch.optim.lr_scheduler.OneCycleLR(optimiser, _LEARNING_RATE, epochs * n_batches)
     classifier.train()
     for _ in range(epochs):
         for batch in torch.randperm(len(mels)).split(_BATCH):
             if len(batch) == 1:  # batch normalisation has nothing to measure
                 continue
-            shift = int(torch.randint(-_SHIFT_FRAMES, _SHIFT_FRAMES + 1, ()))
-            logits, _ = classifier(mels[batch].roll(shift, 2))
-            loss = functional.cross_entropy(logits, targets[batch], label_smoothing=0.05)
+            clips, own = mels[batch], targets[batch]
+            clips, partners, shares = mix(vary(clips)) if augment else (clips, torch.arange(len(batch)), 1.0)
+            logits, _ = classifier(clips)
+            loss = shares * _cross_entropy(logits, own) + (1 - shares) * _cross_entropy(logits, own[partners])
             optimiser.zero_grad()
-            loss.backward()
+            loss.mean().backward()
             optimiser.step()
             plan.step()
         on_progress(1 / epochs)
     classifier.eval()
+
+
+_cross_entropy = partial(functional.cross_entropy, reduction="none", label_smoothing=0.05)
 
 
 def save_classifier(path: Path, classifier: Classifier) -> None:

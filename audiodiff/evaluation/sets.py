@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from audiodiff import __version__
 from audiodiff.audio.io import load_audio
 from audiodiff.errors import AudiodiffError, ModelError
-from audiodiff.evaluation.classifier import Classifier, list_labelled
+from audiodiff.evaluation.classifier import Classifier
 from audiodiff.evaluation.generation import (
     accuracy,
     different_bins,
@@ -25,6 +25,7 @@ from audiodiff.evaluation.generation import (
     inception_score,
     nearest_training_clip,
 )
+from audiodiff.evaluation.labelled import list_labelled
 from audiodiff.evaluation.music import compare_music, measure_music
 from audiodiff.evaluation.pairing import list_recordings
 from audiodiff.evaluation.results import Evaluation, Excluded, SystemResult

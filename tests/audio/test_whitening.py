@@ -266,3 +266,16 @@ def test_a_mel_with_filters_that_hold_no_bin_is_refused_by_name():
     mel = MelConfig(sample_rate=22050, n_fft=512, hop_length=128, win_length=512, n_mels=128, f_min=0, f_max=11025)
     with pytest.raises(ConfigError, match="n_mels 128 is too many for n_fft 512"):
         Whitening(WhiteningConfig(kind="spectral"), mel)
+
+
+@pytest.mark.parametrize("kind", ["none", "energy", "spectral"])
+def test_shrinking_keeps_what_is_loud_and_drops_what_noise_hides(kind):
+    mel_config = MEL_CONVENTIONS["hifigan-22k"]
+    audio = 0.1 * torch.randn(1, 1, 256 * 20, generator=torch.Generator().manual_seed(0))
+    mel = MelSpectrogram(mel_config)(audio[:, 0])
+    whitening = Whitening(WhiteningConfig(kind=kind, exponent=1.0), mel_config)
+    assert torch.allclose(whitening.shrink(audio, mel, share=1.0, noise=0.0), audio, atol=1e-4)
+    assert float(whitening.shrink(audio, mel, share=1.0, noise=100.0).abs().max()) < 1e-3
+    half = whitening.shrink(audio, mel, share=1.0, noise=1.0 if kind == "none" else 0.1)
+    assert torch.allclose(half.norm() / audio.norm(), torch.tensor(0.5), atol=0.1)
+    assert half.norm() > whitening.shrink(audio, mel, share=0.5, noise=1.0 if kind == "none" else 0.1).norm()

@@ -147,18 +147,17 @@ def test_the_list_says_what_each_metric_misleads_about(evaluate):
     assert "0.002 s per second of audio" in text
 
 
-def test_sets_of_clips_without_pairs(evaluate, monkeypatch, voice):
+def test_sets_of_clips_without_pairs(evaluate, voice):
     for kind in ("hiss", "voice"):
         Path("words", kind).mkdir(parents=True)
         for seed in range(12):
             noise = 0.1 * np.random.default_rng(seed).standard_normal(2000)
             soundfile.write(f"words/{kind}/{seed}.wav", voice(0.25, 8000, seed) if kind == "voice" else noise, 8000)
-    from audiodiff.evaluation import classifier
-
-    quick = classifier.train_classifier
-    monkeypatch.setattr(classifier, "train_classifier", lambda path, **more: quick(path, fewest_updates=20, **more))
-    trained = evaluate("--train-classifier", "c.safetensors", "words")
+    trained = evaluate("--train-classifier", "c.safetensors", "words", "--updates", "20")
     assert "c.safetensors: 2 labels, accuracy " in trained.stdout
+    assert "every tenth held out" in trained.stdout
+    again = evaluate("--train-classifier", "d.safetensors", "words", "--updates", "1", "--held-out", "words")
+    assert "clips of words are among those to train on" in again.stderr
     plain = evaluate("words", "words", "--classifier", "c.safetensors", "--json", "x.json")
     assert plain.exit_code == 0, plain.output
     assert "by a classifier that hears" in plain.stdout
@@ -185,7 +184,8 @@ def test_music_is_compared(evaluate):
         (("good", "real", "--music", "--force"), "--embedder and --force are for --frechet"),
         (("--list", "--align"), "--align has no effect with --list"),
         (("--ratings", "x.csv", "--json", "y.json"), "--json has no effect with --ratings"),
-        (("--train-classifier", "x"), "takes one folder or manifest, got 0 paths"),
+        (("--train-classifier", "x"), "takes folders or manifests of labelled clips, got none"),
+        (("good", "real", "--updates", "5"), "--updates has no effect with anything but --train-classifier"),
         (("x.json", "--name", "a"), "--name has no effect with stored results"),
     ],
 )

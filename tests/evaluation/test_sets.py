@@ -11,7 +11,9 @@ import torch
 
 from audiodiff.data.manifest import Recording, write_manifest
 from audiodiff.errors import DataError, ModelError
-from audiodiff.evaluation.classifier import list_labelled, load_classifier, save_classifier, train_classifier
+from audiodiff.evaluation.classifier import load_classifier, save_classifier, train_classifier
+from audiodiff.evaluation.labelled import hold_out, list_labelled
+from audiodiff.evaluation.mel_augmentation import add_noise, hide, mix, stretch
 from audiodiff.evaluation.music import compare_music, measure_music
 from audiodiff.evaluation.sets import SetWishes, evaluate_sets
 
@@ -43,7 +45,7 @@ def corpus(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def classifier(corpus):
-    return train_classifier(corpus, fewest_updates=100)
+    return train_classifier(corpus, epochs=25, fewest_updates=50)
 
 
 def test_it_learns_and_says_how_well(classifier, corpus):
@@ -59,6 +61,53 @@ def test_it_is_made_by_its_seed_and_updates(corpus):
     assert not torch.equal(first, train_classifier(corpus, **short, seed=1).output.weight)
     assert not torch.equal(first, train_classifier(corpus, epochs=1, fewest_updates=3).output.weight)
     assert not torch.equal(first, train_classifier(corpus, epochs=2, fewest_updates=1).output.weight)
+    assert not torch.equal(first, train_classifier(corpus, **short, augment=False).output.weight)
+
+
+def test_it_is_measured_on_what_it_was_not_trained_on(corpus, tmp_path):
+    short = {"epochs": 1, "fewest_updates": 1}
+    assert train_classifier(corpus, **short).config.measured_on == "6 clips, every tenth held out"
+    fresh = save_set(tmp_path / "fresh", 12, first=500)
+    given = train_classifier(corpus, held_out=fresh, **short)
+    assert given.config.measured_on == "24 clips, those of fresh"
+    assert not torch.equal(given.output.weight, train_classifier(corpus, **short).output.weight)  # all clips were used
+    both = train_classifier([corpus, fresh], **short)
+    assert both.config.measured_on == "8 clips, every tenth held out"
+    with pytest.raises(DataError, match="60 clips of .* are among those to train on"):
+        train_classifier(corpus, held_out=corpus, **short)
+    with pytest.raises(DataError, match="12 held-out clips have none of the labels hiss, tone"):
+        train_classifier(corpus, held_out=save_set(tmp_path / "other", 12, kinds=("crash",)), **short)
+
+
+def test_speakers_are_held_out_whole_where_a_manifest_knows_enough_of_them(corpus, tmp_path):
+    files = sorted(corpus.rglob("*.wav"))
+    recordings = [
+        Recording(audio=f, seconds=0.25, sample_rate=RATE, label=f.parent.name, speaker=f"s{int(f.stem) % 15}")
+        for f in files
+    ]
+    write_manifest(tmp_path / "list.jsonl", recordings)
+    chosen, how = hold_out({tmp_path / "list.jsonl": list_labelled(tmp_path / "list.jsonl")})
+    assert how == "their speakers held out"
+    held_out = {int(path.stem) % 15 for path, _ in chosen}
+    assert 1 <= len(held_out) < 15
+    assert len(chosen) == 4 * len(held_out)  # two clips of each kind
+
+
+def test_variations_keep_what_they_should():
+    torch.manual_seed(0)
+    mels = torch.randn(64, 40, 50) - 3
+    assert torch.allclose(stretch(mels)[..., 0, :].std(), mels[:, 0].std(), atol=0.2)  # the lowest band stays lowest
+    assert not torch.equal(stretch(mels), mels)
+    noisy = add_noise(mels)
+    assert bool((noisy >= mels - 1e-4).all())
+    assert 0.2 < float((noisy == mels).all(2).all(1).float().mean()) < 0.8
+    hidden = hide(mels) != mels
+    assert float(hidden.float().mean()) < 0.6
+    assert bool(hidden.any(2).any(1).float().mean() > 0.9)
+    mixed = mix(mels)
+    assert bool(((mixed.shares >= 0.5) & (mixed.shares <= 1)).all())
+    own = mixed.shares.view(-1, 1, 1)
+    assert torch.allclose(mixed.mels, own * mels + (1 - own) * mels[mixed.partners])
 
 
 def test_it_is_read_as_it_was_written(classifier, corpus, tmp_path):

@@ -1,0 +1,283 @@
+"""Kinds of damage: what each does to a recording, what it leaves known, and the plain way to repair it.
+
+Each has the same methods. `damage` does it to a sound recording, for experiments; `observe` is its deterministic part,
+differentiable; `touched` says where. `plain` repairs without a model. `fit` puts what is known into a guess of the
+clean signal. `mel` completes the mel spectrogram of the plainly repaired audio where that cannot be right.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from audiodiff.audio.mel import MelSpectrogram
+from audiodiff.audio.restoration import cubic_through, fill_gap, low_pass, wiener
+from audiodiff.errors import AudioError
+
+Shrink = Callable[[Tensor, float], Tensor]
+"""(a difference to noisy audio, the noise's standard deviation) -> the part of it that is not noise, by what is
+uncertain about the clean signal."""
+
+_HIGHEST_PEAK = 4.0
+"""Full scales that a spline may reach; a long stretch that was cut off would send it anywhere."""
+_FADE_SECONDS = 0.003
+"""Of a gap at each of its edges, where linear prediction is better than a model."""
+_EDGE_BANDS = 4
+"""Mel bands below a cutoff that tell how it goes on above."""
+
+
+class Damage(Protocol):
+    """What every kind of damage looks like; audio is `(channels, time)`."""
+
+    def damage(self, audio: Tensor, noise: Tensor) -> Tensor:
+        """Damage a recording, with standard normal noise of its shape where it takes any."""
+
+    def observe(self, audio: Tensor) -> Tensor:
+        """Return what the damage leaves of a clean signal, without noise."""
+
+    def touched(self, audio: Tensor) -> Tensor:
+        """Return which samples of damaged audio are not what they were, `(time,)`."""
+
+    def plain(self, audio: Tensor) -> Tensor:
+        """Repair damaged audio without a model."""
+
+    def fit(self, clean: Tensor, audio: Tensor, plain: Tensor, shrink: Shrink) -> Tensor:
+        """Put what damaged audio, or its plain repair, tells into a guess of the clean signal."""
+
+    def mel(self, blocks: Tensor, spectrogram: MelSpectrogram, typical: Typical) -> Tensor:
+        """Complete the mel of plainly repaired audio, one frame per block `(channels, n_mels, n_blocks)`."""
+
+
+class Typical(NamedTuple):
+    """Mean and standard deviation of every mel band in the training data, each `(n_mels,)`."""
+
+    mean: Tensor
+    deviation: Tensor
+
+
+def ignore(difference: Tensor, noise_level: float) -> Tensor:
+    """Take nothing of a difference to noisy audio; what is free of noise is not asked for its part."""
+    return torch.zeros_like(difference)
+
+
+@dataclass(frozen=True)
+class Gaps:
+    """Stretches that are missing.
+
+    Attributes:
+        spans: First and end second of each.
+        sample_rate: In Hz.
+    """
+
+    spans: Sequence[tuple[float, float]]
+    sample_rate: int
+
+    def samples(self, n_samples: int) -> list[tuple[int, int]]:
+        """Return first and end sample of each gap.
+
+        Raises:
+            AudioError: If a gap is not within the audio, or leaves nothing.
+        """
+        found = [(round(first * self.sample_rate), round(end * self.sample_rate)) for first, end in self.spans]
+        for (first, end), span in zip(found, self.spans, strict=True):
+            if not 0 <= first < end <= n_samples or end - first == n_samples:
+                raise AudioError(
+                    f"gap {span[0]}-{span[1]} s is not within {n_samples / self.sample_rate:.3f} s of audio, or is all "
+                    "of it. Give first and end second, such as 1.20-1.25."
+                )
+        return found
+
+    def touched(self, audio: Tensor) -> Tensor:
+        """Return which samples are missing, `(time,)`."""
+        mask = torch.zeros(audio.shape[-1], dtype=torch.bool, device=audio.device)
+        for first, end in self.samples(audio.shape[-1]):
+            mask[first:end] = True
+        return mask
+
+    def damage(self, audio: Tensor, noise: Tensor) -> Tensor:
+        """Put silence in the gaps."""
+        return self.observe(audio)
+
+    def observe(self, audio: Tensor) -> Tensor:
+        """Put silence in the gaps."""
+        return audio.masked_fill(self.touched(audio), 0)
+
+    def plain(self, audio: Tensor) -> Tensor:
+        """Fill every gap by linear prediction from both sides."""
+        filled = audio.clone()
+        for first, end in self.samples(audio.shape[-1]):
+            for channel, samples in zip(filled, filled.double().cpu().numpy(), strict=True):
+                channel[first:end] = torch.from_numpy(fill_gap(samples, first, end)).to(channel)
+        return filled
+
+    def fit(self, clean: Tensor, audio: Tensor, plain: Tensor, shrink: Shrink) -> Tensor:
+        """Take the guess in the gaps, the recording elsewhere.
+
+        Over the first and last few milliseconds of a gap the guess fades into the plain repair, which is right there,
+        so that there is no seam.
+        """
+        share = torch.zeros(audio.shape[-1], dtype=audio.dtype, device=audio.device)
+        for first, end in self.samples(audio.shape[-1]):
+            from_edge = torch.arange(1, end - first + 1, device=audio.device)
+            from_edge = torch.minimum(from_edge, from_edge.flip(0))
+            fade = (from_edge / (_FADE_SECONDS * self.sample_rate)).clamp_max(1)
+            share[first:end] = (torch.pi / 2 * fade).sin().square()
+        return torch.lerp(plain, clean, share)
+
+    def mel(self, blocks: Tensor, spectrogram: MelSpectrogram, typical: Typical) -> Tensor:
+        """Interpolate linearly in time across the blocks whose centre is missing."""
+        hop, n_blocks = spectrogram.config.hop_length, blocks.shape[-1]
+        completed = blocks.clone()
+        for first, end in self.samples(n_blocks * hop):
+            left, right = math.ceil(first / hop - 0.5) - 1, math.ceil(end / hop - 0.5)  # the blocks beside the missing
+            if right - left < 2:
+                continue
+            sides = [side for side in (left, right) if 0 <= side < n_blocks] or [left + 1]
+            share = torch.linspace(0, 1, right - left + 1, device=blocks.device)[1:-1]
+            completed[..., left + 1 : right] = torch.lerp(
+                blocks[..., sides[:1]], blocks[..., sides[-1:]], share[: n_blocks - left - 1]
+            )
+        return completed
+
+
+@dataclass(frozen=True)
+class Clipping:
+    """Samples beyond a level were cut off.
+
+    Attributes:
+        level: Largest absolute sample; whatever reaches it is unknown beyond.
+    """
+
+    level: float
+
+    def cut(self, audio: Tensor) -> Tensor:
+        """Return which samples were cut off, of the shape of the audio."""
+        return audio.abs() >= self.level - 2**-14  # files of 16 bits round
+
+    def touched(self, audio: Tensor) -> Tensor:
+        """Return at which times a channel was cut off, `(time,)`."""
+        return self.cut(audio).any(0)
+
+    def damage(self, audio: Tensor, noise: Tensor) -> Tensor:
+        """Cut off what is beyond the level."""
+        return self.observe(audio)
+
+    def observe(self, audio: Tensor) -> Tensor:
+        """Cut off what is beyond the level."""
+        return audio.clamp(-self.level, self.level)
+
+    def plain(self, audio: Tensor) -> Tensor:
+        """Lay cubic splines through what was not cut off, and keep to what the cut says."""
+        cut = self.cut(audio)
+        splines = [
+            torch.from_numpy(cubic_through(channel, ~there))
+            for channel, there in zip(audio.double().cpu().numpy(), cut.cpu().numpy(), strict=True)
+        ]
+        guess = torch.stack(splines).to(audio).clamp(-_HIGHEST_PEAK, _HIGHEST_PEAK)
+        return self.fit(guess, audio, audio, ignore)
+
+    def fit(self, clean: Tensor, audio: Tensor, plain: Tensor, shrink: Shrink) -> Tensor:
+        """Take the guess where samples were cut off, as far as it is beyond the level; the recording elsewhere."""
+        beyond = audio.sign() * torch.maximum(clean * audio.sign(), audio.abs())
+        return torch.where(self.cut(audio), beyond, audio)
+
+    def mel(self, blocks: Tensor, spectrogram: MelSpectrogram, typical: Typical) -> Tensor:
+        """Leave the mel of the splines as it is."""
+        return blocks
+
+
+@dataclass(frozen=True)
+class Noise:
+    """White noise was added.
+
+    Attributes:
+        snr_db: Mean power of the recording over that of the noise, in dB.
+    """
+
+    snr_db: float
+
+    def level(self, audio: Tensor) -> float:
+        """Return the standard deviation of the noise in noisy audio."""
+        return float((audio.square().mean() / (1 + 10 ** (self.snr_db / 10))).sqrt())
+
+    def touched(self, audio: Tensor) -> Tensor:
+        """Return that every sample is touched, `(time,)`."""
+        return torch.ones(audio.shape[-1], dtype=torch.bool, device=audio.device)
+
+    def damage(self, audio: Tensor, noise: Tensor) -> Tensor:
+        """Add noise of this signal-to-noise ratio."""
+        return audio + noise * audio.square().mean().sqrt() * 10 ** (-self.snr_db / 20)
+
+    def observe(self, audio: Tensor) -> Tensor:
+        """Leave the signal as it is."""
+        return audio
+
+    def plain(self, audio: Tensor) -> Tensor:
+        """Filter the noise out by its known spectrum."""
+        return wiener(audio, self.level(audio))
+
+    def fit(self, clean: Tensor, audio: Tensor, plain: Tensor, shrink: Shrink) -> Tensor:
+        """Go from the guess towards the recording as far as the guess is more uncertain than the recording is noisy."""
+        return clean + shrink(audio - clean, self.level(audio))
+
+    def mel(self, blocks: Tensor, spectrogram: MelSpectrogram, typical: Typical) -> Tensor:
+        """Leave the mel of the filtered recording as it is."""
+        return blocks
+
+
+@dataclass(frozen=True)
+class LowPass:
+    """Everything from a frequency on is missing.
+
+    Attributes:
+        cutoff: In Hz.
+        sample_rate: In Hz.
+    """
+
+    cutoff: float
+    sample_rate: int
+
+    def touched(self, audio: Tensor) -> Tensor:
+        """Return that every sample is touched, `(time,)`."""
+        return torch.ones(audio.shape[-1], dtype=torch.bool, device=audio.device)
+
+    def damage(self, audio: Tensor, noise: Tensor) -> Tensor:
+        """Take away what is above the cutoff."""
+        return self.observe(audio)
+
+    def observe(self, audio: Tensor) -> Tensor:
+        """Take away what is above the cutoff."""
+        return low_pass(audio, self.cutoff, self.sample_rate)
+
+    def plain(self, audio: Tensor) -> Tensor:
+        """Leave the recording as it is, which is what resampling does."""
+        return audio
+
+    def fit(self, clean: Tensor, audio: Tensor, plain: Tensor, shrink: Shrink) -> Tensor:
+        """Take the recording below the cutoff, the guess above."""
+        return clean + self.observe(audio - clean)
+
+    def mel(self, blocks: Tensor, spectrogram: MelSpectrogram, typical: Typical) -> Tensor:
+        """Go on above the cutoff as typical speech of the training data does.
+
+        A missing band lies as many standard deviations from its mean as the highest whole bands of its frame do.
+        """
+        bins = torch.arange(spectrogram.filterbank.shape[1], device=blocks.device)
+        hertz = bins * self.sample_rate / spectrogram.config.n_fft
+        whole = spectrogram.filterbank[:, hertz > self.cutoff].sum(1) == 0
+        n_whole = int(whole.sum())
+        if n_whole == len(whole):
+            return blocks
+        if n_whole < _EDGE_BANDS:
+            raise AudioError(
+                f"below {self.cutoff:.0f} Hz there are {n_whole} whole mel bands, at least {_EDGE_BANDS} are needed to "
+                "go on from. Give a higher frequency."
+            )
+        mean, deviation = (value.unsqueeze(1) for value in typical)
+        standing = ((blocks - mean) / deviation)[:, n_whole - _EDGE_BANDS : n_whole].mean(1, keepdim=True)
+        return torch.cat([blocks[:, :n_whole], (mean + standing * deviation)[:, n_whole:]], 1)

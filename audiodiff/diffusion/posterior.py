@@ -1,0 +1,122 @@
+"""Sampling from a posterior without retraining: a noise predictor that heeds what is known of the clean signal.
+
+Both wrappers take a predictor and return one, so that every sampler can use them. `consistent` puts what is known into
+the predicted clean signal (replacement, and the null-space form of Wang et al. 2023, "DDNM"); `steered` follows the
+gradient of a misfit through the network (Chung et al. 2023, "DPS"; weighted as Song et al. 2023, "Pseudoinverse-guided
+diffusion models"). `resampled` takes each step of a sampler several times (Lugmayr et al. 2022, "RePaint").
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from audiodiff.diffusion.process import alpha_sigma, clean_from_noise, forward_step
+from audiodiff.diffusion.reverse import split_answer
+from audiodiff.diffusion.samplers import Corrector, NoisePredictor, NoiseSource, Sampler
+
+_DRAWS_PER_WALK = 64
+"""Numbers of draws that each single step of `resampled` has to itself; the last is for the way back."""
+
+Consistency = Callable[[Tensor, float], Tensor]
+"""(predicted clean signal `(batch, channels, time)`, its standard deviation given x) -> one that fits what is known."""
+
+Residual = Callable[[Tensor], Tensor]
+"""Predicted clean signal -> what is known minus what the prediction says of it, of the same shape, differentiable."""
+
+
+def consistent(predict_noise: NoisePredictor, fit: Consistency) -> NoisePredictor:
+    """Make the clean signal that a predictor implies fit what is known.
+
+    Args:
+        predict_noise: The network with its conditions bound.
+        fit: Puts in what is known. The standard deviation it is given is that of a unit Gaussian prior, sigma.
+
+    Returns:
+        A predictor whose noise belongs to the fitted clean signal: (x - alpha fit) / sigma.
+    """
+
+    def predict(x: Tensor, log_snr: Tensor) -> Tensor:
+        alpha, sigma = (float(scale) for scale in alpha_sigma(log_snr[0].double()))
+        noise, share = split_answer(predict_noise(x, log_snr), x)
+        noise = (x - alpha * fit(clean_from_noise(noise, x, log_snr), sigma)) / sigma
+        return noise if share is None else torch.cat([noise, share], 1)
+
+    return predict
+
+
+def steered(predict_noise: NoisePredictor, residual: Residual, strength: float) -> NoisePredictor:
+    """Turn the score of a predictor into that of a posterior.
+
+    With a likelihood N(known; predicted, sigma^2) the score gains -grad(|residual|^2) / (2 sigma^2), and the noise,
+    which is -sigma times the score, grad(|residual|^2) / (2 sigma).
+
+    Args:
+        predict_noise: The network with its conditions bound; differentiable.
+        residual: What is known minus what a clean signal says of it.
+        strength: Factor of the gradient: 0 leaves the predictor alone, 1 is the formula above, as far as it changes the
+            noise by no more than `strength` standard deviations on average; networks have wilder gradients.
+
+    Returns:
+        A predictor of the noise in x given what is known.
+    """
+
+    def predict(x: Tensor, log_snr: Tensor) -> Tensor:
+        sigma = float(alpha_sigma(log_snr[0].double())[1])
+        with torch.enable_grad():
+            start = x.detach().requires_grad_()
+            noise, share = split_answer(predict_noise(start, log_snr), start)
+            misfit = residual(clean_from_noise(noise, start, log_snr)).square().sum() / 2
+            (gradient,) = torch.autograd.grad(misfit, start)
+        deviation = gradient.square().mean(dim=(1, 2), keepdim=True).sqrt()
+        noise = noise.detach() + strength * gradient / deviation.clamp_min(sigma)
+        return noise if share is None else torch.cat([noise, share.detach()], 1)
+
+    return predict
+
+
+def resampled(
+    sampler: Sampler,
+    predict_noise: NoisePredictor,
+    x: Tensor,
+    log_snr: Tensor,
+    noise: NoiseSource,
+    *,
+    rounds: int = 1,
+    corrector: Corrector | None = None,
+) -> Tensor:
+    """Walk a schedule and take every step several times, with fresh noise in between.
+
+    What is generated so comes to agree with what is known beside it, at so many times the cost.
+
+    Args:
+        sampler: How a step is taken; with more than one round every step is a walk of its own, so that a sampler of
+            several steps (dpmpp_2m) is one of single steps.
+        predict_noise: The predictor.
+        x: The signal at the first noise level `(batch, channels, time)`.
+        log_snr: A schedule `(n_steps + 1,)`, rising.
+        noise: Where fresh noise comes from.
+        rounds: How often each step is taken; 1 is the sampler as it is.
+        corrector: What is done before every step; see `audiodiff.diffusion.correctors`.
+
+    Returns:
+        The signal at the last level, of the shape of x.
+    """
+    if rounds == 1:
+        return sampler(predict_noise, x, log_snr, noise, corrector=corrector)
+    taken = 0
+    for level, following in pairwise(log_snr):
+        for left in reversed(range(rounds)):
+            draw = _shifted(noise, taken * _DRAWS_PER_WALK)
+            taken += 1
+            x = sampler(predict_noise, x, torch.stack([level, following]), draw, corrector=corrector)
+            if left:
+                x = forward_step(x, draw(_DRAWS_PER_WALK - 1), following.expand(len(x)), level.expand(len(x)))
+    return x
+
+
+def _shifted(noise: NoiseSource, by: int) -> NoiseSource:
+    return lambda step: noise(step + by)

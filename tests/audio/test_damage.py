@@ -1,0 +1,151 @@
+"""Damage does what it says, leaves known what it says, and its plain repair is right where theory says so."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from audiodiff.audio.damage import Clipping, Gaps, LowPass, Noise, Typical, ignore
+from audiodiff.audio.mel import MelSpectrogram
+from audiodiff.audio.restoration import cubic_through, fill_gap, low_pass, wiener
+from audiodiff.config import MEL_CONVENTIONS
+from audiodiff.errors import AudioError
+
+RATE = 8000
+KINDS = (
+    Gaps(((0.3, 0.304), (0.6, 0.603)), RATE),
+    Clipping(0.2),
+    Noise(10.0),
+    LowPass(1500.0, RATE),
+)
+
+
+@pytest.fixture(scope="module")
+def speech(voice):
+    return torch.from_numpy(np.stack([voice(1.0, RATE, seed) for seed in (1, 2)]))
+
+
+@pytest.fixture(scope="module")
+def noise():
+    return torch.randn(2, RATE, generator=torch.Generator().manual_seed(0))
+
+
+def ids(kind):
+    return type(kind).__name__
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=ids)
+def test_the_plain_repair_is_nearer_to_the_recording_than_the_damage(kind, speech, noise):
+    damaged = kind.damage(speech, noise)
+    error, plain_error = ((version - speech).square().mean() for version in (damaged, kind.plain(damaged)))
+    assert error > 0
+    assert plain_error < error or isinstance(kind, LowPass)  # which leaves it as it is
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=ids)
+def test_the_truth_fits_and_what_fits_is_observed(kind, speech, noise):
+    damaged = kind.damage(speech, noise)
+    if isinstance(kind, Noise):
+        return
+    if isinstance(kind, Gaps):
+        kind = Gaps(((0.3, 0.36),), RATE)
+        middle = slice(round(0.304 * RATE), round(0.356 * RATE))
+        fitted = kind.fit(speech, kind.observe(speech), kind.plain(damaged), ignore)
+        assert torch.equal(fitted[:, middle], speech[:, middle])
+        return
+    assert torch.allclose(kind.fit(speech, damaged, kind.plain(damaged), ignore), speech, atol=1e-5)
+    fitted = kind.fit(torch.zeros_like(speech), damaged, damaged, ignore)
+    assert torch.allclose(kind.observe(fitted), damaged, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=ids)
+def test_what_is_touched_is_all_that_differs(kind, speech, noise):
+    damaged = kind.damage(speech, noise)
+    touched = kind.touched(damaged)
+    assert torch.equal(damaged[:, ~touched], speech[:, ~touched])
+    assert bool(touched.any())
+
+
+def test_noise_is_as_loud_as_it_says_and_known_from_the_noisy_recording(speech, noise):
+    noisy = Noise(6.0).damage(speech, noise)
+    ratio = 10 * torch.log10(speech.square().mean() / (noisy - speech).square().mean())
+    assert float(ratio) == pytest.approx(6.0, abs=0.1)
+    assert Noise(6.0).level(noisy) == pytest.approx(float((noisy - speech).std()), rel=0.02)
+    half = Noise(6.0).fit(torch.zeros_like(noisy), noisy, noisy, lambda difference, level: difference / 2)
+    assert torch.allclose(half, noisy / 2)
+
+
+def test_linear_prediction_continues_tones_exactly():
+    time = np.arange(4000) / RATE
+    samples = np.sin(2 * np.pi * 440 * time) + 0.5 * np.sin(2 * np.pi * 1030 * time + 1)
+    errors = [np.abs(fill_gap(samples, 1900, 2100, order) - samples[1900:2100]).max() for order in (2, 4, 96)]
+    assert errors[0] > errors[1] > errors[2]  # two tones are beyond an order of 2
+    assert errors[2] < 0.05
+    for start, stop in ((0, 100), (3900, 4000)):  # at the ends there is one side to go by
+        assert np.abs(fill_gap(samples, start, stop)).max() < 2
+    assert not fill_gap(np.zeros(4000), 1900, 2100).any()
+
+
+def test_a_spline_goes_through_what_is_known_and_is_exact_for_cubics():
+    x = np.linspace(-1, 1, 50)
+    known = np.ones(50, bool)
+    known[20:25] = False
+    assert np.allclose(cubic_through(x**3 - x, known), x**3 - x)
+
+
+def test_splines_keep_beyond_the_level(speech):
+    clipped = Clipping(0.2).observe(speech)
+    repaired = Clipping(0.2).plain(clipped)
+    cut = Clipping(0.2).cut(clipped)
+    assert bool((repaired.abs()[cut] >= clipped.abs()[cut]).all())
+    assert torch.equal(repaired[~cut], clipped[~cut])
+    assert bool((repaired[cut].sign() == clipped[cut].sign()).all())
+
+
+def test_wiener_leaves_a_recording_without_noise_alone(speech):
+    assert torch.allclose(wiener(speech, 0.0), speech, atol=1e-4)
+    assert float(wiener(0.1 * torch.randn(1, RATE), 0.1).std()) < 0.03
+
+
+def test_low_pass_is_an_orthogonal_projection(speech, noise):
+    once = low_pass(speech, 1500, RATE)
+    assert torch.allclose(low_pass(once, 1500, RATE), once, atol=1e-6)
+    assert float((once * (noise - low_pass(noise, 1500, RATE))).sum()) == pytest.approx(0, abs=1e-3)
+
+
+@pytest.fixture(scope="module")
+def spectrogram():
+    return MelSpectrogram(MEL_CONVENTIONS["hifigan-22k"])
+
+
+def test_a_mel_is_interpolated_over_the_blocks_that_are_missing(spectrogram):
+    blocks = torch.arange(40.0).expand(1, 80, 40).clone()
+    blocks[..., 10:16] = -99
+    gap = Gaps(((10 * 256 / 22050, 16 * 256 / 22050),), 22050)
+    typical = Typical(torch.zeros(80), torch.ones(80))
+    assert torch.allclose(gap.mel(blocks, spectrogram, typical), torch.arange(40.0).expand(1, 80, 40), atol=1e-4)
+    at_start = Gaps(((0.0, 3 * 256 / 22050),), 22050)
+    assert torch.allclose(at_start.mel(blocks, spectrogram, typical)[..., :3], torch.tensor(3.0))
+    at_end = Gaps(((37 * 256 / 22050, 40 * 256 / 22050),), 22050)
+    assert torch.allclose(at_end.mel(blocks, spectrogram, typical)[..., 37:], torch.tensor(36.0))
+    short = Gaps(((0.1, 0.102),), 22050)
+    assert torch.equal(short.mel(blocks, spectrogram, typical), blocks)
+
+
+def test_a_mel_goes_on_above_the_cutoff_as_typical_ones_do(spectrogram):
+    mean, deviation = torch.linspace(0, -4, 80), torch.linspace(1, 2, 80)
+    loud = (mean + 1.5 * deviation).view(1, 80, 1).expand(1, 80, 5)
+    cut = loud.clone()
+    cut[:, 64:] = -11
+    completed = LowPass(4000.0, 22050).mel(cut, spectrogram, Typical(mean, deviation))
+    assert torch.allclose(completed, loud, atol=1e-4)
+    assert torch.equal(LowPass(9000.0, 22050).mel(cut, spectrogram, Typical(mean, deviation)), cut)
+    with pytest.raises(AudioError, match="there are . whole mel bands"):
+        LowPass(100.0, 22050).mel(cut, spectrogram, Typical(mean, deviation))
+
+
+def test_a_gap_outside_is_refused(speech):
+    for span in ((0.5, 1.2), (0.4, 0.4), (-0.1, 0.2), (0.0, 1.0)):
+        with pytest.raises(AudioError, match="is not within 1.000 s"):
+            Gaps((span,), RATE).observe(speech)
