@@ -61,7 +61,7 @@ def read_clips(
             raise AudioError(
                 f"{recording.audio} is {recording.sample_rate} Hz; this model needs {sample_rate} Hz. Use --resample."
             )
-        n_samples = None if seconds is None else int(min(seconds, recording.seconds) * recording.sample_rate)
+        n_samples = None if seconds is None else round(min(seconds, recording.seconds) * recording.sample_rate)
         clips.append(Clip(recording.audio.name, load_audio(recording.audio, sample_rate, n_samples=n_samples)))
     return clips
 
@@ -117,7 +117,7 @@ class Judge:
 
     def subject(self, folder: Path) -> dict[str, Any]:
         """Return what scores depend on: the model in a folder, the recordings, and how they are made and scored."""
-        config = load_config(folder).model_dump(mode="json", exclude={"synthesis", "provenance"})
+        config = load_config(folder).model_dump(mode="json", exclude={"synthesis", "provenance"}, exclude_defaults=True)
         settings = self.settings(1)
         sound = [_checksum(clip.audio.numpy().tobytes()) for clip in self.clips]
         return {
