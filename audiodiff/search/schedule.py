@@ -24,7 +24,7 @@ class Wanted:
     Attributes:
         steps: Number of levels.
         method: How.
-        trials: How many levels are scored at most, those that a study holds already included.
+        trials: How many levels the method may ask for; those that a study holds already are not scored again.
         seed: Of what the method draws.
     """
 
@@ -49,7 +49,7 @@ class Found:
         best: The best levels.
         uniform: Evenly spaced between the ends that the model states.
         trained: Evenly spaced over the levels that the model was trained on.
-        n_trials: How many were scored.
+        n_trials: How many of as many steps are in the study.
     """
 
     best: Trial
@@ -75,7 +75,7 @@ def search_levels(
         on_trial: Called after every trial.
 
     Returns:
-        The best levels, and the evenly spaced ones that the search began with.
+        The best levels of all that the study holds, and the evenly spaced ones that the search began with.
 
     Raises:
         DataError: If evenly spaced levels have no score.
@@ -97,9 +97,10 @@ def search_levels(
             levels = proposals.send(_rank(judge, scores[levels]))
         except StopIteration:
             break
-    winner = min(scores, key=lambda levels: _rank(judge, scores[levels]))
-    best, uniform, trained = (Trial(each, scores.get(each)) for each in (winner, uniform_levels, trained_levels))
-    return Found(best, uniform, trained, len(scores))
+    every = {levels: score for levels, score in known.items() if len(levels) == wanted.steps} | scores
+    winner = min(every, key=lambda levels: _rank(judge, every[levels]))
+    best, uniform, trained = (Trial(each, every.get(each)) for each in (winner, uniform_levels, trained_levels))
+    return Found(best, uniform, trained, len(every))
 
 
 def _rank(judge: Judge, score: float | None) -> float:

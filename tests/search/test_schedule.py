@@ -86,6 +86,12 @@ def _stop_after(judge, n):
         raise KeyboardInterrupt
 
 
+def test_a_shorter_search_does_not_forget_what_a_longer_one_found(vocoder, clips, tmp_path):
+    judge = Bowl(vocoder, clips, "m_stft")
+    long = search_levels(judge, Wanted(2, "coordinate", 60), Study(tmp_path / "s.jsonl", {}))
+    assert search_levels(judge, Wanted(2, "grid", 5), Study(tmp_path / "s.jsonl", {})).best == long.best
+
+
 def test_a_score_that_is_better_the_higher_is_maximised(vocoder, clips, tmp_path):
     class Hill(Bowl):
         def __call__(self, levels):
