@@ -52,6 +52,29 @@ def parse_levels(_context: click.Context, _parameter: click.Parameter, value: st
         raise click.BadParameter(f"{value!r} is no list of log-SNRs such as -2,1,4,8") from error
 
 
+def _level_options(default: str) -> tuple[Callable[[_Function], _Function], ...]:
+    """Return the options that say where the steps lie."""
+    return (
+        click.option(
+            "--schedule",
+            type=click.Choice(SCHEDULES_OF_MODELS),
+            help=f"Where the steps lie; searched takes what `audiodiff search schedule` found; {default}.",
+        ),
+        click.option(
+            "--levels",
+            callback=parse_levels,
+            metavar="X,X,...",
+            help="Log-SNR of each step, noisiest first, in place of --steps and --schedule.",
+        ),
+        click.option(
+            "--zero-terminal/--no-zero-terminal",
+            default=None,
+            help="Whether the schedule is stretched down to the lowest trained level, for a start from noise with one "
+            f"that begins higher; {default}.",
+        ),
+    )
+
+
 def synthesis_options(function: _Function) -> _Function:
     """Add the options of the reverse process; `changes` picks those that were given out of the arguments."""
     default = "the model's own by default"
@@ -75,23 +98,7 @@ def synthesis_options(function: _Function) -> _Function:
             metavar="RATIO",
             help=f"Size of a Langevin step, drift over noise; {default}.",
         ),
-        click.option(
-            "--schedule",
-            type=click.Choice(SCHEDULES_OF_MODELS),
-            help=f"Where the steps lie; searched takes what `audiodiff search schedule` found; {default}.",
-        ),
-        click.option(
-            "--levels",
-            callback=parse_levels,
-            metavar="X,X,...",
-            help="Log-SNR of each step, noisiest first, in place of --steps and --schedule.",
-        ),
-        click.option(
-            "--zero-terminal/--no-zero-terminal",
-            default=None,
-            help="Whether the schedule is stretched down to the lowest trained level, for a start from noise with one "
-            f"that begins higher; {default}.",
-        ),
+        *_level_options(default),
         click.option(
             "--seed",
             type=click.IntRange(min=0),

@@ -17,8 +17,8 @@ Levels = tuple[float, ...]
 Proposals = Generator[Levels, float, None]
 Method = Literal["grid", "random", "coordinate"]
 
-CLOSEST = 0.05
-"""Smallest distance between neighbouring levels, in log-SNR; a step shorter than this is none."""
+SHORTEST = 0.05
+"""Shortest step by which a level is moved, in log-SNR."""
 _DECIMALS = 3
 _BENDS = (0.0, -1.0, 1.0)
 """Of the schedules of a grid: position n of N is (n / N) to the power 2 ** bend."""
@@ -52,9 +52,9 @@ def rounded(levels: Iterable[float]) -> Levels:
 
 
 def fits(levels: Levels, space: Space) -> bool:
-    """Tell whether levels rise, keep their distance and stay within the space."""
+    """Tell whether levels rise and stay within the space."""
     inside = space.low <= levels[0] and levels[-1] <= space.high
-    return inside and all(b - a >= CLOSEST for a, b in pairwise(levels))
+    return inside and all(low < high for low, high in pairwise(levels))
 
 
 def grid_search(space: Space, trials: int, source: Random) -> Proposals:
@@ -77,7 +77,7 @@ def coordinate_search(space: Space, trials: int, source: Random) -> Proposals:
     """Search the ends on a coarse grid, then move one level at a time while that helps, by ever smaller steps.
 
     The levels take turns in a random order. When none can be moved for the better, the step is halved; the search ends
-    where it is shorter than `CLOSEST`.
+    where it is shorter than `SHORTEST`.
     """
     best, best_score = space.first[0], float("inf")
     for levels in (*space.first, *_grid(space, trials // 3 - len(space.first))):
@@ -85,7 +85,7 @@ def coordinate_search(space: Space, trials: int, source: Random) -> Proposals:
         if score < best_score:
             best, best_score = levels, score
     step = (space.high - space.low) / 8
-    while step >= CLOSEST:
+    while step >= SHORTEST:
         moved = False
         for place, sign in source.sample(list(product(range(space.steps), (-1, 1))), 2 * space.steps):
             levels = rounded(level + sign * step * (n == place) for n, level in enumerate(best))

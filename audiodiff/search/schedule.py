@@ -13,7 +13,7 @@ from audiodiff.checkpoint import WEIGHTS, copy_model, load_config
 from audiodiff.config import SearchedLevels
 from audiodiff.errors import DataError, ModelError
 from audiodiff.search.judge import Judge
-from audiodiff.search.proposals import METHODS, Levels, Method, Space, spaced
+from audiodiff.search.proposals import METHODS, Levels, Method, Space, fits, spaced
 from audiodiff.search.study import Study
 
 
@@ -83,8 +83,9 @@ def search_levels(
     settings, diffusion = judge.settings(wanted.steps), judge.vocoder.config.diffusion
     uniform_levels = spaced(wanted.steps, settings.start_log_snr, settings.end_log_snr)
     trained_levels = spaced(wanted.steps, diffusion.log_snr_min, diffusion.log_snr_max)
-    first = tuple(dict.fromkeys((uniform_levels, trained_levels, *more)))
+    first = tuple(dict.fromkeys((uniform_levels, trained_levels)))
     space = Space(wanted.steps, diffusion.log_snr_min, diffusion.log_snr_max, first)
+    space = space._replace(first=(*first, *(levels for levels in more if levels not in first and fits(levels, space))))
     known = {tuple(trial["levels"]): trial["score"] for trial in study}
     scores: dict[Levels, float | None] = {}
     proposals = METHODS[wanted.method](space, wanted.trials, Random(wanted.seed))

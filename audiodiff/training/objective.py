@@ -15,8 +15,8 @@ from audiodiff.audio.whitening import Whitening
 from audiodiff.config import DiffusionConfig, MelConfig, ModelConfig
 from audiodiff.data.crops import Example, context_blocks
 from audiodiff.data.dataset import ALONE, Share
-from audiodiff.diffusion.likelihood import noise_error, variance_loss
 from audiodiff.diffusion.learned import LearnedLevels
+from audiodiff.diffusion.likelihood import noise_error, variance_loss
 from audiodiff.diffusion.process import diffuse, sample_log_snr, stratified_shares, training_target, weighted_mse
 from audiodiff.diffusion.reverse import split_answer
 from audiodiff.networks.build import Network
