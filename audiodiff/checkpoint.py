@@ -82,6 +82,30 @@ def save_model(folder: str | Path, weights: dict[str, Tensor], config: ModelConf
             os.rename(path, folder / path.name)
 
 
+def copy_model(folder: str | Path, target: str | Path, config: ModelConfig) -> None:
+    """Write a model folder with the weights of another, bit by bit, and a changed configuration.
+
+    Args:
+        folder: Where the weights are.
+        target: Where to write; the same folder to change its configuration.
+        config: The new configuration.
+
+    Raises:
+        ModelError: If the weights cannot be read, or there is a file of that name.
+    """
+    save_model(target, _load_weights(Path(folder)), config)
+
+
+def _load_weights(folder: Path) -> dict[str, Tensor]:
+    path = folder / WEIGHTS
+    if not path.is_file():
+        raise ModelError(f"{folder} has no {WEIGHTS}. Copy the whole model folder.")
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise ModelError(f"{path} is damaged or no safetensors file: {error}. Copy the model folder again.") from error
+
+
 def _stored(value: Tensor, *, half: bool) -> Tensor:
     value = value.detach().cpu().contiguous()
     return value.half() if half and value.is_floating_point() and value.dim() > 1 else value.clone()
@@ -137,15 +161,9 @@ def load_model(folder: str | Path, device: torch.device | str = "cpu") -> tuple[
         ConfigError: If the configuration does not validate.
     """
     config = load_config(folder)
-    path = Path(folder) / WEIGHTS
-    if not path.is_file():
-        raise ModelError(f"{folder} has no {WEIGHTS}. Copy the whole model folder.")
-    try:
-        weights = load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise ModelError(f"{path} is damaged or no safetensors file: {error}. Copy the model folder again.") from error
+    weights = _load_weights(Path(folder))
     network = build_network(config)
-    _check_weights(weights, network.state_dict(), path)
+    _check_weights(weights, network.state_dict(), Path(folder) / WEIGHTS)
     network.load_state_dict(weights)
     return network.to(device).eval(), config
 

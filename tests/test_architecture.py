@@ -23,13 +23,14 @@ LAYERS = (
     {"audio"},
     {"diffusion", "networks"},
     {"engine", "data", "checkpoint"},
-    {"pipelines", "training", "evaluation", "interop", "benchmark"},
+    {"pipelines", "training", "evaluation", "interop", "benchmark", "search"},
     {"cli"},
     {"__init__", "__main__"},
 )
 SIDEWAYS = {
     "training": {"pipelines", "evaluation"},  # validation makes audio the way users do, and scores it
     "benchmark": {"pipelines", "training", "interop"},  # it times what users run
+    "search": {"pipelines", "training", "evaluation"},  # it scores what users run, and trains for a short while
     "__main__": {"__init__"},
 }
 # Parts that may use less than their layer allows.

@@ -43,3 +43,11 @@ def test_the_network_improves_on_its_starting_estimate(vocoder, audio):
 
 def test_silence_stays_silent(vocoder):
     assert vocoder(vocoder.mel(torch.zeros(1, 22050))).abs().max() < 1e-3
+
+
+def test_its_searched_levels_beat_evenly_spaced_ones_on_a_recording_they_were_not_searched_on(vocoder, audio):
+    pytest.importorskip("pesq")
+    mel = vocoder.mel(audio)
+    made = (vocoder(mel, steps=4, schedule=schedule)[:, : audio.shape[1]] for schedule in ("searched", "uniform"))
+    searched, even = (score(sound, audio, vocoder.sample_rate, ["pesq_wb"])["pesq_wb"] for sound in made)
+    assert searched > even + 0.02

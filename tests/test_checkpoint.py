@@ -10,7 +10,16 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from audiodiff.checkpoint import CONFIG, WEIGHTS, bundled_models, find_model, load_config, load_model, save_model
+from audiodiff.checkpoint import (
+    CONFIG,
+    WEIGHTS,
+    bundled_models,
+    copy_model,
+    find_model,
+    load_config,
+    load_model,
+    save_model,
+)
 from audiodiff.errors import ConfigError, ModelError
 
 
@@ -61,6 +70,17 @@ def test_half_precision_halves_the_file_and_hardly_changes_the_weights(folder, t
             assert torch.equal(loaded, tensor)
     sizes = [(path / WEIGHTS).stat().st_size for path in (folder, tmp_path / "half")]
     assert sizes[1] < 0.6 * sizes[0]
+
+
+def test_a_copy_has_the_same_bits_and_another_configuration(folder, tmp_path):
+    network, config = load_model(folder)
+    save_model(tmp_path / "half", network.state_dict(), config, half=True)
+    changed = config.model_copy(update={"clip_seconds": 3.0})
+    for target in (tmp_path / "copy", tmp_path / "half"):
+        copy_model(tmp_path / "half", target, changed)
+        assert load_config(target) == changed
+    assert (tmp_path / "copy" / WEIGHTS).read_bytes() == (tmp_path / "half" / WEIGHTS).read_bytes()
+    assert load_file(tmp_path / "copy" / WEIGHTS)["output.weight"].dtype == torch.float16
 
 
 def test_saving_again_replaces_the_model_and_spares_what_lies_beside(folder):

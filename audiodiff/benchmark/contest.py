@@ -28,7 +28,6 @@ from audiodiff.benchmark.subjects import noise_mel, whole_blocks
 from audiodiff.benchmark.timing import advantage, take_turns, waiting_for
 from audiodiff.engine.choose import Dtype
 from audiodiff.pipelines import Vocoder
-from audiodiff.pipelines.base import noise_levels
 
 OURS = "audiodiff"
 
@@ -138,7 +137,7 @@ class SynthesisContest:
         if key != THEIRS:
             return lambda steps: vocoder(mel, steps=steps) if steps else warm_up(vocoder, mel, settings.steps)
         shape = (self.batch, 1, mel.shape[-1] * pair.config.block_length)
-        levels = noise_levels(settings)
+        levels = vocoder.noise_levels(settings)
 
         def loop(steps: int) -> Tensor:
             return peer_synthesis(pair, mel, levels, lambda _number: torch.randn(shape, device=mel.device), steps)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from audiodiff.cli.options import changes, progress_bar, synthesis_options, warnings_logged
+from audiodiff.cli.options import changes, progress_bar, steps_of, synthesis_options, warnings_logged
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -177,7 +177,7 @@ def _generate(
     generator = Generator.from_pretrained(model, device, dtype)
     settings = changes(**options)
     followed = load_vector(vector, generator.config.vector_width) if vector else None
-    steps, n_samples = settings.get("steps", generator.config.synthesis.steps), generator.n_samples(seconds)
+    steps, n_samples = steps_of(settings, generator.config.synthesis.steps), generator.n_samples(seconds)
     with progress_bar(len(targets)) as bar:
 
         def on_step(_step: int, x: Tensor) -> None:

@@ -20,6 +20,7 @@ VERBS = {
     "repair": ("audiodiff.cli.repair:command", "Mend recordings with a model that was not trained to."),
     "generate": ("audiodiff.cli.generate:command", "Make new audio, of a label where the model has labels."),
     "train": ("audiodiff.cli.train:command", "Train a model as a YAML file describes it."),
+    "search": ("audiodiff.cli.search:command", "Search noise levels, or the noise-level embedding."),
     "prepare": ("audiodiff.cli.prepare:command", "List a folder of recordings in train, valid and test manifests."),
     "convert": ("audiodiff.cli.convert:command", "Turn a checkpoint of another project into a model folder."),
     "evaluate": ("audiodiff.cli.evaluate:command", "Score recordings against their originals; pages to listen."),

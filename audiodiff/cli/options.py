@@ -7,6 +7,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -29,12 +30,49 @@ SCHEDULES = (
     "diffwave_50",
     "diffwave_200",
 )
+SCHEDULES_OF_MODELS = (*SCHEDULES, "searched", "learned")
+"""Those, and what only a model's own folder knows."""
 
-REVERSE = ("steps", "sampler", "corrector_steps", "corrector_snr", "schedule")
+REVERSE = ("steps", "sampler", "corrector_steps", "corrector_snr", "schedule", "levels", "zero_terminal")
 """Names of the options of `synthesis_options` that are fields of `audiodiff.config.SynthesisConfig`."""
 
 _LOG = logging.getLogger(__name__)
 _Function = TypeVar("_Function", bound=Callable[..., Any])
+
+
+def parse_levels(_context: click.Context, _parameter: click.Parameter, value: str | None) -> tuple[float, ...] | None:
+    """Turn log-SNRs with commas between into numbers; whether they rise is for the configuration to say.
+
+    Raises:
+        click.BadParameter: If they are no numbers.
+    """
+    try:
+        return None if value is None else tuple(float(word) for word in value.split(","))
+    except ValueError as error:
+        raise click.BadParameter(f"{value!r} is no list of log-SNRs such as -2,1,4,8") from error
+
+
+def _level_options(default: str) -> tuple[Callable[[_Function], _Function], ...]:
+    """Return the options that say where the steps lie."""
+    return (
+        click.option(
+            "--schedule",
+            type=click.Choice(SCHEDULES_OF_MODELS),
+            help=f"Where the steps lie; searched takes what `audiodiff search schedule` found; {default}.",
+        ),
+        click.option(
+            "--levels",
+            callback=parse_levels,
+            metavar="X,X,...",
+            help="Log-SNR of each step, noisiest first, in place of --steps and --schedule.",
+        ),
+        click.option(
+            "--zero-terminal/--no-zero-terminal",
+            default=None,
+            help="Whether the schedule is stretched down to the lowest trained level, for a start from noise with one "
+            f"that begins higher; {default}.",
+        ),
+    )
 
 
 def synthesis_options(function: _Function) -> _Function:
@@ -60,7 +98,7 @@ def synthesis_options(function: _Function) -> _Function:
             metavar="RATIO",
             help=f"Size of a Langevin step, drift over noise; {default}.",
         ),
-        click.option("--schedule", type=click.Choice(SCHEDULES), help=f"Where the steps lie; {default}."),
+        *_level_options(default),
         click.option(
             "--seed",
             type=click.IntRange(min=0),
@@ -89,6 +127,26 @@ def synthesis_options(function: _Function) -> _Function:
 def changes(**given: Any) -> Any:
     """Return the options that were given, as `audiodiff.pipelines.SynthesisChanges`."""
     return {name: value for name, value in given.items() if value is not None}
+
+
+def study_options(function: _Function) -> _Function:
+    """Add what all searches have."""
+    seed = click.option(
+        "--seed", type=click.IntRange(min=0), default=0, show_default=True, metavar="N", help="Of all draws."
+    )
+    study = click.option(
+        "--study",
+        required=True,
+        type=click.Path(dir_okay=False, path_type=Path),
+        metavar="FILE",
+        help="Where trials are kept; a killed search goes on from it with the same command.",
+    )
+    return seed(study(function))
+
+
+def steps_of(wanted: Any, own: int) -> int:
+    """Return the steps of a reverse process: as many as levels are given, as asked for, or the model's own."""
+    return len(wanted["levels"]) if wanted.get("levels") else int(wanted.get("steps", own))
 
 
 def progress_bar(total: int) -> tqdm[Any]:

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from audiodiff.cli.options import SAMPLERS, SCHEDULES, changes, warnings_logged
+from audiodiff.cli.options import SAMPLERS, SCHEDULES, SCHEDULES_OF_MODELS, changes, warnings_logged
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from torch import Tensor
 
-    from audiodiff.pipelines import Vocoder
+    from audiodiff.pipelines import SynthesisChanges, Vocoder
 
 EXISTING = click.Path(exists=True, path_type=Path)
 _Function = TypeVar("_Function", bound=Callable[..., Any])
@@ -89,7 +89,9 @@ def mel(*, recording: Path, convention: str | None, output: Path) -> None:
 @click.option("--model", metavar="NAME|FOLDER", help="A vocoder; the bundled one by default.")
 @click.option("--steps", type=click.IntRange(min=1), metavar="N", help="Denoising steps; the model's own by default.")
 @click.option("--sampler", type=click.Choice(SAMPLERS), help="How a step is taken; the model's own by default.")
-@click.option("--schedule", type=click.Choice(SCHEDULES), help="Where the steps lie; the model's own by default.")
+@click.option(
+    "--schedule", type=click.Choice(SCHEDULES_OF_MODELS), help="Where the steps lie; the model's own by default."
+)
 @click.option(
     "--start", type=click.Choice(["noise", "griffin-lim"]), help="What is denoised; the model's own by default."
 )
@@ -116,19 +118,15 @@ def steps(*, recording: Path, model: str | None, seed: int, seconds: float, outp
     _save(figure, output)
 
 
-def _reverse_states(vocoder: Vocoder, audio: Tensor, seed: int, wanted: dict[str, Any]) -> list[tuple[float, Tensor]]:
+def _reverse_states(vocoder: Vocoder, audio: Tensor, seed: int, wanted: SynthesisChanges) -> list[tuple[float, Tensor]]:
     """Return log-SNR and audio `(time,)` before every step, and the clean end."""
     import torch
 
     from audiodiff.audio.mel import align_to_blocks
-    from audiodiff.config import SynthesisConfig, parse_config
     from audiodiff.diffusion.process import noise_from
 
     config = vocoder.config
-    own = config.synthesis.model_dump()
-    if wanted.get("start", own["start"]) != own["start"]:  # the model's own first level is for its own start
-        own["start_log_snr"] = config.diffusion.log_snr_min
-    settings = parse_config(SynthesisConfig, own | wanted, "the synthesis settings")
+    settings = vocoder.settings(wanted)
     blocks = align_to_blocks(vocoder.mel(audio), vocoder.mel_config)
     states: list[tuple[float, Tensor]] = []
     with torch.inference_mode():

@@ -15,6 +15,7 @@ from torch import Tensor
 from audiodiff.audio.io import save_audio
 from audiodiff.cli.clips import Clip, read_clip
 from audiodiff.cli.jobs import Job
+from audiodiff.cli.options import steps_of
 from audiodiff.errors import AudiodiffError, ConfigError
 from audiodiff.evaluation.catalogue import TITLES
 from audiodiff.evaluation.metrics import score
@@ -121,7 +122,7 @@ def _synthesise(
 ) -> tuple[list[Tensor], float]:
     """Return the audio of each clip `(channels, time)`, as long as its recording, and the seconds that took in all."""
     batches = torch.cat([clip.mel.to(vocoder.device, torch.float32) for clip in clips]).split(wishes.batch_size)
-    steps = wishes.changes.get("steps", vocoder.config.synthesis.steps)
+    steps = steps_of(wishes.changes, vocoder.config.synthesis.steps)
     n_samples = sum(len(mels) for mels in batches) * clips[0].n_frames * vocoder.mel_config.hop_length
 
     def on_step(_step: int, x: Tensor) -> None:

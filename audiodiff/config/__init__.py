@@ -17,6 +17,7 @@ from audiodiff.config.run import (
     TransformConfig,
     load_run_config,
 )
+from audiodiff.config.searched import SearchedLevels, searched_levels
 
 __all__ = [
     "HEAD_WIDTH",
@@ -30,6 +31,7 @@ __all__ = [
     "ModelConfig",
     "NetworkConfig",
     "RunConfig",
+    "SearchedLevels",
     "SynthesisConfig",
     "TrainingConfig",
     "TransformConfig",
@@ -39,4 +41,5 @@ __all__ = [
     "load_run_config",
     "mel_convention",
     "parse_config",
+    "searched_levels",
 ]

@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 from audiodiff.config.base import Config
 from audiodiff.config.mel import MelField
 from audiodiff.config.network import NetworkConfig
+from audiodiff.config.searched import SearchedLevels, check_levels
 
 
 class WhiteningConfig(Config):
@@ -32,7 +33,15 @@ class DiffusionConfig(Config):
     target: Literal["epsilon", "v", "x0"] = Field("epsilon", description="what the network predicts and the MSE is of")
     log_snr_min: float = -8.0
     log_snr_max: float = 10.0
-    distribution: Literal["uniform", "logistic"] = Field("uniform", description="of log-SNR in training")
+    distribution: Literal["uniform", "logistic", "learned"] = Field(
+        "uniform",
+        description="of log-SNR in training. 'learned' has the loss of 'uniform', drawn through a monotone map that "
+        "learns to make its variance small (Kingma et al. 2021): for long runs whose loss is noisy, or where nobody "
+        "knows which levels matter",
+    )
+    learned: tuple[float, ...] = Field(
+        (), description="what 'learned' has learned: log-SNR at evenly spaced shares of the levels; written by training"
+    )
     levels: int = Field(
         0,
         ge=0,
@@ -63,6 +72,11 @@ class DiffusionConfig(Config):
             raise ValueError(f"log_snr_min {self.log_snr_min} must be below log_snr_max {self.log_snr_max}")
         if self.levels == 1:
             raise ValueError("levels 1 is no range; use 0 for a continuous one, or at least 2")
+        if self.levels and self.distribution == "learned":
+            raise ValueError("levels are a fixed grid, and distribution 'learned' moves; use one of them")
+        if self.learned and (self.distribution != "learned" or len(self.learned) < 2):
+            raise ValueError(f"learned is for distribution 'learned', at least 2 levels; got {self.distribution!r}")
+        check_levels(self.learned)
         return self
 
     def log_snr_at(self, share: float) -> float:
@@ -71,6 +85,10 @@ class DiffusionConfig(Config):
             edge = 1 / (1 + math.exp(0.5 / LOGISTIC_SPREAD))
             p = edge + share * (1 - 2 * edge)
             share = 0.5 + LOGISTIC_SPREAD * math.log(p / (1 - p))
+        if self.learned:
+            place = share * (len(self.learned) - 1)
+            left = min(int(place), len(self.learned) - 2)
+            return self.learned[left] + (self.learned[left + 1] - self.learned[left]) * (place - left)
         return self.log_snr_min + (self.log_snr_max - self.log_snr_min) * share
 
 
@@ -85,7 +103,22 @@ class SynthesisConfig(Config):
     corrector_snr: float = Field(
         0.16, gt=0, lt=1, description="size of a Langevin step, drift over noise; larger ones correct more, with a bias"
     )
-    schedule: str = Field("uniform", description="a name of audiodiff.diffusion.schedules")
+    schedule: str = Field(
+        "uniform",
+        description="a name of audiodiff.diffusion.schedules; or 'searched', the levels in `searched` of as many "
+        "steps; or 'learned', evenly spaced in the time that diffusion.distribution 'learned' has learned",
+    )
+    zero_terminal: bool = Field(
+        False,
+        description="stretch the schedule down to the lowest trained level (Lin et al. 2024): for a start from noise "
+        "with a schedule that begins higher, such as wavegrad, where pure noise would be taken for faint signal",
+    )
+    levels: tuple[float, ...] = Field(
+        (), description="log-SNR of each step, noisiest first, in place of a schedule and its ends; they decide `steps`"
+    )
+    searched: tuple[SearchedLevels, ...] = Field(
+        (), description="what `audiodiff search schedule` found, one entry per number of steps, start and sampler"
+    )
     start: Literal["noise", "griffin-lim"] = Field(
         "noise",
         description="what is diffused to the first noise level: nothing, or a Griffin-Lim estimate from the mel",
@@ -113,12 +146,24 @@ class SynthesisConfig(Config):
         "clips vary more, left out at its clean end steps cost less",
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _count(cls, values: Any) -> Any:
+        if isinstance(values, dict) and isinstance(values.get("levels"), list | tuple) and values["levels"]:
+            return {"steps": len(values["levels"])} | values
+        return values
+
     @model_validator(mode="after")
     def _check(self) -> SynthesisConfig:
         if self.start_log_snr >= self.end_log_snr:
             raise ValueError(f"start_log_snr {self.start_log_snr} must be below end_log_snr {self.end_log_snr}")
         if self.guidance_interval is not None and self.guidance_interval[0] >= self.guidance_interval[1]:
             raise ValueError(f"guidance_interval must be (low, high), got {self.guidance_interval}")
+        check_levels(self.levels)
+        if self.levels and len(self.levels) != self.steps:
+            raise ValueError(
+                f"{len(self.levels)} levels are {len(self.levels)} steps, not {self.steps}; leave steps out"
+            )
         return self
 
 
@@ -174,6 +219,8 @@ class ModelConfig(Config):
             )
         if self.mel is None and self.whitening.kind != "none":
             raise ValueError(f"whitening {self.whitening.kind!r} needs a mel")
+        if self.diffusion.distribution == "learned" and self.network.embedding.domain == "step":
+            raise ValueError("embedding.domain 'step' ranks fixed levels; distribution 'learned' moves them")
         if self.mel is None and self.synthesis.start == "griffin-lim":
             raise ValueError("start 'griffin-lim' needs a mel")
         if self.mel is not None:

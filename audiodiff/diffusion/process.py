@@ -19,7 +19,10 @@ Target = Literal["epsilon", "v", "x0"]
 
 
 def alpha_sigma(log_snr: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the scales of signal and noise, each of the shape of `log_snr`; an infinite log-SNR is clean signal."""
+    """Return the scales of signal and noise, each of the shape of `log_snr`.
+
+    A log-SNR of inf is clean signal, one of -inf is pure noise.
+    """
     return torch.sigmoid(log_snr).sqrt(), torch.sigmoid(-log_snr).sqrt()
 
 
@@ -117,9 +120,18 @@ def noise_from(output: Tensor, x: Tensor, log_snr: Tensor, target: Target) -> Te
 
 
 def clean_from_noise(noise: Tensor, x: Tensor, log_snr: Tensor) -> Tensor:
-    """Return the clean signal that predicted noise implies: (x - sigma * noise) / alpha, shapes as in `diffuse`."""
+    """Return the clean signal that predicted noise implies: (x - sigma * noise) / alpha, shapes as in `diffuse`.
+
+    Rounding of x is divided by alpha: at a log-SNR of -16 it is at -74 dB in float32; at -inf the result is NaN.
+    """
     alpha, sigma = _scales_like(log_snr, x)
     return (x - sigma * noise) / alpha
+
+
+def stratified_shares(n: int, generator: torch.Generator) -> Tensor:
+    """Draw n numbers from 0 to 1 in random order, one from each n-th (Kingma et al. 2021, App. I.1)."""
+    share = (torch.arange(n) + torch.rand((), generator=generator)) / n
+    return share[torch.randperm(n, generator=generator)]
 
 
 def sample_log_snr(n: int, config: DiffusionConfig, generator: torch.Generator) -> Tensor:
@@ -131,10 +143,9 @@ def sample_log_snr(n: int, config: DiffusionConfig, generator: torch.Generator) 
         generator: The source of randomness.
 
     Returns:
-        Noise levels `(n,)`, float32, in random order (low-discrepancy sampling of Kingma et al. 2021, App. I.1).
+        Noise levels `(n,)`, float32, in random order.
     """
-    share = (torch.arange(n) + torch.rand((), generator=generator)) / n
-    share = share[torch.randperm(n, generator=generator)]
+    share = stratified_shares(n, generator)
     if config.levels:
         share = (share * config.levels).floor().clamp_max(config.levels - 1) / (config.levels - 1)
     return torch.tensor([config.log_snr_at(u) for u in share.tolist()])

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -56,6 +57,11 @@ def sigmoid(
     time = torch.linspace(first, last, n_steps, dtype=torch.float64)
     alpha_squared = (torch.sigmoid(time) - (1 - top)) / (2 * top - 1)
     return _finish(torch.logit(alpha_squared))
+
+
+def from_levels(levels: Sequence[float]) -> Tensor:
+    """Return a schedule of log-SNRs that someone chose: those, and the clean end."""
+    return _finish(torch.tensor(levels, dtype=torch.float64))
 
 
 def from_betas(betas: Sequence[float] | Tensor) -> Tensor:
@@ -140,6 +146,61 @@ def diffwave_50(n_steps: int = 50) -> Tensor:
 def diffwave_200(n_steps: int = 200) -> Tensor:
     """Take evenly spaced steps of the process that DiffWave LARGE is trained on (Kong et al. 2021)."""
     return linear_beta(n_steps, train_steps=200)
+
+
+def zero_terminal(log_snr: Tensor, floor: float = -math.inf) -> Tensor:
+    """Shift and stretch a schedule so that its first level holds no signal, as a start from pure noise presumes.
+
+    With the default floor, alpha of every level becomes (alpha - alpha_first) alpha_last / (alpha_last - alpha_first),
+    where `last` is the last finite level, which stays (Lin et al. 2024, "Common diffusion noise schedules and sample
+    steps are flawed", Algorithm 1). A sampler needs a finite floor: at -inf the clean signal (x - sigma noise) / alpha
+    is 0 / 0. It is the lowest level that the network was trained on. One that predicts v or the clean signal can be
+    trained down to -16, where the signal is 69 dB below the noise, and float32 still has the clean signal at 74 dB; of
+    one that predicts noise, the error is divided by alpha.
+
+    Args:
+        log_snr: A schedule `(n_steps + 1,)`, the last infinite.
+        floor: The first level of the result; a schedule that begins lower stays as it is.
+
+    Returns:
+        Log-SNR of the same shape, float64.
+    """
+    levels = log_snr[:-1].double()
+    if float(levels[0]) <= floor:
+        return log_snr.double()
+    alpha = torch.sigmoid(levels).sqrt()
+    lowest = torch.sigmoid(torch.tensor(floor, dtype=torch.float64)).sqrt()
+    if len(levels) > 1:
+        alpha = lowest + (alpha - alpha[0]) * (alpha[-1] - lowest) / (alpha[-1] - alpha[0])
+        levels = torch.cat([torch.logit(alpha[:-1].square()), levels[-1:]])
+    levels[0] = floor  # exactly, and the only level of a single step
+    return _finish(levels)
+
+
+def through_quantiles(n_steps: int, quantiles: Sequence[float], *, log_snr_min: float, log_snr_max: float) -> Tensor:
+    """Space the steps evenly in the time of a monotone map, as training levels are drawn through it.
+
+    Args:
+        n_steps: Number of steps.
+        quantiles: Log-SNR at evenly spaced times from 0 to 1, rising; straight lines between them.
+        log_snr_min: Where the steps begin; not before the map does.
+        log_snr_max: Where they end; not after the map does.
+
+    Returns:
+        Log-SNR `(n_steps + 1,)`, float64, the last infinite.
+
+    Raises:
+        ConfigError: If the range lies beside the map.
+    """
+    _check_steps(n_steps)
+    time = np.linspace(0, 1, len(quantiles))
+    first, last = np.interp([log_snr_min, log_snr_max], quantiles, time)
+    if first == last:
+        raise ConfigError(
+            f"steps from log-SNR {log_snr_min:g} to {log_snr_max:g} lie beside the learned levels, which reach from "
+            f"{quantiles[0]:.1f} to {quantiles[-1]:.1f}"
+        )
+    return _finish(torch.from_numpy(np.interp(np.linspace(first, last, n_steps), time, quantiles)))
 
 
 SCHEDULES: dict[str, Callable[..., Tensor]] = {

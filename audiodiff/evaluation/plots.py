@@ -208,6 +208,30 @@ def plot_quality(axes: Axes, evaluations: Sequence[Evaluation], metric: str) -> 
     tidy(axes, "real-time factor (seconds per second of audio)", METRICS[metric].title + better)
 
 
+def plot_few_steps(
+    axes: Axes, curves: Mapping[str, Mapping[int, float]], metric: str, factors: Mapping[int, float] | None = None
+) -> None:
+    """Draw the score of several schedules against the number of steps, or against the real-time factor of so many.
+
+    Args:
+        axes: Where to draw.
+        curves: Name of a schedule, and number of steps to score.
+        metric: A name of `METRICS`.
+        factors: Number of steps to real-time factor; with it, that is the horizontal axis.
+    """
+    for i, (name, scores) in enumerate(curves.items()):
+        steps = sorted(scores)
+        across = steps if factors is None else [factors[n] for n in steps]
+        axes.plot(across, [scores[n] for n in steps], ".-", color=COLOURS[i % len(COLOURS)], label=name)
+        if factors is not None and i == 0:
+            for n, x in zip(steps, across, strict=True):
+                axes.annotate(f"{n}", (x, scores[n]), (0, 5), textcoords="offset points", fontsize=8)
+    better = {"higher": ", higher is better", "lower": ", lower is better", "neither": ""}[METRICS[metric].better]
+    axes.legend(frameon=False)
+    across_label = "steps" if factors is None else "real-time factor (numbers: steps)"
+    tidy(axes, across_label, METRICS[metric].title + better)
+
+
 def curve_groups(curves: Mapping[str, object]) -> list[tuple[str, list[str]]]:
     """Sort the curves of a run into panels: losses, scores, and the rest one by one.
 

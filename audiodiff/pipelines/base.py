@@ -9,23 +9,27 @@ from functools import cached_property, partial
 from torch import Tensor
 from typing_extensions import TypedDict
 
-from audiodiff.config import ModelConfig, SynthesisConfig, parse_config
+from audiodiff.config import DiffusionConfig, ModelConfig, SynthesisConfig, parse_config, searched_levels
 from audiodiff.diffusion.correctors import Langevin
 from audiodiff.diffusion.guidance import Guidance
 from audiodiff.diffusion.noise import position_noise
 from audiodiff.diffusion.process import diffuse
 from audiodiff.diffusion.reverse import answer_from
 from audiodiff.diffusion.samplers import SAMPLERS, NoiseSource, StepCallback, Walk, count_questions
-from audiodiff.diffusion.schedules import make_schedule
+from audiodiff.diffusion.schedules import from_levels, make_schedule, through_quantiles, zero_terminal
 from audiodiff.engine.choose import Dtype, Engine, choose_dtype, make_engine
 from audiodiff.engine.guided import guided_stream
 from audiodiff.engine.streams import Stream
 from audiodiff.engine.wavefront import Wavefront
+from audiodiff.errors import ConfigError
 from audiodiff.networks.build import Network
 from audiodiff.pipelines.given import check_guidance, conditions
 
 PURE_NOISE_LOG_SNR = -4.0
 """Above this a schedule does not start from what is nearly pure noise (about 13 % of its amplitude is signal)."""
+
+_INSTEAD_OF_LEVELS = {"steps", "schedule", "start", "start_log_snr", "end_log_snr"}
+"""Changes that ask for other levels than those a model states one by one."""
 
 
 class SynthesisChanges(TypedDict, total=False):
@@ -39,26 +43,56 @@ class SynthesisChanges(TypedDict, total=False):
     start: str
     start_log_snr: float
     end_log_snr: float
+    zero_terminal: bool
+    levels: Sequence[float]
     griffin_lim_iterations: int
     guidance: float
     guidance_rescale: float
     guidance_interval: tuple[float, float] | None
 
 
-def noise_levels(settings: SynthesisConfig) -> Tensor:
-    """Return the log-SNR `(steps + 1,)` of a reverse process."""
+def noise_levels(settings: SynthesisConfig, diffusion: DiffusionConfig) -> Tensor:
+    """Return the log-SNR `(steps + 1,)` of a reverse process.
+
+    Args:
+        settings: The reverse process.
+        diffusion: How the network was trained: its learned levels, and how low they go.
+
+    Raises:
+        ConfigError: If there is no such schedule.
+    """
+    levels = _levels(settings, diffusion)
+    return zero_terminal(levels, floor=diffusion.log_snr_min) if settings.zero_terminal else levels
+
+
+def _levels(settings: SynthesisConfig, diffusion: DiffusionConfig) -> Tensor:
     ends = {"log_snr_min": settings.start_log_snr, "log_snr_max": settings.end_log_snr}
-    return make_schedule(settings.schedule, settings.steps, **ends)
+    if settings.levels:
+        return from_levels(settings.levels)
+    if settings.schedule == "searched":
+        return from_levels(searched_levels(settings.searched, settings.steps, settings.start, settings.sampler))
+    if settings.schedule != "learned":
+        return make_schedule(settings.schedule, settings.steps, **ends)
+    if not diffusion.learned:
+        raise ConfigError("this model has no learned levels. Train one with diffusion.distribution learned.")
+    return through_quantiles(settings.steps, diffusion.learned, **ends)
+
+
+def _merged(own: SynthesisConfig, changes: SynthesisChanges, lowest: float) -> SynthesisConfig:
+    """Return a reverse process with changes; what they make meaningless of the rest does not stay."""
+    values = own.model_dump()
+    if changes.get("start", own.start) != own.start:  # the model's own first level is for its own start
+        values["start_log_snr"] = lowest
+    if changes.get("levels"):
+        del values["steps"]
+    elif _INSTEAD_OF_LEVELS & changes.keys():
+        values["levels"] = ()
+    return parse_config(SynthesisConfig, values | changes, "the synthesis settings")
 
 
 def make_corrector(settings: SynthesisConfig) -> Langevin | None:
     """Return what is done at every level of a reverse process before the step from there, if anything."""
     return Langevin(settings.corrector_steps, settings.corrector_snr) if settings.corrector_steps else None
-
-
-def network_calls(settings: SynthesisConfig) -> int:
-    """Return how often a reverse process calls the network."""
-    return count_questions(settings.sampler, noise_levels(settings), make_corrector(settings))
 
 
 class Pipeline:
@@ -96,16 +130,16 @@ class Pipeline:
         Raises:
             ConfigError: If a setting is impossible.
         """
-        own = self.config.synthesis.model_dump()
-        if changes.get("start", own["start"]) != own["start"]:  # the model's own first level is for its own start
-            own["start_log_snr"] = self.config.diffusion.log_snr_min
-        settings = parse_config(SynthesisConfig, own | changes, "the synthesis settings")
+        own = self.config.synthesis
+        settings = _merged(own, changes, self.config.diffusion.log_snr_min)
         check_guidance(self.config, settings)
-        first, chosen = (float(noise_levels(levels)[0]) for levels in (settings, self.config.synthesis))
-        allowed = max(PURE_NOISE_LOG_SNR, chosen if self.config.synthesis.start == "noise" else PURE_NOISE_LOG_SNR)
+        first, allowed = float(self.noise_levels(settings)[0]), PURE_NOISE_LOG_SNR
+        if own.start == "noise" and settings.start == "noise":
+            allowed = max(allowed, float(self.noise_levels(own)[0]))
         if settings.start == "noise" and first > allowed:
+            named = "a schedule of given levels" if settings.levels else f"schedule {settings.schedule!r}"
             warnings.warn(
-                f"schedule {settings.schedule!r} with {settings.steps} steps begins at log-SNR {first:.1f}, "
+                f"{named} with {settings.steps} steps begins at log-SNR {first:.1f}, "
                 f"but sampling starts from pure noise; choose one that begins below {allowed:.1f}.",
                 stacklevel=4,  # the caller, beyond torch's wrapper for inference mode
             )
@@ -117,6 +151,14 @@ class Pipeline:
             conditions(self.config, self.device, label=None, speaker=None, vector=None)  # refuses what must be told
             return None
         return self._given.expand(n_clips, -1)
+
+    def noise_levels(self, settings: SynthesisConfig) -> Tensor:
+        """Return the log-SNR `(steps + 1,)` of a reverse process with this network."""
+        return noise_levels(settings, self.config.diffusion)
+
+    def network_calls(self, settings: SynthesisConfig) -> int:
+        """Return how often a reverse process calls the network."""
+        return count_questions(settings.sampler, self.noise_levels(settings), make_corrector(settings))
 
     def _begin(
         self, estimate: Tensor | None, seeds: Sequence[int], levels: Tensor, *, start: int, n_samples: int
@@ -136,7 +178,7 @@ class Pipeline:
         self, estimate: Tensor | None, seeds: Sequence[int], settings: SynthesisConfig, *, start: int, n_samples: int
     ) -> Walk:
         """Return the reverse process of a piece, not yet begun."""
-        levels = noise_levels(settings)
+        levels = self.noise_levels(settings)
         x, draw = self._begin(estimate, seeds, levels, start=start, n_samples=n_samples)
         return SAMPLERS[settings.sampler].walk(x, levels, draw, corrector=make_corrector(settings))
 
@@ -156,7 +198,7 @@ class Pipeline:
             given: What the network's `embed` returned of the conditions `(batch, width)`, or None.
             alone: Whether to keep to the calling thread, so that the result lags no further.
         """
-        n_questions = network_calls(settings)
+        n_questions = self.network_calls(settings)
         guidance = Guidance(settings.guidance, settings.guidance_rescale, settings.guidance_interval)
 
         def make_stream(log_snr: Tensor) -> Stream:

@@ -63,9 +63,15 @@ def within_budget(
         The vocoder in the precision picked, the number of steps, and a line that says what was picked and why.
 
     Raises:
-        ConfigError: If not even one step fits.
+        ConfigError: If not even one step fits, or levels that were chosen one by one leave no choice of steps.
     """
-    wanted = vocoder.settings(changes).steps
+    settings = vocoder.settings(changes)
+    if changes.get("levels") or settings.schedule == "searched":
+        raise ConfigError(
+            "to keep a real-time factor, the number of steps must be free; levels, or the schedule 'searched', are for "
+            "one number. Leave them out, or the real-time factor."
+        )
+    wanted = settings.steps
     candidates: list[Dtype] = ["fp32", "bf16"] if dtype == "auto" and vocoder.dtype == torch.bfloat16 else []
     choices = [(name, vocoder.with_dtype(name)) for name in candidates] or [(dtype, vocoder)]
     best: tuple[int, float, Vocoder] | None = None

@@ -22,7 +22,7 @@ from audiodiff.engine.window import Window
 from audiodiff.errors import ConfigError, MelError, ModelError
 from audiodiff.networks.build import Network
 from audiodiff.pipelines.arriving import aligned, blocks_behind, chunks
-from audiodiff.pipelines.base import Pipeline, SynthesisChanges, make_corrector, network_calls, noise_levels
+from audiodiff.pipelines.base import Pipeline, SynthesisChanges, make_corrector
 from audiodiff.pipelines.given import conditions
 from audiodiff.pipelines.prior import WHITENING_REACH, MelPrior
 
@@ -195,7 +195,7 @@ class Vocoder(Pipeline):
         calls (one behind the other) and the colouring look.
         """
         settings, chunk = self.settings(changes), self._chunk_blocks(chunk_seconds)
-        reaches = [self._reach()] * network_calls(settings) + [WHITENING_REACH]
+        reaches = [self._reach()] * self.network_calls(settings) + [WHITENING_REACH]
         blocks = blocks_behind(chunk, self.engine.piece_blocks, self._look_ahead(settings), reaches)
         blocks += self.mel_config.centre == "frame" and self.mel_config.pairing == "midpoint"
         return blocks * self.mel_config.hop_length / self.sample_rate
@@ -222,7 +222,7 @@ class Vocoder(Pipeline):
             Waveforms `(batch, 1, n_blocks * hop_length)`.
         """
         settings = settings or self.config.synthesis
-        levels, n_samples = noise_levels(settings), blocks.shape[-1] * self.mel_config.hop_length
+        levels, n_samples = self.noise_levels(settings), blocks.shape[-1] * self.mel_config.hop_length
         estimate = self.prior.estimate(blocks, seeds, settings, start=0)
         x, draw = self._begin(estimate, seeds, levels, start=0, n_samples=n_samples)
         predictor = predictor or self._predictor(self.network.encode(blocks))
@@ -234,7 +234,7 @@ class Vocoder(Pipeline):
         self, blocks: Tensor, seeds: Sequence[int], settings: SynthesisConfig, graphs: ReverseGraphs
     ) -> Tensor:
         """Do what a call does of a short mel where whole reverse loops are recorded."""
-        levels, n_blocks = noise_levels(settings), blocks.shape[-1]
+        levels, n_blocks = self.noise_levels(settings), blocks.shape[-1]
         estimate = self.prior.estimate(blocks, seeds, settings)
         x, draw = self._begin(estimate, seeds, levels, start=0, n_samples=n_blocks * self.mel_config.hop_length)
         loop = Loop(settings.sampler, tuple(levels.tolist()), corrector=make_corrector(settings))

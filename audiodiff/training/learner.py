@@ -20,6 +20,7 @@ from audiodiff.networks.embeddings import radial_parameters
 from audiodiff.training.adapters import choose_trained, described
 from audiodiff.training.dropout import drop_conditions
 from audiodiff.training.few_step import FewStepLoss
+from audiodiff.training.levels import LevelLearner
 from audiodiff.training.objective import Objective, draw, draw_seeds, mel_noise
 from audiodiff.training.optimisation import (
     average_decay,
@@ -125,6 +126,9 @@ class Learner:
         wanted = training.few_step_weight > 0
         self.few_step = FewStepLoss(self.average, config, bf16=self.objective.bf16) if wanted else None
         self.optimiser = make_optimiser(self.network.parameters(), training, radial_parameters(self.network))
+        self.level_learner = (
+            LevelLearner(config.diffusion, team) if config.diffusion.distribution == "learned" else None
+        )
         self.progress = Progress()
         self._mel_noise_db = mel_noise_db
         self._updates = torch.zeros((), dtype=torch.float64, device=team.device)
@@ -169,9 +173,12 @@ class Learner:
         training, step, share = self.training, self.progress.step, self.team.share
         noise_on_mel = mel_noise(self._mel_noise_db, training.seed, step, share) if self._mel_noise_db else None
         prepared = self.objective.prepare(batch, noise_on_mel)
-        log_snr, noise = draw(prepared, self.config.diffusion, training.seed, step, share)
+        learned = self.level_learner
+        levels = learned.levels if learned else None
+        log_snr, noise = draw(prepared, self.config.diffusion, training.seed, step, share, levels)
         met = drop_conditions(prepared, training.condition_dropout, self.config, training.seed, step, share)
-        loss = self.objective.loss(self._predict, met, log_snr, noise, self._weighting).mean()
+        losses = self.objective.loss(self._predict, met, log_snr, noise, self._weighting)
+        loss = (learned.weigh(log_snr, losses) if learned else losses).mean()
         if self.few_step is not None:
             seeds = draw_seeds(len(prepared.clean), training.seed, step, share)
             loss = loss + training.few_step_weight * self.few_step(self._predict, prepared, seeds).mean()
@@ -182,6 +189,8 @@ class Learner:
         set_learning_rate(self.optimiser, rate)
         self.optimiser.found_inf = (~finite).float()  # type: ignore[attr-defined]  # as torch.amp.GradScaler does
         self.optimiser.step()
+        if self.level_learner:
+            self.level_learner.update(finite)
         self._updates += finite
         weight = (1 - average_decay(self._updates, self.training)) * finite
         update_average(self.average, self.network, weight)
@@ -212,12 +221,13 @@ class Learner:
         """
         if self._pending or self._torn:
             raise RuntimeError("there is no state to save: the last step is not complete")
-        return {
+        state = {
             "progress": asdict(self.progress),
             "trained": described(self.training),
             "network": self.network.state_dict(),
             "optimiser": self.optimiser.state_dict()["state"],
         }
+        return state | ({"levels": self.level_learner.state()} if self.level_learner else {})
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Go on from what `state` returned; settings of the optimiser are those of this run, not of that one.
@@ -235,3 +245,12 @@ class Learner:
         self._updates.fill_(self.progress.step - self.progress.skipped)
         self.network.load_state_dict(state["network"])
         self.optimiser.load_state_dict(self.optimiser.state_dict() | {"state": state["optimiser"]})
+        if self.level_learner:
+            self.level_learner.load_state(state["levels"])
+
+    def model_config(self) -> ModelConfig:
+        """Return the model's configuration with the noise levels that it has learned by now, if it learns them."""
+        if self.level_learner is None:
+            return self.config
+        diffusion = self.config.diffusion.model_copy(update={"learned": self.level_learner.levels.quantiles()})
+        return self.config.model_copy(update={"diffusion": diffusion})

@@ -15,8 +15,9 @@ from audiodiff.audio.whitening import Whitening
 from audiodiff.config import DiffusionConfig, MelConfig, ModelConfig
 from audiodiff.data.crops import Example, context_blocks
 from audiodiff.data.dataset import ALONE, Share
+from audiodiff.diffusion.learned import LearnedLevels
 from audiodiff.diffusion.likelihood import noise_error, variance_loss
-from audiodiff.diffusion.process import diffuse, sample_log_snr, training_target, weighted_mse
+from audiodiff.diffusion.process import diffuse, sample_log_snr, stratified_shares, training_target, weighted_mse
 from audiodiff.diffusion.reverse import split_answer
 from audiodiff.networks.build import Network
 from audiodiff.networks.given import Conditions
@@ -214,7 +215,14 @@ def in_band(error: Tensor, bandwidth: Tensor, sample_rate: int) -> Tensor:
     return limited
 
 
-def draw(batch: Prepared, config: DiffusionConfig, seed: int, step: int, share: Share = ALONE) -> tuple[Tensor, Tensor]:
+def draw(
+    batch: Prepared,
+    config: DiffusionConfig,
+    seed: int,
+    step: int,
+    share: Share = ALONE,
+    levels: LearnedLevels | None = None,
+) -> tuple[Tensor, Tensor]:
     """Draw the noise levels and the noise of a training step; (seed, step) alone decides them.
 
     Args:
@@ -224,13 +232,18 @@ def draw(batch: Prepared, config: DiffusionConfig, seed: int, step: int, share: 
         step: The step.
         share: Which process of how many this is. Everything is drawn for all, so that together they draw what one would
             with a batch so many times as large.
+        levels: What the levels are drawn through, in place of the distribution of `config`.
 
     Returns:
         Noise levels `(batch,)` and standard normal noise of the shape of the audio.
     """
     device, n_clips = batch.clean.device, len(batch.clean)
     levels_seed, noise_seed = _seeds(seed, step, 1, 2)
-    log_snr = sample_log_snr(share.world * n_clips, config, torch.Generator().manual_seed(levels_seed))
+    n_levels, generator = share.world * n_clips, torch.Generator().manual_seed(levels_seed)
+    if levels is None:
+        log_snr = sample_log_snr(n_levels, config, generator)
+    else:
+        log_snr = levels.log_snr(stratified_shares(n_levels, generator).to(device)).float()
     mine = slice(share.rank * n_clips, (share.rank + 1) * n_clips)
     noise = _normal(batch.clean, noise_seed, share)
     return log_snr[mine].to(device, non_blocking=True), noise

@@ -111,5 +111,5 @@ class Saver:
             "hours_of_recordings": round(self._data.seconds / 3600, 3),
             "initial_model": self._config.initial_model,
         }
-        config = self._learner.config
+        config = self._learner.model_config()
         return config.model_copy(update={"provenance": config.provenance | {"training": training | more}})

@@ -18,7 +18,10 @@ from audiodiff.training.learner import Learner
 from audiodiff.training.run_folder import Checkpoint, RunFolder, load_checkpoint
 from audiodiff.training.team import Team
 
-_MEASURED_OR_SAID = ("whitening.gain", "mel.name", "synthesis", "provenance", "clip_seconds", "condition_dropout")
+_MEASURED_OR_SAID = (
+    *("whitening.gain", "mel.name", "synthesis", "provenance", "clip_seconds", "condition_dropout"),
+    "diffusion.learned",
+)
 """Parts of a model's configuration that may change while its weights stay valid."""
 _LEVELS = ("diffusion.log_snr_min", "diffusion.log_snr_max", "diffusion.distribution", "diffusion.levels")
 """Parts that may differ as well when weights are only a starting point."""

@@ -167,7 +167,7 @@ class Trainer:
             )
         )
         self._watch = Watch(folder.curve, config, learner.progress.step, reference)
-        for level, said in terminal_snr(config.model):
+        for level, said in terminal_snr(learner.model_config()):
             _LOG.log(level, "%s", said)
 
     def run(self, interruption: Interruption) -> bool:
@@ -261,7 +261,7 @@ class Trainer:
             self._validate_and_keep_best()
         if sample:
             learner = self._learner
-            self._tell(Event("sampled", step, clips=make_clips(learner.average, learner.config, self._samples)))
+            self._tell(Event("sampled", step, clips=make_clips(learner.average, learner.model_config(), self._samples)))
         if save:
             self._saver.try_to_save()
 

@@ -14,6 +14,7 @@ from typing import Any
 from audiodiff.audio.replacing import replacing
 from audiodiff.config import ModelConfig, RunConfig, flattened
 from audiodiff.errors import ConfigError
+from audiodiff.pipelines.base import noise_levels
 
 NEAR = 0.1
 """A loss within this share of the reference counts as near it."""
@@ -180,11 +181,11 @@ def terminal_snr(model: ModelConfig) -> Iterator[tuple[int, str]]:
         yield logging.WARNING, f"{said}, but synthesis starts from noise alone. Lower model.diffusion.log_snr_min."
     else:
         yield logging.INFO, said
-    if from_noise and model.synthesis.start_log_snr > model.diffusion.log_snr_min + 1:
-        level = model.synthesis.start_log_snr
+    level = float(noise_levels(model.synthesis, model.diffusion)[0]) if from_noise else -math.inf
+    if level > model.diffusion.log_snr_min + 1:
         missing = math.sqrt(1 / (1 + math.exp(-level)))
         yield (
             logging.WARNING,
             f"synthesis starts from noise at log-SNR {level:+.1f}, where {missing:.1%} of the amplitude should be "
-            "signal. Lower model.synthesis.start_log_snr.",
+            "signal. Lower model.synthesis.start_log_snr, or set model.synthesis.zero_terminal.",
         )

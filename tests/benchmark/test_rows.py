@@ -18,7 +18,6 @@ from audiodiff.benchmark.timing import Effort
 from audiodiff.diffusion.noise import position_noise
 from audiodiff.errors import ConfigError, ModelError
 from audiodiff.pipelines import Vocoder
-from audiodiff.pipelines.base import noise_levels
 
 CPU = torch.device("cpu")
 CONDITIONS = Conditions("cpu", 1, Effort(2, 1.0))
@@ -176,7 +175,7 @@ def test_the_loop_of_the_peer_makes_the_sound_of_ours(pair, steps):
     mel = noise_mel(vocoder, 2, 0.2)
     changes = {} if steps == 6 else {"steps": steps, "schedule": "uniform"}
     draw = partial(position_noise, [0, 0], n_samples=mel.shape[-1] * 256, device=CPU)
-    theirs = peer_synthesis(pair, mel, noise_levels(vocoder.settings(changes)), draw, steps)
+    theirs = peer_synthesis(pair, mel, vocoder.noise_levels(vocoder.settings(changes)), draw, steps)
     ours = vocoder(mel, **changes)
     assert (ours - theirs[:, 0]).norm() / ours.norm() < 1e-4
 

@@ -156,6 +156,7 @@ def test_batches_change_nothing(vocode, save_voice, vocoder):
         ("--schedule", "cosine"),
         ("--start", "griffin-lim"),
         ("--seed", 1),
+        ("--levels", "-8,0,9"),
     ],
     ids=lambda option: option[0],
 )
@@ -165,6 +166,20 @@ def test_every_option_of_the_reverse_process_counts(vocode, good, option):
     vocode(good, "-o", "plain.wav", *settings)
     assert vocode(good, "-o", "changed.wav", *settings, *option).exit_code == 0
     assert not np.array_equal(samples("plain.wav"), samples("changed.wav"))
+
+
+def test_zero_terminal_counts_where_a_schedule_begins_above_noise(vocode, good):
+    settings = ("--steps", 3, "--schedule", "wavegrad")
+    assert "begins at log-SNR" in vocode(good, "-o", "plain.wav", *settings).stderr
+    result = vocode(good, "-o", "changed.wav", *settings, "--zero-terminal")
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert not np.array_equal(samples("plain.wav"), samples("changed.wav"))
+
+
+def test_levels_that_are_none_are_refused(vocode, good):
+    result = vocode(good, "-o", "out.wav", "--levels", "1;2")
+    assert result.exit_code == 2
+    assert "'1;2' is no list of log-SNRs such as -2,1,4,8" in result.stderr
 
 
 def test_the_choices_are_those_of_the_library():

@@ -241,3 +241,21 @@ def test_the_score_of_one_point_is_that_of_the_normal_distribution_around_it():
     density = torch.distributions.Normal(alpha * clean, sigma).log_prob(x)
     (gradient,) = torch.autograd.grad(density.sum(), x)
     assert_close(score(noise, LEVELS), gradient)
+
+
+def test_pure_noise_is_the_noise_of_a_network_that_predicts_anything_else():
+    """At a log-SNR of -inf there is no signal: alpha is 0, v is minus the clean signal, and noise implies nothing."""
+    level, x, clean = torch.tensor([-torch.inf]), torch.randn(1, 1, 8), torch.randn(1, 1, 8)
+    assert [float(scale) for scale in alpha_sigma(level)] == [0.0, 1.0]
+    assert torch.equal(training_target(clean, x, level, "v"), -clean)
+    for target in ("v", "x0"):
+        assert torch.equal(noise_from(training_target(clean, x, level, target), x, level, target), x)
+    assert clean_from_noise(x, x, level).isnan().all()
+
+
+@pytest.mark.parametrize("target", ["v", "x0"])
+def test_at_minus_16_the_clean_signal_survives_the_way_through_the_noise_in_float32(target):
+    level, x, clean = torch.tensor([-16.0]), torch.randn(1, 1, 4096), torch.randn(1, 1, 4096)
+    noise = (x - alpha_sigma(level)[0] * clean) / alpha_sigma(level)[1]
+    implied = clean_from_noise(noise_from(training_target(clean, noise, level, target), x, level, target), x, level)
+    assert 10 * torch.log10((implied - clean).square().mean()) < -65

@@ -13,6 +13,7 @@ from torch.testing import assert_close
 
 from audiodiff.diffusion import schedules
 from audiodiff.diffusion.noise import position_noise
+from audiodiff.diffusion.process import noise_from
 from audiodiff.diffusion.samplers import SAMPLERS, count_questions, ddim, ddpm, dpmpp_2m, dpmpp_2m_sde, heun
 
 DETERMINISTIC = {"ddim": ddim, "dpmpp_2m": dpmpp_2m, "heun": heun}
@@ -349,3 +350,34 @@ def test_a_seed_gives_the_same_clip_on_every_device(name):
         return SAMPLERS[name](lambda x, log_snr: torch.tanh(x), noise(0), schedules.uniform(8), noise).cpu()
 
     assert_close(sample("cuda"), sample("cpu"), rtol=1e-4, atol=1e-4)
+
+
+def as_v(predict_noise):
+    """Return a predictor that goes the way of a network that predicts v, in float32."""
+
+    def predict(x, log_snr):
+        noise, alpha = predict_noise(x.double(), log_snr.double()), torch.sigmoid(log_snr.double()).sqrt()
+        sigma = torch.sigmoid(-log_snr.double()).sqrt()
+        clean = data_clean(x.double(), log_snr.double(), predict_noise)
+        v = (alpha.view(-1, 1, 1) * noise - sigma.view(-1, 1, 1) * clean).float()
+        return noise_from(v, x, log_snr, "v")
+
+    return predict
+
+
+def data_clean(x, log_snr, predict_noise):
+    alpha, sigma = (torch.sigmoid(sign * log_snr).sqrt().view(-1, 1, 1) for sign in (1, -1))
+    return (x - sigma * predict_noise(x, log_snr)) / alpha
+
+
+@pytest.mark.parametrize("name", DETERMINISTIC)
+def test_zero_terminal_snr_lets_pure_noise_become_data_of_the_right_mean(name, data):
+    """A schedule that begins with signal takes pure noise for signal of mean 0 (Lin et al. 2024, section 3)."""
+    start = normal(4000, 1, 3).float()
+    plain = schedules.diffwave(40)
+    wrong, right = (
+        DETERMINISTIC[name](as_v(data.predict_noise), start, levels, no_noise)[:, 0].double().mean(0)
+        for levels in (plain, schedules.zero_terminal(plain, floor=-16.0))
+    )
+    assert_close(right, data.mean, rtol=0, atol=0.06)
+    assert (wrong - data.mean).abs().max() > 0.2

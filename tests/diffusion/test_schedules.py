@@ -196,3 +196,53 @@ def test_the_full_processes_of_diffwave_have_every_training_step_and_hold_its_fa
     fast = diffwave() if n_steps == 50 else diffwave_large()
     assert levels[0] < fast[0]
     assert fast[-2] <= levels[-2] + 1e-9
+
+
+def test_levels_that_someone_chose_are_taken_as_they_are():
+    assert schedules.from_levels([-2.0, 1.5, 8.0]).tolist() == [-2.0, 1.5, 8.0, math.inf]
+
+
+# --- zero terminal SNR ------------------------------------------------------------------------------------------------
+
+
+def test_zero_terminal_is_the_rescaling_of_lin_et_al():
+    betas = np.linspace(1e-4, 0.02, 50)
+    alpha = np.sqrt(np.cumprod(1 - betas))  # their Algorithm 1, on the amplitude of the signal
+    expected = (alpha - alpha[-1]) * alpha[0] / (alpha[0] - alpha[-1])
+    rescaled = schedules.zero_terminal(from_betas(betas))
+    assert_close(torch.sigmoid(rescaled[:-1]).sqrt().flip(0), torch.from_numpy(expected), rtol=1e-9, atol=1e-12)
+    assert rescaled[0] == -math.inf
+
+
+@pytest.mark.parametrize("floor", [-16.0, -8.0])
+def test_a_floor_is_where_a_rescaled_schedule_begins_and_the_cleanest_level_stays(floor):
+    plain = wavegrad(6)
+    rescaled = schedules.zero_terminal(plain, floor)
+    assert rescaled[0] == floor
+    assert rescaled[-2:].tolist() == plain[-2:].tolist()
+    assert (rescaled[:-1].diff() > 0).all()
+    alpha, moved = (torch.sigmoid(levels[:-1]).sqrt() for levels in (plain, rescaled))
+    assert_close(moved.diff() / alpha.diff(), (moved.diff() / alpha.diff())[:1].expand(5))  # a straight line in alpha
+
+
+def test_a_schedule_that_begins_below_the_floor_stays_and_a_single_step_goes_there():
+    low = schedules.uniform(4, log_snr_min=-9.0, log_snr_max=5.0)
+    assert torch.equal(schedules.zero_terminal(low, -8.0), low)
+    assert schedules.zero_terminal(wavegrad(1), -8.0).tolist() == [-8.0, math.inf]
+
+
+# --- through a learned map --------------------------------------------------------------------------------------------
+
+
+def test_steps_through_quantiles_are_even_in_the_time_of_the_map():
+    quantiles = [-8.0, 2.0, 4.0, 6.0, 10.0]
+    whole = schedules.through_quantiles(5, quantiles, log_snr_min=-20.0, log_snr_max=20.0)
+    assert whole.tolist() == [*quantiles, math.inf]
+    part = schedules.through_quantiles(4, quantiles, log_snr_min=-3.0, log_snr_max=5.0)[:-1].numpy()
+    time = np.interp(part, quantiles, np.linspace(0, 1, 5))
+    np.testing.assert_allclose(time, np.linspace(1 / 8, 5 / 8, 4))
+
+
+def test_a_range_beside_the_map_is_refused():
+    with pytest.raises(ConfigError, match="from log-SNR 11 to 12 lie beside .* from -8.0 to 10.0"):
+        schedules.through_quantiles(4, [-8.0, 10.0], log_snr_min=11.0, log_snr_max=12.0)

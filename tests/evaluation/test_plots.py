@@ -16,6 +16,7 @@ from audiodiff.errors import DataError
 from audiodiff.evaluation.plots import (
     curve_groups,
     plot_curves,
+    plot_few_steps,
     plot_quality,
     plot_radial_basis,
     plot_reverse_process,
@@ -108,3 +109,15 @@ def test_quality_stands_over_the_real_time_factor(evaluation):
         plot_quality(new_axes(), [evaluation], "m_stft")
     with pytest.raises(DataError, match="no metric 'x'"):
         plot_quality(new_axes(), [timed], "x")
+
+
+def test_few_steps_are_drawn_over_steps_and_over_the_real_time_factor():
+    curves = {"searched": {4: 3.9, 1: 3.5}, "uniform": {1: 3.0, 4: 3.6}}
+    axes = new_axes()
+    plot_few_steps(axes, curves, "pesq_wb")
+    assert [line.get_xydata().tolist() for line in axes.lines] == [[[1, 3.5], [4, 3.9]], [[1, 3.0], [4, 3.6]]]
+    assert axes.get_ylabel() == "PESQ-WB, higher is better"
+    axes = new_axes()
+    plot_few_steps(axes, curves, "pesq_wb", {1: 0.05, 4: 0.08})
+    assert axes.lines[0].get_xdata().tolist() == [0.05, 0.08]
+    assert [text.get_text() for text in axes.texts] == ["1", "4"]

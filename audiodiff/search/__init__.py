@@ -1,0 +1,1 @@
+"""Searches: of noise levels for few steps, and of the noise-level embedding."""
