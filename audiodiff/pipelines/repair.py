@@ -29,7 +29,7 @@ from audiodiff.diffusion.reverse import answer_from
 from audiodiff.diffusion.samplers import SAMPLERS, NoisePredictor
 from audiodiff.errors import ConfigError
 from audiodiff.networks.given import Conditions
-from audiodiff.pipelines.base import SynthesisChanges, make_corrector, noise_levels
+from audiodiff.pipelines.base import SynthesisChanges, make_corrector
 from audiodiff.pipelines.generator import Generator
 from audiodiff.pipelines.given import check_guidance, conditions
 from audiodiff.pipelines.vocoder import Vocoder
@@ -124,7 +124,7 @@ def repair(
         predict = steered(predict, known.residual, config.steering)
     if config.replace:
         predict = consistent(predict, known.fit)
-    levels, seeds = noise_levels(settings), range(seed, seed + len(audio))
+    levels, seeds = pipeline.noise_levels(settings), range(seed, seed + len(audio))
     draw = partial(position_noise, seeds, n_samples=known.estimate.shape[-1], device=pipeline.device)
     x = draw(0)
     if config.start != "noise":
