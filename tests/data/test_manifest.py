@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from audiodiff.data.manifest import Recording, read_manifest, scan_folder, write_manifest
+from audiodiff.data.manifest import Recording, Synthesis, read_manifest, scan_folder, write_manifest
 from audiodiff.errors import DataError
 
 
@@ -26,6 +26,8 @@ def test_every_field_survives(tmp_path):
         mel=tmp_path / "mels" / "grün.npy",
         mel_convention="hifigan-22k",
         bandwidth=3400.0,
+        vector=tmp_path / "vectors" / "grün.npy",
+        synthesis=Synthesis(model="words", sha256="ab12", seed=7, nearest="a.wav", similarity=0.5),
     )
     path = tmp_path / "lists" / "train.jsonl"
     write_manifest(path, [recording])
@@ -33,7 +35,9 @@ def test_every_field_survives(tmp_path):
     assert {name for name, value in recording.model_dump().items() if value is None} == set()
     assert read.audio.resolve() == recording.audio
     assert read.mel.resolve() == recording.mel
-    assert read.model_copy(update={"audio": recording.audio, "mel": recording.mel}) == recording
+    assert read.vector.resolve() == recording.vector
+    paths = {"audio": recording.audio, "mel": recording.mel, "vector": recording.vector}
+    assert read.model_copy(update=paths) == recording
 
 
 def test_paths_in_the_file_are_relative_and_move_with_it(tmp_path):
