@@ -105,8 +105,9 @@ def repair(
         speaker: Who is to be heard, for a model with speakers.
         vector: What the model was trained to follow `(vector_width,)`.
         seed: What the noise is made from; channel i takes seed + i.
-        **changes: What is to differ from the model's own `SynthesisConfig`; steps and first level are else those of
-            `FAR` or `NEAR`, and where the start is noise that level is the lowest that was trained.
+        **changes: What is to differ from the model's own `SynthesisConfig`. Its levels are for another start: unless
+            told otherwise the schedule is uniform, steps and first level are those of `FAR` or `NEAR`, and where the
+            start is noise that level is the lowest that was trained.
 
     Returns:
         The repaired recording, of the shape of `audio`, on the model's device.
@@ -139,10 +140,12 @@ def _settings(
     """Return the reverse process, and how often each of its steps is taken."""
     walk = FAR if isinstance(damage, Gaps) else NEAR
     lowest = pipeline.config.diffusion.log_snr_min
-    defaults: SynthesisChanges = {"steps": walk.steps, "start": "noise"}
-    defaults["start_log_snr"] = lowest if config.start == "noise" else walk.start_log_snr
-    own = pipeline.config.synthesis.model_dump()
-    settings = parse_config(SynthesisConfig, {**own, **defaults, **changes}, "the synthesis settings")
+    values = pipeline.config.synthesis.model_dump()
+    values |= {"start": "noise", "schedule": "uniform", "levels": (), "zero_terminal": False, "steps": walk.steps}
+    values["start_log_snr"] = lowest if config.start == "noise" else walk.start_log_snr
+    if changes.get("levels"):
+        del values["steps"]
+    settings = parse_config(SynthesisConfig, values | changes, "the synthesis settings")
     check_guidance(pipeline.config, settings)
     return settings, config.rounds or walk.rounds
 

@@ -69,6 +69,8 @@ CHANGES = [
     ({"start": "noise"}, {}),
     ({"steering": 0.5}, {}),
     ({}, {"corrector_steps": 1}),
+    ({}, {"steps": 2, "levels": (-1.0, 3.0)}),
+    ({}, {"zero_terminal": True}),
     ({"rounds": 3}, {}),
     ({"replace": False}, {}),
 ]
@@ -110,6 +112,13 @@ def test_speakers_vectors_and_guidance_count(generator, save_random_model, tmp_p
         assert not torch.equal(repair(model, damaged, GAP, **(told | change), steps=2), plain)
     with pytest.raises(ConfigError, match="guidance is 2"):
         repair(generator, damaged, GAP, label="yes", guidance=2.0)
+
+
+def test_levels_that_a_model_has_for_its_own_start_do_not_matter(vocoder, speech):
+    synthesis = vocoder.config.synthesis.model_copy(update={"levels": (4.0, 6.0), "steps": 2, "zero_terminal": True})
+    other = Vocoder(vocoder.network, vocoder.config.model_copy(update={"synthesis": synthesis}))
+    damaged = GAP.observe(speech)
+    assert torch.equal(repair(other, damaged, GAP), repair(vocoder, damaged, GAP))
 
 
 def test_a_length_that_is_no_whole_block_is_kept(vocoder, speech):
