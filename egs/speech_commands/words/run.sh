@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Ten spoken commands by label: Speech Commands, 16,000 Hz; what the bundled words-16k was made by.
+# Ten spoken commands by label: Speech Commands, 16,000 Hz.
 here=$(dirname "$0") usage=CORPUS_DIR exp=exp/words
 conf=("$here/conf/words.yaml")
 words=down,go,left,no,off,on,right,stop,up,yes
