@@ -177,7 +177,8 @@ def _draw(found: Mapping[int, Found], judge: Judge, picture: Path) -> None:
     named = {"searched": "best", "evenly spaced, the model's ends": "uniform", "evenly spaced, all levels": "trained"}
     trials = {name: {n: getattr(each, kind).score for n, each in found.items()} for name, kind in named.items()}
     curves = {name: {n: score for n, score in each.items() if score is not None} for name, each in trials.items()}
-    factors = {n: judge.real_time_factor(each.best.levels) for n, each in found.items()}
+    timed = judge.real_time_factors([each.best.levels for each in found.values()])
+    factors = dict(zip(found, timed, strict=True))
     figure = Figure(figsize=(11, 4), layout="constrained")
     left, right = figure.subplots(1, 2)
     plot_few_steps(left, curves, judge.metric)

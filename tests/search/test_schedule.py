@@ -61,6 +61,13 @@ def test_the_estimate_is_made_once_for_all_levels(vocoder, clips, monkeypatch):
     assert len(calls) == len(clips)
 
 
+def test_more_steps_take_longer_and_the_estimate_is_part_of_the_time(vocoder, clips):
+    judge = Judge(vocoder, clips, "m_stft", {"start": "griffin-lim"})
+    one, many = judge.real_time_factors([(1.0,), tuple(range(-8, 8))])
+    noise = Judge(vocoder, clips, "m_stft").real_time_factors([(-8.0,)])[0]
+    assert 0 < noise < one < many
+
+
 def test_a_search_ends_better_than_evenly_spaced_and_every_trial_is_kept(vocoder, clips, tmp_path):
     judge, study = Bowl(vocoder, clips, "m_stft"), Study(tmp_path / "s.jsonl", {})
     found = search_levels(judge, Wanted(2, "coordinate", 60), study)
