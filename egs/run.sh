@@ -35,6 +35,20 @@ defined run_of || run_of() { echo "$exp/$(basename "$1" .yaml)"; }
 last=
 if ((${#conf[@]})); then last=$(run_of "${conf[-1]}"); fi
 
+# what the egs of generators have in common
+generate_each() { # labels
+  local label
+  for label in "$@"; do
+    audiodiff generate --model "$last/best" --label "$label" --count 8 --output "$exp/wav" --overwrite
+  done
+}
+examine() { audiodiff doctor "$exp/wav" --crop-seconds 0.1; } # silence, clipping, copies, levels
+recognise() { # by a classifier of the real clips, which never hears those held out
+  audiodiff evaluate "$exp/data/train.jsonl" --train-classifier "$exp/real.safetensors" --held-out "$exp/data/test.jsonl"
+  audiodiff evaluate "$exp/wav" "$exp/data/train.jsonl" --classifier "$exp/real.safetensors" -c "real=$exp/data/test.jsonl" |
+    tee "$exp/scores.txt"
+}
+
 defined train || train() {
   local file
   for file in ${conf[@]+"${conf[@]}"}; do

@@ -3,11 +3,6 @@
 here=$(dirname "$0") usage=SOUNDS_DIR exp=exp/drums
 conf=("$here/conf/instruments.yaml")
 data() { python -m recipes.drums "$1" "$exp/data"; }
-synthesise() {
-  local label
-  for label in kick snare hihat tom cymbal clap cowbell conga bongo rim tambourine shaker percussion; do
-    audiodiff generate --model "$last/best" --label "$label" --count 8 --output "$exp/wav" --overwrite
-  done
-}
-evaluate() { audiodiff doctor "$exp/wav" --crop-seconds 0.1; } # silence, clipping, copies, levels
+synthesise() { generate_each kick snare hihat tom cymbal clap cowbell conga bongo rim tambourine shaker percussion; }
+evaluate() { examine; }
 source "$here/../../run.sh"

@@ -6,5 +6,5 @@ data() { python -m recipes.folder "$1" "$exp/data"; }
 synthesise() {
   audiodiff generate --model "$last/best" --count 16 --output "$exp/wav" --overwrite
 }
-evaluate() { audiodiff doctor "$exp/wav" --crop-seconds 0.1; } # silence, clipping, copies, levels
+evaluate() { examine; }
 source "$here/../../run.sh"

@@ -3,11 +3,6 @@
 here=$(dirname "$0") usage=CORPUS_DIR exp=exp/sc09
 conf=("$here/conf/sc09.yaml")
 data() { python -m recipes.speech_commands "$1" "$exp/data" --words sc09; }
-synthesise() {
-  local label
-  for label in zero one two three four five six seven eight nine; do
-    audiodiff generate --model "$last/best" --label "$label" --count 8 --output "$exp/wav" --overwrite
-  done
-}
-evaluate() { audiodiff doctor "$exp/wav" --crop-seconds 0.1; } # silence, clipping, copies, levels
+synthesise() { generate_each zero one two three four five six seven eight nine; }
+evaluate() { examine; }
 source "$here/../../run.sh"
