@@ -75,6 +75,20 @@ def _level_options(default: str) -> tuple[Callable[[_Function], _Function], ...]
     )
 
 
+def file_arguments(function: _Function) -> _Function:
+    """Add the files that go in, and where what is made of them goes."""
+    output = click.option(
+        "--output",
+        "-o",
+        required=True,
+        type=click.Path(path_type=Path),
+        metavar="PATH",
+        help="A folder; or, for one input file, a .wav or .flac file.",
+    )
+    inputs = click.argument("inputs", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="INPUTS...")
+    return inputs(output(function))
+
+
 def synthesis_options(function: _Function) -> _Function:
     """Add the options of the reverse process; `changes` picks those that were given out of the arguments."""
     default = "the model's own by default"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from audiodiff.cli.jobs import Job, collect_jobs
-from audiodiff.cli.options import changes, progress_bar, synthesis_options, warnings_logged
+from audiodiff.cli.options import changes, file_arguments, progress_bar, synthesis_options, warnings_logged
 
 if TYPE_CHECKING:
     from audiodiff.cli.repairing import Wishes
@@ -44,15 +44,7 @@ def _read_level(_context: click.Context, _parameter: click.Parameter, value: str
 
 
 @click.command("repair", short_help="Mend recordings with a model that was not trained to.")
-@click.argument("inputs", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="INPUTS...")
-@click.option(
-    "--output",
-    "-o",
-    required=True,
-    type=click.Path(path_type=Path),
-    metavar="PATH",
-    help="A folder; or, for one input file, a .wav or .flac file.",
-)
+@file_arguments
 @click.option("--model", metavar="NAME|FOLDER", help="Any model; the bundled one by default.")
 @click.option(
     "--gap",

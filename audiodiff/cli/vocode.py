@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from audiodiff.cli.jobs import Job, collect_jobs
-from audiodiff.cli.options import REVERSE, changes, progress_bar, synthesis_options, warnings_logged
+from audiodiff.cli.options import REVERSE, changes, file_arguments, progress_bar, synthesis_options, warnings_logged
 
 if TYPE_CHECKING:
     from audiodiff.cli.vocoding import Wishes
@@ -19,15 +19,7 @@ if TYPE_CHECKING:
 
 
 @click.command("vocode", short_help="Turn recordings or mel spectrograms into audio.")
-@click.argument("inputs", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="INPUTS...")
-@click.option(
-    "--output",
-    "-o",
-    required=True,
-    type=click.Path(path_type=Path),
-    metavar="PATH",
-    help="A folder; or, for one input file, a .wav or .flac file.",
-)
+@file_arguments
 @click.option("--model", metavar="NAME|FOLDER", help="A bundled model or a model folder; the bundled one by default.")
 @click.option(
     "--start", type=click.Choice(["noise", "griffin-lim"]), help="What is denoised first; the model's own by default."
