@@ -95,6 +95,11 @@ def make_corrector(settings: SynthesisConfig) -> Langevin | None:
     return Langevin(settings.corrector_steps, settings.corrector_snr) if settings.corrector_steps else None
 
 
+def make_guidance(settings: SynthesisConfig) -> Guidance:
+    """Return how strongly the conditions of a reverse process steer it, and where."""
+    return Guidance(settings.guidance, settings.guidance_rescale, settings.guidance_interval)
+
+
 class Pipeline:
     """A network that makes audio.
 
@@ -199,7 +204,7 @@ class Pipeline:
             alone: Whether to keep to the calling thread, so that the result lags no further.
         """
         n_questions = self.network_calls(settings)
-        guidance = Guidance(settings.guidance, settings.guidance_rescale, settings.guidance_interval)
+        guidance = make_guidance(settings)
 
         def make_stream(log_snr: Tensor) -> Stream:
             null = self.network.embed() if guidance.acts_at(float(log_snr)) else None

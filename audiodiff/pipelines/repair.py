@@ -21,7 +21,7 @@ from audiodiff.audio.griffin_lim import waveform_from_mel
 from audiodiff.audio.mel import align_to_blocks
 from audiodiff.audio.whitening import Whitening
 from audiodiff.config import SynthesisConfig, parse_config
-from audiodiff.diffusion.guidance import Guidance, guided
+from audiodiff.diffusion.guidance import guided
 from audiodiff.diffusion.noise import position_noise
 from audiodiff.diffusion.posterior import consistent, resampled, steered
 from audiodiff.diffusion.process import diffuse
@@ -29,7 +29,7 @@ from audiodiff.diffusion.reverse import answer_from
 from audiodiff.diffusion.samplers import SAMPLERS, NoisePredictor
 from audiodiff.errors import ConfigError
 from audiodiff.networks.given import Conditions
-from audiodiff.pipelines.base import SynthesisChanges, make_corrector
+from audiodiff.pipelines.base import SynthesisChanges, make_corrector, make_guidance
 from audiodiff.pipelines.generator import Generator
 from audiodiff.pipelines.given import check_guidance, conditions
 from audiodiff.pipelines.vocoder import Vocoder
@@ -240,5 +240,4 @@ def _predictor(
 
     if told is None:
         return bound(network.embed())
-    guidance = Guidance(settings.guidance, settings.guidance_rescale, settings.guidance_interval)
-    return guided(bound(network.embed(told)), bound(network.embed()), guidance)
+    return guided(bound(network.embed(told)), bound(network.embed()), make_guidance(settings))
