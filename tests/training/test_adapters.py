@@ -1,7 +1,6 @@
 """What is not trained stays as it is, adapters are of low rank, and a model that was trained so is a plain one."""
 
 import copy
-from itertools import islice
 
 import pytest
 import torch
@@ -9,9 +8,6 @@ from pydantic import ValidationError
 from torch import nn
 
 from audiodiff.config import AdapterConfig, RunConfig
-from audiodiff.data.crops import CropReader
-from audiodiff.data.dataset import CropDataset
-from audiodiff.data.source import open_recordings
 from audiodiff.errors import TrainingError
 from audiodiff.networks.build import build_network
 from audiodiff.training.adapters import LowRank, choose_trained, merged_weights
@@ -33,14 +29,6 @@ def awake(model):
 @pytest.fixture(scope="module")
 def network(tiny_run_config):
     return awake(tiny_run_config.model)
-
-
-@pytest.fixture(scope="module")
-def stream(tiny_run_config):
-    """The first four batches."""
-    recordings, _ = open_recordings(tiny_run_config.data)
-    reader = CropReader.for_model(tiny_run_config.model, tiny_run_config.data)
-    return list(islice(CropDataset(recordings, reader, tiny_run_config.data, 0).batches(0, 4), 4))
 
 
 @pytest.fixture

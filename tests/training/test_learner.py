@@ -1,16 +1,13 @@
 """A step is a function of weights, batch, seed and number; one that is not finite changes nothing but the counters."""
 
 import copy
-from itertools import chain, islice
+from itertools import chain
 
 import pytest
 import torch
 from torch.autograd.graph import saved_tensors_hooks
 
 from audiodiff.config import RunConfig
-from audiodiff.data.crops import CropReader
-from audiodiff.data.dataset import CropDataset
-from audiodiff.data.source import open_recordings
 from audiodiff.networks.build import build_network
 from audiodiff.training.learner import Learner
 from audiodiff.training.optimisation import learning_rate
@@ -27,14 +24,6 @@ def flat(network):
 def network(tiny_run_config):
     torch.manual_seed(0)
     return build_network(tiny_run_config.model)
-
-
-@pytest.fixture(scope="module")
-def stream(tiny_run_config):
-    """The first four batches."""
-    recordings, _ = open_recordings(tiny_run_config.data)
-    reader = CropReader.for_model(tiny_run_config.model, tiny_run_config.data)
-    return list(islice(CropDataset(recordings, reader, tiny_run_config.data, 0).batches(0, 4), 4))
 
 
 @pytest.fixture
