@@ -48,8 +48,11 @@ class FramedSTFT(nn.Module):
     def inverse(self, spectrum: Tensor) -> Tensor:
         """Transform spectra `(batch, n_frames, n_bins)` back into signals by least squares (Griffin and Lim 1984)."""
         frames = torch.fft.irfft(spectrum, n=self.n_fft) * self.window
-        weight = self.window.square().expand_as(frames[:1])
-        return self._overlap_add(frames) / self._overlap_add(weight).clamp_min(1e-8)
+        return self._overlap_add(frames) / self.overlap_weight(frames.shape[1])
+
+    def overlap_weight(self, n_frames: int) -> Tensor:
+        """Return the sum of the squared windows that overlap at each sample `(1, n_frames * hop_length)`."""
+        return self._overlap_add(self.window.square().expand(1, n_frames, -1)).clamp_min(1e-8)
 
     def _overlap_add(self, frames: Tensor) -> Tensor:
         batch, n_frames, _ = frames.shape
