@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from audiodiff.cli.jobs import Job, collect_jobs
-from audiodiff.cli.options import REVERSE, changes, progress_bar, synthesis_options
+from audiodiff.cli.options import VOCODING, changes, progress_bar, synthesis_options, vocoder_options
 
 if TYPE_CHECKING:
     from audiodiff.cli.vocoding import Wishes
@@ -20,10 +20,7 @@ if TYPE_CHECKING:
 @click.command("bulk", short_help="Vocode a large set of files on a Ray cluster.")
 @click.argument("inputs", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="INPUTS...")
 @click.option("--output", "-o", required=True, type=click.Path(path_type=Path), metavar="DIR", help="A folder.")
-@click.option("--model", metavar="NAME|FOLDER", help="A bundled model or a model folder; the bundled one by default.")
-@click.option(
-    "--start", type=click.Choice(["noise", "griffin-lim"]), help="What is denoised first; the model's own by default."
-)
+@vocoder_options
 @synthesis_options
 @click.option(
     "--batch-size",
@@ -69,7 +66,7 @@ def command(
     click.echo(f"{len(jobs) - len(waiting)} of {len(jobs)} are there already", err=True)
     if not waiting:
         return
-    settings = changes(**{name: options.pop(name) for name in (*REVERSE, "start")})
+    settings = changes(**{name: options.pop(name) for name in VOCODING})
     model = (options.pop("model"), options.pop("device"), options.pop("dtype"))
     wishes = Wishes(changes=settings, **options)
     failures = []

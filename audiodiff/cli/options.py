@@ -35,6 +35,8 @@ SCHEDULES_OF_MODELS = (*SCHEDULES, "searched", "learned")
 
 REVERSE = ("steps", "sampler", "corrector_steps", "corrector_snr", "schedule", "levels", "zero_terminal")
 """Names of the options of `synthesis_options` that are fields of `audiodiff.config.SynthesisConfig`."""
+VOCODING = (*REVERSE, "start", "griffin_lim_iterations")
+"""Those, and the names of the options of `vocoder_options` that are."""
 
 _LOG = logging.getLogger(__name__)
 _Function = TypeVar("_Function", bound=Callable[..., Any])
@@ -87,6 +89,25 @@ def file_arguments(function: _Function) -> _Function:
     )
     inputs = click.argument("inputs", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="INPUTS...")
     return inputs(output(function))
+
+
+def vocoder_options(function: _Function) -> _Function:
+    """Add what a vocoder has beside `synthesis_options`: which one, and what it starts from."""
+    model = click.option(
+        "--model", metavar="NAME|FOLDER", help="A bundled model or a model folder; the bundled one by default."
+    )
+    start = click.option(
+        "--start",
+        type=click.Choice(["noise", "griffin-lim"]),
+        help="What is denoised first; the model's own by default.",
+    )
+    iterations = click.option(
+        "--griffin-lim-iterations",
+        type=click.IntRange(min=1),
+        metavar="N",
+        help="Rounds of Griffin-Lim in the start: fewer are faster and look less far ahead; the model's own by default.",
+    )
+    return model(start(iterations(function)))
 
 
 def synthesis_options(function: _Function) -> _Function:

@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from audiodiff.cli.jobs import Job, collect_jobs
-from audiodiff.cli.options import REVERSE, changes, file_arguments, progress_bar, synthesis_options, warnings_logged
+from audiodiff.cli.options import (
+    VOCODING,
+    changes,
+    file_arguments,
+    progress_bar,
+    synthesis_options,
+    vocoder_options,
+    warnings_logged,
+)
 
 if TYPE_CHECKING:
     from audiodiff.cli.vocoding import Wishes
@@ -20,10 +28,7 @@ if TYPE_CHECKING:
 
 @click.command("vocode", short_help="Turn recordings or mel spectrograms into audio.")
 @file_arguments
-@click.option("--model", metavar="NAME|FOLDER", help="A bundled model or a model folder; the bundled one by default.")
-@click.option(
-    "--start", type=click.Choice(["noise", "griffin-lim"]), help="What is denoised first; the model's own by default."
-)
+@vocoder_options
 @synthesis_options
 @click.option(
     "--batch-size",
@@ -88,7 +93,7 @@ def _vocode(
     from audiodiff.pipelines import Vocoder
     from audiodiff.pipelines.budget import within_budget
 
-    settings = changes(**{name: options.pop(name) for name in (*REVERSE, "start")})
+    settings = changes(**{name: options.pop(name) for name in VOCODING})
     with warnings_logged():
         vocoder = Vocoder.from_pretrained(model, device, dtype)
         if rtf is not None:

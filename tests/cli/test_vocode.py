@@ -168,6 +168,15 @@ def test_every_option_of_the_reverse_process_counts(vocode, good, option):
     assert not np.array_equal(samples("plain.wav"), samples("changed.wav"))
 
 
+def test_the_rounds_of_griffin_lim_count_where_it_is_the_start(vocode, good):
+    for rounds in (1, 2):
+        assert (
+            vocode(good, "-o", f"{rounds}.wav", "--start", "griffin-lim", "--griffin-lim-iterations", rounds).exit_code
+            == 0
+        )
+    assert not np.array_equal(samples("1.wav"), samples("2.wav"))
+
+
 def test_zero_terminal_counts_where_a_schedule_begins_above_noise(vocode, good):
     settings = ("--steps", 3, "--schedule", "wavegrad")
     assert "begins at log-SNR" in vocode(good, "-o", "plain.wav", *settings).stderr
