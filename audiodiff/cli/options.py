@@ -105,7 +105,7 @@ def vocoder_options(function: _Function) -> _Function:
         "--griffin-lim-iterations",
         type=click.IntRange(min=1),
         metavar="N",
-        help="Rounds of Griffin-Lim in the start: fewer are faster and look less far ahead; the model's own by default.",
+        help="Rounds of Griffin-Lim in the start; fewer are faster and look less far ahead; by default the model's.",
     )
     return model(start(iterations(function)))
 
