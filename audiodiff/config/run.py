@@ -30,10 +30,20 @@ class DataConfig(Config):
     valid: str | None = Field(None, description="likewise; without it a fixed share of train is held out")
     valid_share: float = Field(0.05, gt=0, lt=1)
     crop_seconds: float = Field(0.75, gt=0, description="rounded up to whole hops; shorter clips are zero-padded")
+    one_shots: bool = Field(
+        False,
+        description="each recording is one sound: crops begin where it begins, and long sounds are seen no more often "
+        "than short ones. For drums, notes and words; without it every second of audio is as likely",
+    )
     polarity: bool = Field(True, description="flip the sign of half the crops")
     gain_db: tuple[float, float] = Field((-6.0, 3.0), description="range of a random gain per crop, in dB")
     time_reversal: bool = Field(
         False, description="play half the crops backwards; for drums and noises, not for speech"
+    )
+    speed: tuple[float, float] = Field(
+        (1.0, 1.0),
+        description="range of a random speed per crop, as a tape would play it, pitch included: a few drums or notes "
+        "become many, (0.8, 1.25); voices become other voices, (0.9, 1.1)",
     )
     mel_noise_db: float = Field(
         0.0,
@@ -61,6 +71,8 @@ class DataConfig(Config):
     def _check(self) -> DataConfig:
         if self.gain_db[0] > self.gain_db[1]:
             raise ValueError(f"gain_db must be (low, high), got {self.gain_db}")
+        if not 0.25 <= self.speed[0] <= self.speed[1] <= 4:
+            raise ValueError(f"speed must be (low, high) between 0.25 and 4, got {self.speed}")
         return self
 
 

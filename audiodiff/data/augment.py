@@ -21,6 +21,12 @@ _WRONG_USE = (TypeError, ValueError, AssertionError, ImportError, IndexError, Ar
 """What transforms of audiomentations raise at parameters they do not like, or for want of another package or a file."""
 
 
+def draw_speed(config: DataConfig, generator: np.random.Generator) -> float:
+    """Draw how fast a crop is played, evenly in pitch; where that is not asked for, nothing is drawn."""
+    low, high = config.speed
+    return 1.0 if low == high == 1 else float(low * (high / low) ** generator.random())
+
+
 class Augmenter:
     """Applies every augmentation that the configuration asks for.
 

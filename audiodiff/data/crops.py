@@ -22,6 +22,9 @@ from audiodiff.errors import DataError
 FULL_BAND = 0.45
 """A recording that reaches up to this share of the sample rate counts as full band."""
 
+SPEEDS = 50
+"""Different speeds between a halt and the recording's own: enough for the ear, few enough for filters to be kept."""
+
 _RESAMPLING_REACH = 160
 """Samples, at the lower of two rates, that a resampled sample depends on to either side; a little more than that."""
 
@@ -73,6 +76,7 @@ class CropReader:
         mask_bandwidth: Whether crops tell the band of their recording; otherwise all count as full band.
         speakers: Names of the model's speakers.
         vector_width: Length of the vector that the model takes, 0 for none.
+        one_shots: Whether crops begin where recordings do.
     """
 
     sample_rate: int
@@ -83,6 +87,7 @@ class CropReader:
     mask_bandwidth: bool = True
     speakers: tuple[str, ...] = ()
     vector_width: int = 0
+    one_shots: bool = False
 
     @classmethod
     def for_model(cls, model: ModelConfig, data: DataConfig) -> CropReader:
@@ -93,6 +98,7 @@ class CropReader:
             *(model.sample_rate, n_samples, context, model.labels, data.resample, data.mask_bandwidth),
             speakers=model.speakers,
             vector_width=model.vector_width,
+            one_shots=data.one_shots,
         )
 
     def check(self, recordings: Sequence[Recording]) -> None:
@@ -119,12 +125,13 @@ class CropReader:
                 crop_seconds,
             )
 
-    def read(self, recording: Recording, position: float) -> Example:
+    def read(self, recording: Recording, position: float, speed: float = 1.0) -> Example:
         """Read one crop.
 
         Args:
             recording: Where from.
-            position: Where in it: 0 is the first possible crop, just under 1 the last.
+            position: Where in it: 0 is the first possible crop, just under 1 the last; of one-shots the first anyway.
+            speed: How fast it is played, rounded to 2 %: 2 is an octave higher and half as long.
 
         Returns:
             The crop, not augmented.
@@ -134,23 +141,22 @@ class CropReader:
             DataError: If the file is not what the manifest says.
         """
         info = self._check_file(recording)
-        divisor = math.gcd(info.sample_rate, self.sample_rate)
-        before, after = info.sample_rate // divisor, self.sample_rate // divisor
+        played, wanted = info.sample_rate * round(speed * SPEEDS), self.sample_rate * SPEEDS
+        divisor = math.gcd(played, wanted)
+        before, after = played // divisor, wanted // divisor
         n_needed = math.ceil(self.n_samples * before / after)
-        last = max(info.n_samples - n_needed, 0)
+        last = 0 if self.one_shots else max(info.n_samples - n_needed, 0)
         start = min(int(position * (last + 1)), last)
         # The margin is whole periods of the two rates, so that `start` falls on a sample of the result.
         reach = math.ceil(_RESAMPLING_REACH * max(1.0, before / after)) if before != after else 0
         periods = math.ceil((self.context * before / after + reach) / before)
         samples = _read_span(recording, info, start - periods * before, start + n_needed + periods * before)
         first = periods * after - self.context
-        audio = resample(samples, info.sample_rate, self.sample_rate)[
-            :, first : first + self.n_samples + 2 * self.context
-        ]
+        audio = resample(samples, before, after)[:, first : first + self.n_samples + 2 * self.context]
         return Example(
             audio,
             label=torch.tensor(name_index(recording, "label", self.labels)),
-            bandwidth=torch.tensor(self._bandwidth(recording)),
+            bandwidth=torch.tensor(self._bandwidth(recording, speed)),
             speaker=torch.tensor(name_index(recording, "speaker", self.speakers)),
             vector=read_vector(recording, self.vector_width),
         )
@@ -172,8 +178,8 @@ class CropReader:
                 "Set data.resample to true, or give recordings at that rate."
             )
 
-    def _bandwidth(self, recording: Recording) -> float:
-        band = min(recording.bandwidth or math.inf, recording.sample_rate / 2)
+    def _bandwidth(self, recording: Recording, speed: float) -> float:
+        band = speed * min(recording.bandwidth or math.inf, recording.sample_rate / 2)
         return band if self.mask_bandwidth and band < FULL_BAND * self.sample_rate else math.inf
 
 

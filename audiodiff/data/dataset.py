@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from audiodiff.config import DataConfig
-from audiodiff.data.augment import Augmenter
+from audiodiff.data.augment import Augmenter, draw_speed
 from audiodiff.data.crops import CropReader, Example
 from audiodiff.data.manifest import Recording
 from audiodiff.errors import AudiodiffError, AudioError, ConfigError, DataError
@@ -66,13 +66,13 @@ class Draw(NamedTuple):
     failures: tuple[Failure, ...] = ()
 
 
-def _ends(recordings: Sequence[Recording]) -> NDArray[np.float64]:
-    """Return where each recording ends, in seconds, were they played one after the other."""
-    return np.cumsum([recording.seconds for recording in recordings])
+def _ends(recordings: Sequence[Recording], reader: CropReader) -> NDArray[np.float64]:
+    """Return where each recording ends, in seconds, were they played one after the other; one-shots count alike."""
+    return np.cumsum([1.0 if reader.one_shots else recording.seconds for recording in recordings])
 
 
 class CropDataset(Dataset[Draw]):
-    """Random crops, augmented; every second of audio is equally likely to be seen.
+    """Random crops, augmented; every second of audio is equally likely to be seen, or every one-shot.
 
     Args:
         recordings: What to crop from.
@@ -92,7 +92,7 @@ class CropDataset(Dataset[Draw]):
         self.config = config
         self.seed = seed
         self._augment = Augmenter(config, reader.sample_rate)
-        self._ends = _ends(recordings)
+        self._ends = _ends(recordings, reader)
 
     def __getitem__(self, index: int) -> Draw:
         """Return example number `index`, of which there are endlessly many; unreadable recordings are replaced."""
@@ -156,7 +156,7 @@ class CropDataset(Dataset[Draw]):
     @property
     def seconds(self) -> float:
         """Length of all recordings."""
-        return float(self._ends[-1])
+        return sum(recording.seconds for recording in self.recordings)
 
     def _drawn(self, index: int, attempt: int) -> tuple[Recording, np.random.Generator]:
         entropy = [self.seed % 2**64, index, *([attempt] if attempt else [])]
@@ -165,7 +165,7 @@ class CropDataset(Dataset[Draw]):
         return self.recordings[int(np.searchsorted(self._ends[:-1], second, side="right"))], generator
 
     def _read(self, recording: Recording, generator: np.random.Generator) -> Example:
-        example = self.reader.read(recording, generator.random())
+        example = self.reader.read(recording, generator.random(), draw_speed(self.config, generator))
         return example._replace(audio=self._augment(example.audio, generator))
 
 
@@ -188,13 +188,13 @@ def validation_crops(
         AudioError: If a file cannot be read, and there is no `on_failure`.
     """
     reader.check(recordings)
-    ends = _ends(recordings)
+    ends = _ends(recordings, reader)
     crops = []
     for second in (np.arange(count) + 0.5) / count * ends[-1]:
         index = int(np.searchsorted(ends[:-1], second, side="right"))
-        seconds = recordings[index].seconds
+        length = 1.0 if reader.one_shots else recordings[index].seconds
         try:
-            crops.append(reader.read(recordings[index], float(1 - (ends[index] - second) / seconds)))
+            crops.append(reader.read(recordings[index], float(1 - (ends[index] - second) / length)))
         except (AudioError, DataError) as error:
             if on_failure is None:
                 raise

@@ -24,7 +24,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from audiodiff.audio.replacing import replacing
 from audiodiff.config import DataConfig
-from audiodiff.data.augment import Augmenter
+from audiodiff.data.augment import Augmenter, draw_speed
 from audiodiff.data.crops import CropReader, Example
 from audiodiff.data.dataset import (
     ALONE,
@@ -141,6 +141,7 @@ class ShardStream:
         self.recordings: Sequence[Recording] = ()
         self.index = index
         self.shards = _read_index(index)
+        self.config = config
         self.augment = Augmenter(config, reader.sample_rate)
         self.seed = seed % 2**64
 
@@ -183,7 +184,7 @@ class ShardStream:
 
     def n_crops(self, seconds: float) -> int:
         """Return how many crops an epoch takes from a recording."""
-        return max(1, round(seconds * self.reader.sample_rate / self.reader.n_samples))
+        return 1 if self.reader.one_shots else max(1, round(seconds * self.reader.sample_rate / self.reader.n_samples))
 
     def cuts(self, lane: int, n_lanes: int, n_skipped: int) -> Iterator[_Cut]:
         """Yield the crops of one lane, without end; those that are skipped are not decoded, nor whole epochs read."""
@@ -215,7 +216,7 @@ class ShardStream:
             file.write(cut.content)
             file.flush()
             recording = _recording(cut).model_copy(update={"audio": Path(file.name)})
-            example = self.reader.read(recording, generator.random())
+            example = self.reader.read(recording, generator.random(), draw_speed(self.config, generator))
         return example._replace(audio=self.augment(example.audio, generator))
 
 

@@ -46,6 +46,22 @@ def test_crop_equals_the_same_place_of_the_whole_file(record, name):
         torch.testing.assert_close(crop, whole[:, start : start + 640], atol=1e-6, rtol=0)
 
 
+@pytest.mark.parametrize("speed", [0.8, 1.24, 2.0])
+def test_a_crop_at_another_speed_equals_the_whole_file_at_it(record, speed):
+    recording = record(2.0).model_copy(update={"bandwidth": 1000.0})
+    whole = resample(load_audio(recording.audio), round(RATE * speed), RATE)
+    crop = CropReader(RATE, 640).read(recording, 0.0, speed)
+    torch.testing.assert_close(crop.audio, whole[:, :640], atol=2e-6, rtol=0)
+    assert float(crop.bandwidth) == pytest.approx(1000 * speed)
+    assert CropReader(RATE, 640).read(recording, 0.999, speed).audio.abs().max() > 0
+
+
+def test_a_one_shot_begins_where_it_begins(record):
+    recording = record(1.0)
+    reader = CropReader(RATE, 640, one_shots=True)
+    assert torch.equal(reader.read(recording, 0.9).audio, CropReader(RATE, 640).read(recording, 0.0).audio)
+
+
 @pytest.mark.parametrize("file_rate", [4000, 11025, 16000, 22050, 48000])
 def test_crop_of_a_resampled_file_equals_the_resampled_whole(record, file_rate):
     recording = record(2.0, file_rate)

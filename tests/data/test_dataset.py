@@ -87,7 +87,25 @@ def test_every_second_is_equally_likely(counting):
     assert np.allclose(np.quantile(places, [0.1, 0.5, 0.9]), [0.1, 0.5, 0.9], atol=0.06)
 
 
-@pytest.mark.parametrize("option", [{"polarity": False}, {"gain_db": (0.0, 0.0)}])
+def test_every_one_shot_is_equally_likely(counting):
+    reader = CropReader(8000, 640, one_shots=True)
+    plain = DATA.model_copy(update={"polarity": False, "gain_db": (0.0, 0.0)})
+    data = CropDataset(counting, reader, plain, 0)
+    firsts = np.array([float(data[i].example.audio[0, 0]) for i in range(1000)])
+    assert set(firsts) == {0.0, 0.5}
+    assert abs((firsts == 0.5).sum() - 500) < 3 * np.sqrt(1000) / 2
+    assert [float(crop.audio[0, 0]) for crop in validation_crops(counting, reader, 4)] == [0.0, 0.0, 0.5, 0.5]
+    assert data.seconds == 2.0
+
+
+def test_crops_are_played_at_speeds_of_the_range_alone(counting):
+    rising = stream(counting, polarity=False, gain_db=(0.0, 0.0), speed=(0.5, 2.0))
+    crops = [rising[i].example.audio[0, 200:400] for i in range(300)]  # far from the ends, where a ramp rises evenly
+    speeds = np.array([float(crop.diff().mean()) * 2**15 for crop in crops])
+    assert np.allclose(np.quantile(speeds, [0, 0.5, 1]), [0.5, 1, 2], atol=0.06)
+
+
+@pytest.mark.parametrize("option", [{"polarity": False}, {"gain_db": (0.0, 0.0)}, {"speed": (0.8, 1.25)}])
 def test_each_augmentation_changes_training_but_not_validation(recordings, option):
     plain, changed = stream(recordings), stream(recordings, **option)
     assert not all(torch.equal(plain[i].example.audio, changed[i].example.audio) for i in range(8))

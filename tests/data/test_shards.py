@@ -99,6 +99,19 @@ def test_augmentation_applies(corpus):
     assert torch.equal(plain.audio, -changed.audio)
 
 
+def test_one_shots_are_seen_once_an_epoch_and_speed_applies(corpus, tmp_path):
+    recordings = scan_folder(corpus).recordings
+    write_shards(recordings, tmp_path / "train.shards.json", 2)
+
+    def first(speed):
+        config = PLAIN.model_copy(update={"speed": speed})
+        data = ShardStream(str(tmp_path / "train.shards.json"), CropReader(8000, 160, one_shots=True), config, 0)
+        assert data.n_crops(100.0) == 1
+        return next(data.batches(0, 4)).audio
+
+    assert not torch.equal(first((1.0, 1.0)), first((1.5, 1.5)))
+
+
 def test_labels_and_bandwidth_travel(corpus, tmp_path):
     recordings = [
         recording.model_copy(update={"label": "ab"[i % 2], "bandwidth": 1000.0})
