@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from torch import Tensor
 from audiodiff.audio.io import audio_info, load_audio
 from audiodiff.audio.mel import check_mel
 from audiodiff.cli.jobs import Job
+from audiodiff.data.doctor import LARGE_DC
 from audiodiff.errors import AudioError, MelError
 from audiodiff.pipelines import Vocoder
 
@@ -59,7 +61,19 @@ def read_clip(job: Job, vocoder: Vocoder, *, resample: bool) -> Clip:
     if rate != vocoder.sample_rate and not resample:
         raise AudioError(f"{job.source} is {rate} Hz; this model needs {vocoder.sample_rate} Hz. Use --resample.")
     audio = load_audio(job.source, sample_rate=vocoder.sample_rate, mono=False)
-    return Clip(job, vocoder.mel(audio), audio)
+    return Clip(job, vocoder.mel(_without_offset(audio, job.source)), audio)
+
+
+def _without_offset(audio: Tensor, path: Path) -> Tensor:
+    """Take a DC offset out of a recording; a mel cannot tell it from rumble, and rumble would be made of it."""
+    offset = audio.mean(-1, keepdim=True)
+    if float(offset.abs().max()) <= LARGE_DC:
+        return audio
+    warnings.warn(
+        f"{path} has a DC offset of {float(offset.abs().max()):.3f}, which is taken out before its mel is computed.",
+        stacklevel=2,
+    )
+    return audio - offset
 
 
 def load_mel(path: Path) -> Tensor:

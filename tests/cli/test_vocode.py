@@ -73,6 +73,16 @@ def test_it_is_what_the_library_makes(vocode, good, vocoder):
     assert np.abs(samples("out/good.wav") - 32768 * expected.numpy()).max() <= 1
 
 
+def test_a_dc_offset_is_taken_out_and_named(vocode, good):
+    plain, rate = soundfile.read(good)
+    soundfile.write("offset.wav", plain - plain.mean() + 0.1, rate, subtype="FLOAT")
+    soundfile.write("centred.wav", plain - plain.mean(), rate, subtype="FLOAT")
+    result = vocode("offset.wav", "-o", "out.wav")
+    assert "offset.wav has a DC offset of 0.100, which is taken out" in result.stderr
+    assert vocode("centred.wav", "-o", "expected.wav").stderr == ""
+    assert np.abs(samples("out.wav") - samples("expected.wav")).max() <= 1
+
+
 def test_folders_keep_their_structure(vocode, save_voice):
     for name in ("in/a.wav", "in/deep/er/b.flac", "in/deep/c.wav", "other/a.ogg"):
         save_voice(Path(name), 0.1)
