@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from audiodiff import Generator, Vocoder
 from audiodiff.checkpoint import (
     CONFIG,
     WEIGHTS,
@@ -202,10 +203,18 @@ def test_names_are_folders_or_bundled(monkeypatch, folder, tmp_path):
         load_model(find_model("speech-44k"))
 
 
-def test_every_bundled_model_loads():
-    for name, folder in bundled_models().items():
-        _, config = load_model(folder)
-        assert config.provenance, name
+@pytest.mark.parametrize("name", bundled_models())
+def test_every_bundled_model_makes_sound(name):
+    config = load_config(find_model(name))
+    assert {"name", "licence", "data", "held_out", "compute"} <= config.provenance.keys()
+    assert config.provenance["name"] == name
+    if config.mel is None:
+        audio = Generator.from_pretrained(name, "cpu").generate(config.labels[0], steps=4)[0, 0]
+        assert len(audio) == round(config.clip_seconds * config.sample_rate)
+    else:
+        recording = 0.1 * torch.randn(config.sample_rate, generator=torch.Generator().manual_seed(0))
+        audio = (vocoder := Vocoder.from_pretrained(name, "cpu"))(vocoder.mel(recording))
+    assert 1e-3 < float(audio.square().mean().sqrt()) < 0.5
 
 
 def test_a_hub_model_that_cannot_be_had_is_named(monkeypatch, tmp_path):

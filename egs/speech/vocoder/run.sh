@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The bundled vocoder: several speech corpora, first denoising alone, then the unrolled few-step sampler as well.
-# CORPORA holds any of the folders ljspeech, reader, librispeech, kerstin.
+# CORPORA holds any of the folders ljspeech, reader, librispeech, kerstin. The tiny one: --conf egs/speech/vocoder/conf/tiny.yaml
 here=$(dirname "$0") usage=CORPORA exp=exp/speech
 conf=("$here/conf/denoise.yaml" "$here/conf/few-step.yaml")
 data() {
