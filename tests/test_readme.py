@@ -51,12 +51,13 @@ def test_shipped_configurations_are_valid():
         load_run_config(path)
 
 
-def test_the_bundled_model_loads_and_is_small():
-    from audiodiff import Vocoder
+def test_bundled_models_are_shown_and_small():
     from audiodiff.checkpoint import DEFAULT_MODEL, bundled_models
 
-    assert sum(path.stat().st_size for path in bundled_models()[DEFAULT_MODEL].iterdir()) <= 20e6
-    assert Vocoder.from_pretrained(device="cpu").mel_config.name == "hifigan-22k"
+    largest = {DEFAULT_MODEL: 20e6, "speech-22k-tiny": 3e6}
+    for name, folder in bundled_models().items():
+        assert sum(path.stat().st_size for path in folder.iterdir()) <= largest.get(name, 6e6), name
+        assert f"`{name}`" in README
 
 
 def test_the_score_tables_are_those_of_the_stored_results(tmp_path):
