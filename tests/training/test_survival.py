@@ -265,10 +265,10 @@ def test_a_lost_worker_ends_the_run_after_saving(tmp_path, tiny_run_config, monk
 
     original, parent, began = CropReader.read, os.getpid(), time.monotonic()
 
-    def read(reader, recording, position):
+    def read(reader, *request):
         if os.getpid() != parent and (tmp_path / "now").exists():
             os._exit(7)
-        return original(reader, recording, position)
+        return original(reader, *request)
 
     monkeypatch.setattr(CropReader, "read", read)
     config = configured(tiny_run_config, data={"workers": 1}, steps=100)
