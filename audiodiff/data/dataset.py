@@ -66,9 +66,14 @@ class Draw(NamedTuple):
     failures: tuple[Failure, ...] = ()
 
 
+def _length(recording: Recording, reader: CropReader) -> float:
+    """Return how much of the stream a recording is: its seconds, or one of one-shots, which count alike."""
+    return 1.0 if reader.one_shots else recording.seconds
+
+
 def _ends(recordings: Sequence[Recording], reader: CropReader) -> NDArray[np.float64]:
-    """Return where each recording ends, in seconds, were they played one after the other; one-shots count alike."""
-    return np.cumsum([1.0 if reader.one_shots else recording.seconds for recording in recordings])
+    """Return where each recording ends, were they played one after the other."""
+    return np.cumsum([_length(recording, reader) for recording in recordings])
 
 
 class CropDataset(Dataset[Draw]):
@@ -192,9 +197,9 @@ def validation_crops(
     crops = []
     for second in (np.arange(count) + 0.5) / count * ends[-1]:
         index = int(np.searchsorted(ends[:-1], second, side="right"))
-        length = 1.0 if reader.one_shots else recordings[index].seconds
+        share = (ends[index] - second) / _length(recordings[index], reader)
         try:
-            crops.append(reader.read(recordings[index], float(1 - (ends[index] - second) / length)))
+            crops.append(reader.read(recordings[index], float(1 - share)))
         except (AudioError, DataError) as error:
             if on_failure is None:
                 raise
