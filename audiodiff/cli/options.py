@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 # The names are repeated here because their homes import torch, and help must be instant; a test compares them.
 SAMPLERS = ("ddim", "heun", "ddpm", "dpmpp_2m", "dpmpp_2m_sde")
 DTYPES = ("auto", "fp32", "bf16")
+STARTS = ("noise", "griffin-lim")
 SCHEDULES = (
     "uniform",
     "cosine",
@@ -98,7 +99,7 @@ def vocoder_options(function: _Function) -> _Function:
     )
     start = click.option(
         "--start",
-        type=click.Choice(["noise", "griffin-lim"]),
+        type=click.Choice(STARTS),
         help="What is denoised first; the model's own by default.",
     )
     iterations = click.option(

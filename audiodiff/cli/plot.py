@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from audiodiff.cli.options import SAMPLERS, SCHEDULES, SCHEDULES_OF_MODELS, changes, warnings_logged
+from audiodiff.cli.options import SAMPLERS, SCHEDULES, SCHEDULES_OF_MODELS, STARTS, changes, warnings_logged
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -92,9 +92,7 @@ def mel(*, recording: Path, convention: str | None, output: Path) -> None:
 @click.option(
     "--schedule", type=click.Choice(SCHEDULES_OF_MODELS), help="Where the steps lie; the model's own by default."
 )
-@click.option(
-    "--start", type=click.Choice(["noise", "griffin-lim"]), help="What is denoised; the model's own by default."
-)
+@click.option("--start", type=click.Choice(STARTS), help="What is denoised; the model's own by default.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, metavar="N", show_default=True, help="Of the noise.")
 @click.option(
     "--seconds", type=click.FloatRange(min=0, min_open=True), default=3.0, show_default=True, help="From the beginning."

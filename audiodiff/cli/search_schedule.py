@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from audiodiff.cli.options import DTYPES, SAMPLERS, changes, progress_bar, study_options, warnings_logged
+from audiodiff.cli.options import DTYPES, SAMPLERS, STARTS, changes, progress_bar, study_options, warnings_logged
 
 if TYPE_CHECKING:
     from audiodiff.search.judge import Judge
@@ -48,7 +48,7 @@ def parse_counts(_context: click.Context, _parameter: click.Parameter, value: st
     "--trials", type=click.IntRange(min=2), default=60, show_default=True, metavar="N", help="For each number of steps."
 )
 @click.option("--metric", metavar="NAME", help="What is to be best; PESQ-WB if it is installed, else M-STFT.")
-@click.option("--start", type=click.Choice(["noise", "griffin-lim"]), help="As in vocode.")
+@click.option("--start", type=click.Choice(STARTS), help="As in vocode.")
 @click.option("--sampler", type=click.Choice(SAMPLERS), help="As in vocode.")
 @click.option(
     "--seconds", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS", help="So much of each recording."

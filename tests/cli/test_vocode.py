@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from click.testing import CliRunner
 from audiodiff import Vocoder, load_audio
 from audiodiff.cli import options, vocoding
 from audiodiff.cli.main import main
+from audiodiff.config import SynthesisConfig
 from audiodiff.data.manifest import Recording, write_manifest
 from audiodiff.diffusion.samplers import SAMPLERS
 from audiodiff.diffusion.schedules import SCHEDULES
@@ -203,6 +205,7 @@ def test_levels_that_are_none_are_refused(vocode, good):
 
 def test_the_choices_are_those_of_the_library():
     assert tuple(SAMPLERS) == options.SAMPLERS
+    assert get_args(SynthesisConfig.model_fields["start"].annotation) == options.STARTS
     assert tuple(SCHEDULES) == options.SCHEDULES
 
 
