@@ -52,8 +52,10 @@ def test_shipped_configurations_are_valid():
 
 
 def test_bundled_models_are_shown_and_small():
+    from audiodiff import Vocoder
     from audiodiff.checkpoint import DEFAULT_MODEL, bundled_models
 
+    assert Vocoder.from_pretrained(device="cpu").mel_config.name == "hifigan-22k"
     largest = {DEFAULT_MODEL: 20e6, "speech-22k-tiny": 3e6}
     for name, folder in bundled_models().items():
         assert sum(path.stat().st_size for path in folder.iterdir()) <= largest.get(name, 6e6), name
