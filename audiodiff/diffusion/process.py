@@ -27,9 +27,10 @@ def alpha_sigma(log_snr: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _scales_like(log_snr: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the scales of signal and noise on the device of x, in its dtype; the noise levels may be elsewhere."""
     alpha, sigma = alpha_sigma(log_snr.double())
     shape = (-1,) + (1,) * (x.dim() - 1)
-    return alpha.to(x.dtype).view(shape), sigma.to(x.dtype).view(shape)
+    return alpha.view(shape).to(x), sigma.view(shape).to(x)
 
 
 def diffuse(clean: Tensor, noise: Tensor, log_snr: Tensor) -> Tensor:
@@ -66,7 +67,7 @@ def forward_step(x: Tensor, noise: Tensor, log_snr: Tensor, noisier: Tensor) -> 
     """
     (alpha, _), (alpha_to, sigma_to) = _scales_like(log_snr, x), _scales_like(noisier, x)
     fresh = -torch.expm1(noisier.double() - log_snr.double())
-    return alpha_to / alpha * x + sigma_to * fresh.sqrt().to(x.dtype).view_as(sigma_to) * noise
+    return alpha_to / alpha * x + sigma_to * fresh.sqrt().view(sigma_to.shape).to(x) * noise
 
 
 def score(noise: Tensor, log_snr: Tensor) -> Tensor:

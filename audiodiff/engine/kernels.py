@@ -237,8 +237,8 @@ def streamed_layer(
             )
         if narrow > 0:
             rows = _rows(column + wide, start, 0, n, block, narrow, condition_row)
-            weights = _weights(taps + 3 * channels + wide, channels, channels, narrow, depth)
-            y = tl.dot(rows, weights, y, input_precision=precision)
+            narrow_weights = _weights(taps + 3 * channels + wide, channels, channels, narrow, depth)
+            y = tl.dot(rows, narrow_weights, y, input_precision=precision)
         if repeat > 0:
             y = _add_condition(y, condition, condition_row, start, n, block, outputs, repeat, 16, precision)
         z = _gated(y, block, channels, fast).to(h_in.dtype.element_ty)
@@ -246,6 +246,6 @@ def streamed_layer(
             here = _rows(h + i, start, 0, n, block, piece, channels)
             place = skip + offset * channels + i
             skipped = _skipped(place, n - start, block, piece, channels, first)
-            weights = _weights(output + i * channels, piece, channels, channels, channels)
-            both = tl.dot(z, weights, input_precision=precision)
+            output_weights = _weights(output + i * channels, piece, channels, channels, channels)
+            both = tl.dot(z, output_weights, input_precision=precision)
             _finish(both, here, skipped, h_out + offset * channels + i, place, n - start, block, piece, channels)

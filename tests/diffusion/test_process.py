@@ -259,3 +259,17 @@ def test_at_minus_16_the_clean_signal_survives_the_way_through_the_noise_in_floa
     noise = (x - alpha_sigma(level)[0] * clean) / alpha_sigma(level)[1]
     implied = clean_from_noise(noise_from(training_target(clean, noise, level, target), x, level, target), x, level)
     assert 10 * torch.log10((implied - clean).square().mean()) < -65
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_noise_levels_may_be_on_the_host_where_the_signal_is_not(dtype):
+    clean, noise = (tensor.to("meta") for tensor in random_batch(dtype=dtype))
+    results = [
+        diffuse(clean, noise, LEVELS),
+        forward_step(clean, noise, LEVELS, LEVELS - 1),
+        score(noise, LEVELS),
+        clean_from_noise(noise, clean, LEVELS),
+        training_target(clean, noise, LEVELS, "v"),
+        *(noise_from(noise, clean, LEVELS, target) for target in ("epsilon", "x0", "v")),
+    ]
+    assert {(x.device.type, x.dtype, x.shape) for x in results} == {("meta", dtype, clean.shape)}
