@@ -1,20 +1,58 @@
-"""What every part of the configuration shares: strictness, and errors that name the key."""
+"""What every part of the configuration shares: strictness, errors that name the key, and keys that were renamed."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
-from typing import Any, TypeVar
+import logging
+from collections.abc import Mapping, Set
+from typing import Any, ClassVar, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from audiodiff.errors import ConfigError
 
+_LOG = logging.getLogger(__name__)
+
 
 class Config(BaseModel):
-    """Base of all parts: unknown keys are refused, values cannot change after validation."""
+    """Base of all parts: unknown keys are refused, values cannot change after validation.
+
+    Files with renamed keys or values are read for one more version, with a warning. A class lists them in its tables:
+
+        RENAMED_KEYS: ClassVar = {"average_decay": "ema_decay"}  # old key: new key
+        RENAMED_VALUES: ClassVar = {"kind": {"frames": "stft"}}  # key, by its new name: {old value: new value}
+        REMOVED_KEYS: ClassVar = {"learned"}  # ignored where they hold nothing, else refused as any unknown key
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    RENAMED_KEYS: ClassVar[Mapping[str, str]] = {}
+    RENAMED_VALUES: ClassVar[Mapping[str, Mapping[str, str]]] = {}
+    REMOVED_KEYS: ClassVar[Set[str]] = frozenset()
+
+    @model_validator(mode="before")
+    @classmethod
+    def read_old_keys(cls, values: Any) -> Any:
+        """Bring plain values of an older version to today's keys; whatever is no mapping passes.
+
+        A `mode="before"` validator of a subclass runs before this one, so it calls it first if it looks at keys.
+        """
+        if not isinstance(values, Mapping):
+            return values
+        values = {key: value for key, value in values.items() if key not in cls.REMOVED_KEYS or value}
+        for old, new in cls.RENAMED_KEYS.items():
+            if old not in values:
+                continue
+            if new in values:
+                raise ValueError(f"{old} is the old name of {new}; leave it out")
+            _LOG.warning("configuration key %s was renamed; write %s", old, new)
+            values = {new if key == old else key: value for key, value in values.items()}
+        for key, renamed in cls.RENAMED_VALUES.items():
+            old_value = values.get(key)
+            if isinstance(old_value, str) and old_value in renamed:
+                _LOG.warning("configuration value %s: %s was renamed; write %s", key, old_value, renamed[old_value])
+                values[key] = renamed[old_value]
+        return values
 
 
 ConfigT = TypeVar("ConfigT", bound=Config)

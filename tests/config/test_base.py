@@ -1,0 +1,61 @@
+"""Renamed keys and values of the configuration are still read, with a warning that names the new ones."""
+
+from typing import ClassVar, Literal
+
+import pytest
+
+from audiodiff.config import Config, parse_config
+from audiodiff.errors import ConfigError
+
+
+class Inner(Config):
+    RENAMED_KEYS: ClassVar = {"average_decay": "ema_decay"}
+    RENAMED_VALUES: ClassVar = {"kind": {"frames": "stft"}}
+    REMOVED_KEYS: ClassVar = {"learned"}
+
+    ema_decay: float = 0.5
+    kind: Literal["stft", "unet"] = "unet"
+
+
+class Outer(Config):
+    inner: Inner = Inner()
+
+
+def read(**values):
+    return parse_config(Outer, {"inner": values}, "a test").inner
+
+
+def test_an_old_key_is_read_with_a_warning_that_names_the_new_one(caplog):
+    assert read(average_decay=0.9).ema_decay == 0.9
+    assert "average_decay was renamed; write ema_decay" in caplog.text
+
+
+def test_an_old_value_is_read_with_a_warning_that_names_the_new_one(caplog):
+    assert read(kind="frames").kind == "stft"
+    assert "kind: frames was renamed; write stft" in caplog.text
+
+
+def test_new_keys_and_values_bring_no_warning(caplog):
+    assert read(ema_decay=0.9, kind="stft") == Inner(ema_decay=0.9, kind="stft")
+    assert not caplog.text
+
+
+def test_both_names_of_a_key_are_refused():
+    with pytest.raises(ConfigError, match="inner: average_decay is the old name of ema_decay; leave it out"):
+        read(average_decay=0.9, ema_decay=0.9)
+
+
+@pytest.mark.parametrize("nothing", [None, [], ()], ids=repr)
+def test_a_removed_key_is_ignored_where_it_holds_nothing(nothing):
+    assert read(learned=nothing) == Inner()
+
+
+def test_a_removed_key_that_held_something_is_refused():
+    with pytest.raises(ConfigError, match="learned"):
+        read(learned=[1.0, 2.0])
+
+
+def test_the_values_that_were_given_stay_as_they_are():
+    values = {"average_decay": 0.9, "kind": "frames"}
+    Inner.model_validate(values)
+    assert values == {"average_decay": 0.9, "kind": "frames"}
