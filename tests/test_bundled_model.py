@@ -9,7 +9,7 @@ import torch
 from audiodiff import Vocoder, load_audio
 from audiodiff.audio.griffin_lim import waveform_from_mel
 from audiodiff.diffusion.noise import position_noise
-from audiodiff.evaluation.metrics import score
+from audiodiff.evaluation.scoring import score
 
 CLIP = Path(str(files("audiodiff"))) / "assets" / "clips" / "sense-and-sensibility.flac"
 

@@ -167,8 +167,8 @@ def _systems(name: str, generated: Path, others: Sequence[str]) -> dict[str, Pat
 
 def _measure(systems: dict[str, Path], reference: Path, options: dict[str, Any]) -> Evaluation:
     from audiodiff.evaluation.evaluate import evaluate, read_timings
-    from audiodiff.evaluation.metrics import choose_metrics
     from audiodiff.evaluation.pairing import Limits, match_files
+    from audiodiff.evaluation.scoring import choose_metrics
 
     wanted = (options["metrics"] or "default,eval").split(",")
     timings = read_timings(options["timings"]) if options["timings"] else None
@@ -216,7 +216,7 @@ def _show(evaluation: Evaluation) -> None:
 
 
 def _catalogue() -> str:
-    from audiodiff.evaluation.catalogue import METRICS
+    from audiodiff.evaluation.registry import METRICS
 
     lines = []
     for name, metric in METRICS.items():

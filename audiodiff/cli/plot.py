@@ -227,7 +227,7 @@ def levels(*, runs: Sequence[Path], output: Path) -> None:
     Where training was confined to a grid (model.diffusion.levels) its levels are dots, and the means on it and between
     are printed. With training.validation_levels one less than twice the grid, the others lie halfway.
     """
-    from audiodiff.evaluation.levels import plot_level_losses, read_level_losses
+    from audiodiff.evaluation.loss_by_noise_level import plot_level_losses, read_level_losses
 
     read = {str(run): read_level_losses(run) for run in runs}
     figure, ((axes,),) = _figure(1, 1, (8, 4.5))

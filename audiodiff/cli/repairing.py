@@ -18,7 +18,7 @@ from audiodiff.cli.options import REVERSE, changes
 from audiodiff.diffusion.noise import position_noise
 from audiodiff.engine.choose import Dtype
 from audiodiff.errors import AudiodiffError, AudioError, ConfigError
-from audiodiff.evaluation.restoration import log_spectral_distance, snr_db
+from audiodiff.evaluation.spectral import log_spectral_distance, snr_db
 from audiodiff.pipelines import Generator, SynthesisChanges, Vocoder
 from audiodiff.pipelines.repair import RepairConfig, repair
 

@@ -131,8 +131,8 @@ def _judge(
     """Return what scores levels, and what it scores them on, in words."""
     from audiodiff.data.source import open_source
     from audiodiff.errors import ConfigError
-    from audiodiff.evaluation.catalogue import METRICS
-    from audiodiff.evaluation.metrics import choose_metrics
+    from audiodiff.evaluation.registry import METRICS
+    from audiodiff.evaluation.scoring import choose_metrics
     from audiodiff.pipelines import Vocoder
     from audiodiff.search.judge import Judge, read_clips
 

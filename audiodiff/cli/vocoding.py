@@ -17,8 +17,8 @@ from audiodiff.cli.clips import Clip, read_clip
 from audiodiff.cli.jobs import Job
 from audiodiff.cli.options import steps_of
 from audiodiff.errors import AudiodiffError, ConfigError
-from audiodiff.evaluation.catalogue import TITLES
-from audiodiff.evaluation.metrics import score
+from audiodiff.evaluation.registry import TITLES
+from audiodiff.evaluation.scoring import score
 from audiodiff.pipelines import SynthesisChanges, Vocoder
 
 SHOWN_SCORES = ("pesq_wb", "estoi", "distillmos", "m_stft", "log_mel")

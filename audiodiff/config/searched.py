@@ -31,7 +31,7 @@ class SearchedLevels(Config):
     levels: tuple[float, ...] = Field(min_length=1, description="log-SNR of each step, noisiest first")
     start: Literal["noise", "griffin-lim"] = Field(description="what the levels were searched for")
     sampler: str = Field(description="likewise")
-    metric: str = Field(description="a name of audiodiff.evaluation.catalogue")
+    metric: str = Field(description="a name of audiodiff.evaluation.registry")
     score: float = Field(description="mean of the metric over the validation recordings the search was made on")
     uniform_score: float | None = Field(
         None, description="of as many steps, evenly spaced in log-SNR between the ends that the model states"

@@ -18,11 +18,11 @@ import torch
 
 from audiodiff import __version__
 from audiodiff.errors import AudiodiffError, DataError
-from audiodiff.evaluation.catalogue import METRICS
-from audiodiff.evaluation.metrics import measure
 from audiodiff.evaluation.pair import Pair
 from audiodiff.evaluation.pairing import Limits, Match, load_pair, match_files
+from audiodiff.evaluation.registry import METRICS
 from audiodiff.evaluation.results import Evaluation, Excluded, FileResult, SystemResult
+from audiodiff.evaluation.scoring import measure
 from audiodiff.evaluation.speech import McdAlignment, mcd
 
 _PAIRS_PER_PROCESS = 8
@@ -65,7 +65,7 @@ def evaluate(
     Args:
         systems: Name of each system, and its recordings: a folder, a manifest (.jsonl) or a file.
         reference: The originals, likewise.
-        metrics: Names of `audiodiff.evaluation.catalogue.METRICS`; see `choose_metrics`.
+        metrics: Names of `audiodiff.evaluation.registry.METRICS`; see `choose_metrics`.
         limits: What counts as comparable; None takes the defaults.
         mcd_alignment: How frames are matched for MCD.
         timings: Path of a generated file to the seconds its synthesis took, for the real-time factor.

@@ -19,7 +19,7 @@ from audiodiff.config import MelConfig
 from audiodiff.diffusion.process import alpha_sigma
 from audiodiff.diffusion.schedules import SCHEDULES, make_schedule
 from audiodiff.errors import DataError
-from audiodiff.evaluation.catalogue import METRICS
+from audiodiff.evaluation.registry import METRICS
 from audiodiff.evaluation.results import Evaluation
 
 COLOURS = ("#31688e", "#a8327d", "#35b779", "#e8871e", "#5d3a9b", "#777777", "#b5b52f")

@@ -21,7 +21,7 @@ from audiodiff.audio.mel import MelSpectrogram
 from audiodiff.audio.plots import looking_glass, plot_mel, plot_waveform
 from audiodiff.audio.replacing import replacing
 from audiodiff.errors import AudioError, ConfigError
-from audiodiff.evaluation.catalogue import METRICS
+from audiodiff.evaluation.registry import METRICS
 from audiodiff.evaluation.results import Evaluation
 from audiodiff.evaluation.tables import comparison_rows, summary_rows
 

@@ -1,9 +1,15 @@
-"""How far two recordings are apart in their spectra: distances that hear no phase, differentiable, one per clip."""
+"""Distances between two recordings on plain tensors, any device: multi-resolution STFT, log-mel, SNR, log-spectral.
+
+The first two are differentiable and have one value per clip; the few-step loss trains with one of them.
+"""
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from audiodiff.audio.mel import MelSpectrogram
 from audiodiff.config import MEL_CONVENTIONS, MelConfig
@@ -14,6 +20,8 @@ RESOLUTIONS = ((1024, 120, 600), (2048, 240, 1200), (512, 50, 240))
 
 _POWER_FLOOR = 1e-8
 """Smallest squared magnitude, so that silence has a logarithm (-80 dB) and its gradient is zero, not infinite."""
+
+_LSD_N_FFT, _LSD_HOP = 1024, 256
 
 
 def multi_resolution_stft_distance(
@@ -42,14 +50,14 @@ def multi_resolution_stft_distance(
     total = generated.new_zeros(len(generated), dtype=torch.promote_types(generated.dtype, torch.float32))
     with torch.autocast(generated.device.type, enabled=False):  # bfloat16 knows no FFT, and would not resolve 1e-8
         for n_fft, hop_length, win_length in RESOLUTIONS:
-            kept = generated.new_ones(len(generated), n_fft // 2 + 1, 1, dtype=total.dtype)
+            mask = generated.new_ones(len(generated), n_fft // 2 + 1, 1, dtype=total.dtype)
             if bandwidth is not None and sample_rate is not None:
                 frequency = torch.arange(n_fft // 2 + 1, device=generated.device) * (sample_rate / n_fft)
-                kept = (frequency <= bandwidth.to(generated.device).unsqueeze(1)).to(total.dtype).unsqueeze(2)
+                mask = (frequency <= bandwidth.to(generated.device).unsqueeze(1)).to(total.dtype).unsqueeze(2)
             magnitudes = [
                 _magnitude(audio.to(total.dtype), n_fft, hop_length, win_length) for audio in (generated, reference)
             ]
-            total = total + _stft_distance(magnitudes[0], magnitudes[1], kept)
+            total = total + _stft_distance(magnitudes[0], magnitudes[1], mask)
     return total / len(RESOLUTIONS)
 
 
@@ -60,12 +68,12 @@ def _magnitude(audio: Tensor, n_fft: int, hop_length: int, win_length: int) -> T
     return (spectrum.real.square() + spectrum.imag.square()).clamp(min=_POWER_FLOOR).sqrt()
 
 
-def _stft_distance(generated: Tensor, reference: Tensor, kept: Tensor) -> Tensor:
-    """Return the distance `(batch,)` at one resolution, of the bins that `kept` `(batch, bins, 1)` has a 1 for."""
-    error = torch.linalg.vector_norm((generated - reference) * kept, dim=(1, 2))
-    convergence = error / torch.linalg.vector_norm(reference * kept, dim=(1, 2))
-    log_error = (generated.log() - reference.log()).abs() * kept
-    distance: Tensor = convergence + log_error.sum((1, 2)) / (kept.sum((1, 2)) * reference.shape[2])
+def _stft_distance(generated: Tensor, reference: Tensor, mask: Tensor) -> Tensor:
+    """Return the distance `(batch,)` at one resolution, of the bins that `mask` `(batch, bins, 1)` has a 1 for."""
+    error = torch.linalg.vector_norm((generated - reference) * mask, dim=(1, 2))
+    convergence = error / torch.linalg.vector_norm(reference * mask, dim=(1, 2))
+    log_error = (generated.log() - reference.log()).abs() * mask
+    distance: Tensor = convergence + log_error.sum((1, 2)) / (mask.sum((1, 2)) * reference.shape[2])
     return distance
 
 
@@ -107,3 +115,39 @@ def _check(generated: Tensor, reference: Tensor, shortest: int) -> None:
         )
     if generated.shape[1] < shortest:
         raise AudioError(f"clips have {generated.shape[1]} samples; comparing them needs at least {shortest}.")
+
+
+def snr_db(generated: Tensor, reference: Tensor, mask: Tensor) -> float:
+    """Return the power of the reference over that of the difference, in dB, over some samples.
+
+    Args:
+        generated: `(channels, time)`.
+        reference: Of the same shape.
+        mask: True for the samples that count `(time,)`.
+
+    Returns:
+        The ratio in dB: 0 for silence, infinite for the reference itself; NaN where no sample counts.
+    """
+    signal = reference[:, mask].double().square().sum()
+    error = (generated - reference)[:, mask].double().square().sum()
+    return math.nan if not bool(mask.any()) else float(10 * torch.log10(signal / error))
+
+
+def log_spectral_distance(generated: Tensor, reference: Tensor, mask: Tensor) -> float:
+    """Return the log-spectral distance in dB, over frames that hold such samples (Gray and Markel 1976).
+
+    The root mean square over frequencies of the difference of power spectra in dB, averaged over frames of 1,024
+    samples every 256 (Hann). Unlike the SNR it does not ask for the same phases.
+
+    Args:
+        generated: `(channels, time)`.
+        reference: Of the same shape.
+        mask: True for the samples that count `(time,)`.
+
+    Returns:
+        The distance, 0 or more; NaN where no sample counts.
+    """
+    decibels = [20 * _magnitude(audio, _LSD_N_FFT, _LSD_HOP, _LSD_N_FFT).log10() for audio in (generated, reference)]
+    distance = (decibels[0] - decibels[1]).square().mean(-2).sqrt()
+    inside = functional.max_pool1d(mask.float().view(1, 1, -1), _LSD_N_FFT, _LSD_HOP, _LSD_N_FFT // 2)[0, 0] > 0
+    return float(distance[:, : len(inside)][:, inside[: distance.shape[-1]]].mean())

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from audiodiff.audio.replacing import replacing
 from audiodiff.errors import DataError
-from audiodiff.evaluation.catalogue import METRICS
+from audiodiff.evaluation.registry import METRICS
 from audiodiff.evaluation.results import Evaluation, SystemResult, read_json
 
 BLOCK = re.compile(

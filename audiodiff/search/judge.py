@@ -19,9 +19,9 @@ from audiodiff.checkpoint import WEIGHTS, load_config
 from audiodiff.config import SynthesisConfig
 from audiodiff.data.manifest import Recording
 from audiodiff.errors import AudioError
-from audiodiff.evaluation.catalogue import METRICS, TITLES
-from audiodiff.evaluation.metrics import measure
 from audiodiff.evaluation.pair import Pair
+from audiodiff.evaluation.registry import METRICS, TITLES
+from audiodiff.evaluation.scoring import measure
 from audiodiff.pipelines import SynthesisChanges, Vocoder
 from audiodiff.pipelines.prior import MelPrior
 from audiodiff.search.proposals import Levels

@@ -20,7 +20,7 @@ class Clip:
         reference: The recording `(1, time)`.
         generated: What the model made `(1, time)`.
         picture: Both as waveforms and spectrograms, RGB `(height, width, 3)`, 8 bit.
-        scores: By name, of `audiodiff.evaluation.metrics.score`; empty where the model does not follow a recording.
+        scores: By name, of `audiodiff.evaluation.scoring.score`; empty where the model does not follow a recording.
     """
 
     name: str

@@ -18,7 +18,7 @@ from audiodiff.data.crops import CropReader, Example
 from audiodiff.data.dataset import Failure, OnFailure
 from audiodiff.data.manifest import Recording
 from audiodiff.errors import AudioError, DataError
-from audiodiff.evaluation.metrics import score
+from audiodiff.evaluation.scoring import score
 from audiodiff.networks.build import Network
 from audiodiff.pipelines import Generator, Vocoder
 from audiodiff.training.events import Clip

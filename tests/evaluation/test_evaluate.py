@@ -13,8 +13,8 @@ import soundfile
 from audiodiff.audio.io import load_audio
 from audiodiff.errors import DataError
 from audiodiff.evaluation.evaluate import Task, evaluate, read_timings, score_files
-from audiodiff.evaluation.metrics import score
 from audiodiff.evaluation.pairing import Limits, Match
+from audiodiff.evaluation.scoring import score
 
 RATE = 16000
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import librosa
 import numpy as np
 import pytest
@@ -9,7 +11,13 @@ import torch
 from torch import Tensor
 
 from audiodiff.errors import AudioError
-from audiodiff.evaluation.spectral import RESOLUTIONS, log_mel_distance, multi_resolution_stft_distance
+from audiodiff.evaluation.spectral import (
+    RESOLUTIONS,
+    log_mel_distance,
+    log_spectral_distance,
+    multi_resolution_stft_distance,
+    snr_db,
+)
 
 RATE = 22050
 
@@ -136,3 +144,27 @@ def test_clips_that_cannot_be_compared_are_refused(distance, shapes, message):
 def test_bandwidth_needs_the_sample_rate():
     with pytest.raises(AudioError, match="sample_rate"):
         multi_resolution_stft_distance(clips(), clips(), bandwidth=torch.full((3,), 4000.0))
+
+
+AUDIO = 0.1 * torch.randn(1, 8000, generator=torch.Generator().manual_seed(0))
+ALL = torch.ones(8000, dtype=torch.bool)
+
+
+def test_halving_is_6_db_in_both():
+    assert snr_db(0.5 * AUDIO, AUDIO, ALL) == pytest.approx(6.02, abs=0.01)
+    assert log_spectral_distance(0.5 * AUDIO, AUDIO, ALL) == pytest.approx(6.02, abs=0.05)
+    assert snr_db(torch.zeros_like(AUDIO), AUDIO, ALL) == pytest.approx(0)
+
+
+def test_only_what_is_asked_for_counts():
+    first = torch.arange(8000) < 2000
+    spoilt = torch.where(first, AUDIO, 0)
+    assert snr_db(spoilt, AUDIO, first) == math.inf
+    assert snr_db(spoilt, AUDIO, ~first) == pytest.approx(0)
+    assert log_spectral_distance(spoilt, AUDIO, torch.arange(8000) < 1000) == 0
+    assert math.isnan(snr_db(spoilt, AUDIO, ~ALL))
+
+
+def test_phases_do_not_matter_to_the_spectral_distance():
+    assert log_spectral_distance(-AUDIO, AUDIO, ALL) == 0
+    assert snr_db(-AUDIO, AUDIO, ALL) == pytest.approx(-6.02, abs=0.01)

@@ -7,7 +7,7 @@ from audiodiff import Vocoder
 from audiodiff.checkpoint import WEIGHTS, load_config, load_model, save_model
 from audiodiff.data.source import open_source
 from audiodiff.errors import AudioError, DataError, ModelError
-from audiodiff.evaluation.metrics import score
+from audiodiff.evaluation.scoring import score
 from audiodiff.search.judge import Clip, Judge, read_clips
 from audiodiff.search.schedule import Wanted, as_searched, search_levels, store
 from audiodiff.search.study import Study

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Literal
 
-from audiodiff.evaluation import opinion, signal, speech
+from audiodiff.evaluation import mos, signal, speech
 from audiodiff.evaluation.pair import Pair
 
 MetricSet = Literal["default", "timing", "eval", "eval-mos"]
@@ -224,7 +224,7 @@ METRICS: dict[str, Metric] = {
     ),
     "distillmos": Metric(
         "DistillMOS",
-        opinion.distillmos,
+        mos.distillmos,
         "higher",
         None,
         "1 to 5",
@@ -237,7 +237,7 @@ METRICS: dict[str, Metric] = {
     ),
     "dnsmos_overall": Metric(
         "DNSMOS",
-        opinion.dnsmos_overall,
+        mos.dnsmos_overall,
         "higher",
         None,
         "1 to 5",
@@ -250,7 +250,7 @@ METRICS: dict[str, Metric] = {
     ),
     "dnsmos_p808": Metric(
         "DNSMOS P.808",
-        opinion.dnsmos_p808,
+        mos.dnsmos_p808,
         "higher",
         None,
         "1 to 5",
@@ -263,7 +263,7 @@ METRICS: dict[str, Metric] = {
     ),
     "speaker_similarity": Metric(
         "speaker cosine",
-        opinion.speaker_similarity,
+        mos.speaker_similarity,
         "higher",
         1,
         "0 to 1",

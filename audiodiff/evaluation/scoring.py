@@ -13,8 +13,8 @@ from typing import NamedTuple
 from torch import Tensor
 
 from audiodiff.errors import AudioError, ConfigError
-from audiodiff.evaluation.catalogue import METRICS, TITLES
 from audiodiff.evaluation.pair import Pair
+from audiodiff.evaluation.registry import METRICS, TITLES
 
 _LOG = logging.getLogger(__name__)
 
