@@ -43,7 +43,7 @@ NARROW = {
 OUTSIDE = {
     "errors": set(),
     "config": {"pydantic", "yaml"},
-    "diffusion": {"torch", "numpy"},
+    "diffusion": {"torch", "numpy", "triton"},
     "__init__": set(),
 }
 LIMIT_FUNCTION_LINES = 60

@@ -12,24 +12,26 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from audiodiff.diffusion import noise_kernel
+
 _MULTIPLIER = 0xD256D193
 _KEY_INCREMENT = 0x9E3779B9
 _WORD = 0xFFFFFFFF
 
 
-def philox(counter: Tensor, stream: Tensor, key: int, rounds: int = 10) -> tuple[Tensor, Tensor]:
+def philox(counter: Tensor, stream: Tensor, key: int | Tensor, rounds: int = 10) -> tuple[Tensor, Tensor]:
     """Encrypt a 2 x 32 bit counter under a 32 bit key (Salmon et al. 2011, section 3.3).
 
     Args:
         counter: Low words, int64 holding 32 bits, any shape.
         stream: High words, int64 holding 32 bits, broadcastable with `counter`.
-        key: The key, 32 bits.
+        key: The key, 32 bits; or keys, int64 holding 32 bits, broadcastable with `counter`.
         rounds: Number of rounds; 10 passes every known statistical test.
 
     Returns:
         Two int64 tensors of uniformly distributed 32 bit words.
     """
-    low, high = torch.broadcast_tensors(counter, stream)
+    low, high = counter, stream
     for _ in range(rounds):
         product = low * _MULTIPLIER  # wraps around in 64 bits, which keeps both words
         low, high = ((product >> 32) & _WORD) ^ key ^ high, product & _WORD
@@ -59,14 +61,15 @@ def position_noise(
     Returns:
         Noise of shape `(batch, channels, n_samples)`, float32.
     """
+    device = torch.device(device)
+    keys = torch.tensor([_fold(seed) for seed in seeds], dtype=torch.int64).to(device, non_blocking=True)
+    if device.type == "cuda" and noise_kernel.AVAILABLE:
+        return noise_kernel.draw(keys, step, n_samples=n_samples, channels=channels, start=start)
     index = torch.arange(start, start + n_samples, dtype=torch.int64, device=device) & _WORD
     stream = (step + (torch.arange(channels, dtype=torch.int64, device=device) << 20)).unsqueeze(1) & _WORD
-    clips = []
-    for seed in seeds:
-        first, second = philox(index, stream, _fold(seed))
-        radius = torch.sqrt(-2.0 * torch.log((first.float() + 0.5) / 2.0**32))
-        clips.append(radius.mul_(torch.cos(second.float() * (2.0 * math.pi / 2.0**32))))  # Box-Muller
-    return torch.stack(clips)
+    first, second = philox(index, stream, keys.view(-1, 1, 1))
+    radius = torch.sqrt(-2.0 * torch.log((first.float() + 0.5) / 2.0**32))
+    return radius.mul_(torch.cos(second.float() * (2.0 * math.pi / 2.0**32)))  # Box-Muller
 
 
 def _fold(seed: int) -> int:

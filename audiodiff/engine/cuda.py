@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -20,6 +21,9 @@ RESIDENT_TILINGS = ((64, 4, 1, 2), (64, 4, 2, 1), (128, 8, 1, 1), (128, 8, 2, 1)
 
 STREAMED_TILINGS = ((128, 64, 8, 3), (128, 32, 8, 4), (64, 64, 4, 3), (64, 32, 4, 3), (64, 16, 4, 2))
 """(positions of a tile, inputs read at once, warps, stages) to choose from, 16 bits."""
+
+AS_MANY_AS_TILES = 1 << 20
+"""Programs per multiprocessor of a kernel that does not persist."""
 
 STREAMED_TILINGS_FLOAT32 = ((64, 32, 8, 3), (64, 32, 4, 3), (64, 16, 8, 2), (32, 16, 4, 2))
 
@@ -112,7 +116,7 @@ class FusedStack:
 
 
 def _launch(h: Tensor, arguments: tuple[Any, ...], constants: dict[str, Any]) -> None:
-    resident = constants["channels"] <= WIDEST_RESIDENT and h.element_size() == 2
+    resident = is_resident(h.dtype, constants["channels"])
     batch, capacity = h.shape[:2]
     if not h.is_cuda:  # Triton's interpreter, for tests
         kernel: Any = kernels.resident_layer if resident else kernels.streamed_layer
@@ -121,29 +125,79 @@ def _launch(h: Tensor, arguments: tuple[Any, ...], constants: dict[str, Any]) ->
     processors = torch.cuda.get_device_properties(h.device).multi_processor_count
 
     def grid(choice: dict[str, Any]) -> tuple[int, int]:
-        tiles = -(-capacity // choice["block"])
-        return min(tiles, -(-processors * choice["per_processor"] // batch)), batch
+        return programs_per_clip(capacity, batch, processors, choice), batch
 
     with torch.cuda.device(h.device):
-        _tuned(resident, h.dtype, constants["channels"])[grid](*arguments, **constants)
+        kernel = _tuned(h.dtype, constants["channels"], _power_of_two(batch), _power_of_two(capacity))
+        kernel[grid](*arguments, **constants)
+
+
+def _power_of_two(n: int) -> int:
+    """Round up, so that few kinds of call are tuned apart."""
+    return 1 << (n - 1).bit_length()
+
+
+def programs_per_clip(capacity: int, batch: int, processors: int, choice: Mapping[str, int]) -> int:
+    """Return how many programs walk over the tiles of one clip: all programs together run at once, in one wave.
+
+    Args:
+        capacity: Positions of a clip.
+        batch: Clips.
+        processors: Multiprocessors of the device.
+        choice: The tiling: "block" positions per tile, and "per_processor" programs at once.
+    """
+    tiles = -(-capacity // choice["block"])
+    return min(tiles, max(1, processors * choice["per_processor"] // batch))
+
+
+class Tiling(NamedTuple):
+    """How a layer is cut up for the machine.
+
+    Attributes:
+        block: Positions of a tile.
+        piece: Inputs whose weights are read at once.
+        per_processor: Programs that a multiprocessor runs at once; `AS_MANY_AS_TILES` where they do not persist.
+        warps: Of a program.
+        stages: Of its pipeline.
+    """
+
+    block: int
+    piece: int
+    per_processor: int
+    warps: int
+    stages: int
+
+
+def is_resident(dtype: torch.dtype, channels: int) -> bool:
+    """Return whether the weights of a layer stay in shared memory."""
+    return channels <= WIDEST_RESIDENT and dtype.itemsize == 2
+
+
+def tilings(dtype: torch.dtype, channels: int) -> list[Tiling]:
+    """Return the tilings to choose from for a kind of layer."""
+    if is_resident(dtype, channels):
+        return [Tiling(block, SMALLEST, each, warps, stages) for block, warps, stages, each in RESIDENT_TILINGS]
+    streamed = STREAMED_TILINGS_FLOAT32 if dtype == torch.float32 else STREAMED_TILINGS
+    cuts = sorted({(block, min(piece, channels), warps, stages) for block, piece, warps, stages in streamed})
+    return [Tiling(block, piece, AS_MANY_AS_TILES, warps, stages) for block, piece, warps, stages in cuts]
 
 
 @functools.cache
-def _tuned(resident: bool, dtype: torch.dtype, channels: int) -> Any:
+def _tuned(dtype: torch.dtype, channels: int, batch: int, capacity: int) -> Any:
     """Return a kernel that times a few tilings when it first meets a kind of layer, and keeps the fastest.
 
-    A stack's first layer is met first, and may run any number of times: it only writes to what it does not read.
+    The fastest depends on the batch and the length too, which is why they are arguments here. A stack's first layer is
+    met first, and may run any number of times: it only writes to what it does not read.
     """
     import triton
 
-    if resident:
-        choices = {(block, SMALLEST, *rest) for block, *rest in RESIDENT_TILINGS}
-    else:  # as many programs as tiles
-        tilings = STREAMED_TILINGS_FLOAT32 if dtype == torch.float32 else STREAMED_TILINGS
-        choices = {(block, min(piece, channels), *rest, 1 << 20) for block, piece, *rest in tilings}
     configs = [
-        triton.Config({"block": block, "piece": piece, "per_processor": programs}, num_warps=warps, num_stages=stages)
-        for block, piece, warps, stages, programs in sorted(choices)
+        triton.Config(
+            {"block": tiling.block, "piece": tiling.piece, "per_processor": tiling.per_processor},
+            num_warps=tiling.warps,
+            num_stages=tiling.stages,
+        )
+        for tiling in tilings(dtype, channels)
     ]
-    kernel: Any = kernels.resident_layer if resident else kernels.streamed_layer
+    kernel: Any = kernels.resident_layer if is_resident(dtype, channels) else kernels.streamed_layer
     return triton.autotune(configs, key=["wide", "narrow", "repeat", "precision"])(kernel)

@@ -7,6 +7,7 @@ import torch
 from scipy import stats
 from torch.testing import assert_close
 
+from audiodiff.diffusion import noise, noise_kernel
 from audiodiff.diffusion.noise import philox, position_noise
 
 N = 100_000
@@ -139,3 +140,16 @@ def test_a_channel_has_the_same_noise_however_many_channels_there_are():
     stereo = position_noise([3], 5, n_samples=64, channels=2)
     torch.testing.assert_close(stereo[:, :1], position_noise([3], 5, n_samples=64), rtol=0, atol=0)
     assert not torch.equal(stereo[:, 1:], position_noise([3], 6, n_samples=64))
+
+
+def test_the_kernel_draws_the_same_noise():
+    """On a GPU where there is one, else in Triton's interpreter."""
+    triton = pytest.importorskip("triton", minversion="3.4")
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cpu" and not triton.knobs.runtime.interpret:
+        pytest.skip("without a GPU, kernels need TRITON_INTERPRET=1")
+    for start, step in ((0, 0), (2**32 - 500, 7), (10**10, -1)):
+        keys = torch.tensor([noise._fold(seed) for seed in SEEDS], device=device)
+        drawn = noise_kernel.draw(keys, step, n_samples=3001, channels=2, start=start)
+        expected = position_noise(SEEDS, step, n_samples=3001, channels=2, start=start)
+        assert_close(drawn.cpu(), expected, rtol=1e-6, atol=1e-6)
