@@ -35,6 +35,18 @@ class DataConfig(Config):
         description="each recording is one sound: crops begin where it begins, and long sounds are seen no more often "
         "than short ones. For drums, notes and words; without it every second of audio is as likely",
     )
+    peak_db: float | None = Field(
+        None,
+        le=0,
+        description="bring every crop to this peak, in dB of full scale, before `gain_db`; unset, crops are as loud as "
+        "recorded. For generators: recordings whose levels spread teach clips whose levels spread, and a level that no "
+        "condition tells is decided by the initial noise",
+    )
+    fade_seconds: tuple[float, float] = Field(
+        (0.0, 0.0),
+        description="fade in at the start of a crop, and out at its end or where the recording ends before it, in "
+        "seconds. For generators: recordings that break off teach clips that break off, and clicks",
+    )
     polarity: bool = Field(True, description="flip the sign of half the crops")
     gain_db: tuple[float, float] = Field((-6.0, 3.0), description="range of a random gain per crop, in dB")
     time_reversal: bool = Field(
@@ -71,6 +83,10 @@ class DataConfig(Config):
     def _check(self) -> DataConfig:
         if self.gain_db[0] > self.gain_db[1]:
             raise ValueError(f"gain_db must be (low, high), got {self.gain_db}")
+        if min(self.fade_seconds) < 0 or sum(self.fade_seconds) > self.crop_seconds:
+            raise ValueError(
+                f"fade_seconds must be 0 or more and fit in crop_seconds {self.crop_seconds}, got {self.fade_seconds}"
+            )
         if not 0.25 <= self.speed[0] <= self.speed[1] <= 4:
             raise ValueError(f"speed must be (low, high) between 0.25 and 4, got {self.speed}")
         return self

@@ -77,6 +77,8 @@ class CropReader:
         speakers: Names of the model's speakers.
         vector_width: Length of the vector that the model takes, 0 for none.
         one_shots: Whether crops begin where recordings do.
+        peak_db: Peak that every crop is brought to, in dB of full scale; None leaves levels as they are.
+        fade: Samples that are faded in at the start of a crop, and out at its end.
     """
 
     sample_rate: int
@@ -88,6 +90,8 @@ class CropReader:
     speakers: tuple[str, ...] = ()
     vector_width: int = 0
     one_shots: bool = False
+    peak_db: float | None = None
+    fade: tuple[int, int] = (0, 0)
 
     @classmethod
     def for_model(cls, model: ModelConfig, data: DataConfig) -> CropReader:
@@ -99,6 +103,8 @@ class CropReader:
             speakers=model.speakers,
             vector_width=model.vector_width,
             one_shots=data.one_shots,
+            peak_db=data.peak_db,
+            fade=(round(data.fade_seconds[0] * model.sample_rate), round(data.fade_seconds[1] * model.sample_rate)),
         )
 
     def check(self, recordings: Sequence[Recording]) -> None:
@@ -153,13 +159,24 @@ class CropReader:
         samples = _read_span(recording, info, start - periods * before, start + n_needed + periods * before)
         first = periods * after - self.context
         audio = resample(samples, before, after)[:, first : first + self.n_samples + 2 * self.context]
+        n_there = min(self.n_samples, round((info.n_samples - start) * after / before))
         return Example(
-            audio,
+            self._shaped(audio, n_there),
             label=torch.tensor(name_index(recording, "label", self.labels)),
             bandwidth=torch.tensor(self._bandwidth(recording, speed)),
             speaker=torch.tensor(name_index(recording, "speaker", self.speakers)),
             vector=read_vector(recording, self.vector_width),
         )
+
+    def _shaped(self, audio: Tensor, n_there: int) -> Tensor:
+        """Fade a crop `(1, context + time + context)`, of which `n_there` samples are there, and set its peak."""
+        if any(self.fade):
+            after = audio.shape[-1] - self.context - n_there
+            audio = audio * functional.pad(fades(n_there, *self.fade), (self.context, after))
+        if self.peak_db is None:
+            return audio
+        peak = audio.abs().max()
+        return audio * (10 ** (self.peak_db / 20) / peak) if peak > 0 else audio
 
     def _check_file(self, recording: Recording) -> AudioInfo:
         info = audio_info(recording.audio)
@@ -181,6 +198,18 @@ class CropReader:
     def _bandwidth(self, recording: Recording, speed: float) -> float:
         band = speed * min(recording.bandwidth or math.inf, recording.sample_rate / 2)
         return band if self.mask_bandwidth and band < FULL_BAND * self.sample_rate else math.inf
+
+
+def fades(n_samples: int, n_in: int, n_out: int) -> Tensor:
+    """Return a weight per sample `(n_samples,)` that rises from 0 over `n_in` of them and falls to 0 over `n_out`.
+
+    Both are raised cosines; where they meet, they multiply.
+    """
+    weight, index = torch.ones(n_samples), torch.arange(n_samples) + 0.5
+    for distance, length in ((index, n_in), (n_samples - index, n_out)):
+        if length:
+            weight *= 0.5 - 0.5 * torch.cos(torch.pi * (distance / length).clamp_max(1))
+    return weight
 
 
 def _read_span(recording: Recording, info: AudioInfo, first: int, last: int) -> Tensor:

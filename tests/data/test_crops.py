@@ -10,7 +10,7 @@ import torch
 from audiodiff.audio.io import load_audio
 from audiodiff.audio.resample import resample
 from audiodiff.config import DataConfig
-from audiodiff.data.crops import CropReader
+from audiodiff.data.crops import CropReader, fades
 from audiodiff.data.manifest import Recording, scan_folder
 from audiodiff.errors import AudioError, DataError
 
@@ -60,6 +60,38 @@ def test_a_one_shot_begins_where_it_begins(record):
     recording = record(1.0)
     reader = CropReader(RATE, 640, one_shots=True)
     assert torch.equal(reader.read(recording, 0.9).audio, CropReader(RATE, 640).read(recording, 0.0).audio)
+
+
+def test_every_crop_is_brought_to_the_same_peak(record):
+    recording = record(1.0)
+    plain = CropReader(RATE, 640).read(recording, 0.5).audio
+    crop = CropReader(RATE, 640, peak_db=-1.0).read(recording, 0.5).audio
+    assert float(crop.abs().max()) == pytest.approx(10 ** (-1 / 20))
+    torch.testing.assert_close(crop / crop.abs().max(), plain / plain.abs().max())
+    silence = CropReader(RATE, 640, peak_db=-1.0)._shaped(torch.zeros(1, 640), 640)
+    assert torch.equal(silence, torch.zeros(1, 640))
+
+
+@pytest.mark.parametrize("speed", [1.0, 1.24])
+@pytest.mark.parametrize("n_samples", [640, 16000])
+def test_a_crop_fades_out_at_its_end_or_where_the_recording_ends(record, n_samples, speed):
+    recording = record(1.0)
+    plain = CropReader(RATE, n_samples, one_shots=True).read(recording, 0.0, speed).audio[0]
+    crop = CropReader(RATE, n_samples, one_shots=True, fade=(0, 100)).read(recording, 0.0, speed).audio[0]
+    end = min(n_samples, round(RATE / speed))
+    assert torch.equal(crop[: end - 100], plain[: end - 100])
+    torch.testing.assert_close(crop[end - 50 : end], plain[end - 50 : end] * fades(50, 0, 100)[-50:])
+    assert torch.all(crop[end:] == 0)
+
+
+def test_fades_rise_and_fall():
+    weight = fades(1000, 10, 200)
+    assert torch.all(weight[:10].diff() > 0)
+    assert torch.all(weight[10:800] == 1)
+    assert torch.all(weight[800:].diff() < 0)
+    assert weight[0] < 0.01
+    assert weight[-1] < 0.0001
+    assert torch.equal(fades(5, 0, 0), torch.ones(5))
 
 
 @pytest.mark.parametrize("file_rate", [4000, 11025, 16000, 22050, 48000])
