@@ -76,14 +76,14 @@ def speech_folder(tmp_path_factory: pytest.TempPathFactory, save_voice: Callable
 
 @pytest.fixture(scope="session")
 def tiny_model_config() -> ModelConfig:
-    """Give a vocoder of the frame-rate kind that trains hundreds of steps in seconds: 8000 Hz, 20 mels, hop 64."""
+    """Give a vocoder of kind `stft` that trains hundreds of steps in seconds: 8000 Hz, 20 mels, hop 64."""
     return ModelConfig(
         sample_rate=SAMPLE_RATE,
         mel=MelConfig(
             sample_rate=SAMPLE_RATE, n_fft=256, hop_length=64, win_length=256, n_mels=20, f_min=0, f_max=SAMPLE_RATE / 2
         ),
         network=NetworkConfig(
-            kind="frames",
+            kind="stft",
             channels=32,
             layers=2,
             n_fft=256,

@@ -62,7 +62,7 @@ def count_operations(network: Network, config: ModelConfig, *, batch: int, n_blo
     if isinstance(network, UNet1d):
         return _of_unet(network, batch, n_blocks, n_blocks * config.block_length)
     network_config = config.network
-    samples_per_position = network_config.hop_length if network_config.kind == "frames" else network_config.patch
+    samples_per_position = network_config.hop_length if network_config.kind == "stft" else network_config.patch
     n_positions = n_blocks * config.block_length // samples_per_position
     layers = [layer for layer in network.stack.layers if isinstance(layer, GatedResidualLayer | RadialResidualLayer)]
     at_every_position = [network.input, network.skip, network.output, *filter(None, [network.variance])]

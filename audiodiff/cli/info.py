@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 _OF_UNET = {"factors", "multipliers", "blocks", "attention"}
 UNUSED = {
     "diffwave": {"n_fft", "hop_length"} | _OF_UNET,
-    "frames": {"patch"} | _OF_UNET,
+    "stft": {"patch"} | _OF_UNET,
     "unet": {"n_fft", "hop_length", "layers", "upsampling", "upsampling_factors", "activation", "activation_centres"},
 }
 """Fields of `NetworkConfig` that say nothing of a kind of network."""

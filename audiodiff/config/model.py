@@ -228,16 +228,16 @@ class ModelConfig(Config):
         elif self.network.upsampling != "repeat":
             raise ValueError(f"upsampling {self.network.upsampling!r} needs a mel; without one leave it out")
         self._check_frames()
-        if self.network.kind == "frames" and self.diffusion.target != "epsilon":
+        if self.network.kind == "stft" and self.diffusion.target != "epsilon":
             raise ValueError(
-                f"network kind 'frames' predicts noise; diffusion.target {self.diffusion.target!r} must be 'epsilon'"
+                f"network kind 'stft' predicts noise; diffusion.target {self.diffusion.target!r} must be 'epsilon'"
             )
         return self
 
     def _check_frames(self) -> None:
         """Refuse a window that the network's own STFT cannot have (`audiodiff.audio.stft.FramedSTFT`)."""
         n_fft, hop = self.network.n_fft, self.network.hop_length
-        if self.network.kind == "frames" and (n_fft % hop or n_fft < 2 * hop or (n_fft - hop) % 2):
+        if self.network.kind == "stft" and (n_fft % hop or n_fft < 2 * hop or (n_fft - hop) % 2):
             fitting = ", ".join(str(n * hop) for n in (2, 3, 4, 5, 6, 8) if n * hop % 2 == hop % 2)
             raise ValueError(
                 f"network.n_fft {n_fft} must be a multiple of network.hop_length {hop}, at least twice it, their "

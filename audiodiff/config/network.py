@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -82,7 +82,9 @@ def _fitting_factors(product: int) -> str:
 class NetworkConfig(Config):
     """The noise predictor: gated dilated residual layers on samples, patches or STFT frames, or a U-Net on patches."""
 
-    kind: Literal["diffwave", "frames", "unet"] = "diffwave"
+    RENAMED_VALUES: ClassVar = {"kind": {"frames": "stft"}}
+
+    kind: Literal["diffwave", "stft", "unet"] = "diffwave"
     channels: int = Field(64, gt=0, description="width of the residual stream; of a 'unet', at its finest level")
     layers: int = Field(30, gt=0, description="residual layers; a 'unet' has `blocks` instead")
     dilation_cycle: int = Field(
@@ -115,8 +117,8 @@ class NetworkConfig(Config):
         description="'unet' only: layers of self-attention at the coarsest level, for clips that are made whole, such "
         "as words and notes; 0 for long audio, because what attends to the whole clip cannot be made in chunks",
     )
-    n_fft: int = Field(1024, gt=0, description="window of the network's own STFT, in samples ('frames' only)")
-    hop_length: int = Field(256, gt=0, description="hop of the network's own STFT, in samples ('frames' only)")
+    n_fft: int = Field(1024, gt=0, description="window of the network's own STFT, in samples ('stft' only)")
+    hop_length: int = Field(256, gt=0, description="hop of the network's own STFT, in samples ('stft' only)")
     upsampling: Literal["repeat", "transposed", "transposed-per-layer"] = Field(
         "repeat",
         description="how mel frames reach the rate of the signal ('diffwave' only): each is repeated, and all layers "
@@ -132,7 +134,7 @@ class NetworkConfig(Config):
     @property
     def stride(self) -> int:
         """Samples by which a signal can be moved such that the prediction moves with it."""
-        if self.kind == "frames":
+        if self.kind == "stft":
             return self.hop_length
         return self.patch * (math.prod(self.factors) if self.kind == "unet" else 1)
 
@@ -159,7 +161,7 @@ class NetworkConfig(Config):
         if self.upsampling != "repeat":
             raise ValueError(f"upsampling {self.upsampling!r} is for kind 'diffwave'; 'unet' takes 'repeat' only")
         if self.activation != "gated":
-            raise ValueError(f"activation {self.activation!r} is for 'diffwave' and 'frames'; leave it out for 'unet'")
+            raise ValueError(f"activation {self.activation!r} is for 'diffwave' and 'stft'; leave it out for 'unet'")
         return self
 
     def check_hop(self, hop_length: int) -> None:
@@ -168,11 +170,11 @@ class NetworkConfig(Config):
         Raises:
             ValueError: If a patch, a hop or upsampling factors do not fit; the message says what would.
         """
-        if self.kind == "frames":
+        if self.kind == "stft":
             if self.hop_length != hop_length:
                 raise ValueError(f"network.hop_length {self.hop_length} must equal the mel's hop_length {hop_length}")
             if self.upsampling != "repeat":
-                raise ValueError(f"upsampling {self.upsampling!r} is for kind 'diffwave'; 'frames' takes 'repeat' only")
+                raise ValueError(f"upsampling {self.upsampling!r} is for kind 'diffwave'; 'stft' takes 'repeat' only")
             return
         if self.kind == "unet" and hop_length % self.stride:
             raise ValueError(

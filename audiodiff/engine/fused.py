@@ -16,8 +16,8 @@ from audiodiff.networks.base import DilatedNetwork
 from audiodiff.networks.build import Network
 from audiodiff.networks.conditioning import UpsampledConditioner
 from audiodiff.networks.diffwave import DiffWave
-from audiodiff.networks.frames import FrameDiffWave
 from audiodiff.networks.given import Conditions
+from audiodiff.networks.stft_diffwave import STFTDiffWave
 
 WIDEST = 128
 """Channels up to which a tile of a layer fits into registers; wider networks take the plain path."""
@@ -32,7 +32,7 @@ def why_not_fused(network: nn.Module, device: torch.device | str) -> str | None:
         network: Any network.
         device: Where it would run.
     """
-    if not isinstance(network, DiffWave | FrameDiffWave):
+    if not isinstance(network, DiffWave | STFTDiffWave):
         return f"{type(network).__name__} has no fused form"
     if not network.stack.is_gated:
         return "its layers are not gated"
@@ -67,15 +67,13 @@ def accelerated(network: Network, dtype: torch.dtype = torch.bfloat16) -> Networ
         A network of the same call, for inference only.
     """
     reason = why_not_fused(network, next(network.parameters()).device)
-    if reason is None and isinstance(network, DiffWave | FrameDiffWave):
+    if reason is None and isinstance(network, DiffWave | STFTDiffWave):
         return fused(network, dtype)
     _log_once(f"no fused layers: {reason}")
     return network
 
 
-def fused(
-    network: DiffWave | FrameDiffWave, dtype: torch.dtype = torch.bfloat16, *, tf32: bool = False
-) -> FusedNetwork:
+def fused(network: DiffWave | STFTDiffWave, dtype: torch.dtype = torch.bfloat16, *, tf32: bool = False) -> FusedNetwork:
     """Pack a network's weights and return it with fused layers, whatever the machine.
 
     Args:
@@ -84,7 +82,7 @@ def fused(
         tf32: Whether float32 products in the layers may round their operands to 10 bits.
     """
     layers = FusedTransform(network, dtype, tf32=tf32)
-    return FusedDiffWave(network, layers) if isinstance(network, DiffWave) else FusedFrameDiffWave(network, layers)
+    return FusedDiffWave(network, layers) if isinstance(network, DiffWave) else FusedSTFTDiffWave(network, layers)
 
 
 class FusedTransform:
@@ -147,7 +145,7 @@ class FusedTransform:
 class _Fused(nn.Module):
     """What both networks with fused layers do in the same way."""
 
-    plain: DiffWave | FrameDiffWave
+    plain: DiffWave | STFTDiffWave
     layers: FusedTransform
 
     @property
@@ -182,12 +180,12 @@ class FusedDiffWave(_Fused, DiffWave):
         self.patch, self.layers, self.plain, self.stack = network.patch, layers, network, network.stack
 
 
-class FusedFrameDiffWave(_Fused, FrameDiffWave):
-    """`FrameDiffWave` with fused layers, for inference; arguments as in `FusedDiffWave`."""
+class FusedSTFTDiffWave(_Fused, STFTDiffWave):
+    """`STFTDiffWave` with fused layers, for inference; arguments as in `FusedDiffWave`."""
 
-    def __init__(self, network: FrameDiffWave, layers: FusedTransform) -> None:
+    def __init__(self, network: STFTDiffWave, layers: FusedTransform) -> None:
         nn.Module.__init__(self)
         self.stft, self.layers, self.plain, self.stack = network.stft, layers, network, network.stack
 
 
-FusedNetwork = FusedDiffWave | FusedFrameDiffWave
+FusedNetwork = FusedDiffWave | FusedSTFTDiffWave

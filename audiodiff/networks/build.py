@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from audiodiff.config import ModelConfig
 from audiodiff.networks.diffwave import DiffWave
-from audiodiff.networks.frames import FrameDiffWave
+from audiodiff.networks.stft_diffwave import STFTDiffWave
 from audiodiff.networks.unet import UNet1d
 
-Network = DiffWave | FrameDiffWave | UNet1d
+Network = DiffWave | STFTDiffWave | UNet1d
 
-NETWORKS: dict[str, type[DiffWave] | type[FrameDiffWave] | type[UNet1d]] = {
+NETWORKS: dict[str, type[DiffWave] | type[STFTDiffWave] | type[UNet1d]] = {
     "diffwave": DiffWave,
-    "frames": FrameDiffWave,
+    "stft": STFTDiffWave,
     "unet": UNet1d,
 }
 

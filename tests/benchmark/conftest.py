@@ -37,7 +37,7 @@ def small_configs(tiny_model_config):
     hop = tiny_model_config.block_length
     unet |= {"patch": hop // 16, "attention": 1}
     return {
-        "frames": tiny_model_config,
+        "stft": tiny_model_config,
         "a U-Net": parse_config(ModelConfig, tiny_model_config.model_dump() | {"network": unet}, "a test"),
         "patches": parse_config(ModelConfig, tiny_model_config.model_dump() | {"network": patches}, "a test"),
         "radial": parse_config(

@@ -8,7 +8,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from audiodiff.benchmark.counting import count_operations
 from audiodiff.networks.build import build_network
 
-KINDS = ["frames", "patches", "radial", "published", "an upsampler per layer", "no mel", "a U-Net"]
+KINDS = ["stft", "patches", "radial", "published", "an upsampler per layer", "no mel", "a U-Net"]
 
 
 @pytest.mark.parametrize("kind", KINDS)

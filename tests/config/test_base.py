@@ -1,10 +1,12 @@
 """Renamed keys and values of the configuration are still read, with a warning that names the new ones."""
 
+from pathlib import Path
 from typing import ClassVar, Literal
 
 import pytest
 
-from audiodiff.config import Config, parse_config
+from audiodiff.checkpoint import bundled_models, load_config
+from audiodiff.config import Config, load_run_config, parse_config
 from audiodiff.errors import ConfigError
 
 
@@ -59,3 +61,18 @@ def test_the_values_that_were_given_stay_as_they_are():
     values = {"average_decay": 0.9, "kind": "frames"}
     Inner.model_validate(values)
     assert values == {"average_decay": 0.9, "kind": "frames"}
+
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.glob("egs/*/*/conf/*.yaml")), ids=lambda path: str(path.relative_to(ROOT)))
+def test_configurations_of_egs_have_no_old_names(path, caplog):
+    load_run_config(path)
+    assert not caplog.text
+
+
+@pytest.mark.parametrize("name", bundled_models())
+def test_bundled_models_have_no_old_names(name, caplog):
+    load_config(bundled_models()[name])
+    assert not caplog.text

@@ -37,8 +37,8 @@ def test_upsampling_factors_that_multiply_to_the_hop_are_taken(network, hop):
         ({"upsampling": "transposed", "upsampling_factors": [15, 18]}, 270, r"must be even .* these do: \[270\]"),
         ({"upsampling": "transposed", "upsampling_factors": [25, 11]}, 275, "no even factors do, so use .*'repeat'"),
         ({"patch": 7}, 256, "patch 7 must divide the hop length 256; these do: 1, 2, 4, 8, 16, 32, 64"),
-        ({"kind": "frames", "hop_length": 128}, 256, "hop_length 128 must equal the mel's hop_length 256"),
-        ({"kind": "frames", "upsampling": "transposed"}, 256, "'frames' takes 'repeat' only"),
+        ({"kind": "stft", "hop_length": 128}, 256, "hop_length 128 must equal the mel's hop_length 256"),
+        ({"kind": "stft", "upsampling": "transposed"}, 256, "'stft' takes 'repeat' only"),
     ],
 )
 def test_a_network_that_does_not_fit_the_hop_is_refused_with_what_would_fit(network, hop, said):

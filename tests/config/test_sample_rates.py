@@ -54,7 +54,7 @@ def test_an_unknown_convention_is_refused(name):
 
 
 @pytest.mark.parametrize("rate", RATES)
-@pytest.mark.parametrize("kind", ["frames", "diffwave"])
+@pytest.mark.parametrize("kind", ["stft", "diffwave"])
 def test_a_derived_convention_makes_a_working_model(rate, kind):
     mel = mel_convention(f"vocos-24k@{rate}")
     network = {"kind": kind, "channels": 8, "layers": 1, "patch": 16, "n_fft": mel.n_fft, "hop_length": mel.hop_length}
@@ -82,15 +82,15 @@ def test_a_patch_that_does_not_divide_the_hop_names_those_that_do():
 @pytest.mark.parametrize(("n_fft", "hop"), [(1000, 256), (256, 256), (375, 75 * 2)])
 def test_a_window_that_does_not_fit_the_hop_names_those_that_do(n_fft, hop):
     with pytest.raises(ConfigError, match=f"these do: {2 * hop}, {3 * hop}"):
-        model(sample_rate=16000, network={"kind": "frames", "n_fft": n_fft, "hop_length": hop})
+        model(sample_rate=16000, network={"kind": "stft", "n_fft": n_fft, "hop_length": hop})
 
 
 def test_the_named_windows_do():
     for n_fft in (150 * 2, 150 * 3, 150 * 8):
-        model(sample_rate=16000, network={"kind": "frames", "n_fft": n_fft, "hop_length": 150})
-    model(sample_rate=16000, network={"kind": "frames", "n_fft": 75 * 3, "hop_length": 75})
+        model(sample_rate=16000, network={"kind": "stft", "n_fft": n_fft, "hop_length": 150})
+    model(sample_rate=16000, network={"kind": "stft", "n_fft": 75 * 3, "hop_length": 75})
     with pytest.raises(ConfigError, match="these do: 225, 375"):
-        model(sample_rate=16000, network={"kind": "frames", "n_fft": 150, "hop_length": 75})
+        model(sample_rate=16000, network={"kind": "stft", "n_fft": 150, "hop_length": 75})
 
 
 def test_the_named_window_or_hop_mends_an_odd_difference():

@@ -27,7 +27,7 @@ def gpu(monkeypatch):
 def test_a_gpu_with_triton_can_run_fused_layers(gpu, make_fusible):
     gpu()
     assert why_not_fused(make_fusible(), "cuda") is None
-    assert why_not_fused(make_fusible("frames"), "cuda:1") is None
+    assert why_not_fused(make_fusible("stft"), "cuda:1") is None
 
 
 @pytest.mark.parametrize(
@@ -44,7 +44,7 @@ def test_what_stands_in_the_way_is_named(channels, device, pretence, reason, gpu
     assert reason in why_not_fused(make_fusible(channels=channels, layers=1), device)
 
 
-@pytest.mark.parametrize("kind", ["diffwave", "frames"])
+@pytest.mark.parametrize("kind", ["diffwave", "stft"])
 def test_layers_that_the_kernels_do_not_compute_are_left_alone(kind, gpu, make_fusible):
     gpu()
     network = make_fusible(kind, activation="rbf")
@@ -80,7 +80,7 @@ def test_with_a_gpu_a_fused_network_is_returned(make_fusible, monkeypatch):
     assert fused(network, torch.float32, tf32=True).layers.stack.tf32
 
 
-@pytest.mark.parametrize(("kind", "options"), [("diffwave", {"patch": 4}), ("frames", {})])
+@pytest.mark.parametrize(("kind", "options"), [("diffwave", {"patch": 4}), ("stft", {})])
 def test_a_fused_network_is_called_as_the_plain_one_and_reaches_as_far(kind, options, make_fusible, plain_layers):
     plain = make_fusible(kind, **options)
     fast = fused(plain)

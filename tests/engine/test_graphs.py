@@ -98,7 +98,7 @@ def test_the_loop_knows_what_the_network_predicts(target, make_fusible):
         ("diffwave", {"patch": 4}),
         ("diffwave", {"n_mels": 0, "patch": 4}),
         ("diffwave", {"upsampling": "transposed-per-layer", "upsampling_factors": (4, 4)}),
-        ("frames", {}),
+        ("stft", {}),
     ],
 )
 @pytest.mark.parametrize("loop", [DDIM, DDPM, CORRECTED], ids=["ddim", "ddpm", "heun corrected"])
@@ -122,7 +122,7 @@ def test_lengths_of_one_bucket_share_a_recording_and_leave_nothing_behind(make_g
 
 
 def test_frame_rate_networks_are_recorded_for_the_very_length(make_graphs):
-    network, graphs = make_graphs("frames")
+    network, graphs = make_graphs("stft")
     for n_frames in (18, 19, 18):
         result, expected = call(graphs, network, DDIM, n_frames)
         torch.testing.assert_close(result, expected, rtol=1e-5, atol=1e-5)
@@ -175,7 +175,7 @@ def test_the_layers_see_whole_signals_again_after_a_recording(make_graphs):
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("loop", [DDIM, DDPM, CORRECTED], ids=["ddim", "ddpm", "heun corrected"])
-@pytest.mark.parametrize("kind", ["diffwave", "frames"])
+@pytest.mark.parametrize("kind", ["diffwave", "stft"])
 def test_cuda_graphs_give_what_the_loop_gives_on_the_cpu(kind, loop, make_fusible, relative_error):
     plain = make_fusible(kind, channels=64, labels=("a", "b"), hop=64)
     on_gpu = fused(make_fusible(kind, channels=64, labels=("a", "b"), hop=64).cuda(), torch.float32)

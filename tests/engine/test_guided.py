@@ -15,7 +15,7 @@ CPU = torch.device("cpu")
 LEVEL = torch.tensor(-1.0, dtype=torch.float64)
 BLOCKS = 40
 KINDS = {
-    "frames": {"kind": "frames", "channels": 8, "layers": 3, "n_fft": 128, "hop_length": 32},
+    "stft": {"kind": "stft", "channels": 8, "layers": 3, "n_fft": 128, "hop_length": 32},
     "plain": {"channels": 8, "layers": 5, "patch": 32},
     "tiled": {"channels": 8, "layers": 5, "patch": 32},
     "unet": {"kind": "unet", "channels": 8, "patch": 32, "layers": 2},
@@ -68,7 +68,7 @@ def test_pieces_are_guided_like_the_whole(name, target, guidance, cuts):
 
 
 @pytest.mark.parametrize("guidance", [Guidance(3.0), Guidance(3.0, 0.7)], ids=str)
-@pytest.mark.parametrize("name", ["frames", "plain", "unet"])
+@pytest.mark.parametrize("name", ["stft", "plain", "unet"])
 @torch.inference_mode()
 def test_a_learned_variance_under_guidance_is_that_with_conditions(name, guidance):
     network, engine = make(name, "learned")

@@ -42,7 +42,7 @@ def test_each_part_of_an_axis_is_padded_by_itself():
         ("diffwave", {"patch": 4, "channels": 64, "dilation_cycle": 6, "layers": 7}),
         ("diffwave", {"upsampling": "transposed", "upsampling_factors": (4, 4), "n_mels": 20}),
         ("diffwave", {"upsampling": "transposed-per-layer", "upsampling_factors": (2, 4), "patch": 2}),
-        ("frames", {"channels": 20}),
+        ("stft", {"channels": 20}),
     ],
 )
 def test_packed_weights_compute_the_network(kind, network, make_fusible, plain_layers, relative_error):

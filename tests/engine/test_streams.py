@@ -28,7 +28,7 @@ NETWORKS = {
     "upsampled": {"channels": 8, "layers": 4, "upsampling": "transposed", "upsampling_factors": [8, 8]},
     "one layer": {"channels": 4, "layers": 1},
     "radial": {"channels": 8, "layers": 4, "patch": 8, "activation": "rbf"},
-    "frames": {"kind": "frames", "channels": 8, "layers": 3, "n_fft": 256, "hop_length": 64},
+    "stft": {"kind": "stft", "channels": 8, "layers": 3, "n_fft": 256, "hop_length": 64},
     "unet": {
         "kind": "unet",
         "channels": 8,

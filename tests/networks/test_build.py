@@ -15,10 +15,10 @@ VARIANTS = [
     ("diffwave", {"patch": 16}),
     ("diffwave", {"patch": 1, "upsampling": "transposed", "upsampling_factors": (4, 4)}),
     ("diffwave", {"patch": 4, "upsampling": "transposed-per-layer", "upsampling_factors": (2, 2)}),
-    ("frames", {"n_fft": 32}),
-    ("frames", {"n_fft": 64}),
+    ("stft", {"n_fft": 32}),
+    ("stft", {"n_fft": 64}),
     ("diffwave", {"patch": 4, "activation": "rbf", "activation_centres": 5}),
-    ("frames", {"n_fft": 32, "activation": "rbf"}),
+    ("stft", {"n_fft": 32, "activation": "rbf"}),
     ("unet", {"patch": 4}),
     ("unet", {"patch": 2, "factors": (4, 2), "blocks": (2, 1, 3), "channels": 6}),
     ("unet", {"patch": 4, "attention": 2, "multipliers": (1, 2, 4)}),
@@ -261,7 +261,7 @@ def test_a_learned_variance_is_a_second_output_beside_an_unchanged_first(kind, o
     assert len(again[0, 1].unique()) > x.shape[2] // 2  # every sample has its own
 
 
-@pytest.mark.parametrize(("kind", "options"), [("diffwave", {"patch": 4}), ("frames", {"n_fft": 64})])
+@pytest.mark.parametrize(("kind", "options"), [("diffwave", {"patch": 4}), ("stft", {"n_fft": 64})])
 def test_the_variance_of_a_signal_moved_by_a_block_is_moved_by_a_block(kind, options, make_network):
     network = make_network(kind, variance="learned", mel=None, **options)
     torch.nn.init.normal_(network.variance.weight)

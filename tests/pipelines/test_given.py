@@ -31,7 +31,7 @@ def config(kind="diffwave", **changes):
     return ModelConfig(sample_rate=8000, whitening=WhiteningConfig(), **values)
 
 
-@pytest.fixture(params=["diffwave", "frames"])
+@pytest.fixture(params=["diffwave", "stft"])
 def generator(request, tmp_path, save_random_model):
     return Generator.from_pretrained(save_random_model(tmp_path / "model", config(request.param)), "cpu", "fp32")
 

@@ -25,7 +25,7 @@ from audiodiff.networks.build import build_network
 RATE, HOP = 8000, 64
 EMBEDDING = EmbeddingConfig(width=16, centres=8)
 NETWORKS = {
-    "frames": NetworkConfig(kind="frames", channels=16, layers=3, n_fft=256, hop_length=HOP, embedding=EMBEDDING),
+    "stft": NetworkConfig(kind="stft", channels=16, layers=3, n_fft=256, hop_length=HOP, embedding=EMBEDDING),
     "diffwave": NetworkConfig(channels=8, layers=6, dilation_cycle=6, embedding=EMBEDDING),
     "upsampled": NetworkConfig(
         channels=8, layers=3, upsampling="transposed", upsampling_factors=(8, 8), embedding=EMBEDDING
@@ -122,7 +122,7 @@ def test_a_learned_variance_serves_ddpm_alone_and_takes_the_plain_engine(audio):
 @pytest.mark.parametrize("whitening", ["none", "energy", "spectral"])
 @pytest.mark.parametrize("centre", ["hop", "frame"])
 def test_a_stream_makes_what_the_whole_makes(whitening, centre, audio):
-    vocoder = make("frames", "griffin-lim", whitening, centre)
+    vocoder = make("stft", "griffin-lim", whitening, centre)
     mel = vocoder.mel(audio)
     expected = whole(vocoder, mel)
     for lengths in ([1] * mel.shape[-1], [100, mel.shape[-1] - 100]):
@@ -140,8 +140,8 @@ def test_a_stream_is_as_late_as_its_latency_says(network, start, centre, chunk_s
 
 @pytest.mark.parametrize("changes", [{"sampler": "heun"}, {"corrector_steps": 1}], ids=str)
 def test_further_network_calls_make_a_stream_later_and_it_says_so(changes, audio):
-    check_latency("frames", "noise", "hop", 0.05, audio, **changes)
-    vocoder = make("frames")
+    check_latency("stft", "noise", "hop", 0.05, audio, **changes)
+    vocoder = make("stft")
     assert vocoder.latency(0.05, **changes) > vocoder.latency(0.05)
 
 
@@ -166,7 +166,7 @@ def check_latency(network, start, centre, chunk_seconds, audio, **changes) -> No
 
 
 def test_a_stream_refuses_what_does_not_fit(audio):
-    vocoder = make("frames")
+    vocoder = make("stft")
     mel = vocoder.mel(audio)
     assert list(vocoder.stream([])) == []
     with pytest.raises(MelError, match="a stream takes"):
@@ -188,7 +188,7 @@ def test_a_network_that_attends_to_the_whole_mel_refuses_to_begin_before_its_end
 
 
 def test_a_stream_of_one_frame_that_is_no_block_is_refused():
-    vocoder = make("frames", centre="frame")
+    vocoder = make("stft", centre="frame")
     with pytest.raises(MelError, match="at least 2"):
         list(vocoder.stream([torch.full((20, 1), -5.0)]))
 

@@ -62,7 +62,7 @@ def test_training_starts_from_what_the_model_does(network, learner, trained):
     assert torch.equal(outputs(learner(trained).network), outputs(network))
 
 
-@pytest.mark.parametrize("kind", ["frames", "diffwave", "unet", "rbf"])
+@pytest.mark.parametrize("kind", ["stft", "diffwave", "unet", "rbf"])
 @pytest.mark.parametrize("trained", ["all", "ends", "adapters"])
 def test_only_what_is_trained_moves(tiny_run_config, stream, trained, kind):
     update = {"patch": 8, "factors": (2, 2), "multipliers": (1, 1, 2), "blocks": (1, 1, 1)}

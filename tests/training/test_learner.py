@@ -171,7 +171,7 @@ def test_after_an_error_in_the_middle_of_a_step_there_is_no_state(learner, strea
         learns.state()
 
 
-@pytest.mark.parametrize("kind", ["frames", "diffwave", "unet", "rbf"])
+@pytest.mark.parametrize("kind", ["stft", "diffwave", "unet", "rbf"])
 @pytest.mark.parametrize("option", [{}, {"precision": "bf16"}, {"few_step_weight": 1.0}], ids=str)
 def test_checkpointing_keeps_less_and_learns_the_same(stream, tiny_run_config, kind, option):
     levels = {"factors": (2, 2), "multipliers": (1, 1, 2), "blocks": (1, 1, 1), "attention": 1}
@@ -254,7 +254,7 @@ def test_compile_is_used_when_asked_for(learner, stream, monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["frames", "diffwave"])
+@pytest.mark.parametrize("kind", ["stft", "diffwave"])
 def test_the_compiled_network_learns_the_same(stream, tiny_run_config, kind):
     config: RunConfig = tiny_run_config
     network = config.model.network.model_copy(update={"kind": kind, "patch": 8, "channels": 16, "layers": 3})

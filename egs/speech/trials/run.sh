@@ -2,7 +2,7 @@
 # One thing at a time, in small networks and two minutes each: whitening, patches, targets, weighting, data. Lists are those of
 # speech/vocoder. CORPORA holds any of the folders ljspeech, reader, librispeech, kerstin, piano.
 here=$(dirname "$0") usage=CORPORA exp=exp/speech
-conf=("$here/conf/frames.yaml" "$here/conf/patches.yaml")
+conf=("$here/conf/stft.yaml" "$here/conf/patches.yaml")
 data() {
   "$here/../vocoder/run.sh" "$1" --stop-stage 0
   audiodiff prepare "$1/piano" "$exp/lists/piano" --valid-share 0 --test-share 0
@@ -10,17 +10,17 @@ data() {
   cat "$exp/lists/all/train.jsonl" "$exp/lists/piano/train.jsonl" > "$exp/lists/music/train.jsonl"
 }
 each_trial() { # calls a function with a name, a configuration and settings; the steps of patches cost the same time
-  local frames=${conf[0]} patches=${conf[1]} n=model.network d=model.diffusion w=model.whitening
-  "$1" spectral-0.5 "$frames"
-  "$1" spectral-1 "$frames" --set "$w.exponent=1"
-  "$1" energy "$frames" --set "$w.kind=energy" --set "$w.exponent=1"
-  "$1" none "$frames" --set "$w.kind=none"
-  "$1" logistic "$frames" --set "$d.distribution=logistic"
-  "$1" min-snr "$frames" --set training.loss_weighting=min-snr
-  "$1" few-step "$frames" --set training.few_step_weight=2 --set training.steps=120 --set model.synthesis.steps=2
-  "$1" one-reader "$frames" --set "data.train=$exp/lists/reader/train.jsonl"
-  "$1" with-piano "$frames" --set "data.train=$exp/lists/music/train.jsonl"
-  "$1" not-masked "$frames" --set data.mask_bandwidth=false
+  local stft=${conf[0]} patches=${conf[1]} n=model.network d=model.diffusion w=model.whitening
+  "$1" spectral-0.5 "$stft"
+  "$1" spectral-1 "$stft" --set "$w.exponent=1"
+  "$1" energy "$stft" --set "$w.kind=energy" --set "$w.exponent=1"
+  "$1" none "$stft" --set "$w.kind=none"
+  "$1" logistic "$stft" --set "$d.distribution=logistic"
+  "$1" min-snr "$stft" --set training.loss_weighting=min-snr
+  "$1" few-step "$stft" --set training.few_step_weight=2 --set training.steps=120 --set model.synthesis.steps=2
+  "$1" one-reader "$stft" --set "data.train=$exp/lists/reader/train.jsonl"
+  "$1" with-piano "$stft" --set "data.train=$exp/lists/music/train.jsonl"
+  "$1" not-masked "$stft" --set data.mask_bandwidth=false
   "$1" patch-1 "$patches" --set "$n.patch=1" --set training.steps=20
   "$1" patch-4 "$patches" --set "$n.patch=4" --set training.steps=80
   "$1" patch-8 "$patches"

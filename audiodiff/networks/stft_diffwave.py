@@ -10,7 +10,7 @@ from audiodiff.config import ModelConfig
 from audiodiff.networks.base import DilatedNetwork
 
 
-class FrameDiffWave(DilatedNetwork):
+class STFTDiffWave(DilatedNetwork):
     """The noise predictor on STFT frames, with a full-rank path from input to output.
 
     A narrow stack alone could not remove wide-band noise, so the spectrum of the input reaches the output through a

@@ -23,14 +23,14 @@ def with_constant_mask(network, mask):
 
 
 def test_the_prediction_starts_at_sigma_times_the_signal(make_network):
-    network = make_network("frames", awake=False)
+    network = make_network("stft", awake=False)
     x, mel = noisy(), torch.zeros(3, 5, BLOCKS)
     sigma = torch.sigmoid(-LEVELS).sqrt().view(3, 1, 1)
     assert_close(network(x, LEVELS, network.encode(mel)), sigma * x, rtol=1e-6, atol=0)
 
 
 def test_the_start_is_the_best_linear_guess_for_a_signal_of_unit_variance(make_network):
-    network, clean, noise = make_network("frames", awake=False), noisy(1), noisy(2)
+    network, clean, noise = make_network("stft", awake=False), noisy(1), noisy(2)
     x = diffuse(clean, noise, LEVELS)
 
     def error(factor):
@@ -43,7 +43,7 @@ def test_the_start_is_the_best_linear_guess_for_a_signal_of_unit_variance(make_n
 @pytest.mark.parametrize("mask", [1.0, -0.7])
 @pytest.mark.parametrize("n_fft", [32, 64])
 def test_a_mask_acts_on_every_frequency_and_the_result_is_read_as_v(mask, n_fft, make_network):
-    network, x = with_constant_mask(make_network("frames", n_fft=n_fft, channels=2), mask), noisy()
+    network, x = with_constant_mask(make_network("stft", n_fft=n_fft, channels=2), mask), noisy()
     assert_close(network(x, LEVELS), noise_from(mask * x, x, LEVELS, "v"), rtol=1e-4, atol=1e-4)
 
 
@@ -51,13 +51,13 @@ def test_wide_band_noise_can_be_removed_entirely_through_two_channels(make_netwo
     # silence under noise: x = sigma noise, so v = alpha noise, which is x times the mask alpha / sigma
     level = torch.tensor(1.0)
     mask = (torch.sigmoid(level) / torch.sigmoid(-level)).sqrt().item()
-    network, noise = with_constant_mask(make_network("frames", channels=2), mask), noisy()
+    network, noise = with_constant_mask(make_network("stft", channels=2), mask), noisy()
     x = diffuse(torch.zeros_like(noise), noise, level.expand(3))
     assert_close(network(x, level.expand(3)), noise, rtol=1e-4, atol=1e-4)
 
 
 def test_a_residual_adds_a_spectrum_of_its_own(make_network):
-    network = with_constant_mask(make_network("frames"), 0.0)
+    network = with_constant_mask(make_network("stft"), 0.0)
     bins = network.stft.n_bins
     network.output.bias.data[bins + 3], network.output.bias.data[2 * bins + 5] = 1.0, -2.0
     spectrum = torch.zeros(3, BLOCKS, bins, dtype=torch.complex64)
@@ -67,7 +67,7 @@ def test_a_residual_adds_a_spectrum_of_its_own(make_network):
 
 
 def test_the_hidden_layers_see_the_whole_complex_spectrum(make_network):
-    network, x, seen = make_network("frames"), noisy(), []
+    network, x, seen = make_network("stft"), noisy(), []
     network.input.register_forward_hook(lambda module, arguments, output: seen.append(arguments[0]))
     network(x, LEVELS)
     assert_close(torch.complex(*seen[0].chunk(2, dim=2)), network.stft(x[:, 0]))
