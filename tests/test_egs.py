@@ -10,8 +10,8 @@ import pytest
 import soundfile
 
 from audiodiff.config import load_run_config
+from audiodiff.training.loss_curve import differing, load_curve
 from audiodiff.training.trainer import train
-from audiodiff.training.watch import differing, load_curve
 
 ROOT = Path(__file__).parents[1]
 EGS = sorted(path.parent for path in ROOT.glob("egs/*/*/run.sh"))

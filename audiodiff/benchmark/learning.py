@@ -17,8 +17,8 @@ from audiodiff.benchmark.timing import time_one, waiting_for
 from audiodiff.config import ModelConfig, TrainingConfig
 from audiodiff.engine.choose import Dtype
 from audiodiff.networks.build import Network
-from audiodiff.training.learner import Learner
-from audiodiff.training.team import Team
+from audiodiff.training.distributed import Distributed
+from audiodiff.training.state import TrainState
 
 CROP_SAMPLES = 16384
 """Length of a training crop; rounded up to whole blocks of a model."""
@@ -83,14 +83,14 @@ def step_maker(network: Network, config: ModelConfig, dtype: Dtype) -> Callable[
     """
     device = next(network.parameters()).device
     precision = TrainingConfig.model_validate({"precision": dtype})
-    # A learner freezes the network it is given, which may serve another row.
+    # `TrainState` freezes the network it is given, which may serve another row.
     own = copy.deepcopy(network).requires_grad_(True)
-    learner = Learner(own, config, precision, Team(device))
+    state = TrainState(own, config, precision, Distributed(device))
     n_samples = whole_blocks(config, CROP_SAMPLES)
 
     def make_step(batch: int) -> Step:
         crops = noise_crops(config, batch, n_samples)
-        return lambda: learner.step(crops)
+        return lambda: state.step(crops)
 
     return make_step
 

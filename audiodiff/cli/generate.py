@@ -142,7 +142,7 @@ def _write_corpus(
 ) -> None:
     from audiodiff.checkpoint import find_model
     from audiodiff.cli.corpus import Corpus, write_corpus
-    from audiodiff.data.given import load_vector
+    from audiodiff.data.conditions import load_vector
     from audiodiff.errors import ModelError
     from audiodiff.pipelines import Generator
 
@@ -175,7 +175,7 @@ def _generate(
     **options: Any,
 ) -> None:
     from audiodiff.audio.io import save_audio
-    from audiodiff.data.given import load_vector
+    from audiodiff.data.conditions import load_vector
     from audiodiff.pipelines import Generator
 
     generator = Generator.from_pretrained(model, device, dtype)

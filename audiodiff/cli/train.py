@@ -67,9 +67,9 @@ def command(
     import signal
 
     from audiodiff.config import load_run_config
-    from audiodiff.training.run_folder import RunFolder
+    from audiodiff.training.checkpoints import RunFolder
+    from audiodiff.training.loss_curve import load_curve
     from audiodiff.training.trainer import train
-    from audiodiff.training.watch import load_curve
 
     config = load_run_config(conf, settings | ({"data.train": data} if data else {}))
     if dry_run:
@@ -79,18 +79,18 @@ def command(
         return
     run_dir = run_dir or Path("exp") / conf.stem
     curve = conf.with_suffix(".curve.json")
-    outcome = train(config, run_dir, resume, reference=load_curve(curve) if curve.is_file() else None)
-    if not outcome.spokesman:
+    result = train(config, run_dir, resume, reference=load_curve(curve) if curve.is_file() else None)
+    if not result.is_main_process:
         return
-    if math.isfinite(outcome.best_loss):
-        best = f"{run_dir / 'best'}: validation loss {outcome.best_loss:.4f} at step {outcome.best_step}"
+    if math.isfinite(result.best_loss):
+        best = f"{run_dir / 'best'}: validation loss {result.best_loss:.4f} at step {result.best_step}"
         click.echo(best)
-    if outcome.bad_recordings:
+    if result.bad_recordings:
         bad = run_dir / "bad_recordings.jsonl"
-        click.echo(f"{outcome.bad_recordings} recordings could not be read, see {bad}", err=True)
-    click.echo(f"{run_dir / 'last'}: step {outcome.step} of {config.training.steps}, {outcome.skipped} skipped")
-    if keep_curve and outcome.stopped_by is None:
+        click.echo(f"{result.bad_recordings} recordings could not be read, see {bad}", err=True)
+    click.echo(f"{run_dir / 'last'}: step {result.step} of {config.training.steps}, {result.skipped} skipped")
+    if keep_curve and result.stopped_by is None:
         load_curve(RunFolder(run_dir).curve).save(curve)
         click.echo(f"{curve}: what later runs are compared with")
-    if outcome.stopped_by == signal.SIGINT:
+    if result.stopped_by == signal.SIGINT:
         raise KeyboardInterrupt

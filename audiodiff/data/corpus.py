@@ -7,14 +7,14 @@ from typing import NamedTuple, Protocol
 
 from audiodiff.config import RunConfig
 from audiodiff.data.crops import CropReader, Example
-from audiodiff.data.dataset import ALONE, CropDataset, OnFailure, Share
+from audiodiff.data.dataset import SINGLE_PROCESS, CropDataset, OnFailure, Replica
 from audiodiff.data.manifest import Recording
 from audiodiff.data.shards import INDEX_SUFFIX, ShardStream
 from audiodiff.data.source import open_recordings, open_source
 from audiodiff.errors import DataError
 
 
-class Stream(Protocol):
+class CropStream(Protocol):
     """An endless stream of training batches.
 
     Attributes:
@@ -39,7 +39,7 @@ class Stream(Protocol):
         batch_size: int,
         workers: int = 0,
         *,
-        share: Share = ALONE,
+        replica: Replica = SINGLE_PROCESS,
         pin_memory: bool = False,
         on_failure: OnFailure | None = None,
     ) -> Generator[Example, None, None]:
@@ -49,7 +49,7 @@ class Stream(Protocol):
 class Corpus(NamedTuple):
     """The training stream, and the recordings to validate on."""
 
-    training: Stream
+    training: CropStream
     validation: list[Recording]
 
 

@@ -15,7 +15,7 @@ from torch.nn import functional
 from audiodiff.audio.io import AudioInfo, audio_info, load_audio
 from audiodiff.audio.resample import resample
 from audiodiff.config import DataConfig, ModelConfig
-from audiodiff.data.given import check_given, name_index, read_vector
+from audiodiff.data.conditions import check_given, name_index, read_vector
 from audiodiff.data.manifest import Recording
 from audiodiff.errors import DataError
 

@@ -44,22 +44,22 @@ class Failure(NamedTuple):
 OnFailure = Callable[[Failure], None]
 
 
-class Share(NamedTuple):
-    """Which part of every step's examples a process reads, when several train together.
+class Replica(NamedTuple):
+    """One of several processes that train the same model, each on its part of every step's examples.
 
     Attributes:
-        rank: Number of the process.
-        world: How many there are.
+        rank: Number of this process, 0 for the main one.
+        world_size: Number of processes.
     """
 
     rank: int = 0
-    world: int = 1
+    world_size: int = 1
 
 
-ALONE = Share()
+SINGLE_PROCESS = Replica()
 
 
-class Draw(NamedTuple):
+class ReadResult(NamedTuple):
     """What was read for one example: itself, or None if all attempts failed; and the recordings that failed before."""
 
     example: Example | None
@@ -76,7 +76,7 @@ def _ends(recordings: Sequence[Recording], reader: CropReader) -> NDArray[np.flo
     return np.cumsum([_length(recording, reader) for recording in recordings])
 
 
-class CropDataset(Dataset[Draw]):
+class CropDataset(Dataset[ReadResult]):
     """Random crops, augmented; every second of audio is equally likely to be seen, or every one-shot.
 
     Args:
@@ -99,20 +99,20 @@ class CropDataset(Dataset[Draw]):
         self._augment = Augmenter(config, reader.sample_rate)
         self._ends = _ends(recordings, reader)
 
-    def __getitem__(self, index: int) -> Draw:
+    def __getitem__(self, index: int) -> ReadResult:
         """Return example number `index`, of which there are endlessly many; unreadable recordings are replaced."""
         failures: list[Failure] = []
         for attempt in range(ATTEMPTS):
             recording, generator = self._drawn(index, attempt)
             try:
-                return Draw(self._read(recording, generator), tuple(failures))
+                return ReadResult(self._read(recording, generator), tuple(failures))
             except (AudioError, DataError) as error:
                 failures.append(Failure(recording.audio, error))
             except ConfigError as error:  # no recording's fault: another would fare no better
-                return Draw(None, (Failure(recording.audio, error),))
+                return ReadResult(None, (Failure(recording.audio, error),))
             except OSError as error:
                 failures.append(Failure(recording.audio, AudioError(f"{recording.audio} cannot be read: {error}.")))
-        return Draw(None, tuple(failures))
+        return ReadResult(None, tuple(failures))
 
     def batches(
         self,
@@ -120,7 +120,7 @@ class CropDataset(Dataset[Draw]):
         batch_size: int,
         workers: int = 0,
         *,
-        share: Share = ALONE,
+        replica: Replica = SINGLE_PROCESS,
         pin_memory: bool = False,
         on_failure: OnFailure | None = None,
     ) -> Generator[Example, None, None]:
@@ -130,7 +130,7 @@ class CropDataset(Dataset[Draw]):
             start_step: The first step; step s holds the examples from s * batch_size on.
             batch_size: Examples per step, and process.
             workers: Processes that read audio; 0 reads in this one. They change nothing but the speed.
-            share: Which process of how many this is; together they read what one would with a larger batch.
+            replica: Rank and world size; together the processes read what one would with a larger batch.
             pin_memory: Whether batches are put where a GPU can fetch them from.
             on_failure: Called with each recording that could not be read, before the batch that does without it.
 
@@ -144,7 +144,7 @@ class CropDataset(Dataset[Draw]):
         """
         loader = DataLoader(
             self,
-            batch_sampler=_Steps(start_step, batch_size, share),
+            batch_sampler=_Steps(start_step, batch_size, replica),
             num_workers=workers,
             collate_fn=collate,
             pin_memory=pin_memory,
@@ -197,9 +197,9 @@ def validation_crops(
     crops = []
     for second in (np.arange(count) + 0.5) / count * ends[-1]:
         index = int(np.searchsorted(ends[:-1], second, side="right"))
-        share = (ends[index] - second) / _length(recordings[index], reader)
+        fraction = (ends[index] - second) / _length(recordings[index], reader)
         try:
-            crops.append(reader.read(recordings[index], float(1 - share)))
+            crops.append(reader.read(recordings[index], float(1 - fraction)))
         except (AudioError, DataError) as error:
             if on_failure is None:
                 raise
@@ -210,26 +210,26 @@ def validation_crops(
 
 
 class _Steps(Sampler[list[int]]):
-    """The numbers of the examples of every step, from one step on, without end; or a share of them."""
+    """The numbers of the examples of every step, from one step on, without end; those of one process."""
 
-    def __init__(self, start_step: int, batch_size: int, share: Share) -> None:
+    def __init__(self, start_step: int, batch_size: int, replica: Replica) -> None:
         self.start_step = start_step
         self.batch_size = batch_size
-        self.share = share
+        self.replica = replica
 
     def __iter__(self) -> Iterator[list[int]]:
         step = self.start_step
         while True:
-            first = (step * self.share.world + self.share.rank) * self.batch_size
+            first = (step * self.replica.world_size + self.replica.rank) * self.batch_size
             yield list(range(first, first + self.batch_size))
             step += 1
 
 
-def collate(draws: Sequence[Draw]) -> Draw:
+def collate(draws: Sequence[ReadResult]) -> ReadResult:
     """Make a batch of single examples, and gather the recordings that failed; None if an example is missing."""
     failures = tuple(failure for draw in draws for failure in draw.failures)
     examples = [draw.example for draw in draws if draw.example is not None]
-    return Draw(default_collate(examples) if len(examples) == len(draws) else None, failures)
+    return ReadResult(default_collate(examples) if len(examples) == len(draws) else None, failures)
 
 
 def leave_interruptions_to_the_parent(_worker: int) -> None:
@@ -245,7 +245,7 @@ def leave_interruptions_to_the_parent(_worker: int) -> None:
     signal.signal(signal.SIGTERM, note_first)
 
 
-def examples_of(loader: Iterable[Draw], on_failure: OnFailure | None) -> Generator[Example, None, None]:
+def examples_of(loader: Iterable[ReadResult], on_failure: OnFailure | None) -> Generator[Example, None, None]:
     """Yield the batches of a loader, and hand over or raise what failed; see `CropDataset.batches`."""
     for batch in _until_lost(loader):
         for failure in batch.failures:
@@ -260,7 +260,7 @@ def examples_of(loader: Iterable[Draw], on_failure: OnFailure | None) -> Generat
         yield batch.example
 
 
-def _until_lost(loader: Iterable[Draw]) -> Iterator[Draw]:
+def _until_lost(loader: Iterable[ReadResult]) -> Iterator[ReadResult]:
     """Yield what a loader yields, and explain the end of a process that reads for it."""
     iterator = iter(loader)
     while True:

@@ -17,7 +17,7 @@ from audiodiff.data.splits import SPEAKERS_TO_SPLIT_BY
 from audiodiff.errors import AudioError
 
 CLIPPED_SHARE = 1e-4
-"""Share of samples in flat tops from which a recording counts as clipped: a few in every second."""
+"""Fraction of samples in flat tops from which a recording counts as clipped: a few in every second."""
 LARGE_DC = 0.01
 """Mean from which a recording has an offset: -40 dB of full scale."""
 LONG_SILENCE = 1.0

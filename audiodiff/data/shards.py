@@ -25,18 +25,18 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from audiodiff.audio.replacing import replacing
 from audiodiff.config import DataConfig
 from audiodiff.data.augment import Augmenter, draw_speed
+from audiodiff.data.conditions import load_vector
 from audiodiff.data.crops import CropReader, Example
 from audiodiff.data.dataset import (
-    ALONE,
-    Draw,
+    SINGLE_PROCESS,
     Failure,
     OnFailure,
-    Share,
+    ReadResult,
+    Replica,
     collate,
     examples_of,
     leave_interruptions_to_the_parent,
 )
-from audiodiff.data.given import load_vector
 from audiodiff.data.manifest import Recording
 from audiodiff.errors import AudioError, DataError
 
@@ -161,19 +161,19 @@ class ShardStream:
         batch_size: int,
         workers: int = 0,
         *,
-        share: Share = ALONE,
+        replica: Replica = SINGLE_PROCESS,
         pin_memory: bool = False,
         on_failure: OnFailure | None = None,
     ) -> Generator[Example, None, None]:
         """Yield the batches from one step on; see `CropDataset.batches`. Here `workers` decides the order too."""
-        n_lanes = share.world * max(workers, 1)
+        n_lanes = replica.world_size * max(workers, 1)
         if n_lanes > len(self.shards):
             raise DataError(
-                f"{self.index} has {len(self.shards)} shards, too few for {share.world} processes with "
+                f"{self.index} has {len(self.shards)} shards, too few for {replica.world_size} processes with "
                 f"{max(workers, 1)} data workers each. Write more shards, or set data.workers lower."
             )
         loader = DataLoader(
-            _Lanes(self, start_step, batch_size, share, max(workers, 1)),
+            _Lanes(self, start_step, batch_size, replica, max(workers, 1)),
             batch_size=None,
             num_workers=workers,
             pin_memory=pin_memory,
@@ -227,30 +227,30 @@ def _recording(cut: _Cut) -> Recording:
         raise DataError(f"{cut.key} has no line of a manifest beside it. Copy or write the shard again.") from error
 
 
-class _Lanes(IterableDataset[Draw]):
+class _Lanes(IterableDataset[ReadResult]):
     """The batches of a process, each worker its own lane; a resumed run finds every lane where it was."""
 
-    def __init__(self, stream: ShardStream, start_step: int, batch_size: int, share: Share, n_workers: int) -> None:
+    def __init__(self, stream: ShardStream, start_step: int, batch_size: int, replica: Replica, n_workers: int) -> None:
         self.stream = stream
         self.start_step = start_step
         self.batch_size = batch_size
-        self.share = share
+        self.replica = replica
         self.n_workers = n_workers
 
-    def __iter__(self) -> Iterator[Draw]:
+    def __iter__(self) -> Iterator[ReadResult]:
         info = get_worker_info()
         number = info.id if info else 0
         lane = (self.start_step + number) % self.n_workers  # the loader asks worker 0 first, whichever step it is
         n_batches = (self.start_step - lane + self.n_workers - 1) // self.n_workers
-        n_lanes = self.share.world * self.n_workers
-        cuts = self.stream.cuts(self.share.rank * self.n_workers + lane, n_lanes, n_batches * self.batch_size)
+        n_lanes = self.replica.world_size * self.n_workers
+        cuts = self.stream.cuts(self.replica.rank * self.n_workers + lane, n_lanes, n_batches * self.batch_size)
         while True:
             try:
                 yield self._batch(list(islice(cuts, self.batch_size)))
             except DataError as error:  # of a whole shard; raised in another process it would lose its message
-                yield Draw(None, (Failure(Path(self.stream.index), error),))
+                yield ReadResult(None, (Failure(Path(self.stream.index), error),))
 
-    def _batch(self, cuts: Sequence[_Cut]) -> Draw:
+    def _batch(self, cuts: Sequence[_Cut]) -> ReadResult:
         """Read a batch; in place of a crop that cannot be read stands the first of the batch that can."""
         draws = [self._draw(cut) for cut in cuts]
         good = [draw.example for draw in draws if draw.example is not None]
@@ -258,11 +258,11 @@ class _Lanes(IterableDataset[Draw]):
             return collate(draws)
         return collate([draw if draw.example is not None else draw._replace(example=good[0]) for draw in draws])
 
-    def _draw(self, cut: _Cut) -> Draw:
+    def _draw(self, cut: _Cut) -> ReadResult:
         try:
-            return Draw(self.stream.read(cut))
+            return ReadResult(self.stream.read(cut))
         except (AudioError, DataError) as error:
-            return Draw(None, (Failure(Path(cut.key), error),))
+            return ReadResult(None, (Failure(Path(cut.key), error),))
 
 
 def _samples(shard: _Shard) -> Iterator[dict[str, Any]]:

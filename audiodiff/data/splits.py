@@ -40,8 +40,8 @@ def split(
 
     Args:
         recordings: What is to be divided.
-        valid_share: Share of the validation part, 0 to 1.
-        test_share: Share of the test part, 0 to 1.
+        valid_share: Fraction of the validation part, 0 to 1.
+        test_share: Fraction of the test part, 0 to 1.
         seed: Another seed is another division.
         root: The folder that paths are taken relative to, so that moving a corpus does not change its division.
 
@@ -85,8 +85,8 @@ def assign_parts(keys: Sequence[str], valid_share: float, test_share: float, see
 
     Args:
         keys: What to divide; equal keys go the same way.
-        valid_share: Share of the validation part, 0 to 1.
-        test_share: Share of the test part, 0 to 1.
+        valid_share: Fraction of the validation part, 0 to 1.
+        test_share: Fraction of the test part, 0 to 1.
         seed: Another seed is another division.
 
     Returns:

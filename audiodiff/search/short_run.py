@@ -12,8 +12,8 @@ from audiodiff.data.dataset import validation_crops
 from audiodiff.errors import TrainingError
 from audiodiff.networks.build import Network
 from audiodiff.networks.embeddings import RadialBasis
-from audiodiff.training.start import begin
-from audiodiff.training.team import join_team
+from audiodiff.training.distributed import init_distributed
+from audiodiff.training.initialisation import begin
 from audiodiff.training.validation import Validator
 
 _WARMUP_SHARE = 0.1
@@ -54,18 +54,18 @@ def short_run(config: RunConfig, steps: int, on_step: Callable[[], object] = lam
     config = config.model_copy(update={"training": training})
     corpus = open_corpus(config)
     stream = corpus.training
-    with join_team(training.device) as team:
-        learner = begin(config, stream, team)
-        before = _basis(learner.average).spread.detach().clone()
-        batches = stream.batches(0, training.batch_size, config.data.workers, share=team.share)
+    with init_distributed(training.device) as distributed:
+        state = begin(config, stream, distributed)
+        before = _basis(state.ema).spread.detach().clone()
+        batches = stream.batches(0, training.batch_size, config.data.workers, replica=distributed.replica)
         for _ in range(steps):
-            learner.step(next(batches))
+            state.step(next(batches))
             on_step()
         batches.close()
-        learner.settle()
+        state.flush()
         crops = validation_crops(corpus.validation, stream.reader, training.validation_crops)
-        loss = Validator(crops, learner.objective, training, learner.few_step)(learner.average).loss
-        basis = _basis(learner.average)
+        loss = Validator(crops, state.objective, training, state.few_step)(state.ema).loss
+        basis = _basis(state.ema)
         growth = float((basis.spread.detach() / before).log().mean().exp())
     if not math.isfinite(loss):
         raise TrainingError(f"the validation loss is {loss} after {steps} steps")

@@ -19,8 +19,8 @@ class BadRecordings:
     Args:
         path: Its file, which need not be there; what it lists already counts.
         n_recordings: How many recordings the run has.
-        max_share: Share of them that may be unreadable.
-        write: Whether to write the list; one process of a team does.
+        max_share: Fraction of them that may be unreadable.
+        write: Whether to write the list; the main process does.
 
     Attributes:
         reasons: File to reason.
@@ -44,7 +44,7 @@ class BadRecordings:
         """Take a failure into account, once per recording.
 
         Raises:
-            DataError: If too large a share of the recordings has failed by now.
+            DataError: If too many of the recordings has failed by now.
         """
         name = str(failure.path)
         if name in self.reasons:
@@ -52,10 +52,10 @@ class BadRecordings:
         self.reasons[name] = str(failure.error)
         self._save()
         _LOG.warning("skipped from now on (%d so far): %s", len(self.reasons), failure.error)
-        share = len(self.reasons) / self._n_recordings
-        if share > self._max_share:
+        fraction = len(self.reasons) / self._n_recordings
+        if fraction > self._max_share:
             raise DataError(
-                f"{len(self.reasons)} of {self._n_recordings} recordings ({share:.1%}) cannot be read; "
+                f"{len(self.reasons)} of {self._n_recordings} recordings ({fraction:.1%}) cannot be read; "
                 f"data.max_bad_share allows {self._max_share:.1%}, and {self.path} lists them. "
                 "Repair or remove them, or allow more."
             )

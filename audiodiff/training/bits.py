@@ -17,7 +17,7 @@ from audiodiff.diffusion.likelihood import decoder_cost, noise_error, prior_dive
 from audiodiff.diffusion.noise import position_noise
 from audiodiff.diffusion.process import alpha_sigma, diffuse
 from audiodiff.diffusion.reverse import log_ratio, share_from, split_answer
-from audiodiff.training.objective import Objective, Predict, Prepared
+from audiodiff.training.objective import Batch, Objective, Predict
 
 SAMPLE_WIDTH = 2.0**-15
 """Distance of neighbouring values of 16-bit audio, full scale being 1."""
@@ -31,7 +31,7 @@ LEAST_SHARE = 1e-3
 _TO_BITS = 1 / math.log(2)
 
 
-def bits_per_sample(objective: Objective, predict: Predict, batch: Prepared, seeds: Sequence[int]) -> Tensor:
+def bits_per_sample(objective: Objective, predict: Predict, batch: Batch, seeds: Sequence[int]) -> Tensor:
     """Return the variational bound of each clip, over the steps of `diffusion.steps` (Ho et al. 2020, Eq. 5).
 
     The sum over the steps is taken from some of them, each for its neighbours too: the divergence changes slowly with
@@ -60,7 +60,7 @@ def bits_per_sample(objective: Objective, predict: Predict, batch: Prepared, see
 
 
 def _ask(
-    objective: Objective, predict: Predict, batch: Prepared, log_snr: Tensor, seeds: Sequence[int], draw: int
+    objective: Objective, predict: Predict, batch: Batch, log_snr: Tensor, seeds: Sequence[int], draw: int
 ) -> tuple[Tensor, Tensor | None]:
     """Return the error of the predicted noise, and the second output if there is one."""
     _, channels, n_samples = batch.clean.shape
@@ -72,7 +72,7 @@ def _ask(
     return noise_error(output, x, noise, log_snr, objective.config.diffusion), variance
 
 
-def _decoder(objective: Objective, predict: Predict, batch: Prepared, seeds: Sequence[int]) -> Tensor:
+def _decoder(objective: Objective, predict: Predict, batch: Batch, seeds: Sequence[int]) -> Tensor:
     """Return the cost of the quantised signal, given the last level, in nats per sample.
 
     Mean is the predicted clean signal; the variance is that of the last step's upper bound, sigma^2 (Ho et al. 2020,

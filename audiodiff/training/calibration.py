@@ -13,7 +13,7 @@ from torch import Tensor
 
 from audiodiff.audio.whitening import Whitening
 from audiodiff.config import ModelConfig, WhiteningConfig
-from audiodiff.data.corpus import Stream
+from audiodiff.data.corpus import CropStream
 from audiodiff.data.dataset import OnFailure
 from audiodiff.errors import DataError
 from audiodiff.networks.build import Network
@@ -24,7 +24,7 @@ _BATCH = 16
 _SMOOTHED_OVER = 9
 """Neighbouring lapped coefficients that share a gain."""
 _LEAST_VARIANCE = 1e-6
-"""Share of the largest variance (-60 dB) below which a band counts as empty; a gain would lift nothing but rounding."""
+"""Fraction of the largest variance (-60 dB) below which a band counts as empty."""
 _LEAST_DEVIATION = 1e-3
 """Smallest deviation of a mel bin, so that one that never changes is not divided by zero."""
 
@@ -62,7 +62,7 @@ class Calibration(NamedTuple):
         return config.model_copy(update={"whitening": config.whitening.model_copy(update={"gain": self.gain})})
 
 
-def calibrate(stream: Stream, config: ModelConfig, on_failure: OnFailure | None = None) -> Calibration:
+def calibrate(stream: CropStream, config: ModelConfig, on_failure: OnFailure | None = None) -> Calibration:
     """Measure the first crops of the training stream.
 
     Args:

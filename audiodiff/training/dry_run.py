@@ -16,10 +16,10 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.flop_counter import FlopCounterMode
 
 from audiodiff.config import RunConfig
-from audiodiff.data.corpus import Stream, open_corpus
-from audiodiff.training.learner import Learner
-from audiodiff.training.start import begin
-from audiodiff.training.team import join_team
+from audiodiff.data.corpus import CropStream, open_corpus
+from audiodiff.training.distributed import init_distributed
+from audiodiff.training.initialisation import begin
+from audiodiff.training.state import TrainState
 
 MEASURED_STEPS = 3
 
@@ -36,7 +36,7 @@ class Cost:
         memory: Bytes at the peak of a step: on a GPU measured, elsewhere weights, average, gradient, optimiser and what
             the backward pass needs of the forward pass.
         step_seconds: Seconds per step, without waiting for data: the median.
-        waiting_share: Share of the measured time that was spent waiting for data.
+        waiting_share: Fraction of the measured time that was spent waiting for data.
         epoch_steps: Steps that see as many seconds as there are in the training recordings.
         steps: Steps of the run.
         checkpoint_bytes: Size of a checkpoint.
@@ -69,22 +69,22 @@ def measure_cost(config: RunConfig) -> Cost:
         AudiodiffError: If data or model cannot be used, as in `audiodiff.training.trainer.train`.
     """
     stream = open_corpus(config).training
-    with join_team(config.training.device) as team:
-        learner = begin(config, stream, team)
-        step_seconds, waiting_share, saved, peak = _measure_steps(learner, config, stream)
-        operations = _count_operations(learner, stream)
-    weights = _bytes(learner.average.state_dict())
-    state = _bytes(learner.state())
-    trained = [parameter for parameter in learner.network.parameters() if parameter.requires_grad]
+    with init_distributed(config.training.device) as distributed:
+        state = begin(config, stream, distributed)
+        step_seconds, waiting_share, saved, peak = _measure_steps(state, config, stream)
+        operations = _count_operations(state, stream)
+    weights = _bytes(state.ema.state_dict())
+    stored = _bytes(state.state_dict())
+    trained = [parameter for parameter in state.network.parameters() if parameter.requires_grad]
     gradient = sum(parameter.numel() * parameter.element_size() for parameter in trained)
-    checkpoint = weights + state
-    n_clips = config.training.batch_size * team.share.world
+    checkpoint = weights + stored
+    n_clips = config.training.batch_size * distributed.world_size
     crop_seconds = stream.reader.n_samples / stream.reader.sample_rate
     return Cost(
-        parameters=sum(parameter.numel() for parameter in learner.average.parameters()),
+        parameters=sum(parameter.numel() for parameter in state.ema.parameters()),
         trained_parameters=sum(parameter.numel() for parameter in trained),
         operations_per_second=operations / crop_seconds,
-        memory=peak or weights + state + gradient + saved,
+        memory=peak or weights + stored + gradient + saved,
         step_seconds=step_seconds,
         waiting_share=waiting_share,
         epoch_steps=stream.seconds / (n_clips * crop_seconds),
@@ -94,16 +94,16 @@ def measure_cost(config: RunConfig) -> Cost:
     )
 
 
-def _measure_steps(learner: Learner, config: RunConfig, stream: Stream) -> tuple[float, float, int, int]:
+def _measure_steps(state: TrainState, config: RunConfig, stream: CropStream) -> tuple[float, float, int, int]:
     """Return seconds per step, share of waiting, bytes kept for the backward pass, and peak bytes on a GPU (or 0)."""
-    device = learner.team.device
+    device = state.distributed.device
     on_gpu = device.type == "cuda"
     source = stream.batches(
-        0, config.training.batch_size, config.data.workers, share=learner.team.share, pin_memory=on_gpu
+        0, config.training.batch_size, config.data.workers, replica=state.distributed.replica, pin_memory=on_gpu
     )
     batches = islice(source, MEASURED_STEPS + 1)
     with _counting_saved() as saved:  # the first step, which also warms up
-        learner.step(next(batches))
+        state.step(next(batches))
     steps, waits = [], []
     while True:
         began = time.perf_counter()
@@ -111,8 +111,8 @@ def _measure_steps(learner: Learner, config: RunConfig, stream: Stream) -> tuple
         if batch is None:
             break
         fetched = time.perf_counter()
-        learner.step(batch)
-        learner.settle()
+        state.step(batch)
+        state.flush()
         steps.append(time.perf_counter() - fetched)
         waits.append(fetched - began)
     source.close()
@@ -137,15 +137,15 @@ def _counting_saved() -> Iterator[list[int]]:
         yield total
 
 
-def _count_operations(learner: Learner, stream: Stream) -> int:
+def _count_operations(state: TrainState, stream: CropStream) -> int:
     """Return the floating-point operations of one network call on one crop, its condition included."""
     batch = next(stream.batches(0, 1))
-    prepared = learner.objective.prepare(batch)
-    log_snr = torch.zeros(1, device=learner.team.device)
+    prepared = state.objective.prepare(batch)
+    log_snr = torch.zeros(1, device=state.distributed.device)
     counter = FlopCounterMode(display=False)
     with torch.no_grad(), counter:
-        condition = None if prepared.mel is None else learner.average.encode(prepared.mel)
-        learner.average(prepared.clean, log_snr, condition, learner.average.embed(prepared.given))
+        condition = None if prepared.mel is None else state.ema.encode(prepared.mel)
+        state.ema(prepared.clean, log_snr, condition, state.ema.embed(prepared.given))
     return counter.get_total_flops()
 
 

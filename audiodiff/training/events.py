@@ -31,7 +31,7 @@ class Clip:
 
 
 @dataclass(frozen=True)
-class Event:
+class TrainEvent:
     """Something that happened after `step` steps were done.
 
     Attributes:
@@ -48,4 +48,4 @@ class Event:
     clips: Sequence[Clip] = ()
 
 
-Listener = Callable[[Event], None]
+Callback = Callable[[TrainEvent], None]

@@ -12,7 +12,7 @@ from audiodiff.diffusion.reverse import answer_from
 from audiodiff.evaluation.spectral import multi_resolution_stft_distance
 from audiodiff.networks.build import Network
 from audiodiff.pipelines import Vocoder
-from audiodiff.training.objective import Predict, Prepared
+from audiodiff.training.objective import Batch, Predict
 
 SILENCE = 1e-3
 """Root mean square below which a crop does not count (-60 dB): a distance relative to nothing has no scale."""
@@ -35,7 +35,7 @@ class FewStepLoss:
         self._config = config
         self._bf16 = bf16
 
-    def __call__(self, predict: Predict, batch: Prepared, seeds: Sequence[int]) -> Tensor:
+    def __call__(self, predict: Predict, batch: Batch, seeds: Sequence[int]) -> Tensor:
         """Return the distance of each clip.
 
         Args:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from audiodiff.config import DiffusionConfig
 from audiodiff.diffusion.learned import LearnedLevels
-from audiodiff.training.team import Team
+from audiodiff.training.distributed import Distributed
 
 LEARNING_RATE = 1e-2
 """Of the logarithms of the weights: a level that matters most is found within some hundred steps."""
@@ -20,12 +20,12 @@ class LevelLearner:
 
     Args:
         config: The range.
-        team: Who trains, and where.
+        distributed: Who trains, and where.
     """
 
-    def __init__(self, config: DiffusionConfig, team: Team) -> None:
-        self.levels = LearnedLevels(config.log_snr_min, config.log_snr_max).to(team.device)
-        self._team = team
+    def __init__(self, config: DiffusionConfig, distributed: Distributed) -> None:
+        self.levels = LearnedLevels(config.log_snr_min, config.log_snr_max).to(distributed.device)
+        self._team = distributed
         self._optimiser = torch.optim.Adam(self.levels.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.99), fused=True)
 
     def weigh(self, log_snr: Tensor, losses: Tensor) -> Tensor:
@@ -47,7 +47,7 @@ class LevelLearner:
         return weighted
 
     def update(self, finite: Tensor) -> None:
-        """Move the map if `finite` is true, together with the team; the host does not look."""
+        """Move the map if `finite` is true, over all processes; the host does not look."""
         logits = self.levels.logits
         if logits.grad is not None:
             logits.grad = self._team.mean(logits.grad)
@@ -55,11 +55,11 @@ class LevelLearner:
         self._optimiser.step()
         self._optimiser.zero_grad(set_to_none=True)
 
-    def state(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, Any]:
         """Return what a checkpoint must hold: tensors and plain values only."""
         return {"map": self.levels.state_dict(), "optimiser": self._optimiser.state_dict()["state"]}
 
-    def load_state(self, state: dict[str, Any]) -> None:
-        """Go on from what `state` returned."""
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from what `state_dict` returned."""
         self.levels.load_state_dict(state["map"])
         self._optimiser.load_state_dict(self._optimiser.state_dict() | {"state": state["optimiser"]})

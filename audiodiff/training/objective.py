@@ -14,7 +14,7 @@ from audiodiff.audio.mel import MelSpectrogram, align_to_blocks
 from audiodiff.audio.whitening import Whitening
 from audiodiff.config import DiffusionConfig, MelConfig, ModelConfig
 from audiodiff.data.crops import Example, context_blocks
-from audiodiff.data.dataset import ALONE, Share
+from audiodiff.data.dataset import SINGLE_PROCESS, Replica
 from audiodiff.diffusion.learned import LearnedLevels
 from audiodiff.diffusion.likelihood import noise_error, variance_loss
 from audiodiff.diffusion.process import diffuse, sample_log_snr, stratified_shares, training_target, weighted_mse
@@ -30,7 +30,7 @@ MelNoise = Callable[[Tensor, MelConfig], Tensor]
 """(mel `(batch, n_mels, frames)`, its convention) -> a noisy mel of that shape."""
 
 
-class Prepared(NamedTuple):
+class Batch(NamedTuple):
     """A batch as the network meets it, on its device.
 
     Attributes:
@@ -75,7 +75,7 @@ class Objective:
         self._whitening = Whitening(config.whitening, config.mel).to(device)
 
     @torch.no_grad()
-    def prepare(self, batch: Example, noise_on_mel: MelNoise | None = None) -> Prepared:
+    def prepare(self, batch: Example, noise_on_mel: MelNoise | None = None) -> Batch:
         """Move a batch to the device, compute its mels and whiten it.
 
         Args:
@@ -98,7 +98,7 @@ class Objective:
         if mel is not None and self._context:
             clean = clean.unflatten(-1, (mel.shape[-1], -1))[..., self._context : -self._context, :].flatten(-2)
             mel = mel[..., self._context : -self._context]
-        return Prepared(clean, mel, self._given(label, speaker, vector), bandwidth if limited else None)
+        return Batch(clean, mel, self._given(label, speaker, vector), bandwidth if limited else None)
 
     def _given(self, label: Tensor, speaker: Tensor, vector: Tensor) -> Conditions | None:
         """Return what the model takes of this."""
@@ -114,14 +114,14 @@ class Objective:
         """Return what the network runs under."""
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.bf16)
 
-    def log_scale(self, batch: Prepared) -> Tensor:
+    def log_scale(self, batch: Batch) -> Tensor:
         """Return the mean logarithm of what whitening multiplied a batch by, block by block; see `Whitening`."""
         return self._whitening.log_scale(batch.mel)
 
     def loss(
         self,
         predict: Predict,
-        batch: Prepared,
+        batch: Batch,
         log_snr: Tensor,
         noise: Tensor,
         weighting: Weighting | None = None,
@@ -216,11 +216,11 @@ def in_band(error: Tensor, bandwidth: Tensor, sample_rate: int) -> Tensor:
 
 
 def draw(
-    batch: Prepared,
+    batch: Batch,
     config: DiffusionConfig,
     seed: int,
     step: int,
-    share: Share = ALONE,
+    replica: Replica = SINGLE_PROCESS,
     levels: LearnedLevels | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Draw the noise levels and the noise of a training step; (seed, step) alone decides them.
@@ -230,7 +230,7 @@ def draw(
         config: Range and distribution of the levels.
         seed: The run's seed.
         step: The step.
-        share: Which process of how many this is. Everything is drawn for all, so that together they draw what one would
+        replica: Rank and world size. Everything is drawn for all processes, so that together they draw what one would
             with a batch so many times as large.
         levels: What the levels are drawn through, in place of the distribution of `config`.
 
@@ -239,30 +239,32 @@ def draw(
     """
     device, n_clips = batch.clean.device, len(batch.clean)
     levels_seed, noise_seed = _seeds(seed, step, 1, 2)
-    n_levels, generator = share.world * n_clips, torch.Generator().manual_seed(levels_seed)
+    n_levels, generator = replica.world_size * n_clips, torch.Generator().manual_seed(levels_seed)
     if levels is None:
         log_snr = sample_log_snr(n_levels, config, generator)
     else:
         log_snr = levels.log_snr(stratified_shares(n_levels, generator).to(device)).float()
-    mine = slice(share.rank * n_clips, (share.rank + 1) * n_clips)
-    noise = _normal(batch.clean, noise_seed, share)
+    mine = slice(replica.rank * n_clips, (replica.rank + 1) * n_clips)
+    noise = _normal(batch.clean, noise_seed, replica)
     return log_snr[mine].to(device, non_blocking=True), noise
 
 
-def draw_seeds(n_clips: int, seed: int, step: int, share: Share = ALONE) -> list[int]:
+def draw_seeds(n_clips: int, seed: int, step: int, replica: Replica = SINGLE_PROCESS) -> list[int]:
     """Draw a seed for the reverse process of each clip of a training step; (seed, step) alone decides them."""
-    seeds: list[int] = np.random.SeedSequence([seed % 2**64, step, 2]).generate_state(share.world * n_clips).tolist()
-    return seeds[share.rank * n_clips : (share.rank + 1) * n_clips]
+    seeds: list[int] = (
+        np.random.SeedSequence([seed % 2**64, step, 2]).generate_state(replica.world_size * n_clips).tolist()
+    )
+    return seeds[replica.rank * n_clips : (replica.rank + 1) * n_clips]
 
 
-def mel_noise(deviation_db: float, seed: int, step: int, share: Share = ALONE) -> MelNoise:
+def mel_noise(deviation_db: float, seed: int, step: int, replica: Replica = SINGLE_PROCESS) -> MelNoise:
     """Return what adds normal noise to the mels of a training step; (seed, step) alone decides it.
 
     Args:
         deviation_db: Standard deviation of the noise, in dB.
         seed: The run's seed.
         step: The step.
-        share: As in `draw`.
+        replica: As in `draw`.
 
     Returns:
         A function of mels `(batch, n_mels, frames)` and their convention; no value falls below the convention's floor.
@@ -273,7 +275,7 @@ def mel_noise(deviation_db: float, seed: int, step: int, share: Share = ALONE) -
         natural = config.log == "natural"
         per_db = config.multiplier * config.power * (math.log(10) if natural else 1.0) / 20
         lowest = config.multiplier * (math.log if natural else math.log10)(config.floor) + config.offset
-        noisy = mel + deviation_db * per_db * _normal(mel, noise_seed, share)
+        noisy = mel + deviation_db * per_db * _normal(mel, noise_seed, replica)
         low, high = config.clip or (-math.inf, math.inf)
         return noisy.clamp(max(low, lowest), high)
 
@@ -285,8 +287,8 @@ def _seeds(seed: int, step: int, purpose: int, count: int) -> list[int]:
     return seeds
 
 
-def _normal(like: Tensor, seed: int, share: Share) -> Tensor:
+def _normal(like: Tensor, seed: int, replica: Replica) -> Tensor:
     """Draw standard normal noise for the batches of all processes, and return this one's."""
-    shape = (share.world * len(like), *like.shape[1:])
+    shape = (replica.world_size * len(like), *like.shape[1:])
     noise = torch.randn(shape, generator=torch.Generator(like.device).manual_seed(seed), device=like.device)
-    return noise[share.rank * len(like) : (share.rank + 1) * len(like)]
+    return noise[replica.rank * len(like) : (replica.rank + 1) * len(like)]

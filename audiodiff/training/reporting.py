@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from audiodiff.training.events import Clip, Event, Listener
+from audiodiff.training.events import Callback, Clip, TrainEvent
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -26,7 +26,7 @@ STEPS_BETWEEN_POINTS = 10
 _LOG = logging.getLogger(__name__)
 
 
-class Window:
+class ThroughputMeter:
     """Means over the steps since the last look.
 
     Args:
@@ -43,7 +43,7 @@ class Window:
     def __len__(self) -> int:
         return len(self._values)
 
-    def add(self, event: Event) -> None:
+    def add(self, event: TrainEvent) -> None:
         """Take a step into account."""
         self._values.append(dict(event.values))
 
@@ -64,10 +64,10 @@ class Window:
         return means
 
 
-def line_reporter(total_steps: int, window: Window) -> Listener:
-    """Return a listener that writes a line into the log now and then, and what matters at once."""
+def line_reporter(total_steps: int, window: ThroughputMeter) -> Callback:
+    """Return a callback that writes a line into the log now and then, and what matters at once."""
 
-    def report(event: Event) -> None:
+    def report(event: TrainEvent) -> None:
         if event.kind == "step":
             window.add(event)
             if window.seconds > SECONDS_BETWEEN_LINES or event.step == total_steps:
@@ -85,7 +85,7 @@ def line_reporter(total_steps: int, window: Window) -> Listener:
     return report
 
 
-def _report_the_rest(event: Event) -> None:
+def _report_the_rest(event: TrainEvent) -> None:
     if event.kind == "validated":
         bits = event.values.get("bits_per_sample")
         said = "" if bits is None else f", {bits:.3f} bits per sample"
@@ -97,13 +97,13 @@ def _report_the_rest(event: Event) -> None:
 
 
 @contextmanager
-def progress_bar(first_step: int, total_steps: int, window: Window) -> Iterator[Listener]:
+def progress_bar(first_step: int, total_steps: int, window: ThroughputMeter) -> Iterator[Callback]:
     """Show a bar on stderr with loss, samples/s and time left; log lines appear above it."""
     with ExitStack() as stack:
         bar = stack.enter_context(tqdm(total=total_steps, initial=first_step, unit="step", file=sys.stderr))
         stack.enter_context(logging_redirect_tqdm([logging.getLogger("audiodiff")]))
 
-        def report(event: Event) -> None:
+        def report(event: TrainEvent) -> None:
             if event.kind in ("step", "skipped"):
                 bar.update(event.step - bar.n)
             if event.kind == "step":
@@ -117,9 +117,9 @@ def progress_bar(first_step: int, total_steps: int, window: Window) -> Iterator[
 
 
 @contextmanager
-def progress(first_step: int, total_steps: int, samples_per_step: int) -> Iterator[Listener]:
-    """Give the listener that suits stderr: a bar on a terminal, lines elsewhere."""
-    window = Window(samples_per_step)
+def progress(first_step: int, total_steps: int, samples_per_step: int) -> Iterator[Callback]:
+    """Give the callback that suits stderr: a bar on a terminal, lines elsewhere."""
+    window = ThroughputMeter(samples_per_step)
     if sys.stderr.isatty():
         with progress_bar(first_step, total_steps, window) as bar:
             yield bar
@@ -127,7 +127,7 @@ def progress(first_step: int, total_steps: int, samples_per_step: int) -> Iterat
         yield line_reporter(total_steps, window)
 
 
-def _write_clips(writer: SummaryWriter, event: Event, sample_rate: int) -> None:
+def _write_clips(writer: SummaryWriter, event: TrainEvent, sample_rate: int) -> None:
     """Write the clips of an event: their sounds, their pictures, and the means of their scores."""
     for name, mean in _mean_scores(event.clips).items():
         writer.add_scalar(f"scores/{name}", mean, event.step)
@@ -146,8 +146,8 @@ def _mean_scores(clips: Sequence[Clip]) -> dict[str, float]:
 
 
 @contextmanager
-def tensorboard(folder: Path, first_step: int, samples_per_step: int, sample_rate: int) -> Iterator[Listener]:
-    """Give a listener that writes curves, pictures and sounds for TensorBoard.
+def tensorboard(folder: Path, first_step: int, samples_per_step: int, sample_rate: int) -> Iterator[Callback]:
+    """Give a callback that writes curves, pictures and sounds for TensorBoard.
 
     Args:
         folder: Where to write.
@@ -156,7 +156,7 @@ def tensorboard(folder: Path, first_step: int, samples_per_step: int, sample_rat
         sample_rate: Of the sounds, in Hz.
 
     Yields:
-        The listener; one that does nothing, after a warning, where TensorBoard is not installed.
+        The callback; one that does nothing, after a warning, where TensorBoard is not installed.
     """
     try:
         from torch.utils.tensorboard import SummaryWriter  # here, because it takes a second
@@ -164,11 +164,11 @@ def tensorboard(folder: Path, first_step: int, samples_per_step: int, sample_rat
         _LOG.warning("no curves, pictures or sounds will be written (%s). Run: pip install tensorboard", error)
         yield lambda event: None
         return
-    window = Window(samples_per_step)
+    window = ThroughputMeter(samples_per_step)
     writer = SummaryWriter(str(folder), purge_step=first_step + 1)
     broken: list[OSError] = []
 
-    def report(event: Event) -> None:
+    def report(event: TrainEvent) -> None:
         if broken:
             return
         try:
@@ -184,7 +184,7 @@ def tensorboard(folder: Path, first_step: int, samples_per_step: int, sample_rat
             writer.close()
 
 
-def _draw(writer: SummaryWriter, event: Event, window: Window, sample_rate: int) -> None:
+def _draw(writer: SummaryWriter, event: TrainEvent, window: ThroughputMeter, sample_rate: int) -> None:
     if event.kind == "step":
         window.add(event)
         if len(window) == STEPS_BETWEEN_POINTS:

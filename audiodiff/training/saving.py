@@ -6,11 +6,11 @@ import logging
 from collections.abc import Callable
 
 from audiodiff.config import ModelConfig, TrainingConfig
-from audiodiff.data.corpus import Stream
+from audiodiff.data.corpus import CropStream
 from audiodiff.errors import AudiodiffError, TrainingError
-from audiodiff.training.events import Event
-from audiodiff.training.learner import Learner
-from audiodiff.training.run_folder import RunFolder
+from audiodiff.training.checkpoints import RunFolder
+from audiodiff.training.events import TrainEvent
+from audiodiff.training.state import TrainState
 
 FAILED_SAVES = 10
 """Failed attempts to save in a row that stop a run; they are spread over one interval between checkpoints."""
@@ -18,12 +18,12 @@ FAILED_SAVES = 10
 _LOG = logging.getLogger(__name__)
 
 
-class Saver:
+class Checkpointer:
     """Writes the checkpoints and the best model of a run.
 
     Args:
         folder: Where to.
-        learner: What is saved; its last step is settled.
+        state: What is saved; its last step is flushed.
         config: How often, and how many are kept.
         data: What it is trained on, for the record.
         tell: Told of each checkpoint.
@@ -32,23 +32,23 @@ class Saver:
     def __init__(
         self,
         folder: RunFolder,
-        learner: Learner,
+        state: TrainState,
         config: TrainingConfig,
-        data: Stream,
-        tell: Callable[[Event], object],
+        data: CropStream,
+        tell: Callable[[TrainEvent], object],
     ) -> None:
         self._folder = folder
-        self._learner = learner
+        self._state = state
         self._config = config
         self._data = data
-        self._tell = tell
-        self._saved_step = learner.progress.step
+        self._notify = tell
+        self._saved_step = state.progress.step
         self._failures = 0
 
     @property
     def is_due(self) -> bool:
         """Whether the step just done is to be saved."""
-        step, every = self._learner.progress.step, self._config.checkpoint_every
+        step, every = self._state.progress.step, self._config.checkpoint_every
         again = self._failures > 0 and step % max(every // FAILED_SAVES, 1) == 0
         return again or step % every == 0
 
@@ -58,12 +58,12 @@ class Saver:
         Raises:
             TrainingError: If it cannot be written.
         """
-        done, learner = self._learner.progress, self._learner
+        done, state = self._state.progress, self._state
         if done.step == self._saved_step:
             return
-        self._folder.save(done.step, learner.state(), learner.average, self._described())
+        self._folder.save(done.step, state.state_dict(), state.ema, self._described())
         self._saved_step, self._failures = done.step, 0
-        self._tell(Event("saved", done.step))
+        self._notify(TrainEvent("saved", done.step))
         self._folder.prune(self._config.keep)
 
     def try_to_save(self) -> None:
@@ -78,11 +78,11 @@ class Saver:
             self._failures += 1
             if self._failures == FAILED_SAVES:
                 raise
-            _LOG.warning("step %d: %s Training goes on, and tries again soon.", self._learner.progress.step, error)
+            _LOG.warning("step %d: %s Training goes on, and tries again soon.", self._state.progress.step, error)
 
     def rescue(self) -> None:
         """Write a checkpoint before an error ends the run, if there is anything whole to save."""
-        step = self._learner.progress.step
+        step = self._state.progress.step
         for _ in range(2):  # once more, because torch raises the loss of a data process wherever it comes to know of it
             try:
                 self.save()
@@ -94,22 +94,22 @@ class Saver:
 
     def save_best(self, validation_loss: float) -> None:
         """Write the best model so far; if that fails, say so."""
-        average = self._learner.average.state_dict()
+        weights = self._state.ema.state_dict()
         try:
-            self._folder.save_best(average, self._described(validation_loss=validation_loss))
+            self._folder.save_best(weights, self._described(validation_loss=validation_loss))
         except TrainingError as error:
-            _LOG.warning("step %d: %s", self._learner.progress.step, error)
+            _LOG.warning("step %d: %s", self._state.progress.step, error)
 
     def _described(self, **more: object) -> ModelConfig:
         """Return the model's configuration with what it was trained on and how long."""
         training = {
-            "steps": self._learner.progress.step,
-            "batch_size": self._config.batch_size * self._learner.team.share.world,
+            "steps": self._state.progress.step,
+            "batch_size": self._config.batch_size * self._state.distributed.world_size,
             "crop_samples": self._data.reader.n_samples,
             "seed": self._config.seed,
             "recordings": self._data.n_recordings,
             "hours_of_recordings": round(self._data.seconds / 3600, 3),
             "initial_model": self._config.initial_model,
         }
-        config = self._learner.model_config()
+        config = self._state.model_config()
         return config.model_copy(update={"provenance": config.provenance | {"training": training | more}})

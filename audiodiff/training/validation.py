@@ -15,7 +15,7 @@ from audiodiff.diffusion.noise import position_noise
 from audiodiff.networks.build import Network
 from audiodiff.training.bits import bits_per_sample
 from audiodiff.training.few_step import FewStepLoss
-from audiodiff.training.objective import Objective, Predict, Prepared, predict_with
+from audiodiff.training.objective import Batch, Objective, Predict, predict_with
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ class Validator:
         few_step = few_step_total / len(self._crops)
         return ValidationResult(loss + self._few_step_weight * few_step, by_level, few_step, bits)
 
-    def _loss(self, predict: Predict, batch: Prepared, first_crop: int, level: int) -> Tensor:
+    def _loss(self, predict: Predict, batch: Batch, first_crop: int, level: int) -> Tensor:
         """Return the summed loss of a batch at one level; noise belongs to the number of the crop and of the level."""
         n_crops, channels, n_samples = batch.clean.shape
         seeds = range(first_crop, first_crop + n_crops)

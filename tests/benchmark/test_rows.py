@@ -93,10 +93,10 @@ def test_a_step_trains(tiny_vocoder_folder, monkeypatch):
     monkeypatch.setattr("audiodiff.benchmark.learning.CROP_SAMPLES", 1024)
     made = []
 
-    from audiodiff.training.learner import Learner
+    from audiodiff.training.state import TrainState
 
-    original = Learner.step
-    monkeypatch.setattr(Learner, "step", lambda self, crops: made.append((crops, original(self, crops))))
+    original = TrainState.step
+    monkeypatch.setattr(TrainState, "step", lambda self, crops: made.append((crops, original(self, crops))))
     step_maker(*load_subject(str(tiny_vocoder_folder), "cpu"), "fp32")(3)()
     ((crops, (result,)),) = made
     assert len(crops.audio) == 3

@@ -14,8 +14,8 @@ from click.testing import CliRunner
 from audiodiff.cli.main import main
 from audiodiff.config import load_run_config
 from audiodiff.training import trainer
-from audiodiff.training.trainer import Outcome
-from audiodiff.training.watch import Curve, Point, load_curve
+from audiodiff.training.loss_curve import LossCurve, LossPoint, load_curve
+from audiodiff.training.trainer import TrainResult
 
 ROOT = Path(__file__).parents[2]
 
@@ -40,7 +40,7 @@ def asked(monkeypatch):
     def note(config, run_dir, resume, reference):
         calls.append((config, run_dir, resume))
         references.append(reference)
-        return Outcome(step=8, skipped=1, best_loss=0.25, best_step=4, stopped_by=ending[0])
+        return TrainResult(step=8, skipped=1, best_loss=0.25, best_step=4, stopped_by=ending[0])
 
     monkeypatch.setattr(trainer, "train", note)
     return calls, ending, references
@@ -69,7 +69,7 @@ def test_a_curve_beside_the_file_is_the_reference(conf, asked):
     run(conf)
     conf.with_suffix(".curve.json").write_text('{"settings": {"a": 1}, "points": [[5, 0.5, null]]}')
     run(conf)
-    assert asked[2] == [None, Curve({"a": 1}, (Point(5, 0.5),))]
+    assert asked[2] == [None, LossCurve({"a": 1}, (LossPoint(5, 0.5),))]
 
 
 def test_a_run_can_leave_its_curve_for_later_ones(conf, tmp_path):

@@ -19,11 +19,11 @@ from click.testing import CliRunner
 from audiodiff.cli.main import main
 from audiodiff.config import DataConfig, TransformConfig
 from audiodiff.data.crops import CropReader
-from audiodiff.data.dataset import Share
+from audiodiff.data.dataset import Replica
 from audiodiff.data.manifest import read_manifest, scan_folder
 from audiodiff.data.shards import ShardStream, write_shards
 from audiodiff.errors import AudioError, DataError
-from audiodiff.training.run_folder import RunFolder
+from audiodiff.training.checkpoints import RunFolder
 from audiodiff.training.trainer import train
 
 pytest.importorskip("webdataset")
@@ -76,7 +76,7 @@ def test_seed_decides_the_order_and_nothing_else_does(corpus):
 
 
 def test_processes_see_different_recordings_and_all_of_them(corpus):
-    parts = [which(taken(stream(corpus), 3, share=Share(rank, 2))) for rank in range(2)]
+    parts = [which(taken(stream(corpus), 3, replica=Replica(rank, 2))) for rank in range(2)]
     assert set(parts[0]).isdisjoint(parts[1])
     assert set(parts[0]) | set(parts[1]) == set(range(N_RECORDINGS))
 
@@ -167,7 +167,7 @@ def test_what_cannot_be_packed_or_opened_is_refused(corpus, tmp_path, monkeypatc
     with pytest.raises(DataError, match="cannot be read as an index"):
         stream(tmp_path)
     with pytest.raises(DataError, match="has 4 shards, too few for 5 processes"):
-        taken(stream(corpus), 1, share=Share(0, 5))
+        taken(stream(corpus), 1, replica=Replica(0, 5))
     monkeypatch.setitem(sys.modules, "webdataset", None)
     with pytest.raises(DataError, match="pip install 'audiodiff.shards.'"):
         stream(corpus)
@@ -201,7 +201,7 @@ def test_prepare_packs_and_training_on_shards_resumes_bit_identically(tmp_path, 
             os.kill(os.getpid(), signal.SIGTERM)
 
     train(config, tmp_path / "straight")
-    assert train(config, tmp_path / "resumed", on_event=terminate).step == 3
+    assert train(config, tmp_path / "resumed", callback=terminate).step == 3
     assert train(config, tmp_path / "resumed").step == 8
     states = [RunFolder(tmp_path / run).newest().state["network"] for run in ("straight", "resumed")]
     assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())

@@ -9,7 +9,7 @@ from audiodiff.config import DiffusionConfig, MelConfig, ModelConfig, NetworkCon
 from audiodiff.diffusion.process import training_target
 from audiodiff.diffusion.reverse import posterior
 from audiodiff.training.bits import SAMPLE_WIDTH, bits_per_sample
-from audiodiff.training.objective import Objective, Prepared, in_band
+from audiodiff.training.objective import Batch, Objective, in_band
 
 DEVIATION = 0.8
 """Of the whitened audio, whose samples are independent and normal."""
@@ -27,9 +27,9 @@ def objective_of(gain: float = 1.0, **diffusion) -> Objective:
     return Objective(config, torch.device("cpu"))
 
 
-def gaussian() -> Prepared:
+def gaussian() -> Batch:
     noise = torch.randn(N_CLIPS, 1, N_SAMPLES, generator=torch.Generator().manual_seed(0))
-    return Prepared(DEVIATION * noise, None, None, None)
+    return Batch(DEVIATION * noise, None, None, None)
 
 
 def exact(objective: Objective, *, sharpness: float = 1.0):
@@ -109,7 +109,7 @@ def test_the_log_scale_is_the_determinant_of_whitening(kind):
     whitening = objective._whitening.double()
     unit = torch.eye(6 * 16, dtype=torch.float64).unsqueeze(1)
     matrix = whitening.whiten(unit, frames.double().expand(96, -1, -1))[:, 0]
-    scale = objective.log_scale(Prepared(unit[:1], frames.double(), None, None))
+    scale = objective.log_scale(Batch(unit[:1], frames.double(), None, None))
     total = float(scale.sum() * 16 if scale.numel() > 1 else scale * 96)
     assert total == pytest.approx(float(torch.linalg.slogdet(matrix)[1]), rel=1e-4)
 

@@ -12,9 +12,9 @@ from audiodiff.config import DataConfig, DiffusionConfig, ModelConfig, NetworkCo
 from audiodiff.data.corpus import open_corpus
 from audiodiff.data.dataset import validation_crops
 from audiodiff.data.manifest import scan_folder, write_manifest
+from audiodiff.training.distributed import Distributed
+from audiodiff.training.initialisation import begin
 from audiodiff.training.samples import choose_samples, make_clips
-from audiodiff.training.start import begin
-from audiodiff.training.team import Team
 from audiodiff.training.validation import Validator
 
 N_SAMPLES = 256
@@ -59,29 +59,29 @@ def config(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def trained(config):
-    corpus, team = open_corpus(config), Team(torch.device("cpu"))
+    corpus, distributed = open_corpus(config), Distributed(torch.device("cpu"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("audiodiff.training.calibration.CALIBRATION_CROPS", 48)
-        learner = begin(config, corpus.training, team)
+        state = begin(config, corpus.training, distributed)
     batches = list(islice(corpus.training.batches(0, config.training.batch_size), 6))
     for step in range(config.training.steps):
-        learner.step(batches[step % len(batches)])
-    return learner, corpus
+        state.step(batches[step % len(batches)])
+    return state, corpus
 
 
-def loss(learner, crops):
-    return Validator(crops, learner.objective, learner.training)(learner.average).loss
+def loss(state, crops):
+    return Validator(crops, state.objective, state.training)(state.ema).loss
 
 
 def test_a_wrong_condition_costs_and_none_lies_between(config, trained):
-    learner, corpus = trained
+    state, corpus = trained
     crops = validation_crops(corpus.validation, corpus.training.reader, 8)
-    right = loss(learner, crops)
+    right = loss(state, crops)
     others = crops[1:] + crops[:1]
-    wrong_speaker = loss(learner, [crop._replace(speaker=1 - crop.speaker) for crop in crops])
-    wrong_vector = loss(learner, [a._replace(vector=b.vector) for a, b in zip(crops, others, strict=True)])
-    no_speaker = loss(learner, [crop._replace(speaker=torch.tensor(2)) for crop in crops])
-    no_vector = loss(learner, [crop._replace(vector=torch.full((2,), torch.nan)) for crop in crops])
+    wrong_speaker = loss(state, [crop._replace(speaker=1 - crop.speaker) for crop in crops])
+    wrong_vector = loss(state, [a._replace(vector=b.vector) for a, b in zip(crops, others, strict=True)])
+    no_speaker = loss(state, [crop._replace(speaker=torch.tensor(2)) for crop in crops])
+    no_vector = loss(state, [crop._replace(vector=torch.full((2,), torch.nan)) for crop in crops])
     assert right < 0.9 * no_speaker
     assert no_speaker < wrong_speaker
     assert right < 0.9 * no_vector
@@ -89,7 +89,7 @@ def test_a_wrong_condition_costs_and_none_lies_between(config, trained):
 
 
 def test_the_statistics_of_vectors_are_measured(trained):
-    embedding = trained[0].average.vector
+    embedding = trained[0].ema.vector
     torch.testing.assert_close(embedding.mean, torch.full((2,), 50.0), rtol=0, atol=0.05)
     torch.testing.assert_close(embedding.deviation, torch.full((2,), 0.1 / 3**0.5), rtol=0.3, atol=0)
 
@@ -97,12 +97,12 @@ def test_the_statistics_of_vectors_are_measured(trained):
 def test_samples_follow_their_recordings(trained, monkeypatch):
     for drawing in ("comparison_figure", "_pixels"):
         monkeypatch.setattr(f"audiodiff.training.samples.{drawing}", lambda *_: np.zeros((2, 2, 3), np.uint8))
-    learner, corpus = trained
+    state, corpus = trained
     samples = choose_samples(corpus.validation, corpus.training.reader, 16)
     assert [sample.told["speaker"] for sample in samples] == [corpus.validation[i].speaker for i in (0, 2, 5)]
     turned = [sample._replace(told=sample.told | {"speaker": None}) for sample in samples]
-    clips, others = (make_clips(learner.average, learner.config, chosen) for chosen in (samples, turned))
+    clips, others = (make_clips(state.ema, state.config, chosen) for chosen in (samples, turned))
     assert len(clips) == 3
     assert not any(torch.equal(a.generated, b.generated) for a, b in zip(clips, others, strict=True))
-    without = learner.config.model_copy(update={"condition_dropout": 0.0})
-    assert make_clips(learner.average, without, turned) == []
+    without = state.config.model_copy(update={"condition_dropout": 0.0})
+    assert make_clips(state.ema, without, turned) == []

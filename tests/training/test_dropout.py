@@ -9,14 +9,14 @@ import torch
 from audiodiff.config import ModelConfig, NetworkConfig, TrainingConfig, parse_config
 from audiodiff.config.run import RunConfig
 from audiodiff.data.crops import Example
-from audiodiff.data.dataset import Share
+from audiodiff.data.dataset import Replica
 from audiodiff.errors import ConfigError
 from audiodiff.networks.build import build_network
 from audiodiff.networks.given import Conditions
+from audiodiff.training.distributed import Distributed
 from audiodiff.training.dropout import drop_conditions
-from audiodiff.training.learner import Learner
-from audiodiff.training.objective import Prepared
-from audiodiff.training.team import Team
+from audiodiff.training.objective import Batch
+from audiodiff.training.state import TrainState
 
 TINY = NetworkConfig(channels=4, layers=2, patch=8)
 MODEL = ModelConfig(sample_rate=8000, labels=("a", "b", "c"), network=TINY)
@@ -24,12 +24,12 @@ BOTH = ModelConfig(sample_rate=8000, labels=("a", "b", "c"), speakers=("x", "y")
 
 
 def batch(n_clips, n_labels=3):
-    return Prepared(torch.zeros(n_clips, 1, 8), None, Conditions(torch.arange(n_clips) % n_labels), None)
+    return Batch(torch.zeros(n_clips, 1, 8), None, Conditions(torch.arange(n_clips) % n_labels), None)
 
 
 def full_batch(n_clips):
     given = Conditions(torch.arange(n_clips) % 3, torch.arange(n_clips) % 2, torch.ones(n_clips, 2))
-    return Prepared(torch.zeros(n_clips, 1, 8), None, given, None)
+    return Batch(torch.zeros(n_clips, 1, 8), None, given, None)
 
 
 def near(rate, count):
@@ -82,16 +82,16 @@ def test_a_team_drops_what_one_process_drops_of_a_batch_as_large():
     for rank in range(3):
         mine = slice(4 * rank, 4 * rank + 4)
         given = Conditions(*(value[mine] for value in full_batch(12).given))
-        part = drop_conditions(full_batch(4)._replace(given=given), 0.5, BOTH, 0, 3, Share(rank, 3)).given
+        part = drop_conditions(full_batch(4)._replace(given=given), 0.5, BOTH, 0, 3, Replica(rank, 3)).given
         for ours, theirs in zip(part, whole, strict=True):
             torch.testing.assert_close(ours, theirs[mine], equal_nan=True)
 
 
-def learner(config=MODEL, **settings):
+def make_state(config=MODEL, **settings):
     torch.manual_seed(0)
     network = build_network(config)
     training = TrainingConfig(batch_size=4, warmup_steps=0, learning_rate=1e-2, device="cpu", **settings)
-    return Learner(copy.deepcopy(network), config, training, Team(torch.device("cpu")))
+    return TrainState(copy.deepcopy(network), config, training, Distributed(torch.device("cpu")))
 
 
 def examples(n_steps):
@@ -108,24 +108,24 @@ def null_vectors(network):
 
 @pytest.mark.parametrize("rate", [0.0, 0.5])
 def test_only_with_dropout_do_the_vectors_of_nothing_learn(rate):
-    learns = learner(BOTH, condition_dropout=rate)
-    before = null_vectors(learns.network).detach().clone()
+    state = make_state(BOTH, condition_dropout=rate)
+    before = null_vectors(state.network).detach().clone()
     for example in examples(8):
-        learns.step(example)
-    moved = (null_vectors(learns.network) - before).abs().sum(1) > 0
+        state.step(example)
+    moved = (null_vectors(state.network) - before).abs().sum(1) > 0
     assert moved.tolist() == [rate > 0] * 3
-    assert learns.config.condition_dropout == rate
+    assert state.config.condition_dropout == rate
 
 
 def test_a_resumed_run_drops_the_same_clips(tmp_path):
-    straight, before, after = (learner(condition_dropout=0.5) for _ in range(3))
+    straight, before, after = (make_state(condition_dropout=0.5) for _ in range(3))
     steps = list(examples(6))
     for example in steps:
         straight.step(example)
     for example in steps[:3]:
         before.step(example)
-    torch.save(before.state(), tmp_path / "state.pt")
-    after.load_state(torch.load(tmp_path / "state.pt", weights_only=True))
+    torch.save(before.state_dict(), tmp_path / "state.pt")
+    after.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
     for example in steps[3:]:
         after.step(example)
     assert torch.equal(straight.network.label.table.weight, after.network.label.table.weight)

@@ -12,10 +12,10 @@ from audiodiff.data.dataset import CropDataset
 from audiodiff.data.source import open_recordings
 from audiodiff.errors import ConfigError
 from audiodiff.networks.build import build_network
+from audiodiff.training.distributed import Distributed
 from audiodiff.training.few_step import FewStepLoss
-from audiodiff.training.learner import Learner
 from audiodiff.training.objective import Objective, predict_with
-from audiodiff.training.team import Team
+from audiodiff.training.state import TrainState
 
 CPU = torch.device("cpu")
 SEEDS = range(4)
@@ -76,11 +76,11 @@ def test_training_on_it_brings_the_result_nearer_to_the_recording(model, network
     training = tiny_run_config.training.model_copy(
         update={"few_step_weight": 2.0, "steps": 60, "learning_rate": 5e-3, "ema_decay": 0.0}
     )
-    learner = Learner(copy.deepcopy(network), model, training, Team(CPU))
+    state = TrainState(copy.deepcopy(network), model, training, Distributed(CPU))
     before = distance(network).mean()
     for _ in range(25):
-        learner.step(stream[0])
-    assert distance(learner.network).mean() < 0.9 * before
+        state.step(stream[0])
+    assert distance(state.network).mean() < 0.9 * before
 
 
 def test_silence_does_not_count(network, distance, prepared):
@@ -96,7 +96,7 @@ def test_a_step_depends_on_the_weight(model, network, stream, tiny_run_config):
     losses = []
     for weight in (0.0, 0.5):
         training = tiny_run_config.training.model_copy(update={"few_step_weight": weight})
-        losses.append(Learner(copy.deepcopy(network), model, training, Team(CPU)).step(stream[0])[0].loss)
+        losses.append(TrainState(copy.deepcopy(network), model, training, Distributed(CPU)).step(stream[0])[0].loss)
     assert losses[1] > losses[0] + 0.1
 
 

@@ -15,7 +15,7 @@ from audiodiff.checkpoint import load_model
 from audiodiff.data.crops import CropReader
 from audiodiff.data.manifest import Recording, write_manifest
 from audiodiff.errors import AudioError, DataError
-from audiodiff.training.run_folder import RunFolder, load_checkpoint
+from audiodiff.training.checkpoints import RunFolder, load_checkpoint
 from audiodiff.training.trainer import train
 
 KILLS = 50
@@ -31,7 +31,7 @@ def configured(config, *, data, **settings):
 
 def all_numbers(run):
     checkpoint = RunFolder(run).newest()
-    tensors = [*checkpoint.average.state_dict().values(), *checkpoint.state["network"].values()]
+    tensors = [*checkpoint.ema.state_dict().values(), *checkpoint.state["network"].values()]
     tensors += [value for state in checkpoint.state["optimiser"].values() for value in state.values()]
     return torch.cat([tensor.flatten().double() for tensor in tensors])
 

@@ -14,12 +14,12 @@ from audiodiff.data.dataset import CropDataset
 from audiodiff.data.source import open_recordings
 from audiodiff.errors import ConfigError
 from audiodiff.networks.build import build_network
-from audiodiff.training.learner import Learner
+from audiodiff.training.distributed import Distributed
 from audiodiff.training.levels import LevelLearner
-from audiodiff.training.team import Team
+from audiodiff.training.state import TrainState
 from audiodiff.training.trainer import train
 
-TEAM = Team(torch.device("cpu"))
+DISTRIBUTED = Distributed(torch.device("cpu"))
 LEARNED = DiffusionConfig(log_snr_min=-8.0, log_snr_max=10.0, distribution="learned")
 
 
@@ -29,38 +29,38 @@ def loss_at(log_snr):
 
 
 def test_the_map_finds_the_density_of_least_variance():
-    learner, generator = LevelLearner(LEARNED, TEAM), torch.Generator().manual_seed(0)
+    state, generator = LevelLearner(LEARNED, DISTRIBUTED), torch.Generator().manual_seed(0)
     truth = loss_at(torch.linspace(-8, 10, 10001)).mean()
 
     def drawn(n):
-        log_snr = learner.levels.log_snr(torch.rand(n, generator=generator))
-        return learner.weigh(log_snr, loss_at(log_snr))
+        log_snr = state.levels.log_snr(torch.rand(n, generator=generator))
+        return state.weigh(log_snr, loss_at(log_snr))
 
     before = drawn(5000)
-    learner._optimiser.zero_grad()
+    state._optimiser.zero_grad()
     for _ in range(250):
         drawn(32)
-        learner.update(torch.tensor(True))
+        state.update(torch.tensor(True))
     after = drawn(5000)
     assert before.mean() == pytest.approx(float(truth), rel=0.06)
     assert after.mean() == pytest.approx(float(truth), rel=0.02)
     assert after.var() < 0.15 * before.var()
     levels = torch.tensor([1.0, 3.0, 8.0])  # the best density is in proportion to the loss
-    shares = learner.levels.density(levels).detach()
+    shares = state.levels.density(levels).detach()
     expected = loss_at(levels) / truth
     torch.testing.assert_close(shares.float(), expected, rtol=0.25, atol=0)
 
 
 def test_a_step_that_is_not_finite_moves_nothing():
-    learner = LevelLearner(LEARNED, TEAM)
-    before = copy.deepcopy(learner.state())
-    learner.weigh(torch.tensor([0.0, 1.0]), torch.tensor([0.5, torch.nan]))
-    learner.update(torch.tensor(False))
-    assert torch.equal(learner.state()["map"]["logits"], before["map"]["logits"])
-    learner.weigh(torch.tensor([0.0, 1.0]), torch.tensor([0.5, 0.1]))
-    learner.update(torch.tensor(True))
-    assert learner.state()["map"]["logits"].isfinite().all()
-    assert not torch.equal(learner.state()["map"]["logits"], before["map"]["logits"])
+    state = LevelLearner(LEARNED, DISTRIBUTED)
+    before = copy.deepcopy(state.state_dict())
+    state.weigh(torch.tensor([0.0, 1.0]), torch.tensor([0.5, torch.nan]))
+    state.update(torch.tensor(False))
+    assert torch.equal(state.state_dict()["map"]["logits"], before["map"]["logits"])
+    state.weigh(torch.tensor([0.0, 1.0]), torch.tensor([0.5, 0.1]))
+    state.update(torch.tensor(True))
+    assert state.state_dict()["map"]["logits"].isfinite().all()
+    assert not torch.equal(state.state_dict()["map"]["logits"], before["map"]["logits"])
 
 
 # --- in a run ---------------------------------------------------------------------------------------------------------
@@ -72,8 +72,8 @@ def config(tiny_run_config) -> RunConfig:
     return tiny_run_config.model_copy(update={"model": model})
 
 
-def everything(learner):
-    return torch.cat([value.flatten().double() for value in _tensors(learner.state())])
+def everything(state):
+    return torch.cat([value.flatten().double() for value in _tensors(state.state_dict())])
 
 
 def _tensors(value):
@@ -89,20 +89,25 @@ def test_a_state_goes_on_as_if_nothing_had_been(config, stopped_after, tmp_path)
     stream = list(islice(CropDataset(recordings, reader, config.data, 0).batches(0, 4), 4))
     torch.manual_seed(0)
     network = build_network(config.model)
-    straight, before, after = (Learner(copy.deepcopy(network), config.model, config.training, TEAM) for _ in range(3))
+    straight, before, after = (
+        TrainState(copy.deepcopy(network), config.model, config.training, DISTRIBUTED) for _ in range(3)
+    )
     for number, batch in enumerate(stream):
         straight.step(batch)
         if number < stopped_after:
             before.step(batch)
-    torch.save(before.state(), tmp_path / "state.pt")
-    after.load_state(torch.load(tmp_path / "state.pt", weights_only=True))
-    after.average.load_state_dict(before.average.state_dict())
+    torch.save(before.state_dict(), tmp_path / "state.pt")
+    after.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
+    after.ema.load_state_dict(before.ema.state_dict())
     for batch in stream[stopped_after:]:
         after.step(batch)
     assert torch.equal(everything(straight), everything(after))
     assert straight.model_config() == after.model_config()
-    plain = Learner(
-        copy.deepcopy(network), config.model.model_copy(update={"diffusion": DiffusionConfig()}), config.training, TEAM
+    plain = TrainState(
+        copy.deepcopy(network),
+        config.model.model_copy(update={"diffusion": DiffusionConfig()}),
+        config.training,
+        DISTRIBUTED,
     )
     for batch in stream:
         plain.step(batch)

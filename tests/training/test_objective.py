@@ -8,10 +8,10 @@ import torch
 
 from audiodiff.config import DiffusionConfig, ModelConfig, NetworkConfig, TrainingConfig, WhiteningConfig
 from audiodiff.data.crops import Example
-from audiodiff.data.dataset import Share
+from audiodiff.data.dataset import Replica
 from audiodiff.diffusion.likelihood import noise_error, variance_loss
 from audiodiff.diffusion.process import alpha_sigma, diffuse
-from audiodiff.training.objective import Objective, Prepared, band_limited_mse, draw, draw_seeds, in_band, mel_noise
+from audiodiff.training.objective import Batch, Objective, band_limited_mse, draw, draw_seeds, in_band, mel_noise
 from audiodiff.training.weighting import Weighting
 
 RATE = 8000
@@ -234,9 +234,9 @@ def test_noise_on_the_mel_depends_on_seed_and_step_and_respects_the_floor(tiny_m
 
 
 def test_a_team_draws_what_one_process_draws_for_a_batch_as_large(tiny_model_config):
-    whole = Prepared(torch.zeros(6, 1, 100), None, None, None)
-    part = Prepared(torch.zeros(2, 1, 100), None, None, None)
-    shares = [Share(rank, 3) for rank in range(3)]
+    whole = Batch(torch.zeros(6, 1, 100), None, None, None)
+    part = Batch(torch.zeros(2, 1, 100), None, None, None)
+    shares = [Replica(rank, 3) for rank in range(3)]
     drawn = [draw(part, DiffusionConfig(), 1, 2, share) for share in shares]
     for together, alone in zip(zip(*drawn, strict=True), draw(whole, DiffusionConfig(), 1, 2), strict=True):
         assert torch.equal(torch.cat(together), alone)
@@ -247,7 +247,7 @@ def test_a_team_draws_what_one_process_draws_for_a_batch_as_large(tiny_model_con
 
 
 def test_seed_and_step_alone_decide_the_draw():
-    batch = Prepared(torch.zeros(16, 1, 100), None, None, None)
+    batch = Batch(torch.zeros(16, 1, 100), None, None, None)
     config = DiffusionConfig()
 
     def drawn(seed, step):

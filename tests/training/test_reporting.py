@@ -13,8 +13,8 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from audiodiff.training import reporting
-from audiodiff.training.events import Clip, Event
-from audiodiff.training.reporting import Window, line_reporter, progress, tensorboard
+from audiodiff.training.events import Clip, TrainEvent
+from audiodiff.training.reporting import ThroughputMeter, line_reporter, progress, tensorboard
 
 
 class Clock:
@@ -28,7 +28,7 @@ class Clock:
 
 
 def step(number, loss=0.5):
-    return Event("step", number, {"loss": loss, "gradient_norm": 1.0, "learning_rate": 1e-3})
+    return TrainEvent("step", number, {"loss": loss, "gradient_norm": 1.0, "learning_rate": 1e-3})
 
 
 class Terminal(io.StringIO):
@@ -38,7 +38,7 @@ class Terminal(io.StringIO):
 
 def test_window_gives_means_and_speed_and_begins_anew():
     clock = Clock()
-    window = Window(1000, clock)
+    window = ThroughputMeter(1000, clock)
     for number, loss in enumerate((1.0, 2.0, 6.0), 1):
         window.add(step(number, loss))
     clock.now += 2
@@ -54,7 +54,7 @@ def test_window_gives_means_and_speed_and_begins_anew():
 
 def test_lines_come_now_and_then_with_loss_speed_and_time_left(caplog):
     clock = Clock()
-    report = line_reporter(1000, Window(1000, clock))
+    report = line_reporter(1000, ThroughputMeter(1000, clock))
     with caplog.at_level(logging.INFO):
         for number in range(1, 71):
             clock.now += 1
@@ -66,11 +66,11 @@ def test_lines_come_now_and_then_with_loss_speed_and_time_left(caplog):
 
 
 def test_the_last_step_validation_and_skipped_steps_are_always_reported(caplog):
-    report = line_reporter(3, Window(1000))
+    report = line_reporter(3, ThroughputMeter(1000))
     with caplog.at_level(logging.INFO):
         report(step(1))
-        report(Event("skipped", 2, {"skipped": 7}))
-        report(Event("validated", 2, {"loss": 0.25}))
+        report(TrainEvent("skipped", 2, {"skipped": 7}))
+        report(TrainEvent("validated", 2, {"loss": 0.25}))
         report(step(3))
     messages = [record.message for record in caplog.records]
     assert messages[0] == "step 2: loss or gradient is not finite, skipped (7 so far)"
@@ -84,14 +84,14 @@ def test_a_bar_is_drawn_on_a_terminal_only(monkeypatch):
         with progress(10, 20, 1000) as report:
             for number in range(11, 15):
                 report(step(number))
-            report(Event("skipped", 15, {"skipped": 1}))
+            report(TrainEvent("skipped", 15, {"skipped": 1}))
         assert ("15/20" in stream.getvalue()) == drawn
 
 
 def test_the_bar_shows_loss_and_speed(monkeypatch):
     terminal, clock = Terminal(), Clock()
     monkeypatch.setattr(sys, "stderr", terminal)
-    with reporting.progress_bar(0, 10, Window(1000, clock)) as report:
+    with reporting.progress_bar(0, 10, ThroughputMeter(1000, clock)) as report:
         clock.now += 2
         report(step(1))
     assert "loss 0.5000, 500 samples/s" in terminal.getvalue()
@@ -103,10 +103,10 @@ def test_tensorboard_gets_curves_pictures_and_sounds(tmp_path):
     with tensorboard(tmp_path, 0, 1000, 8000) as report:
         for number in range(1, 21):
             report(step(number, number))
-        report(Event("skipped", 21, {"skipped": 1}))
-        report(Event("validated", 20, {"loss": 0.25, "loss_at_-8.0": 0.125}))
-        report(Event("sampled", 20, clips=[clip, other]))
-        report(Event("sampled", 21, clips=[replace(clip, scores={"m_stft": math.nan})]))  # cannot be had
+        report(TrainEvent("skipped", 21, {"skipped": 1}))
+        report(TrainEvent("validated", 20, {"loss": 0.25, "loss_at_-8.0": 0.125}))
+        report(TrainEvent("sampled", 20, clips=[clip, other]))
+        report(TrainEvent("sampled", 21, clips=[replace(clip, scores={"m_stft": math.nan})]))  # cannot be had
     read = EventAccumulator(str(tmp_path))
     read.Reload()
     assert [(point.step, point.value) for point in read.Scalars("training/loss")] == [(10, 5.5), (20, 15.5)]

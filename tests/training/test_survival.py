@@ -17,9 +17,9 @@ import torch
 from audiodiff.checkpoint import load_config, load_model
 from audiodiff.data.manifest import scan_folder, write_manifest
 from audiodiff.errors import DataError, TrainingError
-from audiodiff.training import run_folder
+from audiodiff.training import checkpoints
+from audiodiff.training.checkpoints import RunFolder, load_checkpoint
 from audiodiff.training.lock import locked
-from audiodiff.training.run_folder import RunFolder, load_checkpoint
 from audiodiff.training.trainer import train
 
 ROOT = Path(__file__).parents[2]
@@ -41,7 +41,7 @@ def configured(config, *, data=None, **settings):
 
 def all_numbers(run):
     checkpoint = RunFolder(run).newest()
-    tensors = [*checkpoint.average.state_dict().values(), *checkpoint.state["network"].values()]
+    tensors = [*checkpoint.ema.state_dict().values(), *checkpoint.state["network"].values()]
     tensors += [value for state in checkpoint.state["optimiser"].values() for value in state.values()]
     return torch.cat([tensor.flatten().double() for tensor in tensors])
 
@@ -83,7 +83,7 @@ def test_a_run_holds_the_lock_of_its_folder(tmp_path, tiny_run_config):
     train(
         configured(tiny_run_config, steps=1),
         tmp_path,
-        on_event=lambda event: held.append((tmp_path / "lock").read_text()),
+        callback=lambda event: held.append((tmp_path / "lock").read_text()),
     )
     assert all(f"process {os.getpid()}" in text for text in held)
 
@@ -109,16 +109,16 @@ def full_disk(*_arguments, **_named):
 
 
 def test_a_full_disk_is_waited_for(tmp_path, tiny_run_config, undisturbed, monkeypatch, caplog):
-    events, original = [], run_folder.flush_to_disk
-    monkeypatch.setattr(run_folder, "flush_to_disk", full_disk)
+    events, original = [], checkpoints.flush_to_disk
+    monkeypatch.setattr(checkpoints, "flush_to_disk", full_disk)
 
     def empty_the_disk(event):
         events.append((event.kind, event.step))
         if (event.kind, event.step) == ("step", 6):
-            monkeypatch.setattr(run_folder, "flush_to_disk", original)
+            monkeypatch.setattr(checkpoints, "flush_to_disk", original)
 
     with caplog.at_level(logging.WARNING):
-        train(tiny_run_config, tmp_path, on_event=empty_the_disk)
+        train(tiny_run_config, tmp_path, callback=empty_the_disk)
     assert "step 4: " in caplog.text
     assert "step-00000004 cannot be written: No space left on device. Make room on the disk." in caplog.text
     assert [step for kind, step in events if kind == "saved"] == [6, 8]  # tried again before the next interval
@@ -128,7 +128,7 @@ def test_a_full_disk_is_waited_for(tmp_path, tiny_run_config, undisturbed, monke
 def test_a_disk_that_stays_full_ends_the_run_with_what_was_there_before(tmp_path, tiny_run_config, monkeypatch):
     train(configured(tiny_run_config, steps=4, sample_every=100), tmp_path)
     before = {path.relative_to(tmp_path): path.read_bytes() for path in tmp_path.rglob("checkpoints/*/*")}
-    monkeypatch.setattr(run_folder, "flush_to_disk", full_disk)
+    monkeypatch.setattr(checkpoints, "flush_to_disk", full_disk)
     config = configured(tiny_run_config, steps=40, sample_every=100, validate_every=100)
     with pytest.raises(TrainingError, match="step-00000017 cannot be written: No space left"):
         train(config, tmp_path)
@@ -148,7 +148,7 @@ def test_a_limit_of_the_system_on_files_loses_nothing(tmp_path, tiny_run_config,
 
     try:
         with caplog.at_level(logging.WARNING):
-            train(configured(tiny_run_config, sample_every=100), tmp_path, on_event=squeeze)
+            train(configured(tiny_run_config, sample_every=100), tmp_path, callback=squeeze)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert "cannot be written: " in caplog.text
@@ -217,7 +217,7 @@ def test_a_run_on_damaged_data_resumes_bit_identically(tmp_path, tiny_run_config
             os.kill(os.getpid(), signal.SIGTERM)
 
     config = configured(tiny_run_config, data=corpus | {"workers": workers})
-    assert train(config, resumed, on_event=terminate).step == 3
+    assert train(config, resumed, callback=terminate).step == 3
     assert train(config, resumed).bad_recordings == 2
     assert torch.equal(all_numbers(straight), all_numbers(resumed))
     assert sorted(map(str, listed(straight))) == sorted(map(str, listed(resumed)))
@@ -234,7 +234,7 @@ def test_too_many_stop_the_run_after_saving_and_it_can_go_on(tmp_path, tiny_run_
                 path.unlink()
 
     with pytest.raises(DataError, match=r"4 of 15 recordings \(26.7%\) cannot be read; .* allows 25.0%, and .*bad_rec"):
-        train(config, run, on_event=lose_the_disk)
+        train(config, run, callback=lose_the_disk)
     assert names(run) == ["step-00000004", "step-00000006"]
     for path, content in whole.items():
         path.write_bytes(content)
@@ -276,7 +276,7 @@ def test_a_lost_worker_ends_the_run_after_saving(tmp_path, tiny_run_config, monk
         train(
             config,
             tmp_path / "run",
-            on_event=lambda event: (tmp_path / "now").touch() if event.step == 2 else None,
+            callback=lambda event: (tmp_path / "now").touch() if event.step == 2 else None,
         )
     newest = load_checkpoint(tmp_path / "run" / "checkpoints" / names(tmp_path / "run")[-1])
     assert newest.state["progress"]["step"] >= 2

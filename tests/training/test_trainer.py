@@ -15,8 +15,8 @@ from audiodiff.checkpoint import load_config, load_model
 from audiodiff.config import ModelConfig, NetworkConfig, TransformConfig, load_run_config
 from audiodiff.data.manifest import scan_folder, write_manifest
 from audiodiff.errors import DataError, TrainingError
-from audiodiff.training.learner import Learner
-from audiodiff.training.run_folder import load_checkpoint
+from audiodiff.training.checkpoints import load_checkpoint
+from audiodiff.training.state import TrainState
 from audiodiff.training.trainer import train
 from audiodiff.training.validation import ValidationResult, Validator
 
@@ -38,7 +38,7 @@ def configured(config, *, data=None, model=None, **settings):
 def all_numbers(run):
     """Return weights, averages and optimiser state of a run's newest checkpoint, as one vector."""
     checkpoint = load_checkpoint(sorted((run / "checkpoints").glob("step-????????"))[-1])
-    tensors = [*checkpoint.average.state_dict().values(), *checkpoint.state["network"].values()]
+    tensors = [*checkpoint.ema.state_dict().values(), *checkpoint.state["network"].values()]
     tensors += [value for state in checkpoint.state["optimiser"].values() for value in state.values()]
     return torch.cat([tensor.flatten().double() for tensor in tensors])
 
@@ -51,7 +51,7 @@ def names(run):
 def uninterrupted(tmp_path_factory, tiny_run_config):
     """The tiny run, from start to end, and its events."""
     run, events = tmp_path_factory.mktemp("runs") / "uninterrupted", []
-    outcome = train(tiny_run_config, run, on_event=events.append)
+    outcome = train(tiny_run_config, run, callback=events.append)
     return run, events, outcome
 
 
@@ -65,7 +65,7 @@ def interrupt(tiny_run_config):
                 raise Killed
 
         with pytest.raises(Killed):
-            train(config, run, on_event=fall_over)
+            train(config, run, callback=fall_over)
 
     return until
 
@@ -133,7 +133,7 @@ def test_a_run_resumed_twice_from_saved_signals_is_bit_identical(uninterrupted, 
         )
 
     for step in (1, 3):
-        outcome = train(tiny_run_config, tmp_path / "run", on_event=signal_at(step))
+        outcome = train(tiny_run_config, tmp_path / "run", callback=signal_at(step))
         assert (outcome.step, outcome.stopped_by) == (step, signal.SIGTERM)
         assert names(tmp_path / "run")[-1] == f"step-{step:08d}"
     train(tiny_run_config, tmp_path / "run")
@@ -144,7 +144,7 @@ def test_a_finished_run_has_nothing_to_do(uninterrupted, tiny_run_config, caplog
     run, _, outcome = uninterrupted
     before, events = all_numbers(run), []
     with caplog.at_level(logging.INFO):
-        assert train(tiny_run_config, run, on_event=events.append) == outcome
+        assert train(tiny_run_config, run, callback=events.append) == outcome
     assert events == []
     assert "nothing to do" in caplog.text
     assert torch.equal(all_numbers(run), before)
@@ -176,7 +176,7 @@ def test_the_newest_three_and_the_best_are_kept(tmp_path, tiny_run_config, monke
     train(
         config,
         tmp_path,
-        on_event=lambda event: event.kind == "saved" and averages.append(load_model(tmp_path / "last")[0]),
+        callback=lambda event: event.kind == "saved" and averages.append(load_model(tmp_path / "last")[0]),
     )
     assert names(tmp_path) == ["step-00000004", "step-00000005", "step-00000006"]
     assert load_config(tmp_path / "best").provenance["training"]["steps"] == 2
@@ -215,7 +215,7 @@ def test_each_option_changes_the_outcome(two_steps, tmp_path, tiny_run_config, o
 
 def recorded(config, run, kind):
     events = []
-    train(config, run, on_event=events.append)
+    train(config, run, callback=events.append)
     return [event.step for event in events if event.kind == kind]
 
 
@@ -272,14 +272,14 @@ def spoil(monkeypatch):
     """Put a NaN into the batches of some steps (numbered from 1)."""
 
     def at(steps):
-        original = Learner.step
+        original = TrainState.step
 
-        def step(learner, batch, **named):
-            if learner.progress.step + 1 in steps:
+        def step(state, batch, **named):
+            if state.progress.step + 1 in steps:
                 batch.audio[0, 0, 1000] = torch.nan
-            return original(learner, batch, **named)
+            return original(state, batch, **named)
 
-        monkeypatch.setattr(Learner, "step", step)
+        monkeypatch.setattr(TrainState, "step", step)
 
     return at
 
@@ -288,7 +288,7 @@ def test_a_step_that_is_not_finite_is_skipped_and_counted(tmp_path, tiny_run_con
     spoil({2, 3, 6})
     events = []
     with caplog.at_level(logging.WARNING):
-        outcome = train(tiny_run_config, tmp_path, on_event=events.append)
+        outcome = train(tiny_run_config, tmp_path, callback=events.append)
     assert (outcome.step, outcome.skipped) == (8, 3)
     assert [(event.step, event.values["skipped"]) for event in events if event.kind == "skipped"] == [
         (2, 1),
@@ -320,7 +320,7 @@ def test_the_loss_falls(tmp_path, tiny_run_config):
         checkpoint_every=1000,
     )
     losses = {"step": [], "validated": []}
-    train(config, tmp_path, on_event=lambda event: losses.get(event.kind, []).append(event.values.get("loss")))
+    train(config, tmp_path, callback=lambda event: losses.get(event.kind, []).append(event.values.get("loss")))
     assert losses["step"][0] == pytest.approx(1.0, abs=0.02)  # a network that says 0 errs by the variance of noise
     assert sum(losses["step"][-20:]) < 0.85 * 20
     assert losses["validated"][1] < losses["validated"][0] < 0.95
@@ -362,7 +362,7 @@ def test_a_killed_process_is_resumed_bit_identically(tmp_path, tiny_run_config):
         "import sys, time\nfrom pathlib import Path\nfrom audiodiff.config import RunConfig\n"
         "from audiodiff.training.trainer import train\n"
         "config = RunConfig.model_validate_json(Path(sys.argv[1]).read_text())\n"
-        "train(config, sys.argv[2], on_event=lambda event: time.sleep(0.05))\n"
+        "train(config, sys.argv[2], callback=lambda event: time.sleep(0.05))\n"
     )
     process = subprocess.Popen([sys.executable, "-c", code, tmp_path / "config.json", killed], cwd=ROOT)
     deadline = time.monotonic() + 120
@@ -387,7 +387,7 @@ def test_a_learned_variance_trains_and_the_bits_are_told(tmp_path, tiny_run_conf
     caplog.set_level(logging.INFO, logger="audiodiff")
     diffusion, events = tiny_run_config.model.diffusion.model_copy(update={"variance": "learned"}), []
     config = configured(tiny_run_config, model={"diffusion": diffusion}, steps=3, validation_bits=True)
-    train(config, tmp_path, on_event=events.append)
+    train(config, tmp_path, callback=events.append)
     (values,) = [event.values for event in events if event.kind == "validated"]
     assert 0 < values["bits_per_sample"] < 20
     assert f"{values['bits_per_sample']:.3f} bits per sample" in caplog.text

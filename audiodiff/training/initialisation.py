@@ -9,14 +9,14 @@ import torch
 
 from audiodiff.checkpoint import find_model, load_model
 from audiodiff.config import ModelConfig, RunConfig, flattened
-from audiodiff.data.corpus import Stream
+from audiodiff.data.corpus import CropStream
 from audiodiff.data.dataset import OnFailure
 from audiodiff.errors import TrainingError
 from audiodiff.networks.build import Network, build_network
 from audiodiff.training.calibration import calibrate
-from audiodiff.training.learner import Learner
-from audiodiff.training.run_folder import Checkpoint, RunFolder, load_checkpoint
-from audiodiff.training.team import Team
+from audiodiff.training.checkpoints import Checkpoint, RunFolder, load_checkpoint
+from audiodiff.training.distributed import Distributed
+from audiodiff.training.state import TrainState
 
 _MEASURED_OR_SAID = (
     *("whitening.gain", "mel.name", "synthesis", "provenance", "clip_seconds", "condition_dropout"),
@@ -33,11 +33,11 @@ def start(
     config: RunConfig,
     folder: RunFolder,
     resume: str | Path,
-    stream: Stream,
-    team: Team,
+    stream: CropStream,
+    distributed: Distributed,
     on_failure: OnFailure | None = None,
-) -> Learner:
-    """Return the learner of a run, new or as it was.
+) -> TrainState:
+    """Return the state of a run, new or as it was.
 
     Args:
         config: The run.
@@ -45,26 +45,26 @@ def start(
         resume: "auto" goes on from the newest checkpoint, if there is one; "never" refuses a folder that has some; else
             the folder of a checkpoint, or of a run, to go on from.
         stream: The training stream, to measure statistics on.
-        team: Who trains, and where.
+        distributed: Who trains, and where.
         on_failure: Told of recordings that cannot be read; without it they are errors.
 
     Returns:
-        The learner.
+        The state.
 
     Raises:
         TrainingError: If there is nothing to resume from, or it is of another model.
         ModelError: If the initial model cannot be loaded.
     """
-    with team.main_first():  # which puts damaged checkpoints aside
+    with distributed.main_first():  # which puts damaged checkpoints aside
         checkpoint = _find(folder, resume)
     if checkpoint is None:
-        return begin(config, stream, team, on_failure)
+        return begin(config, stream, distributed, on_failure)
     refuse_other_model(checkpoint.config, config.model, f"the checkpoint {checkpoint.path}", _MEASURED_OR_SAID)
     model = _as_far_as(config.model, checkpoint.config)
-    learner = Learner(checkpoint.average, model, config.training, team, config.data.mel_noise_db)
-    learner.load_state(checkpoint.state)
+    state = TrainState(checkpoint.ema, model, config.training, distributed, config.data.mel_noise_db)
+    state.load_state_dict(checkpoint.state)
     _LOG.info("resuming from %s", checkpoint.path)
-    return learner
+    return state
 
 
 def _find(folder: RunFolder, resume: str | Path) -> Checkpoint | None:
@@ -89,17 +89,19 @@ def _find(folder: RunFolder, resume: str | Path) -> Checkpoint | None:
     return load_checkpoint(path)
 
 
-def begin(config: RunConfig, stream: Stream, team: Team, on_failure: OnFailure | None = None) -> Learner:
-    """Return a learner before its first step: see `start`."""
+def begin(
+    config: RunConfig, stream: CropStream, distributed: Distributed, on_failure: OnFailure | None = None
+) -> TrainState:
+    """Return a train state before its first step: see `start`."""
     training, mel_noise_db = config.training, config.data.mel_noise_db
     if training.initial_model is not None:
         name = training.initial_model
         network, initial = load_model(find_model(name))
         refuse_other_model(initial, config.model, f"the initial model {name}", _MEASURED_OR_SAID + _LEVELS)
-        return Learner(network, _as_far_as(config.model, initial), training, team, mel_noise_db)
+        return TrainState(network, _as_far_as(config.model, initial), training, distributed, mel_noise_db)
     network = _fresh_network(config)
     model = calibrate(stream, config.model, on_failure).applied_to(network, config.model)
-    return Learner(network, model, training, team, mel_noise_db)
+    return TrainState(network, model, training, distributed, mel_noise_db)
 
 
 def _fresh_network(config: RunConfig) -> Network:

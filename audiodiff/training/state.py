@@ -17,20 +17,20 @@ from audiodiff.data.crops import Example
 from audiodiff.errors import TrainingError
 from audiodiff.networks.build import Network
 from audiodiff.networks.embeddings import radial_parameters
-from audiodiff.training.adapters import choose_trained, described
+from audiodiff.training.distributed import Distributed
 from audiodiff.training.dropout import drop_conditions
 from audiodiff.training.few_step import FewStepLoss
 from audiodiff.training.levels import LevelLearner
+from audiodiff.training.lora import describe_trainable, set_trainable
 from audiodiff.training.objective import Objective, draw, draw_seeds, mel_noise
-from audiodiff.training.optimisation import (
-    average_decay,
+from audiodiff.training.optimiser import (
     checkpoint_layers,
+    ema_decay,
     learning_rate,
     make_optimiser,
     set_learning_rate,
-    update_average,
+    update_ema,
 )
-from audiodiff.training.team import Team
 from audiodiff.training.weighting import Weighting
 
 
@@ -90,18 +90,18 @@ class _Pending(NamedTuple):
     arrival: torch.cuda.Event | None
 
 
-class Learner:
-    """Weights, their average and the optimiser of one run.
+class TrainState:
+    """Weights, their EMA and the optimiser of one run.
 
     A step is a function of these, the batch, the seed and the number of the step: nothing else, no hidden random state.
     The host never waits for a GPU within a step: whether loss and gradient are finite is decided there, and what a step
     reports is read `lag` steps later.
 
     Args:
-        average: The network with averaged weights, which is copied; training starts from them unless a state is loaded.
+        ema: The network with the weights to start from, which is copied.
         config: The model, calibrated.
         training: How to train.
-        team: Who trains, and where.
+        distributed: Who trains, and where.
         mel_noise_db: Standard deviation of the noise on mels, in dB.
 
     Attributes:
@@ -109,34 +109,39 @@ class Learner:
     """
 
     def __init__(
-        self, average: Network, config: ModelConfig, training: TrainingConfig, team: Team, mel_noise_db: float = 0.0
+        self,
+        ema: Network,
+        config: ModelConfig,
+        training: TrainingConfig,
+        distributed: Distributed,
+        mel_noise_db: float = 0.0,
     ) -> None:
         dropout = max(
             config.condition_dropout, training.condition_dropout
         )  # a fine-tuning keeps what was learnt before
         self.config = config = config.model_copy(update={"condition_dropout": dropout})
         self.training = training
-        self.team = team
-        self.lag = 1 if team.device.type == "cuda" else 0
-        self.network = copy.deepcopy(average).to(team.device).train()
-        choose_trained(self.network, training)
-        self.average = copy.deepcopy(average).to(team.device).eval().requires_grad_(False)
-        self.objective = Objective(config, team.device, bf16=training.precision == "bf16")
+        self.distributed = distributed
+        self.lag = 1 if distributed.device.type == "cuda" else 0
+        self.network = copy.deepcopy(ema).to(distributed.device).train()
+        set_trainable(self.network, training)
+        self.ema = copy.deepcopy(ema).to(distributed.device).eval().requires_grad_(False)
+        self.objective = Objective(config, distributed.device, bf16=training.precision == "bf16")
         self._weighting = Weighting(training, config.diffusion.target)
         wanted = training.few_step_weight > 0
-        self.few_step = FewStepLoss(self.average, config, bf16=self.objective.bf16) if wanted else None
+        self.few_step = FewStepLoss(self.ema, config, bf16=self.objective.bf16) if wanted else None
         self.optimiser = make_optimiser(self.network.parameters(), training, radial_parameters(self.network))
         self.level_learner = (
-            LevelLearner(config.diffusion, team) if config.diffusion.distribution == "learned" else None
+            LevelLearner(config.diffusion, distributed) if config.diffusion.distribution == "learned" else None
         )
         self.progress = Progress()
         self._mel_noise_db = mel_noise_db
-        self._updates = torch.zeros((), dtype=torch.float64, device=team.device)
+        self._updates = torch.zeros((), dtype=torch.float64, device=distributed.device)
         self._pending: deque[_Pending] = deque()
-        self._torn = False  # whether an error has left weights, average and optimiser at different steps
+        self._mid_step = False  # whether an error has left weights, EMA and optimiser at different steps
         if training.gradient_checkpointing:
             checkpoint_layers(self.network)
-        predict = team.wrap(self.network)
+        predict = distributed.wrap(self.network)
         self._predict = torch.compile(predict, dynamic=False) if training.compile else predict
 
     def step(self, batch: Example, *, stop: bool = False) -> list[StepResult]:
@@ -155,12 +160,12 @@ class Learner:
             loss.backward()
         norm = clip_grad_norm_(self.network.parameters(), self.training.gradient_clip)
         wish = torch.full_like(norm, float(stop))
-        figures = torch.stack([*self.team.mean(torch.stack([loss.detach(), wish])), norm])
+        figures = torch.stack([*self.distributed.mean(torch.stack([loss.detach(), wish])), norm])
         rate = learning_rate(self.progress.step, self.training)
-        self._torn = True
+        self._mid_step = True
         self._update(figures.isfinite().all(), rate)
         self.progress.step += 1
-        self._torn = False
+        self._mid_step = False
         arrival = None
         if figures.is_cuda:
             figures = figures.to("cpu", non_blocking=True)
@@ -170,32 +175,32 @@ class Learner:
         return self._read(self.lag)
 
     def _loss(self, batch: Example) -> Tensor:
-        training, step, share = self.training, self.progress.step, self.team.share
-        noise_on_mel = mel_noise(self._mel_noise_db, training.seed, step, share) if self._mel_noise_db else None
+        training, step, replica = self.training, self.progress.step, self.distributed.replica
+        noise_on_mel = mel_noise(self._mel_noise_db, training.seed, step, replica) if self._mel_noise_db else None
         prepared = self.objective.prepare(batch, noise_on_mel)
         learned = self.level_learner
         levels = learned.levels if learned else None
-        log_snr, noise = draw(prepared, self.config.diffusion, training.seed, step, share, levels)
-        met = drop_conditions(prepared, training.condition_dropout, self.config, training.seed, step, share)
+        log_snr, noise = draw(prepared, self.config.diffusion, training.seed, step, replica, levels)
+        met = drop_conditions(prepared, training.condition_dropout, self.config, training.seed, step, replica)
         losses = self.objective.loss(self._predict, met, log_snr, noise, self._weighting)
         loss = (learned.weigh(log_snr, losses) if learned else losses).mean()
         if self.few_step is not None:
-            seeds = draw_seeds(len(prepared.clean), training.seed, step, share)
+            seeds = draw_seeds(len(prepared.clean), training.seed, step, replica)
             loss = loss + training.few_step_weight * self.few_step(self._predict, prepared, seeds).mean()
         return loss
 
     def _update(self, finite: Tensor, rate: float) -> None:
-        """Move weights and average if `finite` is true; the host does not look."""
+        """Move weights and EMA if `finite` is true; the host does not look."""
         set_learning_rate(self.optimiser, rate)
         self.optimiser.found_inf = (~finite).float()  # type: ignore[attr-defined]  # as torch.amp.GradScaler does
         self.optimiser.step()
         if self.level_learner:
             self.level_learner.update(finite)
         self._updates += finite
-        weight = (1 - average_decay(self._updates, self.training)) * finite
-        update_average(self.average, self.network, weight)
+        weight = (1 - ema_decay(self._updates, self.training)) * finite
+        update_ema(self.ema, self.network, weight)
 
-    def settle(self) -> list[StepResult]:
+    def flush(self) -> list[StepResult]:
         """Wait for the results that are still on their way, and return them."""
         return self._read(0)
 
@@ -213,40 +218,40 @@ class Learner:
             results.append(StepResult(step, loss, norm, rate, progress.skipped, progress.skipped_in_a_row, stop > 0))
         return results
 
-    def state(self) -> dict[str, Any]:
-        """Return what a checkpoint must hold beside the averaged weights: tensors and plain values only.
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a checkpoint must hold beside the EMA: tensors and plain values only.
 
         Raises:
-            RuntimeError: If results are still on their way, see `settle`; or if the last step failed midway.
+            RuntimeError: If results are still on their way, see `flush`; or if the last step failed midway.
         """
-        if self._pending or self._torn:
-            raise RuntimeError("there is no state to save: the last step is not complete")
+        if self._pending or self._mid_step:
+            raise RuntimeError("there is nothing to save: the last step is not complete")
         state = {
             "progress": asdict(self.progress),
-            "trained": described(self.training),
+            "trained": describe_trainable(self.training),
             "network": self.network.state_dict(),
             "optimiser": self.optimiser.state_dict()["state"],
         }
-        return state | ({"levels": self.level_learner.state()} if self.level_learner else {})
+        return state | ({"levels": self.level_learner.state_dict()} if self.level_learner else {})
 
-    def load_state(self, state: dict[str, Any]) -> None:
-        """Go on from what `state` returned; settings of the optimiser are those of this run, not of that one.
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from what `state_dict` returned; settings of the optimiser are those of this run, not of that one.
 
         Raises:
             TrainingError: If other parts of the network were trained.
         """
-        theirs, ours = state.get("trained", "all"), described(self.training)
+        theirs, ours = state_dict.get("trained", "all"), describe_trainable(self.training)
         if theirs != ours:
             raise TrainingError(
                 f"the checkpoint is of a run that trained {theirs}, this one trains {ours}. Keep training.trained and "
                 "training.adapters, or begin another run with training.initial_model."
             )
-        self.progress = Progress(**state["progress"])
+        self.progress = Progress(**state_dict["progress"])
         self._updates.fill_(self.progress.step - self.progress.skipped)
-        self.network.load_state_dict(state["network"])
-        self.optimiser.load_state_dict(self.optimiser.state_dict() | {"state": state["optimiser"]})
+        self.network.load_state_dict(state_dict["network"])
+        self.optimiser.load_state_dict(self.optimiser.state_dict() | {"state": state_dict["optimiser"]})
         if self.level_learner:
-            self.level_learner.load_state(state["levels"])
+            self.level_learner.load_state_dict(state_dict["levels"])
 
     def model_config(self) -> ModelConfig:
         """Return the model's configuration with the noise levels that it has learned by now, if it learns them."""

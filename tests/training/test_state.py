@@ -9,11 +9,11 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from audiodiff.config import RunConfig
 from audiodiff.networks.build import build_network
-from audiodiff.training.learner import Learner
-from audiodiff.training.optimisation import learning_rate
-from audiodiff.training.team import Team
+from audiodiff.training.distributed import Distributed
+from audiodiff.training.optimiser import learning_rate
+from audiodiff.training.state import TrainState
 
-TEAM = Team(torch.device("cpu"))
+DISTRIBUTED = Distributed(torch.device("cpu"))
 
 
 def flat(network):
@@ -27,37 +27,37 @@ def network(tiny_run_config):
 
 
 @pytest.fixture
-def learner(network, tiny_run_config):
-    """A learner whose weights start from the same numbers whatever its settings."""
+def make_state(network, tiny_run_config):
+    """A state whose weights start from the same numbers whatever its settings."""
 
     def make(**settings):
         training = tiny_run_config.training.model_copy(update=settings)
-        return Learner(copy.deepcopy(network), tiny_run_config.model, training, TEAM)
+        return TrainState(copy.deepcopy(network), tiny_run_config.model, training, DISTRIBUTED)
 
     return make
 
 
-def test_the_same_steps_give_the_same_weights(learner, stream):
-    first, second = learner(), learner()
-    results = [[learns.step(batch) for batch in stream] for learns in (first, second)]
+def test_the_same_steps_give_the_same_weights(make_state, stream):
+    first, second = make_state(), make_state()
+    results = [[state.step(batch) for batch in stream] for state in (first, second)]
     assert results[0] == results[1]
     assert torch.equal(flat(first.network), flat(second.network))
-    assert torch.equal(flat(first.average), flat(second.average))
+    assert torch.equal(flat(first.ema), flat(second.ema))
 
 
-def test_a_state_goes_on_as_if_nothing_had_been(learner, stream, tmp_path):
-    straight, before, after = learner(), learner(), learner()
+def test_a_state_goes_on_as_if_nothing_had_been(make_state, stream, tmp_path):
+    straight, before, after = make_state(), make_state(), make_state()
     for batch in stream:
         straight.step(batch)
     for batch in stream[:2]:
         before.step(batch)
-    torch.save(before.state(), tmp_path / "state.pt")
-    after.load_state(torch.load(tmp_path / "state.pt", weights_only=True))
-    after.average.load_state_dict(before.average.state_dict())
+    torch.save(before.state_dict(), tmp_path / "state.pt")
+    after.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
+    after.ema.load_state_dict(before.ema.state_dict())
     for batch in stream[2:]:
         after.step(batch)
     assert torch.equal(flat(straight.network), flat(after.network))
-    assert torch.equal(flat(straight.average), flat(after.average))
+    assert torch.equal(flat(straight.ema), flat(after.ema))
     assert straight.progress == after.progress
 
 
@@ -77,31 +77,31 @@ def test_a_state_goes_on_as_if_nothing_had_been(learner, stream, tmp_path):
     ],
     ids=str,
 )
-def test_each_option_changes_the_weights(learner, stream, option):
-    plain, changed = learner(), learner(**option)
+def test_each_option_changes_the_weights(make_state, stream, option):
+    plain, changed = make_state(), make_state(**option)
     for batch in stream:
         plain.step(batch)
         changed.step(batch)
     assert not torch.equal(flat(plain.network), flat(changed.network))
 
 
-def test_the_decay_changes_the_average_only(learner, stream):
-    plain, changed = learner(), learner(ema_decay=0.1)
+def test_the_decay_changes_the_average_only(make_state, stream):
+    plain, changed = make_state(), make_state(ema_decay=0.1)
     for batch in stream:
         plain.step(batch)
         changed.step(batch)
     assert torch.equal(flat(plain.network), flat(changed.network))
-    assert not torch.equal(flat(plain.average), flat(changed.average))
+    assert not torch.equal(flat(plain.ema), flat(changed.ema))
 
 
-def test_a_step_reports_what_it_did(learner, stream, tiny_run_config):
-    learns = learner(gradient_clip=1e-6)
-    results = [result for batch in stream for result in learns.step(batch)]
+def test_a_step_reports_what_it_did(make_state, stream, tiny_run_config):
+    state = make_state(gradient_clip=1e-6)
+    results = [result for batch in stream for result in state.step(batch)]
     assert [result.learning_rate for result in results] == [
         learning_rate(i, tiny_run_config.training) for i in range(4)
     ]
     assert all(result.finite and result.gradient_norm > 1e-4 for result in results)
-    assert learns.progress.step == 4
+    assert state.progress.step == 4
 
 
 def spoiled(batch):
@@ -110,65 +110,63 @@ def spoiled(batch):
     return batch._replace(audio=audio)
 
 
-def test_a_step_that_is_not_finite_is_skipped_and_counted(learner, stream):
-    learns = learner()
-    learns.step(stream[0])
-    before, state = [flat(network) for network in (learns.network, learns.average)], copy.deepcopy(learns.state())
-    assert not learns.step(spoiled(stream[1]))[0].finite
-    assert not learns.step(spoiled(stream[2]))[0].finite
-    assert all(torch.equal(a, flat(b)) for a, b in zip(before, (learns.network, learns.average), strict=True))
-    assert (learns.progress.step, learns.progress.skipped, learns.progress.skipped_in_a_row) == (3, 2, 2)
-    for index, values in learns.state()["optimiser"].items():
-        assert all(torch.equal(value, state["optimiser"][index][name]) for name, value in values.items())
-    assert learns.step(stream[3])[0].finite
-    assert (learns.progress.skipped, learns.progress.skipped_in_a_row) == (2, 0)
+def test_a_step_that_is_not_finite_is_skipped_and_counted(make_state, stream):
+    state = make_state()
+    state.step(stream[0])
+    before, stored = [flat(network) for network in (state.network, state.ema)], copy.deepcopy(state.state_dict())
+    assert not state.step(spoiled(stream[1]))[0].finite
+    assert not state.step(spoiled(stream[2]))[0].finite
+    assert all(torch.equal(a, flat(b)) for a, b in zip(before, (state.network, state.ema), strict=True))
+    assert (state.progress.step, state.progress.skipped, state.progress.skipped_in_a_row) == (3, 2, 2)
+    for index, values in state.state_dict()["optimiser"].items():
+        assert all(torch.equal(value, stored["optimiser"][index][name]) for name, value in values.items())
+    assert state.step(stream[3])[0].finite
+    assert (state.progress.skipped, state.progress.skipped_in_a_row) == (2, 0)
 
 
-def test_an_infinite_gradient_of_a_finite_loss_is_skipped_too(learner, stream, monkeypatch):
-    learns = learner()
-    monkeypatch.setattr(
-        "audiodiff.training.learner.clip_grad_norm_", lambda parameters, largest: torch.tensor(torch.inf)
-    )
-    before = flat(learns.network)
-    assert not learns.step(stream[0])[0].finite
-    assert torch.equal(before, flat(learns.network))
+def test_an_infinite_gradient_of_a_finite_loss_is_skipped_too(make_state, stream, monkeypatch):
+    state = make_state()
+    monkeypatch.setattr("audiodiff.training.state.clip_grad_norm_", lambda parameters, largest: torch.tensor(torch.inf))
+    before = flat(state.network)
+    assert not state.step(stream[0])[0].finite
+    assert torch.equal(before, flat(state.network))
 
 
-def test_when_results_are_read_changes_nothing(learner, stream):
-    """What a GPU's learner does, which reads the figures of a step one step later."""
-    prompt, late = learner(), learner()
+def test_when_results_are_read_changes_nothing(make_state, stream):
+    """What a GPU's state does, which reads the figures of a step one step later."""
+    prompt, late = make_state(), make_state()
     late.lag = 1
     batches = [stream[0], spoiled(stream[1]), spoiled(stream[2]), stream[3]]
-    results = [learns.step(batch) for learns in (prompt, late) for batch in batches]
+    results = [state.step(batch) for state in (prompt, late) for batch in batches]
     assert [len(result) for result in results] == [1, 1, 1, 1, 0, 1, 1, 1]
     with pytest.raises(RuntimeError, match="not complete"):
-        late.state()
-    in_time, later = list(chain(*results[:4])), [*chain(*results[4:]), *late.settle()]
+        late.state_dict()
+    in_time, later = list(chain(*results[:4])), [*chain(*results[4:]), *late.flush()]
     assert [(r.step, r.finite, r.skipped, r.skipped_in_a_row) for r in later] == [
         (r.step, r.finite, r.skipped, r.skipped_in_a_row) for r in in_time
     ]
     assert [r.finite for r in later] == [True, False, False, True]
-    assert late.settle() == []
+    assert late.flush() == []
     assert prompt.progress == late.progress
-    for ours, theirs in ((prompt.network, late.network), (prompt.average, late.average)):
+    for ours, theirs in ((prompt.network, late.network), (prompt.ema, late.ema)):
         assert torch.equal(flat(ours), flat(theirs))
 
 
-def test_after_an_error_in_the_middle_of_a_step_there_is_no_state(learner, stream, monkeypatch):
-    learns = learner()
-    learns.step(stream[0])
-    before = flat(learns.network)
-    monkeypatch.setattr(learns.objective, "prepare", lambda *_: 1 / 0)
+def test_after_an_error_in_the_middle_of_a_step_there_is_no_state(make_state, stream, monkeypatch):
+    state = make_state()
+    state.step(stream[0])
+    before = flat(state.network)
+    monkeypatch.setattr(state.objective, "prepare", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        learns.step(stream[1])
-    assert torch.equal(flat(learns.network), before)
-    assert learns.state()["progress"]["step"] == 1  # nothing had moved yet
+        state.step(stream[1])
+    assert torch.equal(flat(state.network), before)
+    assert state.state_dict()["progress"]["step"] == 1  # nothing had moved yet
     monkeypatch.undo()
-    monkeypatch.setattr("audiodiff.training.learner.update_average", lambda *_: 1 / 0)
+    monkeypatch.setattr("audiodiff.training.state.update_ema", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        learns.step(stream[1])
+        state.step(stream[1])
     with pytest.raises(RuntimeError, match="not complete"):
-        learns.state()
+        state.state_dict()
 
 
 @pytest.mark.parametrize("kind", ["stft", "diffwave", "unet", "rbf"])
@@ -182,74 +180,74 @@ def test_checkpointing_keeps_less_and_learns_the_same(stream, tiny_run_config, k
     start, weights, kept = build_network(model), [], []
     for frugal in (False, True):
         training = tiny_run_config.training.model_copy(update={"gradient_checkpointing": frugal} | option)
-        learns, sizes = Learner(copy.deepcopy(start), model, training, TEAM), []
+        state, sizes = TrainState(copy.deepcopy(start), model, training, DISTRIBUTED), []
         for batch in stream:
             with saved_tensors_hooks(lambda t, sizes=sizes: sizes.append(t.numel()) or t, lambda t: t):
-                learns.step(batch)
-        weights.append(flat(learns.network))
+                state.step(batch)
+        weights.append(flat(state.network))
         kept.append(sum(sizes))
     assert torch.equal(*weights)
     assert kept[1] < 0.97 * kept[0]
 
 
-def test_settings_of_the_optimiser_are_those_of_the_resumed_run(learner, stream):
-    first = learner()
+def test_settings_of_the_optimiser_are_those_of_the_resumed_run(make_state, stream):
+    first = make_state()
     first.step(stream[0])
-    second = learner(weight_decay=0.25, betas=(0.5, 0.6))
-    second.load_state(first.state())
+    second = make_state(weight_decay=0.25, betas=(0.5, 0.6))
+    second.load_state_dict(first.state_dict())
     (group,) = second.optimiser.param_groups
     assert (group["weight_decay"], group["betas"]) == (0.25, (0.5, 0.6))
 
 
-def test_centres_and_spreads_travel_at_their_own_learning_rate(learner, stream):
+def test_centres_and_spreads_travel_at_their_own_learning_rate(make_state, stream):
     moved = []
     for rate in (None, 2e-3, 0.2):
-        learns = learner(embedding_learning_rate=rate)
-        before, others = learns.average.level.features.centres.clone(), learns.network.input.weight.clone()
-        learns.step(stream[0])
-        learns.step(stream[1])
-        moved.append((learns.network.level.features.centres - before).detach().norm())
-        assert not torch.equal(learns.network.input.weight, others)
+        state = make_state(embedding_learning_rate=rate)
+        before, others = state.ema.level.features.centres.clone(), state.network.input.weight.clone()
+        state.step(stream[0])
+        state.step(stream[1])
+        moved.append((state.network.level.features.centres - before).detach().norm())
+        assert not torch.equal(state.network.input.weight, others)
     assert moved[0] == moved[1]  # that of all else is 2e-3
     assert moved[2] > 20 * moved[0]
 
 
 @pytest.mark.parametrize("rate", [0.2, None])
-def test_a_run_goes_on_alike_where_centres_have_their_own_learning_rate(learner, stream, rate):
-    straight, first = learner(embedding_learning_rate=rate), learner(embedding_learning_rate=rate)
+def test_a_run_goes_on_alike_where_centres_have_their_own_learning_rate(make_state, stream, rate):
+    straight, first = make_state(embedding_learning_rate=rate), make_state(embedding_learning_rate=rate)
     for batch in stream:
         straight.step(batch)
     for batch in stream[:2]:
         first.step(batch)
-    second = learner(embedding_learning_rate=rate)
-    second.average.load_state_dict(first.average.state_dict())
-    second.load_state(copy.deepcopy(first.state()))
+    second = make_state(embedding_learning_rate=rate)
+    second.ema.load_state_dict(first.ema.state_dict())
+    second.load_state_dict(copy.deepcopy(first.state_dict()))
     for batch in stream[2:]:
         second.step(batch)
     assert torch.equal(flat(straight.network), flat(second.network))
     # a run that began without it goes on with it: the moments still belong to their parameters
-    other = learner(embedding_learning_rate=None if rate else 0.2)
-    other.load_state(first.state())
+    other = make_state(embedding_learning_rate=None if rate else 0.2)
+    other.load_state_dict(first.state_dict())
     for (name, parameter), moments in zip(
-        other.network.named_parameters(), first.state()["optimiser"].values(), strict=True
+        other.network.named_parameters(), first.state_dict()["optimiser"].values(), strict=True
     ):
         assert torch.equal(other.optimiser.state[parameter]["exp_avg"], moments["exp_avg"]), name
 
 
 @pytest.mark.parametrize("option", [{"loss_weighting": "min-snr"}, {"spectral_weighting": 1.0}], ids=str)
-def test_weights_of_the_loss_change_what_is_learned(learner, stream, option):
-    plain, weighted = learner(), learner(**option)
-    first = [learns.step(stream[0])[0].loss for learns in (plain, weighted)]
+def test_weights_of_the_loss_change_what_is_learned(make_state, stream, option):
+    plain, weighted = make_state(), make_state(**option)
+    first = [state.step(stream[0])[0].loss for state in (plain, weighted)]
     assert first[0] != first[1]
     assert not torch.equal(flat(plain.network), flat(weighted.network))
 
 
-def test_compile_is_used_when_asked_for(learner, stream, monkeypatch):
+def test_compile_is_used_when_asked_for(make_state, stream, monkeypatch):
     compiled = []
     monkeypatch.setattr(torch, "compile", lambda function, **_: compiled.append(function) or function)
-    learner().step(stream[0])
+    make_state().step(stream[0])
     assert compiled == []
-    learner(compile=True).step(stream[0])
+    make_state(compile=True).step(stream[0])
     assert len(compiled) == 1
 
 
@@ -264,10 +262,10 @@ def test_the_compiled_network_learns_the_same(stream, tiny_run_config, kind):
     weights = []
     for compiled in (False, True):
         training = config.training.model_copy(update={"compile": compiled})
-        learns = Learner(copy.deepcopy(start), model, training, TEAM)
+        state = TrainState(copy.deepcopy(start), model, training, DISTRIBUTED)
         for batch in stream:
-            learns.step(batch)
-        weights.append(flat(learns.network))
+            state.step(batch)
+        weights.append(flat(state.network))
     torch.testing.assert_close(*weights, atol=1e-4, rtol=1e-3)
 
 
@@ -275,13 +273,13 @@ def test_the_compiled_network_learns_the_same(stream, tiny_run_config, kind):
 @pytest.mark.parametrize("option", [{}, {"precision": "bf16"}, {"gradient_checkpointing": True}], ids=str)
 def test_a_step_on_a_gpu_never_waits_for_it(network, stream, tiny_run_config, option):
     training = tiny_run_config.training.model_copy(update=option)
-    learns = Learner(copy.deepcopy(network), tiny_run_config.model, training, Team(torch.device("cuda")))
+    state = TrainState(copy.deepcopy(network), tiny_run_config.model, training, Distributed(torch.device("cuda")))
     pinned = [type(batch)(*(field.pin_memory() for field in batch)) for batch in stream]
-    learns.step(pinned[0])  # what is set up once may wait
+    state.step(pinned[0])  # what is set up once may wait
     torch.cuda.set_sync_debug_mode("error")
     try:
         for batch in pinned[1:]:
-            learns.step(batch)
+            state.step(batch)
     finally:
         torch.cuda.set_sync_debug_mode("default")
-    assert all(result.finite for result in learns.settle())
+    assert all(result.finite for result in state.flush())

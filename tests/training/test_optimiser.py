@@ -8,12 +8,12 @@ import torch
 from torch import nn
 
 from audiodiff.config import TrainingConfig
-from audiodiff.training.optimisation import (
-    average_decay,
+from audiodiff.training.optimiser import (
+    ema_decay,
     learning_rate,
     make_optimiser,
     set_learning_rate,
-    update_average,
+    update_ema,
 )
 
 
@@ -40,11 +40,11 @@ def test_average_is_a_weighted_sum_of_all_weights_so_far():
     for n in range(1, 6):
         nn.init.normal_(network.weight)
         history.append(network.weight.detach().clone())
-        decay = average_decay(torch.tensor(n, dtype=torch.float64), config)
+        decay = ema_decay(torch.tensor(n, dtype=torch.float64), config)
         assert float(decay) == min(0.5, (1 + n) / (10 + n))
-        update_average(average, network, 1 - decay)
+        update_ema(average, network, 1 - decay)
         before = average.weight.clone()
-        update_average(average, network, 0 * decay)
+        update_ema(average, network, 0 * decay)
         assert torch.equal(average.weight, before)
         decay = float(decay)
         expected = decay * expected + (1 - decay) * history[-1]

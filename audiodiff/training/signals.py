@@ -7,7 +7,7 @@ import threading
 from types import FrameType, TracebackType
 
 
-class Interruption:
+class StopSignal:
     """While entered, remembers the first signal that asks the process to end.
 
     Attributes:
@@ -18,7 +18,7 @@ class Interruption:
         self.received: signal.Signals | None = None
         self._previous: dict[int, object] = {}
 
-    def __enter__(self) -> Interruption:
+    def __enter__(self) -> StopSignal:
         if threading.current_thread() is threading.main_thread():  # no other may set handlers
             for number in (signal.SIGTERM, signal.SIGINT):
                 self._previous[number] = signal.signal(number, self._note)

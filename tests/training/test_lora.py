@@ -10,11 +10,11 @@ from torch import nn
 from audiodiff.config import AdapterConfig, RunConfig
 from audiodiff.errors import TrainingError
 from audiodiff.networks.build import build_network
-from audiodiff.training.adapters import LowRank, choose_trained, merged_weights
-from audiodiff.training.learner import Learner
-from audiodiff.training.team import Team
+from audiodiff.training.distributed import Distributed
+from audiodiff.training.lora import LoRA, merged_weights, set_trainable
+from audiodiff.training.state import TrainState
 
-TEAM = Team(torch.device("cpu"))
+DISTRIBUTED = Distributed(torch.device("cpu"))
 RANK = 3
 
 
@@ -32,11 +32,11 @@ def network(tiny_run_config):
 
 
 @pytest.fixture
-def learner(network, tiny_run_config):
+def make_state(network, tiny_run_config):
     def make(trained, **settings):
         settings = {"trained": trained, "adapters": AdapterConfig(rank=RANK), "ema_decay": 0.0} | settings
         training = tiny_run_config.training.model_copy(update=settings)
-        return Learner(network, tiny_run_config.model, training, TEAM)
+        return TrainState(network, tiny_run_config.model, training, DISTRIBUTED)
 
     return make
 
@@ -58,8 +58,8 @@ def outputs(network):
 
 
 @pytest.mark.parametrize("trained", ["ends", "adapters"])
-def test_training_starts_from_what_the_model_does(network, learner, trained):
-    assert torch.equal(outputs(learner(trained).network), outputs(network))
+def test_training_starts_from_what_the_model_does(network, make_state, trained):
+    assert torch.equal(outputs(make_state(trained).network), outputs(network))
 
 
 @pytest.mark.parametrize("kind", ["stft", "diffwave", "unet", "rbf"])
@@ -71,9 +71,9 @@ def test_only_what_is_trained_moves(tiny_run_config, stream, trained, kind):
     model = tiny_run_config.model.model_copy(update={"network": network})
     initial = awake(model)
     training = tiny_run_config.training.model_copy(update={"trained": trained})
-    learns = Learner(initial, model, training, TEAM)
+    state = TrainState(initial, model, training, DISTRIBUTED)
     for batch in stream:
-        learns.step(batch)
+        state.step(batch)
     before = dict(initial.named_parameters())
     trunk = {name for name in before if name.startswith("stack.") and not name.startswith("stack.conditioner.")}
     matrices = {name for name in trunk if isinstance(initial.get_submodule(name.rpartition(".")[0]), nn.Linear)}
@@ -82,16 +82,16 @@ def test_only_what_is_trained_moves(tiny_run_config, stream, trained, kind):
         "ends": set(before) - trunk,
         "adapters": {name for name in matrices if name.endswith("weight")},
     }
-    moved = {name for name, weight in learns.average.named_parameters() if not torch.equal(weight, before[name])}
+    moved = {name for name, weight in state.ema.named_parameters() if not torch.equal(weight, before[name])}
     assert moved == expected[trained]
 
 
-def test_an_adapter_adds_a_matrix_of_low_rank(network, learner, stream):
-    learns = learner("adapters")
+def test_an_adapter_adds_a_matrix_of_low_rank(network, make_state, stream):
+    state = make_state("adapters")
     for batch in stream:
-        learns.step(batch)
+        state.step(batch)
     before = dict(network.named_parameters())
-    for name, weight in learns.average.named_parameters():
+    for name, weight in state.ema.named_parameters():
         if name.startswith("stack.layers") and name.endswith("weight"):
             strengths = torch.linalg.svdvals((weight - before[name]).double())
             assert strengths[RANK - 1] > 1e-6
@@ -101,25 +101,25 @@ def test_an_adapter_adds_a_matrix_of_low_rank(network, learner, stream):
 @pytest.mark.parametrize("shape", [(4, 6), (4, 2, 3)])
 def test_a_low_rank_weight_is_what_its_formula_says(shape):
     weight = torch.randn(shape).double()
-    adapter = LowRank(weight, 2, 6.0, torch.Generator().manual_seed(0))
+    adapter = LoRA(weight, 2, 6.0, torch.Generator().manual_seed(0))
     assert torch.equal(adapter(weight), weight)
     nn.init.normal_(adapter.up)
     expected = weight + 6.0 / 2 * (adapter.up @ adapter.down).reshape(shape)
     torch.testing.assert_close(adapter(weight), expected)
 
 
-def test_the_averaged_model_is_a_plain_one_with_the_adapters_merged_in(network, learner, stream):
-    learns = learner("adapters")  # without averaging, so that both must do the same
+def test_the_averaged_model_is_a_plain_one_with_the_adapters_merged_in(network, make_state, stream):
+    state = make_state("adapters")  # without averaging, so that both must do the same
     for batch in stream:
-        learns.step(batch)
-    assert learns.average.state_dict().keys() == network.state_dict().keys()
-    assert not torch.equal(outputs(learns.average), outputs(network))
-    torch.testing.assert_close(outputs(learns.average), outputs(learns.network), rtol=0, atol=1e-5)
+        state.step(batch)
+    assert state.ema.state_dict().keys() == network.state_dict().keys()
+    assert not torch.equal(outputs(state.ema), outputs(network))
+    torch.testing.assert_close(outputs(state.ema), outputs(state.network), rtol=0, atol=1e-5)
 
 
-def test_bfloat16_rounds_the_products_and_not_the_adapted_weights(network, learner):
-    learns = learner("adapters", precision="bf16")
-    layer = learns.network.stack.layers[0].taps
+def test_bfloat16_rounds_the_products_and_not_the_adapted_weights(network, make_state):
+    state = make_state("adapters", precision="bf16")
+    layer = state.network.stack.layers[0].taps
     with torch.no_grad():
         nn.init.normal_(layer.parametrizations.weight[0].up, std=1e-3)
         exact = layer.weight
@@ -127,53 +127,57 @@ def test_bfloat16_rounds_the_products_and_not_the_adapted_weights(network, learn
             assert torch.equal(layer.weight, exact)
 
 
-def test_adapters_are_merged_once_per_step(learner, stream, monkeypatch):
-    learns, calls = learner("adapters", few_step_weight=1.0), []
-    merge = LowRank.forward
-    monkeypatch.setattr(LowRank, "forward", lambda self, weight: calls.append(self) or merge(self, weight))
-    learns._loss(stream[0])  # three calls of the network: one denoises, two are the steps of the sampler
+def test_adapters_are_merged_once_per_step(make_state, stream, monkeypatch):
+    state, calls = make_state("adapters", few_step_weight=1.0), []
+    merge = LoRA.forward
+    monkeypatch.setattr(LoRA, "forward", lambda self, weight: calls.append(self) or merge(self, weight))
+    state._loss(stream[0])  # three calls of the network: one denoises, two are the steps of the sampler
     apart = len(calls)
     calls.clear()
-    learns.step(stream[0])
+    state.step(stream[0])
     assert apart == 3 * len(set(calls))
     assert len(calls) == 2 * len(set(calls))  # and once more for the average
 
 
-def test_the_optimiser_holds_what_is_trained_alone(network, learner, stream):
-    learns = learner("adapters")
-    learns.step(stream[0])
+def test_the_optimiser_holds_what_is_trained_alone(network, make_state, stream):
+    state = make_state("adapters")
+    state.step(stream[0])
     matrices = [layer.weight for layer in network.trunk.modules() if isinstance(layer, nn.Linear)]
-    count = sum(parameter.numel() for group in learns.optimiser.param_groups for parameter in group["params"])
+    count = sum(parameter.numel() for group in state.optimiser.param_groups for parameter in group["params"])
     assert count == sum(RANK * sum(matrix.shape) for matrix in matrices)
-    assert len(learns.state()["optimiser"]) == 2 * len(matrices)
+    assert len(state.state_dict()["optimiser"]) == 2 * len(matrices)
 
 
 @pytest.mark.parametrize("trained", ["ends", "adapters"])
-def test_a_state_goes_on_as_if_nothing_had_been(learner, stream, tmp_path, trained):
-    straight, before, after = (learner(trained, ema_decay=0.9) for _ in range(3))
+def test_a_state_goes_on_as_if_nothing_had_been(make_state, stream, tmp_path, trained):
+    straight, before, after = (make_state(trained, ema_decay=0.9) for _ in range(3))
     for batch in stream:
         straight.step(batch)
     for batch in stream[:2]:
         before.step(batch)
-    torch.save(before.state(), tmp_path / "state.pt")
-    after.load_state(torch.load(tmp_path / "state.pt", weights_only=True))
-    after.average.load_state_dict(before.average.state_dict())
+    torch.save(before.state_dict(), tmp_path / "state.pt")
+    after.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
+    after.ema.load_state_dict(before.ema.state_dict())
     for batch in stream[2:]:
         after.step(batch)
     assert torch.equal(flat(straight.network), flat(after.network))
-    assert torch.equal(flat(straight.average), flat(after.average))
+    assert torch.equal(flat(straight.ema), flat(after.ema))
 
 
-def test_a_state_of_other_parts_is_refused(learner):
-    state = learner("adapters").state()
-    for other in (learner("all"), learner("ends"), learner("adapters", adapters=AdapterConfig(rank=RANK, alpha=1.0))):
+def test_a_state_of_other_parts_is_refused(make_state):
+    stored = make_state("adapters").state_dict()
+    for other in (
+        make_state("all"),
+        make_state("ends"),
+        make_state("adapters", adapters=AdapterConfig(rank=RANK, alpha=1.0)),
+    ):
         with pytest.raises(TrainingError, match="trained adapters of rank 3 and alpha 8, this one trains"):
-            other.load_state(state)
-    before = learner("all").state()
+            other.load_state_dict(stored)
+    before = make_state("all").state_dict()
     del before["trained"]  # a checkpoint of the time before there was a choice
-    learner("all").load_state(before)
+    make_state("all").load_state_dict(before)
     with pytest.raises(TrainingError, match="trained all, this one trains ends"):
-        learner("ends").load_state(before)
+        make_state("ends").load_state_dict(before)
 
 
 @pytest.mark.parametrize(
@@ -181,19 +185,19 @@ def test_a_state_of_other_parts_is_refused(learner):
     [{"adapters": AdapterConfig(rank=2)}, {"adapters": AdapterConfig(rank=RANK, alpha=2.0)}, {"trained": "ends"}],
     ids=str,
 )
-def test_each_option_changes_what_is_learnt(learner, stream, option):
-    plain, changed = learner("adapters"), learner(**({"trained": "adapters"} | option))
+def test_each_option_changes_what_is_learnt(make_state, stream, option):
+    plain, changed = make_state("adapters"), make_state(**({"trained": "adapters"} | option))
     for batch in stream[:2]:
         plain.step(batch)
         changed.step(batch)
-    assert not torch.equal(flat(plain.average), flat(changed.average))
+    assert not torch.equal(flat(plain.ema), flat(changed.ema))
 
 
 def test_adapters_start_from_the_seed(network, tiny_run_config):
     starts = []
     for seed in (0, 0, 1):
         copied = copy.deepcopy(network)
-        choose_trained(copied, tiny_run_config.training.model_copy(update={"trained": "adapters", "seed": seed}))
+        set_trainable(copied, tiny_run_config.training.model_copy(update={"trained": "adapters", "seed": seed}))
         starts.append(flat(copied))
         names = [name for name, _ in network.named_parameters()]
         assert all(map(torch.equal, merged_weights(copied, names), network.parameters()))
@@ -202,9 +206,9 @@ def test_adapters_start_from_the_seed(network, tiny_run_config):
 
 
 @pytest.mark.parametrize("trained", ["all", "ends", "adapters"])
-def test_the_network_that_is_given_stays_as_it_is(network, learner, stream, trained):
+def test_the_network_that_is_given_stays_as_it_is(network, make_state, stream, trained):
     before = flat(network)
-    learner(trained).step(stream[0])
+    make_state(trained).step(stream[0])
     assert torch.equal(before, flat(network))
     assert network.training
     assert all(parameter.requires_grad for parameter in network.parameters())

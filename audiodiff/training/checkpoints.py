@@ -48,13 +48,13 @@ class Checkpoint(NamedTuple):
 
     Attributes:
         path: Its folder.
-        average: A network with the averaged weights.
+        ema: A network with the averaged weights.
         config: The model, calibrated.
-        state: What `Learner.state` returned.
+        state: What `TrainState.state_dict` returned.
     """
 
     path: Path
-    average: Network
+    ema: Network
     config: ModelConfig
     state: dict[str, Any]
 
@@ -112,13 +112,13 @@ class RunFolder:
             text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
             part.write_text(text, encoding="utf-8")
 
-    def save(self, step: int, state: dict[str, Any], average: Network, config: ModelConfig) -> Path:
+    def save(self, step: int, state: dict[str, Any], ema: Network, config: ModelConfig) -> Path:
         """Write a checkpoint; one of the same step is replaced.
 
         Args:
             step: Number of steps done.
             state: Tensors and plain values.
-            average: The network with averaged weights.
+            ema: The network with averaged weights.
             config: The model.
 
         Returns:
@@ -132,7 +132,7 @@ class RunFolder:
             self._checkpoints.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(prefix=".", dir=self._checkpoints) as temporary:
                 fresh = Path(temporary) / "new"
-                _write_checkpoint(fresh, state, average, config)
+                _write_checkpoint(fresh, state, ema, config)
                 if final.exists():
                     os.rename(final, Path(temporary) / "old")
                 os.rename(fresh, final)
@@ -140,7 +140,7 @@ class RunFolder:
         except (OSError, RuntimeError) as error:  # torch.save makes a RuntimeError of a full disk
             raise _cannot_write(final, error) from error
         try:
-            save_model(self.last, average.state_dict(), config)
+            save_model(self.last, ema.state_dict(), config)
         except OSError as error:
             _LOG.warning("%s %s is whole.", _cannot_write(self.last, error), final)
         return final
@@ -188,8 +188,8 @@ class RunFolder:
         return None
 
 
-def _write_checkpoint(folder: Path, state: dict[str, Any], average: Network, config: ModelConfig) -> None:
-    save_model(folder, average.state_dict(), config)
+def _write_checkpoint(folder: Path, state: dict[str, Any], ema: Network, config: ModelConfig) -> None:
+    save_model(folder, ema.state_dict(), config)
     with (folder / STATE).open("wb") as file:
         torch.save(state, file)
     checksums = {path.name: _checksum(path) for path in sorted(folder.iterdir())}
@@ -227,9 +227,9 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
         raise TrainingError(f"{path} is damaged: {error}.") from error
     if damaged or STATE not in checksums:
         raise TrainingError(f"{path} is damaged: {', '.join(damaged) or STATE} is not what was written.")
-    average, config = load_model(path)
+    ema, config = load_model(path)
     state: dict[str, Any] = torch.load(path / STATE, map_location="cpu", weights_only=True)
-    return Checkpoint(path, average, config, state)
+    return Checkpoint(path, ema, config, state)
 
 
 def _checksum(path: Path) -> str:

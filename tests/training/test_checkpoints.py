@@ -10,8 +10,8 @@ from audiodiff.checkpoint import load_model
 from audiodiff.config import load_run_config
 from audiodiff.errors import AudiodiffError, TrainingError
 from audiodiff.networks.build import build_network
-from audiodiff.training import run_folder
-from audiodiff.training.run_folder import CHECKSUMS, STATE, RunFolder, load_checkpoint
+from audiodiff.training import checkpoints
+from audiodiff.training.checkpoints import CHECKSUMS, STATE, RunFolder, load_checkpoint
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ def test_what_was_saved_is_loaded(folder, network, tiny_model_config):
     assert checkpoint.state["step"] == 5
     assert torch.equal(checkpoint.state["tensor"], torch.full((3,), 5))
     for name, value in network.state_dict().items():
-        assert torch.equal(checkpoint.average.state_dict()[name], value)
+        assert torch.equal(checkpoint.ema.state_dict()[name], value)
 
 
 def test_checkpoints_and_last_are_model_folders(folder, tiny_model_config):
@@ -71,7 +71,7 @@ def test_a_kill_while_pruning_leaves_no_half_checkpoint(folder, monkeypatch):
         (path / STATE).unlink()
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(run_folder.shutil, "rmtree", killed)
+    monkeypatch.setattr(checkpoints.shutil, "rmtree", killed)
     with pytest.raises(KeyboardInterrupt):
         folder.prune(3)
     for path in folder.checkpoints():
@@ -113,7 +113,7 @@ def test_a_failure_while_saving_leaves_all_as_it_was(folder, network, tiny_model
         raise OSError("disk full")
 
     before = sorted(folder.path.rglob("*"))
-    monkeypatch.setattr(run_folder, "flush_to_disk", fail)
+    monkeypatch.setattr(checkpoints, "flush_to_disk", fail)
     with pytest.raises(TrainingError, match="step-00000006 cannot be written: disk full"):
         folder.save(6, {}, network, tiny_model_config)
     assert sorted(folder.path.rglob("*")) == before

@@ -1,4 +1,4 @@
-"""The processes that train one model together, by accelerate; or the one process that trains it alone."""
+"""Data-parallel training in several processes, by accelerate; or in one, without it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from audiodiff.checkpoint import choose_device
-from audiodiff.data.dataset import ALONE, Share
+from audiodiff.data.dataset import SINGLE_PROCESS, Replica
 from audiodiff.errors import TrainingError
 from audiodiff.networks.build import Network
 from audiodiff.networks.given import Conditions
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 
-class Team:
-    """What a process must know of the others; alone, it does nothing and imports nothing.
+class Distributed:
+    """Connects this process with the others that train the same model; alone, it does nothing.
 
     Args:
         device: Where this process computes.
@@ -33,15 +33,15 @@ class Team:
 
     Attributes:
         device: Where this process computes.
-        share: Its number, and how many there are.
+        replica: Rank and world size.
     """
 
     def __init__(self, device: torch.device, accelerator: Accelerator | None = None) -> None:
         self.device = device
         self._accelerator = accelerator
-        self.share = Share(accelerator.process_index, accelerator.num_processes) if accelerator else ALONE
+        self.replica = Replica(accelerator.process_index, accelerator.num_processes) if accelerator else SINGLE_PROCESS
 
-    def __enter__(self) -> Team:
+    def __enter__(self) -> Distributed:
         return self
 
     def __exit__(
@@ -51,17 +51,17 @@ class Team:
             self._accelerator.end_training()
 
     @property
-    def is_main(self) -> bool:
-        """Whether this is the process that writes files and speaks."""
-        return self.share.rank == 0
+    def is_main_process(self) -> bool:
+        """Whether this is the process that writes files and logs."""
+        return self.replica.rank == 0
 
     @property
-    def is_alone(self) -> bool:
-        """Whether there are no others."""
-        return self._accelerator is None
+    def world_size(self) -> int:
+        """Number of processes."""
+        return self.replica.world_size
 
     def wrap(self, network: Network) -> Predict:
-        """Return the forward pass of a network; in its backward pass gradients are averaged over the team."""
+        """Return the forward pass of a network; in its backward pass gradients are averaged over all processes."""
         if self._accelerator is None:
             return predict_with(network)
         with warnings.catch_warnings():  # torch 2.13 renames it, accelerate 1.15 does not know the new name
@@ -70,7 +70,7 @@ class Team:
         return prepared
 
     def mean(self, value: Tensor) -> Tensor:
-        """Return the mean of a tensor over the team."""
+        """Return the mean of a tensor over all processes."""
         if self._accelerator is None:
             return value
         mean: Tensor = self._accelerator.reduce(value, reduction="mean")
@@ -99,8 +99,8 @@ class _Predictor(nn.Module):
         return self._predict(x, log_snr, mel, given)
 
 
-def join_team(device: str) -> Team:
-    """Return the team that `accelerate launch` or torchrun started this process in, or a team of one.
+def init_distributed(device: str) -> Distributed:
+    """Connect with the processes that `accelerate launch` or torchrun has started, if there are any.
 
     Args:
         device: "auto", "cpu" or "cuda", as in `TrainingConfig.device`.
@@ -111,7 +111,7 @@ def join_team(device: str) -> Team:
     """
     chosen = choose_device(device)
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        return Team(chosen)
+        return Distributed(chosen)
     try:
         from accelerate import Accelerator
         from accelerate.utils import DistributedDataParallelKwargs
@@ -122,7 +122,7 @@ def join_team(device: str) -> Team:
     # Buffers never change in training, and to send them would spoil a network that is called twice in one step.
     how = DistributedDataParallelKwargs(broadcast_buffers=False)
     accelerator = Accelerator(cpu=device == "cpu", mixed_precision="no", kwargs_handlers=[how])
-    team = Team(accelerator.device, accelerator)
-    if not team.is_main:
+    distributed = Distributed(accelerator.device, accelerator)
+    if not distributed.is_main_process:
         logging.getLogger("audiodiff").setLevel(logging.ERROR)
-    return team
+    return distributed

@@ -7,12 +7,10 @@ import pytest
 
 from audiodiff.config import DiffusionConfig, SynthesisConfig
 from audiodiff.errors import ConfigError
-from audiodiff.training.trainer import train
-from audiodiff.training.validation import ValidationResult, Validator
-from audiodiff.training.watch import (
-    Curve,
-    Point,
-    Watch,
+from audiodiff.training.loss_curve import (
+    LossCurve,
+    LossMonitor,
+    LossPoint,
     compared,
     decisive_settings,
     differing,
@@ -20,14 +18,16 @@ from audiodiff.training.watch import (
     terminal_snr,
     widening,
 )
+from audiodiff.training.trainer import train
+from audiodiff.training.validation import ValidationResult, Validator
 
-REFERENCE = Curve({}, (Point(100, 1.0), Point(200, 0.5), Point(300, 0.4)))
+REFERENCE = LossCurve({}, (LossPoint(100, 1.0), LossPoint(200, 0.5), LossPoint(300, 0.4)))
 
 
 def test_a_curve_is_a_line_between_its_points():
     assert [REFERENCE.at(step) for step in (100, 150, 200, 250, 300)] == pytest.approx([1, 0.75, 0.5, 0.45, 0.4])
-    assert (REFERENCE.at(99), REFERENCE.at(301), Curve({}).at(5)) == (None, None, None)
-    assert Curve({}, (Point(5, 0.25),)).at(5) == 0.25
+    assert (REFERENCE.at(99), REFERENCE.at(301), LossCurve({}).at(5)) == (None, None, None)
+    assert LossCurve({}, (LossPoint(5, 0.25),)).at(5) == 0.25
 
 
 @pytest.mark.parametrize(
@@ -37,8 +37,8 @@ def test_a_curve_is_a_line_between_its_points():
 def test_a_loss_is_compared(loss, said):
     import re
 
-    assert re.search(said.replace("+0.0%", r"\+0.0%"), compared(Point(200, loss), REFERENCE))
-    assert compared(Point(400, loss), REFERENCE) is None
+    assert re.search(said.replace("+0.0%", r"\+0.0%"), compared(LossPoint(200, loss), REFERENCE))
+    assert compared(LossPoint(400, loss), REFERENCE) is None
 
 
 @pytest.mark.parametrize(
@@ -53,19 +53,19 @@ def test_a_loss_is_compared(loss, said):
     ],
 )
 def test_a_widening_gap_is_named(points, wide):
-    said = widening(Curve({}, tuple(Point(*point) for point in points)))
+    said = widening(LossCurve({}, tuple(LossPoint(*point) for point in points)))
     assert (said is not None) is wide
     assert not wide or ("by heart" in said and "best/ holds step 1" in said)
 
 
 def test_a_curve_goes_on_where_its_run_does(tmp_path, tiny_run_config):
     path = tmp_path / "curve.json"
-    first = Watch(path, tiny_run_config, 0)
+    first = LossMonitor(path, tiny_run_config, 0)
     for step in (4, 8, 12):
-        first.add(Point(step, 1 / step, 0.1))
-    second = Watch(path, tiny_run_config, 8)  # killed after 12, resumed from 8
-    second.add(Point(12, 0.25, None))
-    assert load_curve(path).points == (Point(4, 0.25, 0.1), Point(8, 0.125, 0.1), Point(12, 0.25, None))
+        first.add(LossPoint(step, 1 / step, 0.1))
+    second = LossMonitor(path, tiny_run_config, 8)  # killed after 12, resumed from 8
+    second.add(LossPoint(12, 0.25, None))
+    assert load_curve(path).points == (LossPoint(4, 0.25, 0.1), LossPoint(8, 0.125, 0.1), LossPoint(12, 0.25, None))
     assert load_curve(path).settings == json.loads(json.dumps(decisive_settings(tiny_run_config)))
 
 

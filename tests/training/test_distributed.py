@@ -14,11 +14,11 @@ import yaml
 
 from audiodiff.config import DataConfig, RunConfig
 from audiodiff.data.crops import CropReader
-from audiodiff.data.dataset import CropDataset, Share
+from audiodiff.data.dataset import CropDataset, Replica
 from audiodiff.data.manifest import scan_folder
-from audiodiff.training.run_folder import RunFolder
+from audiodiff.training.checkpoints import RunFolder
+from audiodiff.training.loss_curve import load_curve
 from audiodiff.training.trainer import train
-from audiodiff.training.watch import load_curve
 
 ROOT = Path(__file__).parents[2]
 
@@ -26,7 +26,7 @@ ROOT = Path(__file__).parents[2]
 def test_processes_read_different_examples_and_together_what_one_reads(speech_folder):
     dataset = CropDataset(scan_folder(speech_folder).recordings, CropReader(8000, 640), DataConfig(train="x"), seed=0)
     alone = list(islice(dataset.batches(2, 6), 3))
-    parts = [list(islice(dataset.batches(2, 2, share=Share(rank, 3)), 3)) for rank in range(3)]
+    parts = [list(islice(dataset.batches(2, 2, replica=Replica(rank, 3)), 3)) for rank in range(3)]
     for step, batch in enumerate(alone):
         assert torch.equal(batch.audio, torch.cat([part[step].audio for part in parts]))
     audio = [part[0].audio for part in parts]
@@ -37,8 +37,8 @@ def test_alone_nothing_of_it_is_imported(tmp_path, tiny_run_config):
     (tmp_path / "conf.json").write_text(tiny_run_config.model_copy().model_dump_json())
     code = (
         "import sys\nfrom pathlib import Path\nfrom audiodiff.config import RunConfig\n"
-        "from audiodiff.training.team import join_team\nfrom audiodiff.training import trainer\n"
-        "team = join_team('cpu')\nassert team.is_alone and team.is_main\n"
+        "from audiodiff.training.distributed import init_distributed\nfrom audiodiff.training import trainer\n"
+        "distributed = init_distributed('cpu')\nassert distributed.world_size == 1 and distributed.is_main_process\n"
         "print('accelerate' in sys.modules)"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)

@@ -1,4 +1,4 @@
-"""How weights move: the learning rate of a step, the optimiser, the average of the weights, and what is recomputed."""
+"""How weights move: the learning rate of a step, the optimiser, the EMA of the weights, and what is recomputed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 from audiodiff.config import TrainingConfig
 from audiodiff.networks.build import Network
-from audiodiff.training.adapters import merged_weights
+from audiodiff.training.lora import merged_weights
 
 
 def learning_rate(step: int, config: TrainingConfig) -> float:
@@ -68,7 +68,7 @@ def set_learning_rate(optimiser: torch.optim.Optimizer, rate: float) -> None:
         group["lr"] = rate * group["times"]
 
 
-def average_decay(n_updates: Tensor, config: TrainingConfig) -> Tensor:
+def ema_decay(n_updates: Tensor, config: TrainingConfig) -> Tensor:
     """Return the decay of the moving average: small at first, so that it forgets the random start.
 
     Args:
@@ -82,15 +82,15 @@ def average_decay(n_updates: Tensor, config: TrainingConfig) -> Tensor:
 
 
 @torch.no_grad()
-def update_average(average: nn.Module, network: nn.Module, weight: Tensor) -> None:
+def update_ema(ema: nn.Module, network: nn.Module, weight: Tensor) -> None:
     """Move an exponential moving average of the weights towards a network's, in place.
 
     Args:
-        average: A network of the same shape without adapters, which holds the average.
+        ema: A network of the same shape without adapters, which holds the average.
         network: The network in training; adapters count as merged into its weights.
         weight: How far, from 0 (not at all) to 1; a scalar on their device, so that the host need not know it.
     """
-    averages: dict[str, Tensor] = dict(average.named_parameters())
+    averages: dict[str, Tensor] = dict(ema.named_parameters())
     way = list(torch._foreach_sub(merged_weights(network, averages), list(averages.values())))
     torch._foreach_mul_(way, weight.float())
     torch._foreach_add_(list(averages.values()), way)

@@ -18,7 +18,7 @@ from audiodiff.config import TrainingConfig
 from audiodiff.networks.build import Network
 
 
-class LowRank(nn.Module):
+class LoRA(nn.Module):
     """W -> W + alpha / rank * up @ down, which is W before the first step (Hu et al. 2021, section 4.1).
 
     Args:
@@ -42,7 +42,7 @@ class LowRank(nn.Module):
             return torch.addmm(weight.flatten(1), self.up, self.down, alpha=self.scale).view_as(weight)
 
 
-def choose_trained(network: Network, config: TrainingConfig) -> None:
+def set_trainable(network: Network, config: TrainingConfig) -> None:
     """Freeze what `config.trained` leaves as it is, and add adapters where it wants them.
 
     Args:
@@ -57,11 +57,11 @@ def choose_trained(network: Network, config: TrainingConfig) -> None:
     generator = torch.Generator().manual_seed(config.seed)
     for layer in list(network.trunk.modules()):
         if isinstance(layer, nn.Linear | nn.Conv1d):
-            adapter = LowRank(layer.weight, config.adapters.rank, config.adapters.alpha, generator)
+            adapter = LoRA(layer.weight, config.adapters.rank, config.adapters.alpha, generator)
             parametrize.register_parametrization(layer, "weight", adapter)
 
 
-def described(config: TrainingConfig) -> str:
+def describe_trainable(config: TrainingConfig) -> str:
     """Return what is trained in words; where they are equal, the trained weights have the same shapes and meaning."""
     if config.trained != "adapters":
         return config.trained

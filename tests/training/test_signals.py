@@ -7,23 +7,23 @@ import threading
 
 import pytest
 
-from audiodiff.training.interruption import Interruption
+from audiodiff.training.signals import StopSignal
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_is_noted(number):
     before = signal.getsignal(number)
-    with Interruption() as interruption:
-        assert interruption.received is None
+    with StopSignal() as stop_signal:
+        assert stop_signal.received is None
         os.kill(os.getpid(), number)
-        assert interruption.received is number
+        assert stop_signal.received is number
         assert signal.getsignal(number) is before  # so a second one acts at once
     assert signal.getsignal(number) is before
 
 
 def test_handlers_are_restored_after_an_error():
     before = signal.getsignal(signal.SIGTERM)
-    with contextlib.suppress(KeyError), Interruption():
+    with contextlib.suppress(KeyError), StopSignal():
         assert signal.getsignal(signal.SIGTERM) is not before
         raise KeyError
     assert signal.getsignal(signal.SIGTERM) is before
@@ -33,7 +33,7 @@ def test_in_another_thread_signals_are_left_alone():
     before, seen = signal.getsignal(signal.SIGTERM), []
 
     def enter():
-        with Interruption():
+        with StopSignal():
             seen.append(signal.getsignal(signal.SIGTERM))
 
     thread = threading.Thread(target=enter)

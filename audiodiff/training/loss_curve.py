@@ -17,9 +17,9 @@ from audiodiff.errors import ConfigError
 from audiodiff.pipelines.base import noise_levels
 
 NEAR = 0.1
-"""A loss within this share of the reference counts as near it."""
+"""A loss within this fraction of the reference counts as near it."""
 LEAST_RISE = 0.01
-"""Share by which validation must have risen over its best before the gap to training counts as widening."""
+"""Fraction by which validation must have risen over its best before the gap to training counts as widening."""
 FAINT = -20.0
 """Terminal SNR in dB above which sampling from pure noise meets levels that training has not shown."""
 
@@ -33,7 +33,7 @@ _LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Point:
+class LossPoint:
     """Losses after some steps.
 
     Attributes:
@@ -48,7 +48,7 @@ class Point:
 
 
 @dataclass(frozen=True)
-class Curve:
+class LossCurve:
     """Validation losses and the settings they belong to.
 
     Attributes:
@@ -57,7 +57,7 @@ class Curve:
     """
 
     settings: Mapping[str, Any]
-    points: tuple[Point, ...] = ()
+    points: tuple[LossPoint, ...] = ()
 
     def at(self, step: int) -> float | None:
         """Return the validation loss at a step, on the line between its neighbours; None outside the curve."""
@@ -73,16 +73,16 @@ class Curve:
             part.write_text(json.dumps({"settings": self.settings, "points": points}) + "\n", encoding="utf-8")
 
 
-def load_curve(path: Path) -> Curve:
-    """Read what `Curve.save` wrote.
+def load_curve(path: Path) -> LossCurve:
+    """Read what `LossCurve.save` wrote.
 
     Raises:
         ConfigError: If it is not such a file.
     """
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
-        points = tuple(Point(int(step), float(valid), train) for step, valid, train in document["points"])
-        return Curve(dict(document["settings"]), points)
+        points = tuple(LossPoint(int(step), float(valid), train) for step, valid, train in document["points"])
+        return LossCurve(dict(document["settings"]), points)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(
             f"{path} is no loss curve ({error}). Copy the curve.json of a run's folder, or remove it."
@@ -101,7 +101,7 @@ def decisive_settings(config: RunConfig, *, not_default: bool = False) -> dict[s
     return {name: value for name, value in document.items() if f"{name}.".startswith(decisive)}
 
 
-class Watch:
+class LossMonitor:
     """Keeps the curve of a run, and says in the log what it means.
 
     Args:
@@ -111,19 +111,19 @@ class Watch:
         reference: A curve to compare with, if there is one.
     """
 
-    def __init__(self, path: Path, config: RunConfig, first_step: int, reference: Curve | None = None) -> None:
+    def __init__(self, path: Path, config: RunConfig, first_step: int, reference: LossCurve | None = None) -> None:
         self._path = path
         earlier = load_curve(path).points if path.is_file() else ()
-        self.curve = Curve(decisive_settings(config), tuple(point for point in earlier if point.step <= first_step))
+        self.curve = LossCurve(decisive_settings(config), tuple(point for point in earlier if point.step <= first_step))
         self._reference = None
         if reference and (names := differing(reference.settings, config)):
             _LOG.info("no comparison with the reference curve, which belongs to another %s", ", ".join(names))
         else:
             self._reference = reference
 
-    def add(self, point: Point) -> None:
+    def add(self, point: LossPoint) -> None:
         """Take a validation into account."""
-        self.curve = Curve(self.curve.settings, (*self.curve.points, point))
+        self.curve = LossCurve(self.curve.settings, (*self.curve.points, point))
         try:
             self.curve.save(self._path)
         except OSError as error:
@@ -146,19 +146,20 @@ def differing(theirs: Mapping[str, Any], config: RunConfig) -> list[str]:
     return sorted(name for name in ours if (stored[name] != ours[name] if name in stored else name in set_here))
 
 
-def compared(point: Point, reference: Curve) -> str | None:
+def compared(point: LossPoint, reference: LossCurve) -> str | None:
     """Say how a validation loss lies to a reference; None where the reference does not reach."""
     expected = reference.at(point.step)
     if expected is None:
         return None
-    share = point.valid / expected - 1
-    verdict = (
-        "as expected" if abs(share) <= NEAR else "lower than there" if share < 0 else "higher: other data, or a mistake"
-    )
-    return f"validation loss is {share:+.1%} of the reference curve's {expected:.4f}, {verdict}"
+    difference = point.valid / expected - 1
+    if abs(difference) <= NEAR:
+        verdict = "as expected"
+    else:
+        verdict = "lower than there" if difference < 0 else "higher: other data, or a mistake"
+    return f"validation loss is {difference:+.1%} of the reference curve's {expected:.4f}, {verdict}"
 
 
-def widening(curve: Curve) -> str | None:
+def widening(curve: LossCurve) -> str | None:
     """Say if validation has become worse since its best while the loss on training crops has gone on falling."""
     best = min(curve.points, key=lambda point: point.valid)
     now = curve.points[-1]
@@ -174,8 +175,8 @@ def widening(curve: Curve) -> str | None:
 def terminal_snr(model: ModelConfig) -> Iterator[tuple[int, str]]:
     """Say how much signal is left at the noisiest level in training, with the level of the log it deserves."""
     decibels = 10 * model.diffusion.log_snr_min / math.log(10)
-    share = math.sqrt(1 / (1 + math.exp(-model.diffusion.log_snr_min)))
-    said = f"terminal SNR {decibels:.1f} dB: at the noisiest level {share:.1%} of the amplitude is signal"
+    amplitude = math.sqrt(1 / (1 + math.exp(-model.diffusion.log_snr_min)))
+    said = f"terminal SNR {decibels:.1f} dB: at the noisiest level {amplitude:.1%} of the amplitude is signal"
     from_noise = model.synthesis.start == "noise"
     if from_noise and decibels > FAINT:
         yield logging.WARNING, f"{said}, but synthesis starts from noise alone. Lower model.diffusion.log_snr_min."
