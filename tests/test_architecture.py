@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[1]
 
 # Bottom first. A part imports parts of lower layers only, never its own layer; `SIDEWAYS` lists the exceptions.
 LAYERS = (
-    {"errors", "__version__"},
+    {"errors", "tables", "__version__"},
     {"config"},
     {"audio"},
     {"diffusion", "networks"},
@@ -42,12 +42,13 @@ NARROW = {
 # Packages from outside, where they are limited; the standard library is always allowed.
 OUTSIDE = {
     "errors": set(),
+    "tables": set(),
     "config": {"pydantic", "yaml"},
     "diffusion": {"torch", "numpy", "triton"},
     "__init__": set(),
 }
 LIMIT_FUNCTION_LINES = 60
-LIMIT_FILE_LINES = 320
+LIMIT_FILE_LINES = 400
 
 OURS = ("audiodiff", "recipes", "egs")
 LAYER_OF = {part: height for height, layer in enumerate(LAYERS) for part in layer}

@@ -1,4 +1,4 @@
-"""Pictures of audio: waveforms and mel spectrograms, alone or an input beside an output.
+"""Plots of audio: waveforms and mel spectrograms, alone or an input beside an output.
 
 Only matplotlib's objects are used, never pyplot: drawing needs no screen, works in threads, and leaves nothing open.
 """
@@ -93,11 +93,11 @@ def plot_mel(axes: Axes, mel: Tensor, config: MelConfig, *, peak_db: float | Non
     return image
 
 
-def looking_glass(sample_rate: int) -> MelConfig:
-    """Return a mel convention to look at audio of any rate through: 80 bins up to half the rate, frames of 46 ms."""
+def display_mel(sample_rate: int) -> MelConfig:
+    """Return a mel convention to draw audio of any rate in: 80 bins up to half the rate, frames of 46 ms."""
     n_fft = max(256, 2 ** round(math.log2(sample_rate * 0.046)))
     return MelConfig(
-        name="picture",
+        name="display",
         sample_rate=sample_rate,
         n_fft=n_fft,
         hop_length=n_fft // 4,
@@ -115,7 +115,7 @@ def comparison_figure(reference: Tensor, generated: Tensor, sample_rate: int, me
         reference: Input samples of one channel, shape `(time,)` or `(1, time)`.
         generated: Output samples, likewise.
         sample_rate: Of both, in Hz; must be the convention's.
-        mel_config: The mel convention to look through.
+        mel_config: The mel convention to draw in.
 
     Returns:
         A figure of two by two panels with one time axis.
@@ -135,13 +135,13 @@ def comparison_figure(reference: Tensor, generated: Tensor, sample_rate: int, me
     for column, (title, audio, colour) in enumerate(
         (("Reference", reference, "#31688e"), ("Generated", generated, "#a8327d"))
     ):
-        waveform, picture = panels[:, column]
+        waveform, spectrogram_axes = panels[:, column]
         plot_waveform(waveform, audio, sample_rate, colour=colour)
         waveform.set_title(f"{title}, {audio.shape[-1] / sample_rate:.2f} s", fontweight="bold")
-        image = plot_mel(picture, spectrogram(audio.detach().cpu()), mel_config, peak_db=peak_db)
+        image = plot_mel(spectrogram_axes, spectrogram(audio.detach().cpu()), mel_config, peak_db=peak_db)
         peak_db = image.get_clim()[1]  # the output is drawn in the colours of the input
         waveform.label_outer()
-        picture.label_outer()
+        spectrogram_axes.label_outer()
     panels[0, 0].set_xlim(0, max(reference.shape[-1], generated.shape[-1]) / sample_rate)
     figure.colorbar(image, ax=panels[1, :], pad=0.01, label="mel magnitude (dB)")
     return figure
@@ -161,7 +161,7 @@ def save_figure(figure: Figure, path: str | Path) -> None:
     kind = path.suffix.lower().removeprefix(".")
     known = sorted(figure.canvas.get_supported_filetypes())
     if kind not in known:
-        raise AudiodiffError(f"{path} has extension {path.suffix!r}; pictures are written as {', '.join(known)}.")
+        raise AudiodiffError(f"{path} has extension {path.suffix!r}; figures are written as {', '.join(known)}.")
     try:
         with replacing(path) as part:
             figure.savefig(part, format=kind, dpi=150)

@@ -20,7 +20,7 @@ from audiodiff.checkpoint import CONFIG, WEIGHTS
 from audiodiff.cli.options import progress_bar
 from audiodiff.data.manifest import Recording, Synthesis, probe, read_manifest, write_manifest
 from audiodiff.errors import DataError
-from audiodiff.evaluation.nearest import Likeness, NearestClip
+from audiodiff.evaluation.set_metrics import NearestClip, NearestClipSearch
 
 MANIFEST, RECIPE = "train.jsonl", "synthesis.json"
 SEEDS_PER_LABEL = 1_000_000
@@ -132,11 +132,11 @@ def _with_nearest(recordings: list[Recording], training: Path, sample_rate: int)
     seconds = median(recording.seconds for recording in recordings)
     likeness = []
     with progress_bar(2 * len(known) + len(recordings)) as bar:
-        nearest = NearestClip(known, sample_rate, seconds, lambda: bar.update(1))
+        nearest = NearestClipSearch(known, sample_rate, seconds, lambda: bar.update(1))
         for recording in recordings:
             likeness.append(nearest(recording.audio))
             bar.update(1)
-        usual = nearest.among_themselves()
+        usual = nearest.leave_one_out()
         bar.update(len(known))
     similarities = [found.similarity for found in likeness]
     line = f"nearest training clip: similarity {median(similarities):.3f} (median), {max(similarities):.3f} (largest)"
@@ -146,7 +146,7 @@ def _with_nearest(recordings: list[Recording], training: Path, sample_rate: int)
     return [_noted(recording, found) for recording, found in zip(recordings, likeness, strict=True)]
 
 
-def _noted(recording: Recording, found: Likeness) -> Recording:
+def _noted(recording: Recording, found: NearestClip) -> Recording:
     if recording.synthesis is None:
         return recording
     noted = {"nearest": str(found.path), "similarity": round(found.similarity, 4)}

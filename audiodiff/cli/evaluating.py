@@ -62,14 +62,14 @@ def _refuse(options: set[str], where: str) -> None:
 
 def _do_alone(mode: str | None, paths: Sequence[Path], options: dict[str, Any]) -> None:
     if mode == "list_metrics":
-        click.echo(_catalogue())
+        click.echo(_list_metrics())
     elif mode == "table":
         from audiodiff.evaluation.tables import rewrite_tables
 
         n_tables = rewrite_tables(options["table"])
         click.echo(f"{options['table']}: {n_tables} table{'s' if n_tables > 1 else ''} written")
     elif mode == "ratings":
-        from audiodiff.evaluation.ratings import rating_tables, read_ratings
+        from audiodiff.evaluation.listening_test import rating_tables, read_ratings
 
         if not paths:
             raise click.UsageError("--ratings needs the CSV files that listeners downloaded.")
@@ -88,7 +88,7 @@ def _train_classifier(paths: Sequence[Path], target: Path, held_out: Path | None
 
     if not paths:
         raise click.UsageError("--train-classifier takes folders or manifests of labelled clips, got none.")
-    length: dict[str, Any] = {} if updates is None else {"epochs": 1, "fewest_updates": updates}
+    length: dict[str, Any] = {} if updates is None else {"epochs": 1, "min_updates": updates}
     with progress_bar(1) as bar:
         classifier = train_classifier(paths, held_out=held_out, on_progress=bar.update, **length)
     save_classifier(target, classifier)
@@ -103,8 +103,8 @@ def _check_two(paths: Sequence[Path]) -> None:
 
 def _evaluate_sets(paths: Sequence[Path], options: dict[str, Any]) -> Evaluation:
     from audiodiff.evaluation.classifier import load_classifier
-    from audiodiff.evaluation.pairing import list_recordings
-    from audiodiff.evaluation.sets import SetWishes, evaluate_sets
+    from audiodiff.evaluation.listing import list_recordings
+    from audiodiff.evaluation.sets import SetOptions, evaluate_sets
 
     _check_two(paths)
     if options["frechet"] and not (options["classifier"] or options["embedder"]):
@@ -117,7 +117,7 @@ def _evaluate_sets(paths: Sequence[Path], options: dict[str, Any]) -> Evaluation
     n_parts = bool(classifier) + options["music"]
     total = n_parts * sum(len(list_recordings(path)) for path in (paths[1], *systems.values()))
     with progress_bar(total) as bar:
-        evaluation = evaluate_sets(systems, paths[1], SetWishes(classifier, **own), bar.update)
+        evaluation = evaluate_sets(systems, paths[1], SetOptions(classifier, **own), bar.update)
     _show(evaluation)
     _store(evaluation, options)
     return evaluation
@@ -131,7 +131,7 @@ def _evaluate(paths: Sequence[Path], options: dict[str, Any]) -> Evaluation:
     _show(evaluation)
     _store(evaluation, options)
     if options["report"]:
-        from audiodiff.evaluation.report import write_report
+        from audiodiff.evaluation.listening_test import write_report
 
         page = _with_folder(options["report"] / "index.html")
         with progress_bar(1) as bar:
@@ -166,13 +166,13 @@ def _systems(name: str, generated: Path, others: Sequence[str]) -> dict[str, Pat
 
 
 def _measure(systems: dict[str, Path], reference: Path, options: dict[str, Any]) -> Evaluation:
-    from audiodiff.evaluation.evaluate import evaluate, read_timings
-    from audiodiff.evaluation.pairing import Limits, match_files
-    from audiodiff.evaluation.scoring import choose_metrics
+    from audiodiff.evaluation.evaluate import AlignmentOptions, evaluate, read_timings
+    from audiodiff.evaluation.listing import match_files
+    from audiodiff.evaluation.scoring import resolve_metrics
 
     wanted = (options["metrics"] or "default,eval").split(",")
     timings = read_timings(options["timings"]) if options["timings"] else None
-    metrics, notes = choose_metrics([name.strip() for name in wanted] + (["timing"] if timings else []))
+    metrics, notes = resolve_metrics([name.strip() for name in wanted] + (["timing"] if timings else []))
     for note in notes:
         click.echo(note, err=True)
     n_pairs = sum(len(match_files(path, reference)[0]) for path in systems.values())
@@ -181,7 +181,7 @@ def _measure(systems: dict[str, Path], reference: Path, options: dict[str, Any])
             systems,
             reference,
             metrics,
-            limits=Limits(options["max_length_difference"], options["max_lag"], options["align"]),
+            alignment=AlignmentOptions(options["max_length_difference"], options["max_lag"], options["align"]),
             mcd_alignment=options["mcd_alignment"],
             timings=timings,
             jobs=options["jobs"],
@@ -190,21 +190,22 @@ def _measure(systems: dict[str, Path], reference: Path, options: dict[str, Any])
 
 
 def _show(evaluation: Evaluation) -> None:
-    from audiodiff.evaluation.tables import aligned, comparison_rows, summary_rows
+    from audiodiff.evaluation.tables import comparison_rows, summary_rows
+    from audiodiff.tables import text_table
 
     if evaluation.metrics:
         n_files = len({file.name for system in evaluation.systems for file in system.files})
         click.echo(f"{n_files} recordings of {evaluation.reference}: means and 95 % intervals")
     else:
         click.echo(f"sets of clips against {evaluation.reference}")
-    click.echo(aligned(summary_rows(evaluation)))
+    click.echo(text_table(summary_rows(evaluation)))
     if "classifier_accuracy" in evaluation.settings:
         click.echo(f"by a classifier that hears {evaluation.settings['classifier_accuracy']:.3f} of real clips right")
     if "mcd" in evaluation.metrics:
         click.echo(f"MCD13: order 13, alpha 0.65, c0 left out, alignment {evaluation.settings['mcd_alignment']}")
     if evaluation.metrics and len(evaluation.systems) > 1:
         click.echo(f"\nagainst {evaluation.systems[0].name}, recording by recording (sign-flip test):")
-        click.echo(aligned(comparison_rows(evaluation)))
+        click.echo(text_table(comparison_rows(evaluation)))
     for system in evaluation.systems:
         for file in system.files:
             for note in file.notes:
@@ -215,7 +216,7 @@ def _show(evaluation: Evaluation) -> None:
         click.echo(f"  {problem}", err=True)
 
 
-def _catalogue() -> str:
+def _list_metrics() -> str:
     from audiodiff.evaluation.registry import METRICS
 
     lines = []

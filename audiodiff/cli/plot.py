@@ -70,12 +70,12 @@ def mel(*, recording: Path, convention: str | None, output: Path) -> None:
     """Draw the mel spectrogram of a recording, channel by channel; 80 bins up to half its rate by default."""
     from audiodiff.audio.io import audio_info, load_audio
     from audiodiff.audio.mel import MelSpectrogram
-    from audiodiff.audio.plots import looking_glass, plot_mel
+    from audiodiff.audio.plots import display_mel, plot_mel
     from audiodiff.config import MEL_CONVENTIONS
 
     if convention is not None and convention not in MEL_CONVENTIONS:
         raise click.UsageError(f"no mel convention {convention!r}; choose from {', '.join(MEL_CONVENTIONS)}.")
-    config = MEL_CONVENTIONS[convention] if convention else looking_glass(audio_info(recording).sample_rate)
+    config = MEL_CONVENTIONS[convention] if convention else display_mel(audio_info(recording).sample_rate)
     audio = load_audio(recording, config.sample_rate, mono=False)
     figure, rows = _figure(len(audio), 1, (10, 4 * len(audio)))
     for (axes,), channel in zip(rows, audio, strict=True):
@@ -197,7 +197,7 @@ def schedule(*, names: Sequence[str], steps: int, log_snr_min: float, log_snr_ma
 @output_option
 def training(*, runs: Sequence[Path], output: Path) -> None:
     """Draw the curves of a run's folder: losses, scores, and the rest; of several runs, their losses side by side."""
-    from audiodiff.evaluation.plots import curve_groups, plot_curves, read_curves
+    from audiodiff.evaluation.plots import group_curves, plot_curves, read_curves
 
     if len(runs) > 1:
         read = {run: read_curves(run) for run in runs}
@@ -207,7 +207,7 @@ def training(*, runs: Sequence[Path], output: Path) -> None:
             plot_curves(axes, curves, list(curves), name.replace("/", " "))
     else:
         found = read_curves(runs[0])
-        groups = curve_groups(found)
+        groups = group_curves(found)
         n_rows = -(-len(groups) // 2)
         figure, rows = _figure(n_rows, 2, (11, 3.2 * n_rows))
         panels = [axes for row in rows for axes in row]
@@ -227,13 +227,13 @@ def levels(*, runs: Sequence[Path], output: Path) -> None:
     Where training was confined to a grid (model.diffusion.levels) its levels are dots, and the means on it and between
     are printed. With training.validation_levels one less than twice the grid, the others lie halfway.
     """
-    from audiodiff.evaluation.loss_by_noise_level import plot_level_losses, read_level_losses
+    from audiodiff.evaluation.loss_by_noise_level import plot_loss_by_noise_level, read_loss_by_noise_level
 
-    read = {str(run): read_level_losses(run) for run in runs}
+    read = {str(run): read_loss_by_noise_level(run) for run in runs}
     figure, ((axes,),) = _figure(1, 1, (8, 4.5))
-    plot_level_losses(axes, read)
+    plot_loss_by_noise_level(axes, read)
     for run, losses in read.items():
-        click.echo(f"{run}: {losses.in_words()}")
+        click.echo(f"{run}: {losses.summary()}")
     _save(figure, output)
 
 
@@ -243,11 +243,11 @@ def levels(*, runs: Sequence[Path], output: Path) -> None:
 @output_option
 def quality(*, evaluations: Sequence[Path], metric: str, output: Path) -> None:
     """Draw a metric against the real-time factor, from JSON that `audiodiff evaluate --timings --json` stored."""
-    from audiodiff.evaluation.plots import plot_quality
+    from audiodiff.evaluation.plots import plot_score_by_speed
     from audiodiff.evaluation.results import read_json
 
     figure, ((axes,),) = _figure(1, 1, (7, 4.5))
-    plot_quality(axes, [read_json(path) for path in evaluations], metric)
+    plot_score_by_speed(axes, [read_json(path) for path in evaluations], metric)
     _save(figure, output)
 
 

@@ -132,12 +132,12 @@ def _judge(
     from audiodiff.data.source import open_source
     from audiodiff.errors import ConfigError
     from audiodiff.evaluation.registry import METRICS
-    from audiodiff.evaluation.scoring import choose_metrics
+    from audiodiff.evaluation.scoring import resolve_metrics
     from audiodiff.pipelines import Vocoder
     from audiodiff.search.judge import Judge, read_clips
 
     metric = metric or ("pesq_wb" if METRICS["pesq_wb"].installed else "m_stft")
-    choose_metrics([metric])
+    resolve_metrics([metric])
     if metric not in METRICS or METRICS[metric].better == "neither" or METRICS[metric].belongs_to == "timing":
         raise ConfigError(f"{metric!r} does not say which of two recordings is better. Choose one such as m_stft.")
     vocoder = Vocoder.from_pretrained(folder, device, dtype)
@@ -172,7 +172,7 @@ def _draw(found: Mapping[int, Found], judge: Judge, picture: Path) -> None:
     from matplotlib.figure import Figure
 
     from audiodiff.audio.plots import save_figure
-    from audiodiff.evaluation.plots import plot_few_steps
+    from audiodiff.evaluation.plots import plot_score_by_steps
 
     named = {"searched": "best", "evenly spaced, the model's ends": "uniform", "evenly spaced, all levels": "trained"}
     trials = {name: {n: getattr(each, kind).score for n, each in found.items()} for name, kind in named.items()}
@@ -181,8 +181,8 @@ def _draw(found: Mapping[int, Found], judge: Judge, picture: Path) -> None:
     factors = dict(zip(found, timed, strict=True))
     figure = Figure(figsize=(11, 4), layout="constrained")
     left, right = figure.subplots(1, 2)
-    plot_few_steps(left, curves, judge.metric)
-    plot_few_steps(right, curves, judge.metric, factors)
+    plot_score_by_steps(left, curves, judge.metric)
+    plot_score_by_steps(right, curves, judge.metric, factors)
     picture.parent.mkdir(parents=True, exist_ok=True)
     save_figure(figure, picture)
     click.echo(click.format_filename(picture))

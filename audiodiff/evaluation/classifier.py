@@ -1,4 +1,4 @@
-"""A small classifier of labelled clips, by which generated ones are judged; trained in minutes on a CPU."""
+"""A small classifier of labelled clips, to score generated ones with; it trains in minutes on a CPU."""
 
 from __future__ import annotations
 
@@ -24,8 +24,7 @@ from audiodiff.audio.mel import MelSpectrogram
 from audiodiff.audio.replacing import replacing
 from audiodiff.config import MelConfig
 from audiodiff.errors import DataError, ModelError
-from audiodiff.evaluation.labelled import FEWEST, LabelledClip, hold_out, list_held_out, list_labelled
-from audiodiff.evaluation.mel_augmentation import mix, vary
+from audiodiff.evaluation.listing import MIN_CLIPS_PER_LABEL, LabelledClip, hold_out, list_held_out, list_labelled
 
 EMBEDDING = 128
 _N_MELS = 40
@@ -33,14 +32,27 @@ _BATCH = 32
 _WIDTHS = (16, 16, 24, 32, 48)
 _STRIDES = ((1, 1), (2, 2), (2, 2), (2, 1))
 _SHIFTS = (-6, -3, 0, 3, 6)
-"""Frames of 10 ms that a clip is shifted by; judgements are averaged over them."""
+"""Frames of 10 ms that a clip is shifted by; the outputs are averaged over them."""
 _DROPOUT = 0.3
 _LEARNING_RATE = 4e-3
+MAX_TIME_STRETCH = 0.2
+"""Natural logarithm: 0.82 to 1.22 times as fast."""
+MAX_FREQUENCY_WARP = 0.1
+"""Natural logarithm: vocal tract length perturbation (Jaitly and Hinton 2013)."""
+MAX_TIME_SHIFT = 0.1
+"""Fraction of the clip."""
+NOISE_PROBABILITY = 0.5
+NOISE_LEVELS = (2.0, 9.0)
+"""Nepers below the loudest bin of a clip (17 to 78 dB)."""
+MASKS = ((1, 0.2), (2, 0.2), (1, 0.15), (2, 0.12))
+"""Axis and largest fraction of each mask (Park et al. 2019, "SpecAugment")."""
+MIXUP_ALPHA = 0.4
+"""Both parameters of the beta distribution (Zhang et al. 2018, "mixup")."""
 
 
 @dataclass(frozen=True)
 class ClassifierConfig:
-    """What a classifier listens to.
+    """Input and labels of a classifier.
 
     Attributes:
         sample_rate: In Hz.
@@ -57,8 +69,8 @@ class ClassifierConfig:
     measured_on: str = ""
 
 
-class Judgement(NamedTuple):
-    """What a classifier says of clips.
+class ClassifierOutput(NamedTuple):
+    """Probabilities and embeddings of clips.
 
     Attributes:
         probabilities: Of each class `(clips, labels)`.
@@ -70,7 +82,7 @@ class Judgement(NamedTuple):
 
 
 class _Residual(nn.Module):
-    """Two convolutions beside a shortcut, on pictures `(batch, channels, bands, frames)`."""
+    """Two convolutions beside a shortcut, on spectrograms `(batch, channels, bands, frames)`."""
 
     def __init__(self, n_inputs: int, n_outputs: int, stride: tuple[int, int]) -> None:
         super().__init__()
@@ -81,18 +93,18 @@ class _Residual(nn.Module):
             nn.Conv2d(n_outputs, n_outputs, 3, 1, 1, bias=False),
             nn.BatchNorm2d(n_outputs),
         )
-        shrink = nn.AvgPool2d(stride, ceil_mode=True)
-        self.shortcut = nn.Sequential(shrink, nn.Conv2d(n_inputs, n_outputs, 1, bias=False), nn.BatchNorm2d(n_outputs))
+        pool = nn.AvgPool2d(stride, ceil_mode=True)
+        self.shortcut = nn.Sequential(pool, nn.Conv2d(n_inputs, n_outputs, 1, bias=False), nn.BatchNorm2d(n_outputs))
 
-    def forward(self, picture: Tensor) -> Tensor:
-        return functional.relu(self.layers(picture) + self.shortcut(picture))
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.relu(self.layers(x) + self.shortcut(x))
 
 
 class Classifier(nn.Module):
     """Residual convolutions on a log-mel spectrogram, a mean over time by attention, and two linear layers.
 
     Args:
-        config: What it listens to.
+        config: Input and labels.
     """
 
     def __init__(self, config: ClassifierConfig) -> None:
@@ -137,15 +149,15 @@ class Classifier(nn.Module):
         return mel
 
     @torch.inference_mode()
-    def judge(self, mels: Tensor) -> Judgement:
-        """Judge clips by their mels `(clips, 40, frames)`, in evaluation mode; averaged over small shifts in time."""
+    def classify(self, mels: Tensor) -> ClassifierOutput:
+        """Classify clips by their mels `(clips, 40, frames)`, averaged over small shifts in time."""
         self.eval()
         probabilities, embeddings = [], []
         for part in mels.split(_BATCH):
             logits, features = self(torch.cat([part.roll(shift, 2) for shift in _SHIFTS]))
             probabilities.append(logits.double().softmax(1).unflatten(0, (len(_SHIFTS), -1)).mean(0))
             embeddings.append(features.double().unflatten(0, (len(_SHIFTS), -1)).mean(0))
-        return Judgement(torch.cat(probabilities).numpy(), torch.cat(embeddings).numpy())
+        return ClassifierOutput(torch.cat(probabilities).numpy(), torch.cat(embeddings).numpy())
 
     def read(self, paths: Sequence[Path], on_progress: Callable[[int], object] = lambda n: None) -> Tensor:
         """Read recordings as mels `(clips, 40, frames)`, resampled where their rate is another."""
@@ -162,9 +174,9 @@ def train_classifier(
     held_out: Path | None = None,
     augment: bool = True,
     epochs: int = 40,
-    fewest_updates: int = 600,
+    min_updates: int = 600,
     seed: int = 0,
-    on_progress: Callable[[float], object] = lambda share: None,
+    on_progress: Callable[[float], object] = lambda fraction: None,
 ) -> Classifier:
     """Train a classifier on labelled clips, and measure its accuracy on others.
 
@@ -173,11 +185,11 @@ def train_classifier(
             several of these, which are joined.
         held_out: Clips to measure the accuracy on, given likewise. None holds some of `path` out: a tenth of the
             speakers where a manifest names ten or more, else every tenth clip of a class.
-        augment: Whether clips are varied and mixed in training; see `audiodiff.evaluation.mel_augmentation`.
+        augment: Whether clips are augmented and mixed (mixup) in training.
         epochs: Passes over the clips.
-        fewest_updates: Updates that there are at least, by more passes if need be.
-        seed: Of first weights, order and variations.
-        on_progress: Called with the share of the work done since the last call.
+        min_updates: Least number of updates; more passes are made if need be.
+        seed: Of initial weights, order and augmentation.
+        on_progress: Called with the fraction of the work done since the last call.
 
     Returns:
         The classifier, in evaluation mode, with its measured accuracy in its configuration.
@@ -188,33 +200,39 @@ def train_classifier(
     """
     sources = {source: list_labelled(source) for source in ([path] if isinstance(path, Path) else path)}
     clips = [clip for found in sources.values() for clip in found]
-    counts = Counter(label for _, label in clips if label)
-    few = [label for label, n in counts.items() if n < FEWEST]
-    if len(counts) < 2 or few or any(label is None for _, label in clips):
+    config = _configure(clips, ", ".join(map(str, sources)))
+    test_clips, description = hold_out(sources) if held_out is None else list_held_out(held_out, config.labels)
+    train_clips = [clip for clip in clips if clip not in set(test_clips)]
+    if len(train_clips) < len(clips) and held_out is not None:
         raise DataError(
-            f"{', '.join(map(str, sources))} has {len(counts)} labels, {len(few)} of them with fewer than {FEWEST} "
-            "clips; expected two or more, each with enough. Give a folder with a subfolder per label, or a manifest "
-            "with labels."
+            f"{len(clips) - len(train_clips)} clips of {held_out} are among those to train on. Leave them out."
+        )
+    with torch.random.fork_rng([]):
+        torch.manual_seed(seed)
+        classifier = Classifier(config)
+        n_batches = -(-len(train_clips) // _BATCH)
+        epochs = max(epochs, -(-min_updates // n_batches))
+        mels = classifier.read([file for file, _ in train_clips], lambda n: on_progress(0.2 * n / len(train_clips)))
+        targets = _targets(train_clips, config)
+        _fit(classifier, mels, targets, epochs, augment, lambda fraction: on_progress(0.8 * fraction))
+    predicted = classifier.classify(classifier.read([file for file, _ in test_clips])).probabilities.argmax(1)
+    accuracy = float((predicted == _targets(test_clips, config).numpy()).mean())
+    classifier.config = replace(config, accuracy=accuracy, measured_on=f"{len(test_clips)} clips, {description}")
+    return classifier
+
+
+def _configure(clips: Sequence[LabelledClip], source: str) -> ClassifierConfig:
+    counts = Counter(label for _, label in clips if label)
+    n_small = sum(n < MIN_CLIPS_PER_LABEL for n in counts.values())
+    if len(counts) < 2 or n_small or any(label is None for _, label in clips):
+        raise DataError(
+            f"{source} has {len(counts)} labels, {n_small} of them with fewer than {MIN_CLIPS_PER_LABEL} clips; "
+            "expected two or more, each with enough. Give a folder with a subfolder per label, or a labelled manifest."
         )
     infos = [audio_info(file) for file, _ in clips]
     rate = Counter(info.sample_rate for info in infos).most_common(1)[0][0]
     n_samples = round(float(np.median([info.seconds for info in infos])) * rate)
-    config = ClassifierConfig(rate, n_samples, tuple(sorted(counts)))
-    apart, how = hold_out(sources) if held_out is None else list_held_out(held_out, config.labels)
-    learnt = [clip for clip in clips if clip not in set(apart)]
-    if len(learnt) < len(clips) and held_out is not None:
-        raise DataError(f"{len(clips) - len(learnt)} clips of {held_out} are among those to train on. Leave them out.")
-    with torch.random.fork_rng([]):
-        torch.manual_seed(seed)
-        classifier = Classifier(config)
-        n_batches = -(-len(learnt) // _BATCH)
-        epochs = max(epochs, -(-fewest_updates // n_batches))
-        mels = classifier.read([file for file, _ in learnt], lambda n: on_progress(0.2 * n / len(learnt)))
-        _fit(classifier, mels, _targets(learnt, config), epochs, augment, lambda share: on_progress(0.8 * share))
-    guessed = classifier.judge(classifier.read([file for file, _ in apart])).probabilities.argmax(1)
-    accuracy = float((guessed == _targets(apart, config).numpy()).mean())
-    classifier.config = replace(config, accuracy=accuracy, measured_on=f"{len(apart)} clips, {how}")
-    return classifier
+    return ClassifierConfig(rate, n_samples, tuple(sorted(counts)))
 
 
 def _targets(clips: Sequence[LabelledClip], config: ClassifierConfig) -> Tensor:
@@ -231,22 +249,89 @@ def _fit(
 ) -> None:
     optimiser = torch.optim.AdamW(classifier.parameters(), _LEARNING_RATE, weight_decay=2e-2)
     n_batches = -(-len(mels) // _BATCH)
-    plan = torch.optim.lr_scheduler.OneCycleLR(optimiser, _LEARNING_RATE, epochs * n_batches)
+    scheduler = torch.optim.lr_scheduler.OneCycleLR(optimiser, _LEARNING_RATE, epochs * n_batches)
     classifier.train()
     for _ in range(epochs):
         for batch in torch.randperm(len(mels)).split(_BATCH):
             if len(batch) == 1:  # batch normalisation has nothing to measure
                 continue
-            clips, own = mels[batch], targets[batch]
-            clips, partners, shares = mix(vary(clips)) if augment else (clips, torch.arange(len(batch)), 1.0)
+            clips, labels = mels[batch], targets[batch]
+            clips, partners, weights = mixup(augment_mels(clips)) if augment else (clips, torch.arange(len(batch)), 1.0)
             logits, _ = classifier(clips)
-            loss = shares * _cross_entropy(logits, own) + (1 - shares) * _cross_entropy(logits, own[partners])
+            loss = weights * _cross_entropy(logits, labels) + (1 - weights) * _cross_entropy(logits, labels[partners])
             optimiser.zero_grad()
             loss.mean().backward()
             optimiser.step()
-            plan.step()
+            scheduler.step()
         on_progress(1 / epochs)
     classifier.eval()
+
+
+class MixedMels(NamedTuple):
+    """A batch of mixed clips.
+
+    Attributes:
+        mels: `(clips, bands, frames)`.
+        partners: The clip that each was mixed with `(clips,)`.
+        weights: Of each clip itself, 0.5 to 1; its partner has the rest `(clips,)`.
+    """
+
+    mels: Tensor
+    partners: Tensor
+    weights: Tensor
+
+
+def augment_mels(mels: Tensor) -> Tensor:
+    """Stretch, shift and warp every log-mel `(clips, bands, frames)`, add noise to some, mask bands and frames."""
+    return mask(add_noise(stretch(mels)))
+
+
+def stretch(mels: Tensor) -> Tensor:
+    """Stretch and shift in time, warp in frequency; edges are repeated."""
+    count = len(mels)
+    transform = torch.zeros(count, 2, 3)
+    transform[:, 0, 0] = _uniform(-MAX_TIME_STRETCH, MAX_TIME_STRETCH, count).exp()
+    transform[:, 0, 2] = 2 * _uniform(-MAX_TIME_SHIFT, MAX_TIME_SHIFT, count)  # the x reaches from -1 to 1
+    warp = _uniform(-MAX_FREQUENCY_WARP, MAX_FREQUENCY_WARP, count).exp()
+    transform[:, 1, 1], transform[:, 1, 2] = warp, warp - 1  # the lowest band stays where it is
+    grid = functional.affine_grid(transform, [count, 1, *mels.shape[1:]], align_corners=False)
+    return functional.grid_sample(mels.unsqueeze(1), grid, padding_mode="border", align_corners=False)[:, 0]
+
+
+def add_noise(mels: Tensor) -> Tensor:
+    """Add noise of some level and spectral tilt to `NOISE_PROBABILITY` of the clips."""
+    count = len(mels)
+    level = mels.amax((1, 2), keepdim=True) - _uniform(*NOISE_LEVELS, count).view(-1, 1, 1)
+    tilt = 1.5 * torch.randn(count, 1, 1) * torch.linspace(-1, 1, mels.shape[1]).view(1, -1, 1)
+    power = torch.empty_like(mels).exponential_().clamp_min(1e-4).log()  # that of a bin of white noise
+    noisy = torch.logaddexp(2 * mels, 2 * (level + tilt) + power) / 2
+    return torch.where(torch.rand(count, 1, 1) < NOISE_PROBABILITY, noisy, mels)
+
+
+def mask(mels: Tensor) -> Tensor:
+    """Replace runs of bands and of frames by the mean of the clip."""
+    mean = mels.mean((1, 2), keepdim=True)
+    for axis, largest in MASKS:
+        length = mels.shape[axis]
+        width = _uniform(0, largest * length, len(mels)).view(-1, 1)
+        first = torch.rand(len(mels), 1) * (length - width)
+        position = torch.arange(length)
+        masked = (position >= first) & (position < first + width)
+        mels = torch.where(masked.unsqueeze(3 - axis), mean, mels)
+    return mels
+
+
+def mixup(mels: Tensor) -> MixedMels:
+    """Mix every clip with another of the batch."""
+    weight = torch.distributions.Beta(MIXUP_ALPHA, MIXUP_ALPHA).sample((len(mels),))
+    weight = torch.maximum(weight, 1 - weight)
+    partner = torch.randperm(len(mels))
+    own = weight.view(-1, 1, 1)
+    return MixedMels(own * mels + (1 - own) * mels[partner], partner, weight)
+
+
+def _uniform(low: float, high: float, count: int) -> Tensor:
+    return low + (high - low) * torch.rand(count)
 
 
 _cross_entropy = partial(functional.cross_entropy, reduction="none", label_smoothing=0.05)

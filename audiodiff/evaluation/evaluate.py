@@ -15,19 +15,41 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import torch
+from torch import Tensor
+from torch.nn import functional
 
 from audiodiff import __version__
-from audiodiff.errors import AudiodiffError, DataError
+from audiodiff.audio.io import audio_info, load_audio
+from audiodiff.audio.resample import resample
+from audiodiff.errors import AudiodiffError, AudioError, DataError
+from audiodiff.evaluation.listing import Match, match_files
 from audiodiff.evaluation.pair import Pair
-from audiodiff.evaluation.pairing import Limits, Match, load_pair, match_files
 from audiodiff.evaluation.registry import METRICS
 from audiodiff.evaluation.results import Evaluation, Excluded, FileResult, SystemResult
-from audiodiff.evaluation.scoring import measure
+from audiodiff.evaluation.scoring import score_pair
+from audiodiff.evaluation.signal import SILENCE, lag_ms
 from audiodiff.evaluation.speech import McdAlignment, mcd
 
+_CLIPPED_SAMPLES = 3
+"""Samples in a row at full scale that count as clipping."""
 _PAIRS_PER_PROCESS = 8
-"""With fewer pairs than this for each, starting another process costs more than it saves."""
+"""Fewer pairs than this per process do not pay for its start."""
 _TIMING = re.compile(r"(?:.* -> )?(?P<path>.+?)  \d+\.\d\d s, (?:synthesised|made) in (?P<seconds>\d+\.\d+) s, ")
+
+
+@dataclass(frozen=True)
+class AlignmentOptions:
+    """How far two recordings may be apart in length and time to be compared.
+
+    Attributes:
+        max_length_difference: In seconds; the longer is cut.
+        max_lag_ms: How much earlier or later the generated may come.
+        align: Whether a lag is undone before comparing, whatever its size.
+    """
+
+    max_length_difference: float = 0.1
+    max_lag_ms: float = 50.0
+    align: bool = False
 
 
 @dataclass(frozen=True)
@@ -37,14 +59,14 @@ class Task:
     Attributes:
         match: The files.
         metrics: Names.
-        limits: What counts as comparable.
+        alignment: How far the two may be apart.
         mcd_alignment: How frames are matched for MCD.
         synthesis_seconds: How long making the recording took, if that is known.
     """
 
     match: Match
     metrics: tuple[str, ...]
-    limits: Limits
+    alignment: AlignmentOptions
     mcd_alignment: McdAlignment = "none"
     synthesis_seconds: float | None = None
 
@@ -54,7 +76,7 @@ def evaluate(
     reference: Path,
     metrics: Sequence[str],
     *,
-    limits: Limits | None = None,
+    alignment: AlignmentOptions | None = None,
     mcd_alignment: McdAlignment = "none",
     timings: Mapping[str, float] | None = None,
     jobs: int | None = None,
@@ -66,7 +88,7 @@ def evaluate(
         systems: Name of each system, and its recordings: a folder, a manifest (.jsonl) or a file.
         reference: The originals, likewise.
         metrics: Names of `audiodiff.evaluation.registry.METRICS`; see `choose_metrics`.
-        limits: What counts as comparable; None takes the defaults.
+        alignment: How far two recordings may be apart; None takes the defaults.
         mcd_alignment: How frames are matched for MCD.
         timings: Path of a generated file to the seconds its synthesis took, for the real-time factor.
         jobs: Processes; None takes one per core, and fewer for a handful of files.
@@ -78,29 +100,29 @@ def evaluate(
     Raises:
         DataError: If there are no pairs at all.
     """
-    limits = limits or Limits()
+    alignment = alignment or AlignmentOptions()
     results, tasks = [], []
     for number, (name, path) in enumerate(systems.items()):
-        matches, alone = match_files(path, reference)
-        excluded = [Excluded(name=item, reason=reason) for item, reason in alone]
+        matches, unmatched = match_files(path, reference)
+        excluded = [Excluded(name=item, reason=reason) for item, reason in unmatched]
         results.append(SystemResult(name=name, path=str(path), excluded=excluded))
         for match in matches:
             seconds = (timings or {}).get(os.path.abspath(match.generated))
-            tasks.append((number, Task(match, tuple(metrics), limits, mcd_alignment, seconds)))
-    for number, outcome in _run(tasks, jobs):
+            tasks.append((number, Task(match, tuple(metrics), alignment, mcd_alignment, seconds)))
+    for number, result in _run(tasks, jobs):
         on_progress(1)
-        if isinstance(outcome, FileResult):
-            results[number].files.append(outcome)
+        if isinstance(result, FileResult):
+            results[number].files.append(result)
         else:
-            results[number].excluded.append(outcome)
-    for result in results:
-        result.files.sort(key=lambda file: file.name)
-        result.excluded.sort(key=lambda item: item.name)
+            results[number].excluded.append(result)
+    for system in results:
+        system.files.sort(key=lambda file: file.name)
+        system.excluded.sort(key=lambda item: item.name)
     return Evaluation(
         created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         reference=str(reference),
         metrics=list(metrics),
-        settings={"limits": asdict(limits), "mcd_alignment": mcd_alignment, "versions": _versions(metrics)},
+        settings={"alignment": asdict(alignment), "mcd_alignment": mcd_alignment, "versions": _versions(metrics)},
         systems=results,
     )
 
@@ -116,13 +138,13 @@ def _versions(metrics: Sequence[str]) -> dict[str, str]:
 
 
 def _run(tasks: Sequence[tuple[int, Task]], jobs: int | None) -> Iterator[tuple[int, FileResult | Excluded]]:
-    """Yield the outcome of every task with its system's number, in any order."""
-    wanted = min(jobs or os.cpu_count() or 1, -(-len(tasks) // (1 if jobs else _PAIRS_PER_PROCESS)))
-    if wanted <= 1:
+    """Yield the result of every task with its system's number, in any order."""
+    n_processes = min(jobs or os.cpu_count() or 1, -(-len(tasks) // (1 if jobs else _PAIRS_PER_PROCESS)))
+    if n_processes <= 1:
         yield from ((number, score_files(task)) for number, task in tasks)
         return
     # Spawned, because a fork of a process whose torch has started threads may hang.
-    with ProcessPoolExecutor(wanted, get_context("spawn"), torch.set_num_threads, (1,)) as pool:
+    with ProcessPoolExecutor(n_processes, get_context("spawn"), torch.set_num_threads, (1,)) as pool:
         futures = {pool.submit(score_files, task): (number, task) for number, task in tasks}
         for future in as_completed(futures):
             number, task = futures[future]
@@ -136,21 +158,21 @@ def _run(tasks: Sequence[tuple[int, Task]], jobs: int | None) -> Iterator[tuple[
 def score_files(task: Task) -> FileResult | Excluded:
     """Read, check and score one pair."""
     try:
-        comparable = load_pair(task.match, task.limits)
+        loaded = load_pair(task.match, task.alignment)
     except AudiodiffError as error:
         return Excluded(name=task.match.name, reason=str(error))
-    pair = comparable.pair
+    pair = loaded.pair
     options: dict[str, Callable[[Pair], float]] = {"mcd": partial(mcd, alignment=task.mcd_alignment)}
     if task.synthesis_seconds is not None:
         options["real_time_factor"] = partial(_real_time_factor, seconds=task.synthesis_seconds)
-    scores = measure(pair, task.metrics, **options)
+    scores = score_pair(pair, task.metrics, **options)
     return FileResult(
         name=task.match.name,
         generated=str(task.match.generated),
         reference=str(task.match.reference),
         seconds=pair.seconds,
         sample_rate=pair.sample_rate,
-        notes=comparable.notes,
+        notes=loaded.notes,
         scores=scores.values,
         failures=scores.failures,
     )
@@ -158,6 +180,83 @@ def score_files(task: Task) -> FileResult | Excluded:
 
 def _real_time_factor(pair: Pair, seconds: float) -> float:
     return seconds / pair.seconds
+
+
+@dataclass(frozen=True)
+class LoadedPair:
+    """A pair that can be scored.
+
+    Attributes:
+        pair: The recordings.
+        notes: What was done to them and what is odd about them, one line each.
+    """
+
+    pair: Pair
+    notes: list[str]
+
+
+def load_pair(match: Match, alignment: AlignmentOptions) -> LoadedPair:
+    """Read two files and bring them to the reference's rate and the shorter one's length.
+
+    Args:
+        match: The files.
+        alignment: How far the two may be apart.
+
+    Returns:
+        The pair, and notes on what was changed and what is odd.
+
+    Raises:
+        AudioError: If a file cannot be read or is silent, or the two cannot be compared: other channels, other length,
+            other timing.
+    """
+    reference, generated = (load_audio(path, mono=False) for path in (match.reference, match.generated))
+    rate, own_rate = (audio_info(path).sample_rate for path in (match.reference, match.generated))
+    notes: list[str] = []
+    if own_rate != rate:
+        notes.append(f"resampled from {own_rate} Hz to the reference's {rate} Hz")
+        generated = resample(generated, own_rate, rate)
+    if len(generated) != len(reference):
+        raise AudioError(
+            f"{match.generated} has {len(generated)} channels, its reference {len(reference)}. Mix one of them down."
+        )
+    for path, audio in ((match.generated, generated), (match.reference, reference)):
+        if float(audio.square().mean().sqrt()) <= SILENCE:
+            raise AudioError(f"{path} is silent (under -100 dB): there is nothing to compare.")
+    notes += filter(None, [_clipping(generated)])
+    excess = generated.shape[1] - reference.shape[1]
+    if abs(excess) > alignment.max_length_difference * rate:
+        raise AudioError(
+            f"{match.generated} is {generated.shape[1] / rate:.2f} s, its reference {reference.shape[1] / rate:.2f} s; "
+            f"more than {alignment.max_length_difference:g} s apart they are not compared. --max-length-difference "
+            "allows more."
+        )
+    if excess:
+        notes.append(f"{abs(excess)} samples of the {'generated' if excess > 0 else 'reference'} cut to equal length")
+    n_samples = min(generated.shape[1], reference.shape[1])
+    pair = Pair(generated[:, :n_samples], reference[:, :n_samples], rate)
+    return _check_lag(pair, match, alignment, notes)
+
+
+def _check_lag(pair: Pair, match: Match, alignment: AlignmentOptions, notes: list[str]) -> LoadedPair:
+    lag = lag_ms(pair)
+    if alignment.align and lag:
+        shift = round(lag * pair.sample_rate / 1000)
+        # Positive: the generated is late, so its beginning goes, and zeros take the place of what comes after its end.
+        moved = functional.pad(pair.generated, (-shift, shift))
+        notes.append(f"moved by {-lag:.1f} ms")
+        return LoadedPair(Pair(moved, pair.reference, pair.sample_rate), notes)
+    if abs(lag) > alignment.max_lag_ms:
+        raise AudioError(
+            f"{match.generated} comes {lag:.0f} ms after its reference; beyond {alignment.max_lag_ms:g} ms metrics "
+            "compare other sounds. --align undoes the lag, --max-lag allows more."
+        )
+    return LoadedPair(pair, notes)
+
+
+def _clipping(audio: Tensor) -> str:
+    full_scale = audio.abs() >= 1 - 2**-15
+    clipped = full_scale.shape[1] >= _CLIPPED_SAMPLES and bool(full_scale.unfold(1, _CLIPPED_SAMPLES, 1).all(2).any())
+    return f"clipped: {int(full_scale.sum())} samples at full scale" if clipped else ""
 
 
 def read_timings(path: Path) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""The validation loss of a training run by noise level: at the levels it was trained on, and between them."""
+"""The validation loss of a training run by noise level: at the log-SNRs it was trained at, and between them."""
 
 from __future__ import annotations
 
@@ -11,55 +11,56 @@ from matplotlib.axes import Axes
 
 from audiodiff.config import DiffusionConfig, load_run_config
 from audiodiff.errors import DataError
-from audiodiff.evaluation.plots import COLOURS, read_curves, tidy
+from audiodiff.evaluation.plots import COLOURS, read_curves, style_axes
 
 _PREFIX = "validation/loss_at_"
 _ROUNDING = 0.051
-"""What a level in the name of a curve may be off by, in log-SNR; names have one digit after the point."""
+"""Error of the log-SNR in the name of a curve, which has one digit after the point."""
 
 
 @dataclass(frozen=True)
-class LevelLosses:
-    """Where a model errs.
+class LossByNoiseLevel:
+    """Validation loss at several noise levels.
 
     Attributes:
         step: Training steps done.
-        by_level: Log-SNR to validation loss, from most to least noise.
-        trained: Those of the levels that training was confined to; all where it was not.
+        losses: Log-SNR to validation loss, from most to least noise.
+        trained: The log-SNRs that training was restricted to; all where it was not.
     """
 
     step: int
-    by_level: Mapping[float, float]
+    losses: Mapping[float, float]
     trained: frozenset[float]
 
-    def in_words(self) -> str:
-        """Say the mean loss, and where training was confined to a grid also the means on it and between."""
-        said = f"step {self.step}, mean {fmean(self.by_level.values()):.4f}"
-        inside, between = (
-            [loss for level, loss in self.by_level.items() if (level in self.trained) == wanted]
-            for wanted in (True, False)
+    def summary(self) -> str:
+        """Return the mean loss in words; where training was restricted to a grid, also the means on it and between."""
+        text = f"step {self.step}, mean {fmean(self.losses.values()):.4f}"
+        on_grid, between = (
+            [loss for log_snr, loss in self.losses.items() if (log_snr in self.trained) == inside]
+            for inside in (True, False)
         )
-        if not inside or not between:
-            return said
-        said += f"; at the training levels {fmean(inside):.4f}, between them {fmean(between):.4f}"
-        return said if self.excess is None else f"{said}, {self.excess:+.4f} beside the means of their neighbours"
+        if not on_grid or not between:
+            return text
+        text += f"; at the training levels {fmean(on_grid):.4f}, between them {fmean(between):.4f}"
+        excess = self.interpolation_excess
+        return text if excess is None else f"{text}, {excess:+.4f} relative to the mean of their neighbours"
 
     @property
-    def excess(self) -> float | None:
-        """How much larger the loss is between two training levels than the mean of theirs; None where none is between.
+    def interpolation_excess(self) -> float | None:
+        """Mean of loss at an untrained log-SNR minus the mean of its trained neighbours; None where there is none.
 
         A loss that is a smooth curve of the noise level has an excess near zero, whatever its slope.
         """
-        every = list(self.by_level.items())
-        beside = [
+        points = list(self.losses.items())
+        excess = [
             here[1] - (left[1] + right[1]) / 2
-            for left, here, right in zip(every, every[1:], every[2:], strict=False)
+            for left, here, right in zip(points, points[1:], points[2:], strict=False)
             if here[0] not in self.trained and {left[0], right[0]} <= self.trained
         ]
-        return fmean(beside) if beside else None
+        return fmean(excess) if excess else None
 
 
-def read_level_losses(run_dir: Path) -> LevelLosses:
+def read_loss_by_noise_level(run_dir: Path) -> LossByNoiseLevel:
     """Read the last validation of a run from what it wrote for TensorBoard.
 
     Args:
@@ -78,29 +79,29 @@ def read_level_losses(run_dir: Path) -> LevelLosses:
         raise DataError(f"{run_dir} has not been validated yet. Let the run go on to training.validate_every steps.")
     step = max(steps[-1] for steps, _ in curves.values())
     last = {float(name): values[-1] for name, (steps, values) in curves.items() if steps[-1] == step}
-    by_level = dict(sorted(last.items()))
-    return LevelLosses(step, by_level, frozenset(_trained(by_level, diffusion)))
+    losses = dict(sorted(last.items()))
+    return LossByNoiseLevel(step, losses, frozenset(_trained(losses, diffusion)))
 
 
-def _trained(levels: Mapping[float, float], diffusion: DiffusionConfig) -> list[float]:
+def _trained(log_snrs: Mapping[float, float], diffusion: DiffusionConfig) -> list[float]:
     if not diffusion.levels:
-        return list(levels)
+        return list(log_snrs)
     grid = [diffusion.log_snr_at(i / (diffusion.levels - 1)) for i in range(diffusion.levels)]
-    return [level for level in levels if min(abs(level - known) for known in grid) < _ROUNDING]
+    return [log_snr for log_snr in log_snrs if min(abs(log_snr - known) for known in grid) < _ROUNDING]
 
 
-def plot_level_losses(axes: Axes, runs: Mapping[str, LevelLosses]) -> None:
-    """Draw loss over noise level, a line per run; dots are levels of a grid that training was confined to.
+def plot_loss_by_noise_level(axes: Axes, runs: Mapping[str, LossByNoiseLevel]) -> None:
+    """Draw loss over noise level, a line per run; dots are the grid that training was restricted to.
 
     Args:
         axes: Where to draw.
         runs: Label to losses.
     """
-    for i, (label, losses) in enumerate(runs.items()):
+    for i, (label, run) in enumerate(runs.items()):
         colour = COLOURS[i % len(COLOURS)]
-        axes.plot(list(losses.by_level), list(losses.by_level.values()), color=colour, linewidth=1.2, label=label)
-        if len(losses.trained) < len(losses.by_level):
-            dots = [level for level in losses.by_level if level in losses.trained]
-            axes.plot(dots, [losses.by_level[level] for level in dots], "o", color=colour, markersize=4)
+        axes.plot(list(run.losses), list(run.losses.values()), color=colour, linewidth=1.2, label=label)
+        if len(run.trained) < len(run.losses):
+            trained = sorted(run.trained)
+            axes.plot(trained, [run.losses[log_snr] for log_snr in trained], "o", color=colour, markersize=4)
     axes.legend(frameon=False)
-    tidy(axes, "log-SNR", "validation loss")
+    style_axes(axes, "log-SNR", "validation loss")

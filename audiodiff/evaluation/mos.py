@@ -1,4 +1,4 @@
-"""Predicted opinions and speaker similarity by the extra `eval-mos`, whose weights come inside the packages."""
+"""Predicted mean opinion scores and speaker similarity, by the extra `eval-mos`; its packages hold their weights."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from audiodiff.evaluation.signal import SPEECH_RATE
 
 
 def distillmos(pair: Pair) -> float:
-    """Return DistillMOS (Stahl and Gamper 2025), an opinion of the generated alone, at 16 kHz."""
-    return pair.mean_of_channels(SPEECH_RATE, lambda generated, _: _distillmos(generated))
+    """Return DistillMOS (Stahl and Gamper 2025), a MOS predicted from the generated alone, at 16 kHz."""
+    return pair.mean_over_channels(SPEECH_RATE, lambda generated, _: _distillmos(generated))
 
 
 def _distillmos(samples: Samples) -> float:
@@ -38,28 +38,28 @@ def _distillmos_model() -> torch.nn.Module:
 
 
 def dnsmos_overall(pair: Pair) -> float:
-    """Return the overall opinion of DNSMOS P.835 (Reddy, Gopal and Cutler 2022) of the generated, at 16 kHz."""
+    """Return the overall MOS of DNSMOS P.835 (Reddy, Gopal and Cutler 2022) of the generated, at 16 kHz."""
     return _dnsmos(pair, "ovrl_mos")
 
 
 def dnsmos_p808(pair: Pair) -> float:
-    """Return DNSMOS P.808 (Reddy, Gopal and Cutler 2021), an opinion of the generated alone, at 16 kHz."""
+    """Return DNSMOS P.808 (Reddy, Gopal and Cutler 2021), a MOS predicted from the generated alone, at 16 kHz."""
     return _dnsmos(pair, "p808_mos")
 
 
 def _dnsmos(pair: Pair, name: str) -> float:
-    """Return one of DNSMOS's opinions; they are found together, so once for a pair."""
-    opinions = pair.once("DNSMOS", lambda: [_dnsmos_opinions(channel) for channel in pair.at(SPEECH_RATE)[0]])
-    return float(np.mean([opinion[name] for opinion in opinions]))
+    """Return one of DNSMOS's scores; all are computed together, once per pair."""
+    scores = pair.cached("DNSMOS", lambda: [_run_dnsmos(channel) for channel in pair.resampled(SPEECH_RATE)[0]])
+    return float(np.mean([channel[name] for channel in scores]))
 
 
-def _dnsmos_opinions(samples: Samples) -> dict[str, float]:
+def _run_dnsmos(samples: Samples) -> dict[str, float]:
     from speechmos import dnsmos
 
     if (peak := np.abs(samples).max()) > 1:
         raise AudioError(f"the peak at 16 kHz is {peak:.2f}, and DNSMOS takes nothing beyond 1. Lower the level.")
-    opinions: dict[str, float] = dnsmos.run(samples, SPEECH_RATE)
-    return opinions
+    scores: dict[str, float] = dnsmos.run(samples, SPEECH_RATE)
+    return scores
 
 
 def speaker_similarity(pair: Pair) -> float:
@@ -68,10 +68,10 @@ def speaker_similarity(pair: Pair) -> float:
     Raises:
         AudioError: If no voice is found in one of them.
     """
-    return pair.mean_of_channels(SPEECH_RATE, lambda *channel: float(np.dot(*map(_voice, channel))))
+    return pair.mean_over_channels(SPEECH_RATE, lambda *channel: float(np.dot(*map(_speaker_embedding, channel))))
 
 
-def _voice(samples: Samples) -> Samples:
+def _speaker_embedding(samples: Samples) -> Samples:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of imports that the package should no longer make
         from resemblyzer import preprocess_wav

@@ -1,4 +1,4 @@
-"""Two recordings to compare, and what several metrics need of both: another rate, silence, the analysis by WORLD."""
+"""Two recordings to compare, with what several metrics need of both: resampled audio, silence, WORLD's analysis."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from torch import Tensor
 from audiodiff.errors import AudioError
 
 Samples = NDArray[np.float64]
-_Found = TypeVar("_Found")
+_T = TypeVar("_T")
 
 WORLD_FRAME_SECONDS = 0.005
 """Hop of WORLD's analysis, its default."""
 
 
 class World(NamedTuple):
-    """What WORLD (Morise, Yokomori and Ozawa 2016) finds in one channel, a frame every 5 ms.
+    """WORLD's analysis of one channel (Morise, Yokomori and Ozawa 2016), a frame every 5 ms.
 
     Attributes:
-        pitch: F0 in Hz by DIO, refined by StoneMask; 0 where unvoiced `(frames,)`.
+        f0: F0 in Hz by DIO, refined by StoneMask; 0 where unvoiced `(frames,)`.
         envelope: Power spectrum by CheapTrick `(frames, bins)`.
     """
 
-    pitch: Samples
+    f0: Samples
     envelope: Samples
 
 
@@ -51,7 +51,7 @@ class Pair:
         self.generated = generated.detach().cpu().float()
         self.reference = reference.detach().cpu().float()
         self.sample_rate = sample_rate
-        self._found: dict[str, object] = {}
+        self._cache: dict[str, object] = {}
 
     @property
     def seconds(self) -> float:
@@ -63,37 +63,37 @@ class Pair:
         """Whether a channel of either recording holds nothing but zeros."""
         return not all(bool(audio.any(1).all()) for audio in (self.generated, self.reference))
 
-    def at(self, sample_rate: int) -> tuple[Samples, Samples]:
+    def resampled(self, sample_rate: int) -> tuple[Samples, Samples]:
         """Return generated and reference `(channels, time)` in float64, resampled by soxr at its highest quality."""
-        return self.once(
+        return self.cached(
             f"at {sample_rate} Hz",
             lambda: (
-                _at(self.generated, self.sample_rate, sample_rate),
-                _at(self.reference, self.sample_rate, sample_rate),
+                _resample(self.generated, self.sample_rate, sample_rate),
+                _resample(self.reference, self.sample_rate, sample_rate),
             ),
         )
 
-    def once(self, name: str, find: Callable[[], _Found]) -> _Found:
-        """Return what `find` returns, which is asked the first time only; several metrics share it by its name."""
-        if name not in self._found:
-            self._found[name] = find()
-        return self._found[name]  # type: ignore[return-value]
+    def cached(self, name: str, compute: Callable[[], _T]) -> _T:
+        """Return `compute()`, called the first time only; metrics share the value by its name."""
+        if name not in self._cache:
+            self._cache[name] = compute()
+        return self._cache[name]  # type: ignore[return-value]
 
-    def mean_of_channels(self, sample_rate: int, metric: Callable[[Samples, Samples], float]) -> float:
+    def mean_over_channels(self, sample_rate: int, metric: Callable[[Samples, Samples], float]) -> float:
         """Return the mean over channels of a metric of (generated, reference), each `(time,)` at a rate in Hz."""
-        return float(np.mean([metric(*channel) for channel in zip(*self.at(sample_rate), strict=True)]))
+        return float(np.mean([metric(*channel) for channel in zip(*self.resampled(sample_rate), strict=True)]))
 
     @cached_property
     def world(self) -> list[tuple[World, World]]:
         """The analyses of generated and reference, channel by channel, at the recordings' own rate."""
-        own = self.at(self.sample_rate)
+        channels = self.resampled(self.sample_rate)
         return [
             (_analyse(generated, self.sample_rate), _analyse(reference, self.sample_rate))
-            for generated, reference in zip(*own, strict=True)
+            for generated, reference in zip(*channels, strict=True)
         ]
 
 
-def _at(audio: Tensor, from_rate: int, to_rate: int) -> Samples:
+def _resample(audio: Tensor, from_rate: int, to_rate: int) -> Samples:
     samples: Samples = audio.double().numpy()
     if from_rate == to_rate:
         return samples
@@ -108,6 +108,6 @@ def _analyse(samples: Samples, sample_rate: int) -> World:
         warnings.simplefilter("ignore")  # of the way it finds its own version
         import pyworld
 
-    rough, time = pyworld.dio(samples, sample_rate, frame_period=1000 * WORLD_FRAME_SECONDS)
-    pitch = pyworld.stonemask(samples, rough, time, sample_rate)
-    return World(pitch, pyworld.cheaptrick(samples, pitch, time, sample_rate))
+    coarse_f0, time = pyworld.dio(samples, sample_rate, frame_period=1000 * WORLD_FRAME_SECONDS)
+    f0 = pyworld.stonemask(samples, coarse_f0, time, sample_rate)
+    return World(f0, pyworld.cheaptrick(samples, f0, time, sample_rate))

@@ -1,4 +1,4 @@
-"""Pictures of models, runs and results: reverse process, learned RBFs, schedules, training curves, quality and cost.
+"""Plots of models, runs and results: reverse process, learned RBFs, schedules, training curves, score by speed.
 
 Every function draws into axes of matplotlib that it is given; `audiodiff.audio.plots.save_figure` writes PNG and SVG.
 """
@@ -26,8 +26,8 @@ COLOURS = ("#31688e", "#a8327d", "#35b779", "#e8871e", "#5d3a9b", "#777777", "#b
 _POINTS = 400
 
 
-def tidy(axes: Axes, xlabel: str, ylabel: str) -> None:
-    """Name the axes of a panel and take away what is not needed."""
+def style_axes(axes: Axes, xlabel: str, ylabel: str) -> None:
+    """Label the axes of a panel, with a light grid and no frame."""
     axes.set(xlabel=xlabel, ylabel=ylabel)
     axes.grid(alpha=0.25)
     axes.set_axisbelow(True)
@@ -37,12 +37,12 @@ def tidy(axes: Axes, xlabel: str, ylabel: str) -> None:
 def plot_reverse_process(
     axes: Sequence[Sequence[Axes]], states: Sequence[tuple[float, Tensor]], mel_config: MelConfig
 ) -> None:
-    """Draw what a sampler holds before and after every step, as waveform and mel spectrogram.
+    """Draw the signal before and after every step of a sampler, as waveform and mel spectrogram.
 
     Args:
         axes: Two rows with one column per state.
         states: Log-SNR and audio `(time,)` or `(1, time)`, in the order of the steps; an infinite log-SNR is clean.
-        mel_config: The mel convention to look through.
+        mel_config: The mel convention to draw in.
 
     Raises:
         DataError: If there are not two rows of one panel per state.
@@ -54,13 +54,13 @@ def plot_reverse_process(
     mels = [spectrogram(audio.detach().cpu().float().reshape(1, -1)) for _, audio in states]
     peak_db = 20 * math.log10(float(spectrogram.to_magnitude(mels[-1]).max()))
     for column, ((log_snr, audio), mel) in enumerate(zip(states, mels, strict=True)):
-        waveform, picture = axes[0][column], axes[1][column]
+        waveform, spectrogram_axes = axes[0][column], axes[1][column]
         plot_waveform(waveform, audio.reshape(1, -1), mel_config.sample_rate)
-        plot_mel(picture, mel, mel_config, peak_db=peak_db)  # all in the colours of the result
+        plot_mel(spectrogram_axes, mel, mel_config, peak_db=peak_db)  # all in the colours of the result
         level = "clean" if math.isinf(log_snr) else f"log-SNR {log_snr:.1f}"
         waveform.set_title(f"{'start' if column == 0 else f'step {column}'}, {level}")
         waveform.label_outer()
-        picture.label_outer()
+        spectrogram_axes.label_outer()
 
 
 def plot_radial_basis(axes: Axes, centres: Tensor, spread: Tensor, *, log_snr_min: float, log_snr_max: float) -> None:
@@ -75,14 +75,14 @@ def plot_radial_basis(axes: Axes, centres: Tensor, spread: Tensor, *, log_snr_mi
     """
     low = min(log_snr_min, float(centres.min()))
     high = max(log_snr_max, float(centres.max()))
-    levels = torch.linspace(low, high, _POINTS)
+    log_snrs = torch.linspace(low, high, _POINTS)
     for i, (centre, width) in enumerate(sorted(zip(centres.tolist(), spread.tolist(), strict=True))):
-        values = torch.exp(-0.5 * ((levels - centre) / width).square())
-        axes.plot(levels.numpy(), values.numpy(), color=COLOURS[i % 2], linewidth=1)
+        values = torch.exp(-0.5 * ((log_snrs - centre) / width).square())
+        axes.plot(log_snrs.numpy(), values.numpy(), color=COLOURS[i % 2], linewidth=1)
         axes.plot([centre], [0], "|", color=COLOURS[i % 2], markersize=10, clip_on=False)
     axes.axvspan(log_snr_min, log_snr_max, color="#777777", alpha=0.08, linewidth=0)
     axes.set(xlim=(low, high), ylim=(0, 1.05))
-    tidy(axes, "log-SNR (trained range shaded)", "radial basis function")
+    style_axes(axes, "log-SNR (trained range shaded)", "radial basis function")
 
 
 def plot_schedules(
@@ -101,10 +101,10 @@ def plot_schedules(
         ConfigError: If a name is unknown, or a schedule cannot have so many steps.
     """
     for i, name in enumerate(names):
-        levels = make_schedule(name, n_steps, log_snr_min=log_snr_min, log_snr_max=log_snr_max)[:-1]
-        axes.plot(range(1, n_steps + 1), levels.numpy(), ".-", color=COLOURS[i % len(COLOURS)], label=name)
+        log_snrs = make_schedule(name, n_steps, log_snr_min=log_snr_min, log_snr_max=log_snr_max)[:-1]
+        axes.plot(range(1, n_steps + 1), log_snrs.numpy(), ".-", color=COLOURS[i % len(COLOURS)], label=name)
     axes.legend(frameon=False)
-    tidy(axes, "step", "log-SNR")
+    style_axes(axes, "step", "log-SNR")
 
 
 def plot_scales(axes: Axes, *, log_snr_min: float, log_snr_max: float, marks: Tensor | None = None) -> None:
@@ -116,15 +116,15 @@ def plot_scales(axes: Axes, *, log_snr_min: float, log_snr_max: float, marks: Te
         log_snr_max: Right end.
         marks: Log-SNR of the steps of a schedule, drawn as dots; infinite ones are left out. None draws no dots.
     """
-    levels = torch.linspace(log_snr_min, log_snr_max, _POINTS)
-    for curve, name, colour in zip(alpha_sigma(levels), ("signal α", "noise σ"), COLOURS, strict=False):
-        axes.plot(levels.numpy(), curve.numpy(), color=colour, label=name)
+    log_snrs = torch.linspace(log_snr_min, log_snr_max, _POINTS)
+    for curve, name, colour in zip(alpha_sigma(log_snrs), ("signal α", "noise σ"), COLOURS, strict=False):
+        axes.plot(log_snrs.numpy(), curve.numpy(), color=colour, label=name)
     if marks is not None:
         steps = marks[marks.isfinite()]
         for curve, colour in zip(alpha_sigma(steps), COLOURS, strict=False):
             axes.plot(steps.numpy(), curve.numpy(), "o", color=colour, markersize=4)
     axes.legend(frameon=False)
-    tidy(axes, "log-SNR", "amplitude")
+    style_axes(axes, "log-SNR", "amplitude")
 
 
 def read_curves(run_dir: Path) -> dict[str, tuple[list[int], list[float]]]:
@@ -176,10 +176,10 @@ def plot_curves(
         mark = "o-" if len(steps) < 30 else "-"
         axes.plot(steps, values, mark, markersize=3, color=COLOURS[i % len(COLOURS)], linewidth=1.2, label=name)
     axes.legend(frameon=False)
-    tidy(axes, "step", ylabel)
+    style_axes(axes, "step", ylabel)
 
 
-def plot_quality(axes: Axes, evaluations: Sequence[Evaluation], metric: str) -> None:
+def plot_score_by_speed(axes: Axes, evaluations: Sequence[Evaluation], metric: str) -> None:
     """Draw the mean of a metric of every system against its mean real-time factor, with 95 % intervals.
 
     Args:
@@ -194,22 +194,22 @@ def plot_quality(axes: Axes, evaluations: Sequence[Evaluation], metric: str) -> 
         raise DataError(f"no metric {metric!r}; choose from {', '.join(METRICS)}.")
     systems = [system for evaluation in evaluations for system in evaluation.systems]
     for i, system in enumerate(systems):
-        quality, cost = system.summary(metric), system.summary("real_time_factor")
-        if quality is None or cost is None:
-            lacking = METRICS[metric].title if quality is None else "real-time factor (evaluate it with --timings)"
-            raise DataError(f"{system.name} has no {lacking}.")
-        half = 0.0 if quality.high is None else quality.high - quality.mean
+        score, rtf = system.summary(metric), system.summary("real_time_factor")
+        if score is None or rtf is None:
+            missing = METRICS[metric].title if score is None else "real-time factor (evaluate it with --timings)"
+            raise DataError(f"{system.name} has no {missing}.")
+        half = 0.0 if score.high is None else score.high - score.mean
         colour = COLOURS[i % len(COLOURS)]
-        axes.errorbar(cost.mean, quality.mean, yerr=half, fmt="o", color=colour, capsize=3)
-        axes.annotate(system.name, (cost.mean, quality.mean), (7, 5), textcoords="offset points", color=colour)
+        axes.errorbar(rtf.mean, score.mean, yerr=half, fmt="o", color=colour, capsize=3)
+        axes.annotate(system.name, (rtf.mean, score.mean), (7, 5), textcoords="offset points", color=colour)
     axes.set_xscale("log")
     axes.margins(0.2)
     better = {"higher": ", higher is better", "lower": ", lower is better", "neither": ""}[METRICS[metric].better]
-    tidy(axes, "real-time factor (seconds per second of audio)", METRICS[metric].title + better)
+    style_axes(axes, "real-time factor (seconds per second of audio)", METRICS[metric].title + better)
 
 
-def plot_few_steps(
-    axes: Axes, curves: Mapping[str, Mapping[int, float]], metric: str, factors: Mapping[int, float] | None = None
+def plot_score_by_steps(
+    axes: Axes, curves: Mapping[str, Mapping[int, float]], metric: str, rtf: Mapping[int, float] | None = None
 ) -> None:
     """Draw the score of several schedules against the number of steps, or against the real-time factor of so many.
 
@@ -217,31 +217,31 @@ def plot_few_steps(
         axes: Where to draw.
         curves: Name of a schedule, and number of steps to score.
         metric: A name of `METRICS`.
-        factors: Number of steps to real-time factor; with it, that is the horizontal axis.
+        rtf: Number of steps to real-time factor, which then is the horizontal axis.
     """
     for i, (name, scores) in enumerate(curves.items()):
         steps = sorted(scores)
-        across = steps if factors is None else [factors[n] for n in steps]
-        axes.plot(across, [scores[n] for n in steps], ".-", color=COLOURS[i % len(COLOURS)], label=name)
-        if factors is not None and i == 0:
-            for n, x in zip(steps, across, strict=True):
-                axes.annotate(f"{n}", (x, scores[n]), (0, 5), textcoords="offset points", fontsize=8)
+        x = steps if rtf is None else [rtf[n] for n in steps]
+        axes.plot(x, [scores[n] for n in steps], ".-", color=COLOURS[i % len(COLOURS)], label=name)
+        if rtf is not None and i == 0:
+            for n, position in zip(steps, x, strict=True):
+                axes.annotate(f"{n}", (position, scores[n]), (0, 5), textcoords="offset points", fontsize=8)
     better = {"higher": ", higher is better", "lower": ", lower is better", "neither": ""}[METRICS[metric].better]
     axes.legend(frameon=False)
-    across_label = "steps" if factors is None else "real-time factor (numbers: steps)"
-    tidy(axes, across_label, METRICS[metric].title + better)
+    xlabel = "steps" if rtf is None else "real-time factor (numbers: steps)"
+    style_axes(axes, xlabel, METRICS[metric].title + better)
 
 
-def curve_groups(curves: Mapping[str, object]) -> list[tuple[str, list[str]]]:
+def group_curves(curves: Mapping[str, object]) -> list[tuple[str, list[str]]]:
     """Sort the curves of a run into panels: losses, scores, and the rest one by one.
 
     Returns:
         A label of the vertical axis and the names, for each panel.
     """
     losses = [name for name in ("training/loss", "validation/loss") if name in curves]
-    levels = sorted(name for name in curves if name.startswith("validation/loss_at_"))
-    rest = [name for name in curves if name not in (*losses, *levels) and not name.startswith("scores/")]
-    groups = [("loss", losses)] + ([("loss by log-SNR", levels)] if levels else [])
+    by_log_snr = sorted(name for name in curves if name.startswith("validation/loss_at_"))
+    rest = [name for name in curves if name not in (*losses, *by_log_snr) and not name.startswith("scores/")]
+    groups = [("loss", losses)] + ([("loss by log-SNR", by_log_snr)] if by_log_snr else [])
     groups += [(name.rpartition("/")[2].replace("_", " "), [name]) for name in sorted(rest)]
     groups += [
         (METRICS[name[7:]].title, [name]) for name in curves if name[7:] in METRICS and name.startswith("scores/")

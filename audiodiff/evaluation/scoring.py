@@ -1,6 +1,6 @@
 """Scores of a generated recording against its original.
 
-A score that cannot be had for a recording comes with the reason why, never as a number.
+A score that is undefined for a recording comes with the reason, never as a number.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from audiodiff.evaluation.registry import METRICS, TITLES
 _LOG = logging.getLogger(__name__)
 
 VOCODER_SCORES = ("pesq_wb", "estoi", "distillmos", "m_stft", "log_mel", "rms_ratio_db", "peak")
-"""What `score` measures unless told otherwise: the few that tell vocoders apart, and what tells a blunder."""
+"""The default of `score`: those that tell vocoders apart, and two that reveal a wrong level."""
 
 
 class Scores(NamedTuple):
-    """Scores of one pair, and the reasons for those that it cannot have."""
+    """Scores of one pair, and the reasons for those that are undefined."""
 
     values: dict[str, float]
     failures: dict[str, str]
 
 
-def choose_metrics(sets_or_names: Iterable[str]) -> tuple[list[str], list[str]]:
+def resolve_metrics(sets_or_names: Iterable[str]) -> tuple[list[str], list[str]]:
     """Resolve names of metrics and sets, such as `["default", "mcd"]`.
 
     Returns:
@@ -37,28 +37,28 @@ def choose_metrics(sets_or_names: Iterable[str]) -> tuple[list[str], list[str]]:
         then left out.
 
     Raises:
-        ConfigError: If a name is unknown, or a metric asked for by its own name is not installed.
+        ConfigError: If a name is unknown, or a metric requested for by its own name is not installed.
     """
-    asked = list(sets_or_names)
+    requested = list(sets_or_names)
     sets = dict.fromkeys(metric.belongs_to for metric in METRICS.values())
-    unknown = [name for name in asked if name not in METRICS and name not in sets]
+    unknown = [name for name in requested if name not in METRICS and name not in sets]
     if unknown:
         raise ConfigError(f"no metric {unknown[0]!r}; choose from the sets {', '.join(sets)}, or {', '.join(METRICS)}.")
-    for name in asked:
+    for name in requested:
         if name in METRICS and not METRICS[name].installed:
             raise ConfigError(f"{METRICS[name].title} needs `pip install 'audiodiff[{METRICS[name].belongs_to}]'`.")
-    wanted = [name for name, metric in METRICS.items() if name in asked or metric.belongs_to in asked]
-    chosen = [name for name in wanted if METRICS[name].installed]
-    absent = [name for name in wanted if name not in chosen]
+    selected = [name for name, metric in METRICS.items() if name in requested or metric.belongs_to in requested]
+    chosen = [name for name in selected if METRICS[name].installed]
+    missing = [name for name in selected if name not in chosen]
     notes = []
-    for extra in dict.fromkeys(METRICS[name].belongs_to for name in absent):
-        titles = ", ".join(TITLES[name] for name in absent if METRICS[name].belongs_to == extra)
+    for extra in dict.fromkeys(METRICS[name].belongs_to for name in missing):
+        titles = ", ".join(TITLES[name] for name in missing if METRICS[name].belongs_to == extra)
         notes.append(f"{titles} left out: `pip install 'audiodiff[{extra}]'` brings what is missing.")
     return chosen, notes
 
 
-def measure(pair: Pair, names: Iterable[str], **options: Callable[[Pair], float]) -> Scores:
-    """Measure a pair.
+def score_pair(pair: Pair, names: Iterable[str], **options: Callable[[Pair], float]) -> Scores:
+    """Score a pair.
 
     Args:
         pair: The recordings.
@@ -66,7 +66,7 @@ def measure(pair: Pair, names: Iterable[str], **options: Callable[[Pair], float]
         **options: By the name of a metric, a function to use in place of its own, such as MCD with another alignment.
 
     Returns:
-        The scores, and for those that this pair cannot have the reasons.
+        The scores, and the reasons for those that are undefined on this pair.
     """
     values, failures = {}, {}
     for name in names:
@@ -98,13 +98,13 @@ def score(
         names: Of `METRICS`; those whose package is not installed are left out.
 
     Returns:
-        The scores by name. One that cannot be had is NaN, and its reason is logged.
+        The scores by name. An undefined one is NaN, and its reason is logged.
 
     Raises:
         AudioError: If the shapes differ or are not `(channels, time)`.
     """
     names = [name for name in names if METRICS[name].installed]
-    scores = measure(Pair(generated, reference, sample_rate), names)
+    scores = score_pair(Pair(generated, reference, sample_rate), names)
     reasons: dict[str, list[str]] = {}
     for name, reason in scores.failures.items():
         reasons.setdefault(reason, []).append(TITLES[name])

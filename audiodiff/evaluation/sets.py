@@ -11,32 +11,30 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from audiodiff import __version__
 from audiodiff.audio.io import load_audio
 from audiodiff.errors import AudiodiffError, ModelError
 from audiodiff.evaluation.classifier import Classifier
-from audiodiff.evaluation.generation import (
+from audiodiff.evaluation.listing import list_labelled, list_recordings
+from audiodiff.evaluation.results import Evaluation, Excluded, SystemResult
+from audiodiff.evaluation.set_metrics import (
+    Array,
     accuracy,
-    different_bins,
+    compare_music,
     diversity,
     frechet_distance,
     inception_score,
-    nearest_training_clip,
+    measure_music,
+    ndb,
+    nearest_neighbours,
 )
-from audiodiff.evaluation.labelled import list_labelled
-from audiodiff.evaluation.music import compare_music, measure_music
-from audiodiff.evaluation.pairing import list_recordings
-from audiodiff.evaluation.results import Evaluation, Excluded, SystemResult
 from audiodiff.evaluation.signal import SPEECH_RATE
-
-_Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class SetWishes:
-    """What is measured on sets of clips.
+class SetOptions:
+    """What to measure on sets of clips.
 
     Attributes:
         classifier: Judges the clips; None leaves out what needs one.
@@ -68,7 +66,7 @@ class _Set:
 def evaluate_sets(
     systems: Mapping[str, Path],
     real: Path,
-    wishes: SetWishes,
+    options: SetOptions,
     on_progress: Callable[[int], object] = lambda n: None,
 ) -> Evaluation:
     """Compare sets of generated clips with real ones.
@@ -77,28 +75,28 @@ def evaluate_sets(
         systems: Name of each system, and its clips: a folder or a manifest (.jsonl). A set of real clips that were not
             trained on, given as one more system, tells what can be reached.
         real: The real clips that the models were trained on.
-        wishes: What to measure.
+        options: What to measure.
         on_progress: Called now and then with the number of clips read.
 
     Returns:
-        A document whose systems have `whole` scores. Clips that cannot be read are excluded by name.
+        A document whose systems have `set_scores`. Clips that cannot be read are excluded by name.
 
     Raises:
         DataError: If a set is empty, or a Fréchet distance is refused.
         ModelError: If the embedder cannot be used.
     """
-    labels = wishes.classifier.config.labels if wishes.classifier else ()
+    labels = options.classifier.config.labels if options.classifier else ()
     real_set = _read_list(real, labels)
-    real_features = _features(real_set, wishes, on_progress)
+    real_features = _features(real_set, options, on_progress)
     results = []
     for name, path in systems.items():
         clips = _read_list(path, labels)
-        whole = _compare(clips, _features(clips, wishes, on_progress), real_features, wishes)
-        finite = {metric: value for metric, value in whole.items() if math.isfinite(value)}
-        results.append(SystemResult(name=name, path=str(path), excluded=clips.unreadable, whole=finite))
-    settings: dict[str, Any] = {"versions": {"audiodiff": __version__}, "seed": wishes.seed}
-    if wishes.classifier:
-        settings["classifier_accuracy"] = wishes.classifier.config.accuracy
+        scores = _compare(clips, _features(clips, options, on_progress), real_features, options)
+        finite = {metric: value for metric, value in scores.items() if math.isfinite(value)}
+        results.append(SystemResult(name=name, path=str(path), excluded=clips.unreadable, set_scores=finite))
+    settings: dict[str, Any] = {"versions": {"audiodiff": __version__}, "seed": options.seed}
+    if options.classifier:
+        settings["classifier_accuracy"] = options.classifier.config.accuracy
     return Evaluation(
         created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         reference=str(real),
@@ -122,19 +120,19 @@ def _read_list(path: Path, labels: tuple[str, ...]) -> _Set:
     return _Set(paths, classes, unreadable)
 
 
-def _features(clips: _Set, wishes: SetWishes, on_progress: Callable[[int], object]) -> dict[str, Any]:
-    """Return what each part needs of a set: the classifier's judgement, embeddings, music statistics."""
+def _features(clips: _Set, options: SetOptions, on_progress: Callable[[int], object]) -> dict[str, Any]:
+    """Return what each part needs of a set: classifier outputs, embeddings, music statistics."""
     found: dict[str, Any] = {}
-    if wishes.classifier:
-        found["judgement"] = wishes.classifier.judge(wishes.classifier.read(clips.paths, on_progress))
-    if wishes.frechet:
-        found["embeddings"] = _embed(clips, wishes.embedder) if wishes.embedder else found["judgement"].embeddings
-    if wishes.music:
+    if options.classifier:
+        found["classified"] = options.classifier.classify(options.classifier.read(clips.paths, on_progress))
+    if options.frechet:
+        found["embeddings"] = _embed(clips, options.embedder) if options.embedder else found["classified"].embeddings
+    if options.music:
         found["music"] = measure_music(clips.paths, on_progress)
     return found
 
 
-def _embed(clips: _Set, embedder: Path) -> _Array:
+def _embed(clips: _Set, embedder: Path) -> Array:
     try:
         model = torch.jit.load(str(embedder), map_location="cpu").eval()
         with torch.inference_mode():
@@ -147,27 +145,27 @@ def _embed(clips: _Set, embedder: Path) -> _Array:
         ) from error
 
 
-def _compare(clips: _Set, ours: dict[str, Any], real: dict[str, Any], wishes: SetWishes) -> dict[str, float]:
+def _compare(clips: _Set, ours: dict[str, Any], real: dict[str, Any], options: SetOptions) -> dict[str, float]:
     """Return the scores of one set by name; those it cannot have are NaN or absent."""
     found: dict[str, float] = {"clips": float(len(clips.paths))}
-    if wishes.classifier:
-        probabilities, embeddings = ours["judgement"]
+    if options.classifier:
+        probabilities, embeddings = ours["classified"]
         labelled = [i for i, number in enumerate(clips.classes) if number >= 0]
         if labelled:
             found["accuracy"] = accuracy(probabilities[labelled], [clips.classes[i] for i in labelled])
         classes = clips.classes if len(labelled) == len(clips.classes) else probabilities.argmax(1).tolist()
         spread = diversity(embeddings, classes)
-        nearest = nearest_training_clip(embeddings, real["judgement"].embeddings)
+        nearest = nearest_neighbours(embeddings, real["classified"].embeddings)
         found |= {
             "inception_score": inception_score(probabilities),
             "within_class_diversity": spread.within,
             "between_class_diversity": spread.between,
-            "different_bins": different_bins(real["judgement"].embeddings, embeddings, seed=wishes.seed),
+            "ndb": ndb(real["classified"].embeddings, embeddings, seed=options.seed),
             "nearest_training_clip": float(np.median(nearest.distance)),
             "nearest_training_clip_minimum": float(nearest.distance.min()),
         }
-    if wishes.frechet:
-        found["frechet_distance"] = frechet_distance(real["embeddings"], ours["embeddings"], force=wishes.force)
-    if wishes.music:
+    if options.frechet:
+        found["frechet_distance"] = frechet_distance(real["embeddings"], ours["embeddings"], force=options.force)
+    if options.music:
         found |= compare_music(real["music"], ours["music"])
     return found

@@ -19,17 +19,17 @@ SPEECH_RATE = 16000
 
 LAG_STEP_SECONDS = 0.001
 """Resolution of the lag."""
-_LONGEST_LAG_SECONDS = 0.5
+_MAX_LAG_SECONDS = 0.5
 _SMOOTHING_STEPS = 20
 """Steps that the envelope is smoothed over, so that the periods of a voice do not count."""
 _ENVELOPE_FLOOR = 1e-3
-"""Power under the loudest (-30 dB) where the envelope ends."""
+"""Power relative to the loudest (-30 dB) that is added to the envelope."""
 _PERIODICITY_FRAME, _PERIODICITY_HOP = 1024, 160
 """Samples at 16 kHz: 64 ms, long enough for three periods of 50 Hz, every 10 ms."""
-_PITCH_RANGE = (60.0, 500.0)
-"""Hz between which a period is looked for."""
+_F0_RANGE = (60.0, 500.0)
+"""Hz."""
 _QUIET = 1e-4
-"""Power under the loudest frame (-40 dB) below which periodicity is that of noise."""
+"""Power relative to the loudest frame (-40 dB) below which frames do not count."""
 
 
 def m_stft(pair: Pair) -> float:
@@ -44,10 +44,10 @@ def log_mel(pair: Pair) -> float:
 
 def rms_ratio_db(pair: Pair) -> float:
     """Return the level of the generated over that of the reference, in dB."""
-    return 20 * math.log10(_level(pair.generated) / _level(pair.reference))
+    return 20 * math.log10(_rms(pair.generated) / _rms(pair.reference))
 
 
-def _level(audio: Tensor) -> float:
+def _rms(audio: Tensor) -> float:
     return float(audio.square().mean().sqrt().clamp(min=SILENCE))
 
 
@@ -65,15 +65,15 @@ def lag_ms(pair: Pair) -> float:
     Raises:
         AudioError: If a recording is silent, so that nothing can be told.
     """
-    if min(_level(pair.generated), _level(pair.reference)) <= SILENCE:
+    if min(_rms(pair.generated), _rms(pair.reference)) <= SILENCE:
         raise AudioError("there is nothing but silence in one of the two.")
     step = max(1, round(LAG_STEP_SECONDS * pair.sample_rate))
     generated, reference = (_envelope(audio, step) for audio in (pair.generated, pair.reference))
     n_fft = 2 ** math.ceil(math.log2(2 * len(reference)))
     spectrum = np.fft.rfft(generated, n_fft) * np.fft.rfft(reference, n_fft).conj()
     correlation = np.fft.irfft(spectrum, n_fft)
-    reach = min(len(reference) - 1, round(_LONGEST_LAG_SECONDS / LAG_STEP_SECONDS))
-    lags = np.arange(-reach, reach + 1)
+    max_lag = min(len(reference) - 1, round(_MAX_LAG_SECONDS / LAG_STEP_SECONDS))
+    lags = np.arange(-max_lag, max_lag + 1)
     return float(1000 * lags[np.argmax(correlation[lags])] * step / pair.sample_rate)
 
 
@@ -91,7 +91,7 @@ def _envelope(audio: Tensor, step: int) -> Samples:
 
 
 def real_time_factor(_pair: Pair) -> float:
-    """Refuse: only who made the recording knows how long that took; `measure` is given a function in this one's place.
+    """Refuse: a recording does not tell how long its synthesis took; `evaluate` replaces this function.
 
     Raises:
         AudioError: Always.
@@ -109,14 +109,14 @@ def periodicity_rmse(pair: Pair) -> float:
     Raises:
         AudioError: If the recordings are shorter than a frame.
     """
-    return pair.mean_of_channels(SPEECH_RATE, _periodicity_difference)
+    return pair.mean_over_channels(SPEECH_RATE, _periodicity_difference)
 
 
 def _periodicity_difference(generated: Samples, reference: Samples) -> float:
-    ours, theirs = periodicity(generated), periodicity(reference)
+    difference = periodicity(generated) - periodicity(reference)
     power = np.square(_frames(reference)).mean(1)
     loud = power > _QUIET * power.max()
-    return float(np.sqrt(np.square(ours - theirs)[loud].mean()))
+    return float(np.sqrt(np.square(difference)[loud].mean()))
 
 
 def periodicity(samples: Samples) -> Samples:
@@ -134,12 +134,12 @@ def periodicity(samples: Samples) -> Samples:
     window = np.hanning(_PERIODICITY_FRAME)
     frames = _frames(samples)
     frames = (frames - frames.mean(1, keepdims=True)) * window
-    shortest, longest = (round(SPEECH_RATE / hertz) for hertz in reversed(_PITCH_RANGE))
-    correlation = _autocorrelation(frames)[:, : longest + 1]
-    of_window = _autocorrelation(window[np.newaxis])[:, : longest + 1]
+    min_period, max_period = (round(SPEECH_RATE / hertz) for hertz in reversed(_F0_RANGE))
+    correlation = _autocorrelation(frames)[:, : max_period + 1]
+    of_window = _autocorrelation(window[np.newaxis])[:, : max_period + 1]
     energy = np.maximum(correlation[:, :1], 1e-12)
     normalised = correlation / energy / (of_window / of_window[:, :1])
-    best: Samples = normalised[:, shortest:].max(1).clip(0, 1)
+    best: Samples = normalised[:, min_period:].max(1).clip(0, 1)
     return best
 
 

@@ -23,28 +23,28 @@ MCD_FLOOR = 1e-8
 
 McdAlignment = Literal["none", "dtw"]
 
-_LONGEST_PESQ = 15
-"""Seconds that PESQ is given at once: its code has room for 50 utterances (of 0.4 s at least) and crashes beyond."""
+_PESQ_MAX_SECONDS = 15
+"""Longer audio is split: the package has room for 50 utterances (of 0.4 s at least) and crashes beyond."""
 
 
 def pesq_wb(pair: Pair) -> float:
-    """Return PESQ, wide band (ITU-T P.862.2), at 16 kHz; over 15 s the mean of equal pieces."""
-    return pair.mean_of_channels(SPEECH_RATE, lambda generated, reference: _pesq(generated, reference, "wb"))
+    """Return PESQ, wide band (ITU-T P.862.2), at 16 kHz; over 15 s the mean of equal chunks."""
+    return pair.mean_over_channels(SPEECH_RATE, lambda generated, reference: _pesq(generated, reference, "wb"))
 
 
 def pesq_nb(pair: Pair) -> float:
     """Return PESQ, narrow band (ITU-T P.862 with the mapping of P.862.1), at 8 kHz; over 15 s as `pesq_wb`."""
-    return pair.mean_of_channels(NARROW_RATE, lambda generated, reference: _pesq(generated, reference, "nb"))
+    return pair.mean_over_channels(NARROW_RATE, lambda generated, reference: _pesq(generated, reference, "nb"))
 
 
 def _pesq(generated: Samples, reference: Samples, band: Literal["wb", "nb"]) -> float:
     from pesq import NoUtterancesError, pesq
 
     rate = SPEECH_RATE if band == "wb" else NARROW_RATE
-    n_pieces = math.ceil(len(reference) / (_LONGEST_PESQ * rate))
-    pieces = zip(np.array_split(reference, n_pieces), np.array_split(generated, n_pieces), strict=True)
+    n_chunks = math.ceil(len(reference) / (_PESQ_MAX_SECONDS * rate))
+    chunks = zip(np.array_split(reference, n_chunks), np.array_split(generated, n_chunks), strict=True)
     values = []
-    for original, degraded in pieces:
+    for original, degraded in chunks:
         try:
             values.append(float(pesq(rate, original, degraded, band)))
         except NoUtterancesError:  # a pause
@@ -56,12 +56,12 @@ def _pesq(generated: Samples, reference: Samples, band: Literal["wb", "nb"]) -> 
 
 def stoi(pair: Pair) -> float:
     """Return STOI (Taal et al. 2011) at 16 kHz."""
-    return pair.mean_of_channels(SPEECH_RATE, lambda generated, reference: _stoi(generated, reference, False))
+    return pair.mean_over_channels(SPEECH_RATE, lambda generated, reference: _stoi(generated, reference, False))
 
 
 def estoi(pair: Pair) -> float:
     """Return ESTOI (Jensen and Taal 2016) at 16 kHz."""
-    return pair.mean_of_channels(SPEECH_RATE, lambda generated, reference: _stoi(generated, reference, True))
+    return pair.mean_over_channels(SPEECH_RATE, lambda generated, reference: _stoi(generated, reference, True))
 
 
 def _stoi(generated: Samples, reference: Samples, extended: bool) -> float:
@@ -88,13 +88,13 @@ def mcd(pair: Pair, alignment: McdAlignment = "none") -> float:
 
 
 def _distortion(generated: World, reference: World, alignment: McdAlignment) -> float:
-    ours, theirs = (mel_cepstrum(world.envelope)[:, 1:] for world in (generated, reference))
+    first, second = (mel_cepstrum(world.envelope)[:, 1:] for world in (generated, reference))
     if alignment == "dtw":
         from librosa.sequence import dtw  # here, because it takes a second
 
-        _, path = dtw(ours.T, theirs.T)
-        ours, theirs = ours[path[:, 0]], theirs[path[:, 1]]
-    return float(10 / math.log(10) * math.sqrt(2) * np.linalg.norm(ours - theirs, axis=1).mean())
+        _, path = dtw(first.T, second.T)
+        first, second = first[path[:, 0]], second[path[:, 1]]
+    return float(10 / math.log(10) * math.sqrt(2) * np.linalg.norm(first - second, axis=1).mean())
 
 
 def mel_cepstrum(envelope: Samples, order: int = MCD_ORDER, alpha: float = MCD_ALPHA) -> Samples:
@@ -141,8 +141,8 @@ def f0_rmse_cents(pair: Pair) -> float:
     """
     errors = []
     for generated, reference in pair.world:
-        both = (generated.pitch > 0) & (reference.pitch > 0)
-        errors.append(1200 * np.log2(generated.pitch[both] / reference.pitch[both]))
+        both = (generated.f0 > 0) & (reference.f0 > 0)
+        errors.append(1200 * np.log2(generated.f0[both] / reference.f0[both]))
     cents = np.concatenate(errors)
     if not len(cents):
         raise AudioError("no frame is voiced in both.")
@@ -157,9 +157,9 @@ def vuv_f1(pair: Pair) -> float:
     """
     hits = wrong = 0
     for generated, reference in pair.world:
-        ours, truth = generated.pitch > 0, reference.pitch > 0
-        hits += int((ours & truth).sum())
-        wrong += int((ours != truth).sum())
+        predicted, truth = generated.f0 > 0, reference.f0 > 0
+        hits += int((predicted & truth).sum())
+        wrong += int((predicted != truth).sum())
     if not hits + wrong:
         raise AudioError("no frame is voiced in either.")
     return 2 * hits / (2 * hits + wrong)

@@ -1,4 +1,4 @@
-"""Tables of results: as text for a terminal, as Markdown, and rewritten in place within a Markdown file."""
+"""Results as rows of tables, and tables in a Markdown file that are rewritten in place."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from audiodiff.audio.replacing import replacing
 from audiodiff.errors import DataError
 from audiodiff.evaluation.registry import METRICS
 from audiodiff.evaluation.results import Evaluation, SystemResult, read_json
+from audiodiff.tables import markdown_table
 
 BLOCK = re.compile(
     r"^(?P<open><!-- scores: (?P<sources>[^|>]+)\|(?P<metrics>[^>]+)-->)\n(?P<body>.*?)^(?P<close><!-- /scores -->)$",
@@ -27,9 +28,9 @@ def summary_rows(evaluation: Evaluation) -> list[list[str]]:
     for metric in evaluation.metrics:
         arrow = {"higher": "↑", "lower": "↓", "neither": " "}[METRICS[metric].better]
         rows.append([f"{METRICS[metric].title} {arrow}", *(cell(system, metric) for system in evaluation.systems)])
-    for name in dict.fromkeys(name for system in evaluation.systems for name in system.whole):
-        whole = (system.whole.get(name) for system in evaluation.systems)
-        rows.append([name.replace("_", " "), *("n/a" if value is None else f"{value:.4g}" for value in whole)])
+    for name in dict.fromkeys(name for system in evaluation.systems for name in system.set_scores):
+        values = (system.set_scores.get(name) for system in evaluation.systems)
+        rows.append([name.replace("_", " "), *("n/a" if value is None else f"{value:.4g}" for value in values)])
     return rows
 
 
@@ -64,25 +65,6 @@ def comparison_rows(evaluation: Evaluation) -> list[list[str]]:
     return rows
 
 
-def aligned(rows: Sequence[Sequence[str]]) -> str:
-    """Lay rows out in columns for a terminal: the first to the left, the others to the right."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = (
-        "  ".join(
-            text.ljust(width) if i == 0 else text.rjust(width)
-            for i, (text, width) in enumerate(zip(row, widths, strict=True))
-        )
-        for row in rows
-    )
-    return "\n".join(line.rstrip() for line in lines)
-
-
-def markdown(rows: Sequence[Sequence[str]]) -> str:
-    """Lay rows out as a Markdown table, the first being its heading."""
-    heading, *body = (f"| {' | '.join(row)} |" for row in rows)
-    return "\n".join([heading.replace("|  |", "| |"), "|" + "---|" * len(rows[0]), *body])
-
-
 def score_table(evaluations: Sequence[Evaluation], metrics: Sequence[str]) -> str:
     """Return a Markdown table with a row per system and a column per metric: means alone, as in a README.
 
@@ -97,7 +79,7 @@ def score_table(evaluations: Sequence[Evaluation], metrics: Sequence[str]) -> st
         for system in evaluation.systems:
             cells = [cell(system, metric, interval=False) if metric in evaluation.metrics else "" for metric in metrics]
             rows.append([system.name, *cells])
-    return markdown(rows)
+    return markdown_table(rows)
 
 
 def rewrite_tables(path: Path) -> int:

@@ -21,7 +21,7 @@ from audiodiff.data.manifest import Recording
 from audiodiff.errors import AudioError
 from audiodiff.evaluation.pair import Pair
 from audiodiff.evaluation.registry import METRICS, TITLES
-from audiodiff.evaluation.scoring import measure
+from audiodiff.evaluation.scoring import score_pair
 from audiodiff.pipelines import SynthesisChanges, Vocoder
 from audiodiff.pipelines.prior import MelPrior
 from audiodiff.search.proposals import Levels
@@ -142,7 +142,7 @@ class Judge:
         for clip, mel in zip(self.clips, self._mels, strict=True):
             made = self._make(self.vocoder, mel, levels)
             pair = Pair(made[:, : clip.audio.shape[-1]], clip.audio, self.vocoder.sample_rate)
-            scores = measure(pair, [self.metric])
+            scores = score_pair(pair, [self.metric])
             if self.metric not in scores.values:
                 return None, f"{clip.name} has no {TITLES[self.metric]}: {scores.failures[self.metric]}"
             total += scores.values[self.metric]

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch import Tensor
 
-from audiodiff.audio.plots import comparison_figure, looking_glass
+from audiodiff.audio.plots import comparison_figure, display_mel
 from audiodiff.config import ModelConfig
 from audiodiff.data.crops import CropReader, Example
 from audiodiff.data.dataset import Failure, OnFailure
@@ -113,7 +113,7 @@ def make_clips(network: Network, config: ModelConfig, samples: Sequence[Sample])
         if config.mel is not None:
             scores = score(generated, reference, config.sample_rate, SCORES)
         figure = comparison_figure(
-            reference, generated, config.sample_rate, config.mel or looking_glass(config.sample_rate)
+            reference, generated, config.sample_rate, config.mel or display_mel(config.sample_rate)
         )
         clips.append(Clip(name, reference, generated, _pixels(figure), scores))
     return clips

@@ -12,7 +12,7 @@ import soundfile
 from click.testing import CliRunner
 
 from audiodiff.cli.main import main
-from audiodiff.evaluation.ratings import COLUMNS
+from audiodiff.evaluation.listening_test import COLUMNS
 
 RATE = 16000
 
@@ -161,7 +161,7 @@ def test_sets_of_clips_without_pairs(evaluate, voice):
     plain = evaluate("words", "words", "--classifier", "c.safetensors", "--json", "x.json")
     assert plain.exit_code == 0, plain.output
     assert "by a classifier that hears" in plain.stdout
-    assert document()["systems"][0]["whole"]["nearest_training_clip"] == pytest.approx(0, abs=1e-3)
+    assert document()["systems"][0]["set_scores"]["nearest_training_clip"] == pytest.approx(0, abs=1e-3)
     refused = evaluate("words", "words", "--classifier", "c.safetensors", "--frechet")
     assert "on 24 clips is mostly noise" in refused.stderr
     assert refused.exit_code == 1

@@ -112,7 +112,7 @@ def test_losses_by_noise_level_of_a_run_on_a_grid_and_of_one_on_all_levels(plot,
     result = plot("levels", "grid", "all", "-o", "x.png")
     assert result.stdout.splitlines() == [
         "grid: step 8, mean 0.3200; at the training levels 0.2000, between them 0.5000, "
-        "+0.3000 beside the means of their neighbours",
+        "+0.3000 relative to the mean of their neighbours",
         "all: step 8, mean 0.3200",
         "x.png",
     ]
@@ -148,7 +148,7 @@ def test_quality_from_stored_results(plot):
     ("arguments", "message"),
     [
         (("mel", "a.wav", "--mel", "none", "-o", "x.png"), "no mel convention 'none'; choose from hifigan-22k"),
-        (("waveform", "a.wav", "-o", "x.bmp"), "pictures are written as"),
+        (("waveform", "a.wav", "-o", "x.bmp"), "figures are written as"),
         (("schedule", "--log-snr-min", 20, "-o", "x.png"), "must be below --log-snr-max"),
         (("waveform", "none.wav", "-o", "x.png"), "does not exist"),
     ],

@@ -41,7 +41,7 @@ def folders(tmp_path_factory, voice) -> Folders:
 @pytest.fixture(scope="session")
 def evaluation(folders) -> Evaluation:
     """Give the evaluation of both systems by the default metrics."""
-    from audiodiff.evaluation.scoring import choose_metrics
+    from audiodiff.evaluation.scoring import resolve_metrics
 
-    metrics, _ = choose_metrics(["default"])
+    metrics, _ = resolve_metrics(["default"])
     return evaluate({"good": folders.good, "bad": folders.bad}, folders.reference, metrics, jobs=1)

@@ -12,8 +12,8 @@ import soundfile
 
 from audiodiff.audio.io import load_audio
 from audiodiff.errors import DataError
-from audiodiff.evaluation.evaluate import Task, evaluate, read_timings, score_files
-from audiodiff.evaluation.pairing import Limits, Match
+from audiodiff.evaluation.evaluate import AlignmentOptions, Task, evaluate, read_timings, score_files
+from audiodiff.evaluation.listing import Match
 from audiodiff.evaluation.scoring import score
 
 RATE = 16000
@@ -76,5 +76,5 @@ def test_the_real_time_factor_comes_from_what_vocode_printed(folders, tmp_path):
 def test_alignment_of_mcd_is_passed_on(folders):
     pytest.importorskip("pyworld")
     match = Match("clip0", Path(folders.bad / "clip0.wav"), Path(folders.reference / "clip0.wav"))
-    plain, warped = (score_files(Task(match, ("mcd",), Limits(), how)) for how in ("none", "dtw"))
+    plain, warped = (score_files(Task(match, ("mcd",), AlignmentOptions(), how)) for how in ("none", "dtw"))
     assert warped.scores["mcd"] < plain.scores["mcd"]

@@ -20,18 +20,18 @@ def pair(voice) -> Pair:
 def test_resampling_is_soxrs_and_happens_once(pair):
     import soxr
 
-    generated, reference = pair.at(16000)
+    generated, reference = pair.resampled(16000)
     expected = soxr.resample(pair.reference[0].double().numpy(), RATE, 16000, quality="VHQ")
     np.testing.assert_allclose(reference[0], expected, atol=1e-6)
     np.testing.assert_allclose(2 * generated, reference, atol=1e-6)
-    assert pair.at(16000)[0] is generated
-    assert np.array_equal(pair.at(RATE)[1], pair.reference.double().numpy())
+    assert pair.resampled(16000)[0] is generated
+    assert np.array_equal(pair.resampled(RATE)[1], pair.reference.double().numpy())
 
 
 def test_what_is_found_is_found_once(pair):
     calls = []
     for _ in range(2):
-        assert pair.once("number", lambda: calls.append(1) or 7) == 7
+        assert pair.cached("number", lambda: calls.append(1) or 7) == 7
     assert len(calls) == 1
 
 

@@ -9,19 +9,19 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 
-from audiodiff.audio.plots import looking_glass
+from audiodiff.audio.plots import display_mel
 from audiodiff.config import DiffusionConfig, EmbeddingConfig
 from audiodiff.diffusion.schedules import SCHEDULES, make_schedule
 from audiodiff.errors import DataError
 from audiodiff.evaluation.plots import (
-    curve_groups,
+    group_curves,
     plot_curves,
-    plot_few_steps,
-    plot_quality,
     plot_radial_basis,
     plot_reverse_process,
     plot_scales,
     plot_schedules,
+    plot_score_by_speed,
+    plot_score_by_steps,
     read_curves,
 )
 from audiodiff.networks.embeddings import RadialBasis
@@ -60,12 +60,12 @@ def test_every_state_of_the_reverse_process_has_its_column():
     clean = 0.5 * torch.sin(torch.arange(4000) / 5)
     states = [(-2.0, clean + torch.ones(4000)), (3.0, clean + 0.1), (math.inf, clean)]
     panels = Figure().subplots(2, 3)
-    plot_reverse_process(panels, states, looking_glass(8000))
+    plot_reverse_process(panels, states, display_mel(8000))
     assert [axes.get_title() for axes in panels[0]] == ["start, log-SNR -2.0", "step 1, log-SNR 3.0", "step 2, clean"]
     np.testing.assert_allclose(panels[0, 1].lines[0].get_ydata(), (clean + 0.1).numpy())
     assert len({axes.images[0].get_clim() for axes in panels[1]}) == 1
     with pytest.raises(DataError, match="2 x 3 panels for 2 states"):
-        plot_reverse_process(panels, states[:2], looking_glass(8000))
+        plot_reverse_process(panels, states[:2], display_mel(8000))
 
 
 def test_curves_are_those_of_tensorboard(tmp_path):
@@ -80,7 +80,7 @@ def test_curves_are_those_of_tensorboard(tmp_path):
     curves = read_curves(tmp_path)
     assert curves["training/loss"][0] == [1, 2, 3, 4, 5]
     assert curves["training/loss"][1] == pytest.approx([1, 1 / 2, 1 / 3, 1 / 4, 1 / 5])
-    assert curve_groups(curves) == [
+    assert group_curves(curves) == [
         ("loss", ["training/loss", "validation/loss"]),
         ("loss by log-SNR", ["validation/loss_at_-2.0"]),
         ("PESQ-WB", ["scores/pesq_wb"]),
@@ -100,24 +100,24 @@ def test_quality_stands_over_the_real_time_factor(evaluation):
         for file in system.files:
             file.scores["real_time_factor"] = 0.1 if system.name == "good" else 2.0
     axes = new_axes()
-    plot_quality(axes, [timed], "m_stft")
+    plot_score_by_speed(axes, [timed], "m_stft")
     marks = {text.get_text(): text.xy for text in axes.texts}
     assert marks["good"] == pytest.approx((0.1, evaluation.systems[0].summary("m_stft").mean))
     assert marks["bad"][0] == pytest.approx(2.0)
     assert axes.get_xscale() == "log"
     with pytest.raises(DataError, match=r"good has no real-time factor \(evaluate it with --timings\)"):
-        plot_quality(new_axes(), [evaluation], "m_stft")
+        plot_score_by_speed(new_axes(), [evaluation], "m_stft")
     with pytest.raises(DataError, match="no metric 'x'"):
-        plot_quality(new_axes(), [timed], "x")
+        plot_score_by_speed(new_axes(), [timed], "x")
 
 
 def test_few_steps_are_drawn_over_steps_and_over_the_real_time_factor():
     curves = {"searched": {4: 3.9, 1: 3.5}, "uniform": {1: 3.0, 4: 3.6}}
     axes = new_axes()
-    plot_few_steps(axes, curves, "pesq_wb")
+    plot_score_by_steps(axes, curves, "pesq_wb")
     assert [line.get_xydata().tolist() for line in axes.lines] == [[[1, 3.5], [4, 3.9]], [[1, 3.0], [4, 3.6]]]
     assert axes.get_ylabel() == "PESQ-WB, higher is better"
     axes = new_axes()
-    plot_few_steps(axes, curves, "pesq_wb", {1: 0.05, 4: 0.08})
+    plot_score_by_steps(axes, curves, "pesq_wb", {1: 0.05, 4: 0.08})
     assert axes.lines[0].get_xdata().tolist() == [0.05, 0.08]
     assert [text.get_text() for text in axes.texts] == ["1", "4"]

@@ -17,7 +17,7 @@ from audiodiff.errors import AudioError, ConfigError
 from audiodiff.evaluation import registry
 from audiodiff.evaluation.pair import Pair
 from audiodiff.evaluation.registry import METRICS, TITLES
-from audiodiff.evaluation.scoring import choose_metrics, measure, score
+from audiodiff.evaluation.scoring import resolve_metrics, score, score_pair
 
 RATE = 16000
 CLIP = Path(sys.modules["audiodiff"].__file__).parent / "assets" / "clips" / "sense-and-sensibility.flac"
@@ -117,28 +117,30 @@ def test_what_does_not_belong_together_is_refused(shapes):
 
 
 def test_sets_and_names_choose_metrics_in_the_order_of_the_table():
-    assert choose_metrics(["peak", "m_stft"])[0] == ["m_stft", "peak"]
-    assert set(choose_metrics(["default"])[0]) == CHEAP | {"lag_ms"}
+    assert resolve_metrics(["peak", "m_stft"])[0] == ["m_stft", "peak"]
+    assert set(resolve_metrics(["default"])[0]) == CHEAP | {"lag_ms"}
     with pytest.raises(
         ConfigError, match=r"no metric 'mos'; choose from the sets default, timing, eval, eval-mos, or m_stft"
     ):
-        choose_metrics(["mos"])
+        resolve_metrics(["mos"])
 
 
 def test_a_missing_extra_is_one_line_that_says_what_to_install(monkeypatch):
     monkeypatch.setattr(registry, "find_spec", lambda package: None)
-    chosen, notes = choose_metrics(["default", "eval", "eval-mos"])
+    chosen, notes = resolve_metrics(["default", "eval", "eval-mos"])
     assert set(chosen) == CHEAP | {"lag_ms", "periodicity_rmse"}
     assert len(notes) == 2
     assert notes[0].startswith("PESQ-WB, PESQ-NB, STOI")
     assert "pip install 'audiodiff[eval]'" in notes[0]
     assert "pip install 'audiodiff[eval-mos]'" in notes[1]
     with pytest.raises(ConfigError, match=r"MCD13 \(dB\) needs `pip install 'audiodiff\[eval\]'`"):
-        choose_metrics(["mcd"])
+        resolve_metrics(["mcd"])
 
 
 def test_reasons_stand_in_place_of_scores(speech):
-    scores = measure(Pair(0 * speech, speech, RATE), ["rms_ratio_db", "lag_ms"])
+    scores = score_pair(Pair(0 * speech, speech, RATE), ["rms_ratio_db", "lag_ms"])
     assert scores.values.keys() == {"rms_ratio_db"}
     assert scores.failures == {"lag_ms": "there is nothing but silence."}
-    assert measure(Pair(speech, speech, RATE), ["peak"], peak=lambda pair: math.inf).failures == {"peak": "it is inf."}
+    assert score_pair(Pair(speech, speech, RATE), ["peak"], peak=lambda pair: math.inf).failures == {
+        "peak": "it is inf."
+    }

@@ -11,11 +11,18 @@ import torch
 
 from audiodiff.data.manifest import Recording, write_manifest
 from audiodiff.errors import DataError, ModelError
-from audiodiff.evaluation.classifier import load_classifier, save_classifier, train_classifier
-from audiodiff.evaluation.labelled import hold_out, list_labelled
-from audiodiff.evaluation.mel_augmentation import add_noise, hide, mix, stretch
-from audiodiff.evaluation.music import compare_music, measure_music
-from audiodiff.evaluation.sets import SetWishes, evaluate_sets
+from audiodiff.evaluation.classifier import (
+    add_noise,
+    load_classifier,
+    mask,
+    mixup,
+    save_classifier,
+    stretch,
+    train_classifier,
+)
+from audiodiff.evaluation.listing import hold_out, list_labelled
+from audiodiff.evaluation.set_metrics import compare_music, measure_music
+from audiodiff.evaluation.sets import SetOptions, evaluate_sets
 
 RATE = 8000
 KINDS = ("hiss", "tone")
@@ -45,7 +52,7 @@ def corpus(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def classifier(corpus):
-    return train_classifier(corpus, epochs=25, fewest_updates=50)
+    return train_classifier(corpus, epochs=25, min_updates=50)
 
 
 def test_it_learns_and_says_how_well(classifier, corpus):
@@ -55,17 +62,17 @@ def test_it_learns_and_says_how_well(classifier, corpus):
 
 
 def test_it_is_made_by_its_seed_and_updates(corpus):
-    short = {"epochs": 1, "fewest_updates": 1}
+    short = {"epochs": 1, "min_updates": 1}
     first, again = (train_classifier(corpus, **short).output.weight for _ in range(2))
     assert torch.equal(first, again)
     assert not torch.equal(first, train_classifier(corpus, **short, seed=1).output.weight)
-    assert not torch.equal(first, train_classifier(corpus, epochs=1, fewest_updates=3).output.weight)
-    assert not torch.equal(first, train_classifier(corpus, epochs=2, fewest_updates=1).output.weight)
+    assert not torch.equal(first, train_classifier(corpus, epochs=1, min_updates=3).output.weight)
+    assert not torch.equal(first, train_classifier(corpus, epochs=2, min_updates=1).output.weight)
     assert not torch.equal(first, train_classifier(corpus, **short, augment=False).output.weight)
 
 
 def test_it_is_measured_on_what_it_was_not_trained_on(corpus, tmp_path):
-    short = {"epochs": 1, "fewest_updates": 1}
+    short = {"epochs": 1, "min_updates": 1}
     assert train_classifier(corpus, **short).config.measured_on == "6 clips, every tenth held out"
     fresh = save_set(tmp_path / "fresh", 12, first=500)
     given = train_classifier(corpus, held_out=fresh, **short)
@@ -101,12 +108,12 @@ def test_variations_keep_what_they_should():
     noisy = add_noise(mels)
     assert bool((noisy >= mels - 1e-4).all())
     assert 0.2 < float((noisy == mels).all(2).all(1).float().mean()) < 0.8
-    hidden = hide(mels) != mels
-    assert float(hidden.float().mean()) < 0.6
-    assert bool(hidden.any(2).any(1).float().mean() > 0.9)
-    mixed = mix(mels)
-    assert bool(((mixed.shares >= 0.5) & (mixed.shares <= 1)).all())
-    own = mixed.shares.view(-1, 1, 1)
+    masked = mask(mels) != mels
+    assert float(masked.float().mean()) < 0.6
+    assert bool(masked.any(2).any(1).float().mean() > 0.9)
+    mixed = mixup(mels)
+    assert bool(((mixed.weights >= 0.5) & (mixed.weights <= 1)).all())
+    own = mixed.weights.view(-1, 1, 1)
     assert torch.allclose(mixed.mels, own * mels + (1 - own) * mels[mixed.partners])
 
 
@@ -115,7 +122,7 @@ def test_it_is_read_as_it_was_written(classifier, corpus, tmp_path):
     read = load_classifier(tmp_path / "deep" / "c.safetensors")
     assert read.config == classifier.config
     mels = read.read([corpus / "tone" / "0.wav"])
-    assert np.array_equal(read.judge(mels).probabilities, classifier.judge(mels).probabilities)
+    assert np.array_equal(read.classify(mels).probabilities, classifier.classify(mels).probabilities)
     (tmp_path / "no.safetensors").write_bytes(b"nothing")
     with pytest.raises(ModelError, match="is no classifier"):
         load_classifier(tmp_path / "no.safetensors")
@@ -127,7 +134,7 @@ def test_level_length_and_rate_do_not_matter(classifier, tmp_path):
     soundfile.write(tmp_path / "short.wav", long[:1500], RATE)
     soundfile.write(tmp_path / "fast.wav", np.repeat(long, 2), 2 * RATE)
     files = [tmp_path / name for name in ("quiet.wav", "short.wav", "fast.wav")]
-    assert classifier.judge(classifier.read(files)).probabilities.argmax(1).tolist() == [1, 1, 1]
+    assert classifier.classify(classifier.read(files)).probabilities.argmax(1).tolist() == [1, 1, 1]
 
 
 def test_labels_come_from_folders_names_and_manifests(tmp_path, save_voice):
@@ -156,13 +163,13 @@ def test_a_set_that_repeats_training_clips_is_told_from_a_fresh_one(classifier, 
     (tmp_path / "copies" / "tone" / "broken.wav").write_bytes(b"none")
     seen: list[int] = []
     systems = {"fresh": fresh, "copies": tmp_path / "copies"}
-    found = evaluate_sets(systems, corpus, SetWishes(classifier), seen.append)
-    good, bad = (system.whole for system in found.systems)
+    found = evaluate_sets(systems, corpus, SetOptions(classifier), seen.append)
+    good, bad = (system.set_scores for system in found.systems)
     assert sum(seen) == 60 + 24 + 12
     assert (good["clips"], bad["clips"]) == (24, 12)
     assert good["accuracy"] > 0.8
     assert good["inception_score"] > 1.2 > bad["inception_score"]
-    assert good["different_bins"] < bad["different_bins"]
+    assert good["ndb"] < bad["ndb"]
     assert good["within_class_diversity"] > bad["within_class_diversity"]
     assert good["nearest_training_clip"] > bad["nearest_training_clip"] < 1e-3
     assert "between_class_diversity" not in bad  # there is one class only
@@ -172,22 +179,22 @@ def test_a_set_that_repeats_training_clips_is_told_from_a_fresh_one(classifier, 
 def test_frechet_distance_takes_the_classifiers_or_other_features(classifier, corpus, tmp_path):
     fresh = {"fresh": save_set(tmp_path / "fresh", 6, first=100)}
     with pytest.raises(DataError, match="on 12 clips is mostly noise"):
-        evaluate_sets(fresh, corpus, SetWishes(classifier, frechet=True))
-    own = evaluate_sets(fresh, corpus, SetWishes(classifier, frechet=True, force=True)).systems[0].whole
+        evaluate_sets(fresh, corpus, SetOptions(classifier, frechet=True))
+    own = evaluate_sets(fresh, corpus, SetOptions(classifier, frechet=True, force=True)).systems[0].set_scores
 
     class Moments(torch.nn.Module):
         def forward(self, audio: torch.Tensor) -> torch.Tensor:
             return torch.stack([audio.mean(), audio.std(), audio.abs().max()])
 
     torch.jit.trace(Moments(), torch.randn(1, 99)).save(tmp_path / "moments.pt")
-    wishes = SetWishes(embedder=tmp_path / "moments.pt", frechet=True, force=True)
-    other = evaluate_sets(fresh, corpus, wishes).systems[0].whole
+    options = SetOptions(embedder=tmp_path / "moments.pt", frechet=True, force=True)
+    other = evaluate_sets(fresh, corpus, options).systems[0].set_scores
     assert other.keys() == {"clips", "frechet_distance"}
     assert 0 <= other["frechet_distance"] < 0.01
     assert own["frechet_distance"] != other["frechet_distance"]
     (tmp_path / "no.pt").write_bytes(b"none")
     with pytest.raises(ModelError, match="does not serve as a TorchScript model"):
-        evaluate_sets(fresh, corpus, SetWishes(embedder=tmp_path / "no.pt", frechet=True, force=True))
+        evaluate_sets(fresh, corpus, SetOptions(embedder=tmp_path / "no.pt", frechet=True, force=True))
 
 
 @pytest.fixture(scope="module")
@@ -211,7 +218,7 @@ def test_onsets_and_pitches_of_known_notes(notes):
 
 
 def test_another_octave_has_no_pitch_in_common(notes):
-    whole = evaluate_sets({"a3": notes / "a3"}, notes / "a4", SetWishes(music=True)).systems[0].whole
-    assert whole["pitch_midi_median"] == pytest.approx(57, abs=0.1)
-    assert whole["pitch_distance"] > 0.9
-    assert whole["onset_distance"] <= 1
+    scores = evaluate_sets({"a3": notes / "a3"}, notes / "a4", SetOptions(music=True)).systems[0].set_scores
+    assert scores["pitch_midi_median"] == pytest.approx(57, abs=0.1)
+    assert scores["pitch_distance"] > 0.9
+    assert scores["onset_distance"] <= 1

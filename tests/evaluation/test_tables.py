@@ -7,10 +7,8 @@ import pytest
 from audiodiff.errors import DataError
 from audiodiff.evaluation.results import Excluded, write_json
 from audiodiff.evaluation.tables import (
-    aligned,
     cell,
     comparison_rows,
-    markdown,
     rewrite_tables,
     score_table,
     summary_rows,
@@ -32,11 +30,6 @@ def page(tmp_path, evaluation):
     write_json(tmp_path / "results" / "a.json", evaluation)
     (tmp_path / "page.md").write_text(MARKED, encoding="utf-8")
     return tmp_path / "page.md"
-
-
-def test_columns_are_aligned():
-    assert aligned([["", "b"], ["aa", "1.5"]]) == "      b\naa  1.5"
-    assert markdown([["", "b"], ["aa", "1.5"]]) == "| | b |\n|---|---|\n| aa | 1.5 |"
 
 
 def test_summary_has_means_intervals_and_counts(evaluation):
@@ -76,7 +69,7 @@ def test_what_was_not_measured_is_empty_and_what_failed_is_not(evaluation):
     lacking = evaluation.model_copy(deep=True)
     for file in lacking.systems[0].files:
         del file.scores["m_stft"]
-    assert "| good | n/a |  |" in score_table([lacking], ["m_stft", "pesq_wb"])
+    assert "| good | n/a | |" in score_table([lacking], ["m_stft", "pesq_wb"])
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,8 @@ from audiodiff.audio.io import save_audio
 from audiodiff.config import DataConfig, ModelConfig, NetworkConfig
 from audiodiff.data.crops import CropReader
 from audiodiff.data.manifest import scan_folder
-from audiodiff.evaluation.evaluate import Task, score_files
-from audiodiff.evaluation.pairing import Limits, Match
+from audiodiff.evaluation.evaluate import AlignmentOptions, Task, score_files
+from audiodiff.evaluation.listing import Match
 from audiodiff.networks.build import build_network
 from audiodiff.pipelines import Vocoder
 from audiodiff.training.samples import choose_samples, make_clips
@@ -57,7 +57,7 @@ def test_scores_are_those_of_evaluate(recordings, tiny_model_config, tmp_path):
     for name, audio in (("generated", clip.generated), ("reference", clip.reference)):
         save_audio(tmp_path / f"{name}.wav", audio, 8000, "FLOAT")
     match = Match("clip", tmp_path / "generated.wav", tmp_path / "reference.wav")
-    result = score_files(Task(match, tuple(clip.scores), Limits(lag_ms=1000)))
+    result = score_files(Task(match, tuple(clip.scores), AlignmentOptions(max_lag_ms=1000)))
     expected = {name: value for name, value in clip.scores.items() if np.isfinite(value)}
     assert result.scores == pytest.approx(expected, abs=1e-4)
 

@@ -6,6 +6,7 @@ import base64
 import csv
 import io
 import json
+import logging
 import re
 import shutil
 import subprocess
@@ -16,10 +17,16 @@ import pytest
 import soundfile
 import torch
 
-from audiodiff.errors import AudioError, ConfigError
-from audiodiff.evaluation import report
-from audiodiff.evaluation.ratings import COLUMNS, opinion_scores, read_ratings
-from audiodiff.evaluation.report import match_loudness, write_report
+from audiodiff.errors import AudioError, ConfigError, DataError
+from audiodiff.evaluation import listening_test as report
+from audiodiff.evaluation.listening_test import (
+    COLUMNS,
+    match_loudness,
+    mean_opinion_scores,
+    rating_tables,
+    read_ratings,
+    write_report,
+)
 
 RATE = 16000
 
@@ -109,7 +116,7 @@ function work(id, plays, answer) {
   section.querySelector("form button").click();
   section.scrollIntoView({ behavior: "instant" });
   let n = 0;
-  while (!section.querySelector(".trial").hidden && n++ < 99) {
+  while (!section.querySelector(".trial").masked && n++ < 99) {
     const answers = [...section.querySelectorAll("[data-answer]")];
     if (!answers.every((button) => button.disabled)) throw "answered before listening";
     if (n % 2) { for (const play of plays) section.querySelector(`[data-play="${play}"]`).click(); }
@@ -165,8 +172,77 @@ def test_players_load_and_the_forms_count(page, tmp_path, size):
         assert tuple(next(csv.reader(io.StringIO(text)))) == COLUMNS
     answers = read_ratings([tmp_path / "abx.csv", tmp_path / "mos.csv"])
     assert len(answers) == 12
-    assert {system: mos.mean for system, (mos, _) in opinion_scores(answers).items()} == {
+    assert {system: mos.mean for system, (mos, _) in mean_opinion_scores(answers).items()} == {
         "reference": 5,
         "good": 4,
         "bad": 2,
     }
+
+
+def mos(listener, item, system, score, seconds=1.0):
+    return ["mos", listener, item, system, "", "", score, score, seconds]
+
+
+def abx(listener, item, right, first="a", second="b", seconds=1.0):
+    return ["abx", listener, item, first, second, "A", "A" if right else "B", int(right), seconds]
+
+
+@pytest.fixture
+def save(tmp_path):
+    def write(name, rows, columns=COLUMNS):
+        with (tmp_path / name).open("w", newline="", encoding="utf-8") as file:
+            csv.writer(file, quoting=csv.QUOTE_ALL).writerows([columns, *rows])
+        return tmp_path / name
+
+    return write
+
+
+def test_means_are_those_of_listeners(save):
+    """Ann rates twice as often, and counts no more for it: (1 + 4) / 2 and not (1 + 1 + 4) / 3."""
+    file = save("x.csv", [mos("Ann", "1", "a", 1), mos("Ann", "2", "a", 1), mos("Bob", "1", "a", 4)])
+    (estimate, n) = mean_opinion_scores(read_ratings([file]))["a"]
+    assert (estimate.mean, n) == (2.5, 3)
+    assert estimate.low == pytest.approx(2.5 - 12.706 * 1.5, abs=0.01)  # t of one degree of freedom, deviation 2.12
+
+
+def test_one_listener_says_nothing_of_others(save):
+    table = rating_tables(read_ratings([save("x.csv", [mos("Ann", "1", "a", 3), mos("Ann", "2", "a", 4)])]))
+    assert "3.50" in table
+    assert "One listener" in table
+
+
+def test_abx_is_a_binomial_test_whichever_system_was_a(save):
+    rows = [abx("Ann", str(i), True, *("ab" if i % 2 else "ba")) for i in range(8)]
+    table = rating_tables(read_ratings([save("x.csv", rows)]))
+    assert "a - b" in table
+    assert "1.00" in table
+    assert f"{0.5**8:.4f}" in table
+    assert "0.68 to 1.00" in table  # Wilson: 8 / (8 + 1.96^2)
+
+
+def test_answers_in_two_files_count_once(save, caplog):
+    first = save("x.csv", [mos("Ann", "1", "a", 3)])
+    both = save("y.csv", [mos("Ann", "1", "a", 3), mos("Ann", "1", "a", 3, seconds=2.0)])
+    with caplog.at_level(logging.WARNING, "audiodiff"):
+        assert len(read_ratings([first, both])) == 2
+    assert "1 answers are in more than one file" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("rows", "columns", "message"),
+    [
+        ([["mos", "A", "1", "a", "", "", "6", "6", "1"]], COLUMNS, r"x.csv:2: test 'mos' with score '6'; expected"),
+        ([["abc", "A", "1", "a", "", "", "1", "1", "1"]], COLUMNS, "test 'abc'"),
+        ([["1", "2"]], ("a", "b"), "has not the columns test, listener"),
+        ([["mos", "A"]], COLUMNS, "has not the columns"),
+        ([], COLUMNS, "hold no answers"),
+    ],
+)
+def test_what_is_no_answer_is_named(save, rows, columns, message):
+    with pytest.raises(DataError, match=message):
+        read_ratings([save("x.csv", rows, columns)])
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(DataError, match="none.csv cannot be read"):
+        read_ratings([tmp_path / "none.csv"])

@@ -1,12 +1,15 @@
-"""A listening page: one HTML file with players, pictures, tables and listening tests, which needs no network."""
+"""Listening tests: a page with players, images and tables in one HTML file, and what listeners answered on it."""
 
 from __future__ import annotations
 
 import base64
+import csv
 import html
 import io
 import json
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,24 +21,30 @@ from torch import Tensor
 
 from audiodiff.audio.io import audio_info, load_audio
 from audiodiff.audio.mel import MelSpectrogram
-from audiodiff.audio.plots import looking_glass, plot_mel, plot_waveform
+from audiodiff.audio.plots import display_mel, plot_mel, plot_waveform
 from audiodiff.audio.replacing import replacing
-from audiodiff.errors import AudioError, ConfigError
+from audiodiff.errors import AudioError, ConfigError, DataError
 from audiodiff.evaluation.registry import METRICS
-from audiodiff.evaluation.results import Evaluation
+from audiodiff.evaluation.results import Estimate, Evaluation, estimate, proportion
 from audiodiff.evaluation.tables import comparison_rows, summary_rows
+from audiodiff.tables import text_table
 
 REFERENCE = "reference"
-"""What the page calls the originals."""
+"""Name of the originals on the page."""
 
-_HIGHEST_PEAK = 0.99
+_MAX_PEAK = 0.99
 _BLOCK_SECONDS = 0.4
-"""Length of the blocks that BS.1770 measures; shorter recordings are one block."""
-_SHOWN_SCORES = ("pesq_wb", "estoi", "distillmos", "mcd", "m_stft")
+"""Block of BS.1770; shorter recordings are one block."""
+_PAGE_METRICS = ("pesq_wb", "estoi", "distillmos", "mcd", "m_stft")
+COLUMNS = ("test", "listener", "item", "system", "other", "x", "answer", "score", "seconds")
+_LOG = logging.getLogger(__name__)
 
 
 def write_report(
-    path: Path, evaluation: Evaluation, n_items: int = 12, on_progress: Callable[[float], object] = lambda share: None
+    path: Path,
+    evaluation: Evaluation,
+    n_items: int = 12,
+    on_progress: Callable[[float], object] = lambda fraction: None,
 ) -> None:
     """Write the listening page of an evaluation.
 
@@ -46,7 +55,7 @@ def write_report(
         path: The HTML file.
         evaluation: What was evaluated; the recordings must still be where they were.
         n_items: How many recordings are shown at most, evenly chosen among those that every system has.
-        on_progress: Called with the share of the work done since the last call.
+        on_progress: Called with the fraction of the work done since the last call.
 
     Raises:
         ConfigError: If the extra `eval` is not installed.
@@ -93,20 +102,20 @@ def _choose(evaluation: Evaluation, n_items: int) -> list[str]:
 
 
 def _article(evaluation: Evaluation, name: str, systems: Sequence[str]) -> str:
-    """Return the HTML of one recording: a player, a picture and the scores of every system beside each other."""
+    """Return the HTML of one recording: a player, a image and the scores of every system beside each other."""
     results = [next(file for file in system.files if file.name == name) for system in evaluation.systems]
     rate = audio_info(results[0].reference).sample_rate
     paths = [results[0].reference, *(result.generated for result in results)]
     clips = match_loudness([load_audio(path, rate)[0] for path in paths], rate)
     scores: list[dict[str, float]] = [{}, *(result.scores for result in results)]
     figures = []
-    for system, clip, picture, values in zip(systems, clips, _pictures(clips, rate), scores, strict=True):
-        shown = [key for key in _SHOWN_SCORES if key in values]
+    for system, clip, image, values in zip(systems, clips, _plot_clips(clips, rate), scores, strict=True):
+        shown = [key for key in _PAGE_METRICS if key in values]
         words = " · ".join(f"{METRICS[key].title} {values[key]:.{METRICS[key].decimals}f}" for key in shown)
         label = html.escape(system)
         figures.append(
             f'<figure><figcaption>{label}</figcaption><img alt="waveform and mel spectrogram, {label}" '
-            f'src="{_uri("image/webp", picture)}"><audio controls preload="metadata" '
+            f'src="{_uri("image/webp", image)}"><audio controls preload="metadata" '
             f'aria-label="{label}" data-item="{html.escape(name)}" data-system="{label}" '
             f'src="{_uri("audio/flac", _flac(clip, rate))}"></audio><p>{html.escape(words)}</p></figure>'
         )
@@ -122,7 +131,7 @@ def match_loudness(clips: Sequence[Tensor], sample_rate: int) -> list[Tensor]:
     gains = [10 ** ((loudness[0] - own) / 20) if np.isfinite(loudness[0] - own) else 1.0 for own in loudness]
     matched = [clip * gain for clip, gain in zip(clips, gains, strict=True)]
     peak = max(float(clip.abs().max()) for clip in matched)
-    return [clip * (_HIGHEST_PEAK / peak) for clip in matched] if peak > _HIGHEST_PEAK else matched
+    return [clip * (_MAX_PEAK / peak) for clip in matched] if peak > _MAX_PEAK else matched
 
 
 def _loudness(clip: Tensor, sample_rate: int) -> float:
@@ -145,23 +154,23 @@ def _flac(clip: Tensor, sample_rate: int) -> bytes:
     return buffer.getvalue()
 
 
-def _pictures(clips: Sequence[Tensor], sample_rate: int) -> list[bytes]:
+def _plot_clips(clips: Sequence[Tensor], sample_rate: int) -> list[bytes]:
     """Draw waveform and mel of every clip, on the scales of all and the colours of the first, as WebP."""
-    config = looking_glass(sample_rate)
-    highest = 1.05 * max(float(clip.abs().max()) for clip in clips)
-    pictures, peak_db = [], None
+    config = display_mel(sample_rate)
+    peak = 1.05 * max(float(clip.abs().max()) for clip in clips)
+    images, peak_db = [], None
     for clip in clips:
         figure = Figure(figsize=(5.2, 2.925), layout="constrained")
         waveform, mel = figure.subplots(2, 1, sharex=True, height_ratios=(1, 2))
         plot_waveform(waveform, clip, sample_rate)
-        waveform.set(ylabel="", ylim=(-highest, highest), yticks=[])
+        waveform.set(ylabel="", ylim=(-peak, peak), yticks=[])
         peak_db = plot_mel(mel, MelSpectrogram(config)(clip), config, peak_db=peak_db).get_clim()[1]
         mel.set(ylabel="kHz", xlim=(0, len(clip) / sample_rate))
         mel.set_yticks(mel.get_yticks()[1::2], mel.get_yticklabels()[1::2])
         buffer = io.BytesIO()
         figure.savefig(buffer, format="webp", dpi=140, pil_kwargs={"quality": 80})
-        pictures.append(buffer.getvalue())
-    return pictures
+        images.append(buffer.getvalue())
+    return images
 
 
 def _tables(evaluation: Evaluation) -> str:
@@ -192,3 +201,109 @@ def _table(caption: str, rows: Sequence[Sequence[str]]) -> str:
         f"<div class=scroll><table><caption>{html.escape(caption)}</caption>"
         f"<thead><tr>{top}</tr></thead><tbody>{lines}</tbody></table></div>"
     )
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One answer of one listener.
+
+    Attributes:
+        test: "abx" or "mos".
+        listener: Who.
+        item: Which recording.
+        systems: What was heard: one system (MOS) or two, sorted (ABX).
+        score: 1 to 5 (MOS); 1 right, 0 wrong (ABX).
+    """
+
+    test: str
+    listener: str
+    item: str
+    systems: tuple[str, ...]
+    score: int
+
+
+def read_ratings(paths: Iterable[Path]) -> list[Answer]:
+    """Read the files that listeners downloaded; a file given twice under other names counts once.
+
+    Raises:
+        DataError: If a file cannot be read or a line is no answer; the message names the line.
+    """
+    answers: list[Answer] = []
+    seen: set[tuple[str, ...]] = set()
+    n_duplicates = 0
+    for path in paths:
+        try:
+            with path.open(encoding="utf-8-sig", newline="") as file:
+                rows = list(csv.DictReader(file))
+        except (OSError, UnicodeDecodeError, csv.Error) as error:
+            raise DataError(f"{path} cannot be read: {error}. Give the CSV files of a listening page.") from error
+        new: set[tuple[str, ...]] = set()
+        for number, row in enumerate(rows, 2):
+            answer = _answer(row, f"{path}:{number}")
+            key = tuple(row[column] for column in COLUMNS)  # the seconds tell two rounds of one listener apart
+            if key in seen:
+                n_duplicates += 1
+                continue
+            new.add(key)
+            answers.append(answer)
+        seen |= new
+    if n_duplicates:
+        _LOG.warning("%d answers are in more than one file and count once", n_duplicates)
+    if not answers:
+        raise DataError("the files hold no answers.")
+    return answers
+
+
+def _answer(row: dict[str, str], where: str) -> Answer:
+    allowed = {"abx": {"0", "1"}, "mos": {"1", "2", "3", "4", "5"}}
+    if set(row) != set(COLUMNS) or None in row.values():
+        raise DataError(f"{where} has not the columns {', '.join(COLUMNS)}. Give the CSV files of a listening page.")
+    if row["score"] not in allowed.get(row["test"], ()):
+        raise DataError(
+            f"{where}: test {row['test']!r} with score {row['score']!r}; expected abx with 0 or 1, or mos with 1 to 5."
+        )
+    systems = sorted(filter(None, (row["system"], row["other"])))
+    return Answer(row["test"], row["listener"], row["item"], tuple(systems), int(row["score"]))
+
+
+def mean_opinion_scores(answers: Sequence[Answer]) -> dict[str, tuple[Estimate, int]]:
+    """Return the mean opinion score of every system, and its number of ratings.
+
+    With several listeners, the mean and its interval are those of the listeners' own means, because two ratings by one
+    person are not independent. With one listener they are those of the ratings, and say nothing of other people.
+    """
+    found = {}
+    for system in dict.fromkeys(answer.systems[0] for answer in answers if answer.test == "mos"):
+        by_listener: dict[str, list[int]] = {}
+        for answer in answers:
+            if answer.test == "mos" and answer.systems[0] == system:
+                by_listener.setdefault(answer.listener, []).append(answer.score)
+        every = [score for scores in by_listener.values() for score in scores]
+        means = [float(np.mean(scores)) for scores in by_listener.values()]
+        found[system] = (estimate(means if len(means) > 1 else [float(score) for score in every]), len(every))
+    return found
+
+
+def rating_tables(answers: Sequence[Answer]) -> str:
+    """Return tables of the ratings: mean opinion scores by system, and how often X was identified in ABX."""
+    parts = []
+    scores_by_system = mean_opinion_scores(answers)
+    if scores_by_system:
+        rows = [["", "MOS", "95 % interval", "ratings", "listeners"]]
+        for system, (mos, n) in sorted(scores_by_system.items(), key=lambda item: -item[1][0].mean):
+            n_listeners = len({answer.listener for answer in answers if answer.systems == (system,)})
+            interval = "n/a" if mos.low is None else f"{mos.low:.2f} to {mos.high:.2f}"
+            rows.append([system, f"{mos.mean:.2f}", interval, str(n), str(n_listeners)])
+        parts.append(text_table(rows))
+    pairs = dict.fromkeys(answer.systems for answer in answers if answer.test == "abx")
+    if pairs:
+        rows = [["ABX", "right", "95 % interval", "p against guessing", "answers"]]
+        for pair in pairs:
+            scores = [answer.score for answer in answers if answer.test == "abx" and answer.systems == pair]
+            low, high, p_value = proportion(sum(scores), len(scores))
+            correct = f"{sum(scores) / len(scores):.2f}"
+            rows.append([" - ".join(pair), correct, f"{low:.2f} to {high:.2f}", f"{p_value:.4f}", str(len(scores))])
+        parts.append(text_table(rows))
+    if len({answer.listener for answer in answers}) == 1:
+        parts.append("One listener: the intervals say nothing of other people.")
+    return "\n\n".join(parts)

@@ -13,7 +13,8 @@ import torch
 from audiodiff.audio.io import load_audio
 from audiodiff.data.manifest import Recording, write_manifest
 from audiodiff.errors import AudioError, DataError
-from audiodiff.evaluation.pairing import Limits, Match, load_pair, match_files
+from audiodiff.evaluation.evaluate import AlignmentOptions, load_pair
+from audiodiff.evaluation.listing import Match, match_files
 from audiodiff.evaluation.signal import lag_ms
 
 RATE = 16000
@@ -83,13 +84,13 @@ def test_what_has_no_partner_at_all_is_an_error(tmp_path, save_voice):
 
 
 def test_equal_recordings_are_left_alone(match, voice):
-    found = load_pair(match(voice(1.0, RATE)), Limits())
+    found = load_pair(match(voice(1.0, RATE)), AlignmentOptions())
     assert found.notes == []
     assert torch.equal(found.pair.generated, found.pair.reference)
 
 
 def test_another_rate_is_resampled_and_said(match, speech):
-    found = load_pair(match(speech[::2], 8000, reference=speech), Limits())
+    found = load_pair(match(speech[::2], 8000, reference=speech), AlignmentOptions())
     assert "resampled from 8000 Hz to the reference's 16000 Hz" in found.notes
     assert found.pair.sample_rate == RATE
 
@@ -98,7 +99,7 @@ def test_another_rate_is_resampled_and_said(match, speech):
 def test_the_longer_is_cut_and_that_is_said(match, voice, extra, whose):
     whole = voice(1.1, RATE)
     n_samples = RATE + round(extra * RATE)
-    found = load_pair(match(whole[:n_samples], reference=whole[:RATE]), Limits())
+    found = load_pair(match(whole[:n_samples], reference=whole[:RATE]), AlignmentOptions())
     assert f"800 samples of the {whose} cut to equal length" in found.notes
     assert found.pair.reference.shape[1] == min(RATE, n_samples)
 
@@ -106,16 +107,16 @@ def test_the_longer_is_cut_and_that_is_said(match, voice, extra, whose):
 def test_another_length_is_refused_unless_allowed(match, voice):
     both = match(voice(1.5, RATE))
     with pytest.raises(AudioError, match=r"generated.wav is 1.50 s, its reference 1.00 s; .*--max-length-difference"):
-        load_pair(both, Limits())
-    load_pair(both, Limits(length_seconds=0.5, lag_ms=1000))
+        load_pair(both, AlignmentOptions())
+    load_pair(both, AlignmentOptions(max_length_difference=0.5, max_lag_ms=1000))
 
 
 def test_a_lag_is_refused_unless_allowed_or_undone(match, speech):
     both = match(np.concatenate([np.zeros(1600, np.float32), speech[:-1600]]), reference=speech)
     with pytest.raises(AudioError, match=r"generated.wav comes (99|100) ms after its reference; .*--align undoes"):
-        load_pair(both, Limits())
-    assert load_pair(both, Limits(lag_ms=150)).notes == []
-    aligned = load_pair(both, Limits(align=True))
+        load_pair(both, AlignmentOptions())
+    assert load_pair(both, AlignmentOptions(max_lag_ms=150)).notes == []
+    aligned = load_pair(both, AlignmentOptions(align=True))
     (note,) = aligned.notes
     assert float(note.split()[2]) == pytest.approx(-100, abs=1)
     assert abs(lag_ms(aligned.pair)) <= 1
@@ -125,12 +126,12 @@ def test_silence_before_and_after_is_no_lag(match, speech):
     """Digital zeros where the original has room noise, as vocoders make them of padding."""
     muted = speech.copy()
     muted[:4000] = muted[-3000:] = 0
-    assert load_pair(match(muted, reference=speech), Limits()).notes == []
+    assert load_pair(match(muted, reference=speech), AlignmentOptions()).notes == []
 
 
 def test_clipping_is_said(match, voice):
     loud = np.clip(4 * voice(1.0, RATE), -1, 1)
-    (note,) = load_pair(match(loud), Limits()).notes
+    (note,) = load_pair(match(loud), AlignmentOptions()).notes
     assert note.startswith("clipped: ")
     assert int(note.split()[1]) == int((np.abs(load_audio(Path(match(loud).generated)).numpy()) >= 1 - 2**-15).sum())
 
@@ -140,9 +141,9 @@ def test_silence_is_refused(match, voice, which):
     silence, sound = np.zeros(RATE, np.float32), voice(1.0, RATE)
     both = match(silence, reference=sound) if which == "generated" else match(sound, reference=silence)
     with pytest.raises(AudioError, match=f"{which}.wav is silent"):
-        load_pair(both, Limits())
+        load_pair(both, AlignmentOptions())
 
 
 def test_other_channels_are_refused(match, voice):
     with pytest.raises(AudioError, match="generated.wav has 2 channels, its reference 1"):
-        load_pair(match(np.stack([voice(1.0, RATE)] * 2, 1)), Limits())
+        load_pair(match(np.stack([voice(1.0, RATE)] * 2, 1)), AlignmentOptions())

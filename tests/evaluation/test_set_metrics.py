@@ -6,16 +6,18 @@ import math
 
 import numpy as np
 import pytest
+import soundfile
 from scipy import linalg
 
 from audiodiff.errors import DataError
-from audiodiff.evaluation.generation import (
+from audiodiff.evaluation.set_metrics import (
+    NearestClipSearch,
     accuracy,
-    different_bins,
     diversity,
     frechet_distance,
     inception_score,
-    nearest_training_clip,
+    ndb,
+    nearest_neighbours,
 )
 
 
@@ -46,18 +48,18 @@ def test_diversity_of_known_angles():
 
 def test_equal_distributions_differ_in_few_bins_and_collapsed_ones_in_most():
     real = normal(1000)
-    equal = [different_bins(real, normal(1000, seed), seed=seed) for seed in range(1, 6)]
+    equal = [ndb(real, normal(1000, seed), seed=seed) for seed in range(1, 6)]
     assert np.mean(equal) < 0.15
-    collapsed = different_bins(real, np.repeat(normal(3, 9), 300, axis=0))
+    collapsed = ndb(real, np.repeat(normal(3, 9), 300, axis=0))
     assert collapsed > 0.8
-    assert different_bins(real, normal(900, 3), seed=4) == different_bins(real, normal(900, 3), seed=4)
+    assert ndb(real, normal(900, 3), seed=4) == ndb(real, normal(900, 3), seed=4)
 
 
 def test_a_repeated_training_clip_is_found():
     training = normal(50)
     generated = np.concatenate([3 * training[7:8], normal(4, 1)])  # louder, but the same
-    found = nearest_training_clip(generated, training)
-    assert found.which[0] == 7
+    found = nearest_neighbours(generated, training)
+    assert found.index[0] == 7
     assert found.distance[0] == pytest.approx(0, abs=1e-6)
     assert found.distance[1:].min() > 0.2
 
@@ -80,3 +82,41 @@ def test_a_frechet_distance_on_few_clips_is_refused_unless_forced():
     assert halves > 20 * frechet_distance(normal(2000), normal(2000, 1))  # of one distribution both
     with pytest.raises(DataError, match="at least two clips"):
         frechet_distance(normal(2000), normal(1), force=True)
+
+
+RATE = 8000
+
+
+@pytest.fixture
+def clips(tmp_path, save_voice):
+    return [save_voice(tmp_path / f"{seed}.wav", 0.6, RATE, seed) for seed in range(6)]
+
+
+def test_a_copy_is_found_though_quieter_and_later(clips, tmp_path):
+    samples = soundfile.read(clips[3])[0]
+    soundfile.write(tmp_path / "copy.wav", 0.2 * np.concatenate([np.zeros(800), samples[:-800]]), RATE, subtype="FLOAT")
+    nearest = NearestClipSearch(clips, RATE, 0.6)
+    found = nearest(tmp_path / "copy.wav")
+    assert found.path == clips[3]
+    assert found.similarity > max(0.8, *nearest.leave_one_out())  # a sixth of it was cut off
+
+
+def test_itself_is_one_and_others_are_less(clips):
+    nearest = NearestClipSearch(clips, RATE, 0.6)
+    assert nearest(clips[2]).similarity == pytest.approx(1, abs=1e-4)
+    among = nearest.leave_one_out()
+    assert len(among) == len(clips)
+    assert max(among) < 0.98
+    assert nearest(clips[2], exclude=2).similarity == pytest.approx(among[2])
+    assert NearestClipSearch(clips[:1], RATE, 0.6).leave_one_out() == []
+
+
+def test_the_length_that_is_compared_counts(clips):
+    assert NearestClipSearch(clips, RATE, 0.2)(clips[0], exclude=0).similarity != pytest.approx(
+        NearestClipSearch(clips, RATE, 0.6)(clips[0], exclude=0).similarity
+    )
+
+
+def test_nothing_to_compare_with_is_refused():
+    with pytest.raises(DataError, match="no training clips"):
+        NearestClipSearch([], RATE, 0.5)
