@@ -161,22 +161,30 @@ class CropReader:
         audio = resample(samples, before, after)[:, first : first + self.n_samples + 2 * self.context]
         n_there = min(self.n_samples, round((info.n_samples - start) * after / before))
         return Example(
-            self._shaped(audio, n_there),
+            self.shape(audio, torch.tensor([n_there])),
             label=torch.tensor(name_index(recording, "label", self.labels)),
             bandwidth=torch.tensor(self._bandwidth(recording, speed)),
             speaker=torch.tensor(name_index(recording, "speaker", self.speakers)),
             vector=read_vector(recording, self.vector_width),
         )
 
-    def _shaped(self, audio: Tensor, n_there: int) -> Tensor:
-        """Fade a crop `(1, context + time + context)`, of which `n_there` samples are there, and set its peak."""
+    def shape(self, audio: Tensor, n_there: Tensor) -> Tensor:
+        """Fade crops and bring them to their peak, as far as that is asked for.
+
+        Args:
+            audio: Crops `(batch, context + time + context)`.
+            n_there: Samples from the start of each crop to its end or that of its recording `(batch,)`.
+
+        Returns:
+            Crops of the same shape; silent ones stay silent.
+        """
         if any(self.fade):
-            after = audio.shape[-1] - self.context - n_there
-            audio = audio * functional.pad(fades(n_there, *self.fade), (self.context, after))
-        if self.peak_db is None:
-            return audio
-        peak = audio.abs().max()
-        return audio * (10 ** (self.peak_db / 20) / peak) if peak > 0 else audio
+            faded = fades(self.n_samples, n_there, *self.fade).to(audio)
+            audio = audio * functional.pad(faded, (self.context, self.context), value=1.0)
+        if self.peak_db is not None:
+            peak = audio.abs().amax(-1, keepdim=True)
+            audio = audio * (10 ** (self.peak_db / 20) / torch.where(peak > 0, peak, 1.0))
+        return audio
 
     def _check_file(self, recording: Recording) -> AudioInfo:
         info = audio_info(recording.audio)
@@ -200,15 +208,25 @@ class CropReader:
         return band if self.mask_bandwidth and band < FULL_BAND * self.sample_rate else math.inf
 
 
-def fades(n_samples: int, n_in: int, n_out: int) -> Tensor:
-    """Return a weight per sample `(n_samples,)` that rises from 0 over `n_in` of them and falls to 0 over `n_out`.
+def fades(n_samples: int, n_there: Tensor, n_in: int, n_out: int) -> Tensor:
+    """Return a weight per sample that rises from 0 over the first `n_in`, and falls to 0 over the last `n_out`.
 
     Both are raised cosines; where they meet, they multiply.
+
+    Args:
+        n_samples: Of a crop.
+        n_there: Where the fall ends; all behind is 0 if there is one `(batch,)`.
+        n_in: Samples.
+        n_out: Samples.
+
+    Returns:
+        Weights `(batch, n_samples)`, float32, where `n_there` is.
     """
-    weight, index = torch.ones(n_samples), torch.arange(n_samples) + 0.5
-    for distance, length in ((index, n_in), (n_samples - index, n_out)):
+    index = torch.arange(n_samples, device=n_there.device) + 0.5
+    weight = torch.ones(len(n_there), n_samples, device=n_there.device)
+    for distance, length in ((index, n_in), (n_there.unsqueeze(1) - index, n_out)):
         if length:
-            weight *= 0.5 - 0.5 * torch.cos(torch.pi * (distance / length).clamp_max(1))
+            weight = weight * (0.5 - 0.5 * torch.cos(torch.pi * (distance / length).clamp(0, 1)))
     return weight
 
 

@@ -68,7 +68,7 @@ def test_every_crop_is_brought_to_the_same_peak(record):
     crop = CropReader(RATE, 640, peak_db=-1.0).read(recording, 0.5).audio
     assert float(crop.abs().max()) == pytest.approx(10 ** (-1 / 20))
     torch.testing.assert_close(crop / crop.abs().max(), plain / plain.abs().max())
-    silence = CropReader(RATE, 640, peak_db=-1.0)._shaped(torch.zeros(1, 640), 640)
+    silence = CropReader(RATE, 640, peak_db=-1.0).shape(torch.zeros(1, 640), torch.tensor([640]))
     assert torch.equal(silence, torch.zeros(1, 640))
 
 
@@ -80,18 +80,21 @@ def test_a_crop_fades_out_at_its_end_or_where_the_recording_ends(record, n_sampl
     crop = CropReader(RATE, n_samples, one_shots=True, fade=(0, 100)).read(recording, 0.0, speed).audio[0]
     end = min(n_samples, round(RATE / speed))
     assert torch.equal(crop[: end - 100], plain[: end - 100])
-    torch.testing.assert_close(crop[end - 50 : end], plain[end - 50 : end] * fades(50, 0, 100)[-50:])
+    fall = fades(100, torch.tensor([100]), 0, 100)[0, 50:]
+    torch.testing.assert_close(crop[end - 50 : end], plain[end - 50 : end] * fall)
     assert torch.all(crop[end:] == 0)
 
 
 def test_fades_rise_and_fall():
-    weight = fades(1000, 10, 200)
+    weight, early = fades(1000, torch.tensor([1000, 600]), 10, 200)
     assert torch.all(weight[:10].diff() > 0)
     assert torch.all(weight[10:800] == 1)
     assert torch.all(weight[800:].diff() < 0)
     assert weight[0] < 0.01
     assert weight[-1] < 0.0001
-    assert torch.equal(fades(5, 0, 0), torch.ones(5))
+    torch.testing.assert_close(early[400:600], weight[800:])
+    assert torch.all(early[600:] == 0)
+    assert torch.equal(fades(5, torch.tensor([3]), 0, 0), torch.ones(1, 5))
 
 
 @pytest.mark.parametrize("file_rate", [4000, 11025, 16000, 22050, 48000])
