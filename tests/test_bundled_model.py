@@ -36,7 +36,7 @@ def test_the_network_improves_on_its_starting_estimate(vocoder, audio):
     mel = vocoder.mel(audio)
     noise = position_noise([0], -1, n_samples=mel.shape[-1] * vocoder.mel_config.hop_length)
     rounds = vocoder.config.synthesis.griffin_lim_iterations
-    estimate = waveform_from_mel(mel, noise, vocoder.prior.spectrogram, iterations=rounds)[0, :, : audio.shape[1]]
+    estimate = waveform_from_mel(mel, noise, vocoder.spectrogram, iterations=rounds)[0, :, : audio.shape[1]]
     made = vocoder(mel)[:, : audio.shape[1]]
     distances = [score(sound, audio, vocoder.sample_rate)["m_stft"] for sound in (made, estimate)]
     assert distances[0] < 0.9 * distances[1]

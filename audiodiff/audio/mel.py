@@ -175,8 +175,8 @@ class MelSpectrogram(nn.Module):
         energy = self.to_magnitude(mel) ** self.config.power
         coverage = filters.sum(0).unsqueeze(1).clamp_min(_TINY)
         area = filters.sum(1, keepdim=True).clamp_min(_TINY)
-        share = (filters / area) / (filters / area).sum(0).clamp_min(_TINY)
-        estimate = (share.T @ (energy / area).clamp_min(_TINY).log()).exp() * (coverage > _TINY)
+        fraction = (filters / area) / (filters / area).sum(0).clamp_min(_TINY)
+        estimate = (fraction.T @ (energy / area).clamp_min(_TINY).log()).exp() * (coverage > _TINY)
         for _ in range(iterations):
             estimate = estimate * (filters.T @ (energy / (filters @ estimate).clamp_min(_TINY))) / coverage
         return estimate ** (1 / self.config.power)

@@ -1,4 +1,4 @@
-"""Restoration without a model: the plain methods that a model has to beat, and that it starts from."""
+"""Restoration without a model: the baselines that a model has to beat, and that it starts from."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ AR_ORDER = 96
 _CONTEXT_PER_ORDER = 20
 """Samples on either side of a gap that the prediction is fitted to, per order."""
 _SMOOTHING = 0.98
-"""Share of the frame before in the a-priori SNR (Ephraim and Malah 1984)."""
+"""Weight of the frame before in the a-priori SNR (Ephraim and Malah 1984)."""
 _SILENCE = 1e-12
 """Energy below which there is nothing to predict from."""
 _LOWEST_GAIN = 0.03
@@ -64,7 +64,7 @@ def _autocorrelation(samples: _Array, order: int) -> _Array:
     return correlation
 
 
-def cubic_through(samples: _Array, known: NDArray[np.bool_]) -> _Array:
+def cubic_spline(samples: _Array, known: NDArray[np.bool_]) -> _Array:
     """Lay a cubic spline through the known samples of one channel `(time,)` and return it everywhere."""
     from scipy.interpolate import CubicSpline
 
@@ -86,11 +86,11 @@ def wiener(audio: Tensor, deviation: float, n_fft: int = 512) -> Tensor:
     window = torch.hann_window(n_fft, dtype=audio.dtype, device=audio.device)
     spectrum = torch.stft(audio, n_fft, n_fft // 4, window=window, return_complex=True)
     noise = deviation**2 * float(window.square().sum())
-    posterior = spectrum.abs().square() / max(noise, 1e-20)
-    gains, before = [], posterior[..., 0].clamp_min(1) - 1
-    for frame in posterior.unbind(-1):
-        prior = _SMOOTHING * before + (1 - _SMOOTHING) * (frame - 1).clamp_min(0)
-        gain = (prior / (1 + prior)).clamp_min(_LOWEST_GAIN)
+    posterior_snr = spectrum.abs().square() / max(noise, 1e-20)
+    gains, before = [], posterior_snr[..., 0].clamp_min(1) - 1
+    for frame in posterior_snr.unbind(-1):
+        prior_snr = _SMOOTHING * before + (1 - _SMOOTHING) * (frame - 1).clamp_min(0)
+        gain = (prior_snr / (1 + prior_snr)).clamp_min(_LOWEST_GAIN)
         before = gain.square() * frame
         gains.append(gain)
     filtered = spectrum * torch.stack(gains, -1)

@@ -79,22 +79,22 @@ class Whitening(nn.Module):
         """Multiply by what the mel knows: the exact inverse of `whiten`, shapes alike."""
         return self._filter(signal, mel, lambda envelope: envelope.pow(self.config.exponent) * (1 / self.gain))
 
-    def shrink(self, audio: Tensor, mel: Tensor | None, *, share: float, noise: float) -> Tensor:
+    def shrink(self, audio: Tensor, mel: Tensor | None, *, signal_deviation: float, noise_deviation: float) -> Tensor:
         """Keep of every coefficient what is not white noise by what the mel knows: a Wiener filter.
 
         Args:
             audio: Waveforms `(batch, 1, n_blocks * block_length)`.
             mel: As in `whiten`.
-            share: Standard deviation of the wanted signal once it is whitened.
-            noise: Standard deviation of the noise, in full scale.
+            signal_deviation: Standard deviation of the wanted signal once it is whitened.
+            noise_deviation: Standard deviation of the noise, in full scale.
 
         Returns:
             Waveforms of the shape of `audio`.
         """
 
         def gain(envelope: Tensor) -> Tensor:
-            wanted = (share * envelope.pow(self.config.exponent) / self.gain).square()
-            return wanted / (wanted + max(noise, _TINY) ** 2)
+            wanted = (signal_deviation * envelope.pow(self.config.exponent) / self.gain).square()
+            return wanted / (wanted + max(noise_deviation, _TINY) ** 2)
 
         return self._filter(audio, mel, gain)
 

@@ -73,8 +73,8 @@ def _read_level(_context: click.Context, _parameter: click.Parameter, value: str
 @click.option("--speaker", metavar="NAME", help="Who is to be heard, for a model with speakers.")
 @click.option(
     "--start",
-    type=click.Choice(["plain", "griffin-lim", "noise"]),
-    default="plain",
+    type=click.Choice(["baseline", "griffin-lim", "noise"]),
+    default="baseline",
     show_default=True,
     help="What is diffused: a repair without a model; what Griffin-Lim makes of its mel, for long gaps; or nothing.",
 )
@@ -91,12 +91,14 @@ def _read_level(_context: click.Context, _parameter: click.Parameter, value: str
     help="Times each step is taken; more make it fit its surroundings better. [2 for gaps, else 1]",
 )
 @click.option(
-    "--steering",
+    "--dps",
+    "dps_strength",
     type=click.FloatRange(min=0),
     default=0.0,
     show_default=True,
     metavar="STRENGTH",
-    help="Follow the gradient of the misfit too, at twice the cost; try 0.1 to 0.3 where a seam is heard.",
+    help="Follow the gradient of the misfit too (diffusion posterior sampling), at twice the cost; try 0.1 to 0.3 "
+    "where a seam is heard.",
 )
 @click.option("--free", is_flag=True, help="Let what is known be changed too, to see what holding on to it brings.")
 @synthesis_options
@@ -105,7 +107,7 @@ def _read_level(_context: click.Context, _parameter: click.Parameter, value: str
     "--try",
     "attempt",
     is_flag=True,
-    help="INPUTS are sound: damage them first, write damaged/, plain/ and repaired/ into PATH, and measure.",
+    help="INPUTS are sound: damage them first, write degraded/, baseline/ and repaired/ into PATH, and measure.",
 )
 def command(*, inputs: tuple[Path, ...], output: Path, overwrite: bool, **options: Any) -> None:
     """Mend recordings with a model that was not trained to.

@@ -10,7 +10,7 @@ from typing import Any
 import click
 from torch import Tensor
 
-from audiodiff.audio.damage import Clipping, Damage, Gaps, LowPass, Noise
+from audiodiff.audio.degradation import Clipping, Degradation, Gaps, LowPass, Noise
 from audiodiff.audio.io import audio_info, load_audio, save_audio
 from audiodiff.checkpoint import find_model, load_config
 from audiodiff.cli.jobs import Job
@@ -33,7 +33,7 @@ class Wishes:
     """What the user wants of every recording.
 
     Attributes:
-        damage: From a recording `(channels, time)` and its rate to what happened to it.
+        degradation: From a recording `(channels, time)` and its rate to what happened to it.
         config: How it is repaired.
         changes: What differs from the model's own synthesis settings.
         label: What the recordings are.
@@ -43,7 +43,7 @@ class Wishes:
         attempt: The folder for all versions of recordings that are sound and are damaged first; None for damaged ones.
     """
 
-    damage: Callable[[Tensor, int], Damage]
+    degradation: Callable[[Tensor, int], Degradation]
     config: RepairConfig
     changes: SynthesisChanges = field(default_factory=SynthesisChanges)
     label: str | None = None
@@ -66,16 +66,16 @@ def make_wishes(options: dict[str, Any]) -> Wishes:
     repairing, settings, own = (
         {name: options[name] for name in names if name in options}
         for names in (
-            ("start", "steering", "rounds"),
+            ("start", "dps_strength", "rounds"),
             (*REVERSE, "start_log_snr"),
             ("label", "speaker", "seed", "resample", "attempt"),
         )
     )
     config = RepairConfig(replace=not options["free"], **repairing)
-    return Wishes(_damage(options), config, changes(**settings), **own)
+    return Wishes(_degradation(options), config, changes(**settings), **own)
 
 
-def _damage(options: dict[str, Any]) -> Callable[[Tensor, int], Damage]:
+def _degradation(options: dict[str, Any]) -> Callable[[Tensor, int], Degradation]:
     if options["gaps"]:
         return lambda audio, rate: Gaps(tuple(options["gaps"]), rate)
     if "declip" in options:
@@ -126,13 +126,13 @@ def repair_files(pipeline: Vocoder | Generator, jobs: Sequence[Job], wishes: Wis
 
 def _repair_one(pipeline: Vocoder | Generator, job: Job, wishes: Wishes) -> str:
     audio = _read(job.source, pipeline.sample_rate, wishes.resample).to(pipeline.device)
-    damage = wishes.damage(audio, pipeline.sample_rate)
+    degradation = wishes.degradation(audio, pipeline.sample_rate)
     noise = position_noise([wishes.seed], _DAMAGE_DRAW, n_samples=audio.shape[-1], channels=len(audio))[0]
-    damaged = audio if wishes.attempt is None else damage.damage(audio, noise.to(audio))
+    degraded = audio if wishes.attempt is None else degradation.degrade(audio, noise.to(audio))
     repaired = repair(
         pipeline,
-        damaged,
-        damage,
+        degraded,
+        degradation,
         wishes.config,
         label=wishes.label,
         speaker=wishes.speaker,
@@ -142,11 +142,11 @@ def _repair_one(pipeline: Vocoder | Generator, job: Job, wishes: Wishes) -> str:
     _save(job.target, repaired, pipeline.sample_rate)
     if wishes.attempt is None:
         return ""
-    versions = {"damaged": damaged, "plain": damage.plain(damaged), "repaired": repaired}
-    for version in ("damaged", "plain"):
+    versions = {"degraded": degraded, "baseline": degradation.baseline(degraded), "repaired": repaired}
+    for version in ("degraded", "baseline"):
         target = wishes.attempt / version / job.target.relative_to(wishes.attempt / "repaired")
         _save(target, versions[version], pipeline.sample_rate)
-    where = damage.touched(damaged)
+    where = degradation.mask(degraded)
     figures = ""
     for version, made in versions.items():
         snr, distance = (measure(made, audio, where) for measure in (snr_db, log_spectral_distance))

@@ -91,13 +91,13 @@ def _vocode(
     """Vocode, print a line per result, and return the reasons of those that failed."""
     from audiodiff.cli.vocoding import Wishes
     from audiodiff.pipelines import Vocoder
-    from audiodiff.pipelines.budget import within_budget
+    from audiodiff.pipelines.rtf import within_rtf
 
     settings = changes(**{name: options.pop(name) for name in VOCODING})
     with warnings_logged():
         vocoder = Vocoder.from_pretrained(model, device, dtype)
         if rtf is not None:
-            vocoder, settings["steps"], choice = within_budget(vocoder, rtf, dtype, settings)
+            vocoder, settings["steps"], choice = within_rtf(vocoder, rtf, dtype, settings)
             click.echo(choice, err=True)
     wishes = Wishes(changes=settings, **options)
     if wishes.score and not (find_spec("pesq") and find_spec("pystoi")):

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from audiodiff.diffusion.process import alpha_sigma, score
-from audiodiff.diffusion.reverse import split_answer
 from audiodiff.diffusion.samplers import NoiseSource, Question, Walk
+from audiodiff.diffusion.variance import split_answer
 
 FIRST_DRAW = 1 << 19
 """Draws of noise from this number on belong to correctors; those of samplers are numbered by their steps."""

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from audiodiff.diffusion.process import alpha_sigma, clean_from_noise
+from audiodiff.diffusion.process import alpha_sigma, denoised_from_noise
 from audiodiff.diffusion.samplers import NoisePredictor
 
 _SILENCE = 1e-8
@@ -54,9 +54,9 @@ class Guidance(NamedTuple):
         guided = null + self.scale * (conditional - null)
         if self.rescale == 0:
             return guided
-        clean = clean_from_noise(guided, x, log_snr)
+        clean = denoised_from_noise(guided, x, log_snr)
         wanted, found = (
-            signal.std((1, 2), keepdim=True) for signal in (clean_from_noise(conditional, x, log_snr), clean)
+            signal.std((1, 2), keepdim=True) for signal in (denoised_from_noise(conditional, x, log_snr), clean)
         )
         factor = torch.where(found > _SILENCE, wanted / found.clamp_min(_SILENCE), 1.0)
         alpha, sigma = (scale.to(x).view(-1, 1, 1) for scale in alpha_sigma(log_snr.double()))

@@ -14,7 +14,7 @@ from torch.special import log_ndtr
 
 from audiodiff.config import DiffusionConfig
 from audiodiff.diffusion.process import alpha_sigma, noise_from
-from audiodiff.diffusion.reverse import log_ratio
+from audiodiff.diffusion.variance import log_ratio
 
 VARIANCE_WEIGHT = 1e-3
 """Weight of the variational bound, the sum over all steps, beside the MSE (Nichol and Dhariwal 2021, Eq. 16)."""

@@ -103,7 +103,7 @@ def noise_from(output: Tensor, x: Tensor, log_snr: Tensor, target: Target) -> Te
 
     Args:
         output: What the network returned `(batch, channels, time)`; a second output behind it is left out, see
-            `audiodiff.diffusion.reverse.answer_from`.
+            `audiodiff.diffusion.variance.answer_from`.
         x: The noisy signal it was given `(batch, channels, time)`.
         log_snr: Noise levels `(batch,)`.
         target: What the network was trained to predict.
@@ -120,7 +120,7 @@ def noise_from(output: Tensor, x: Tensor, log_snr: Tensor, target: Target) -> Te
     return sigma * x + alpha * output
 
 
-def clean_from_noise(noise: Tensor, x: Tensor, log_snr: Tensor) -> Tensor:
+def denoised_from_noise(noise: Tensor, x: Tensor, log_snr: Tensor) -> Tensor:
     """Return the clean signal that predicted noise implies: (x - sigma * noise) / alpha, shapes as in `diffuse`.
 
     Rounding of x is divided by alpha: at a log-SNR of -16 it is at -74 dB in float32; at -inf the result is NaN.
@@ -129,10 +129,10 @@ def clean_from_noise(noise: Tensor, x: Tensor, log_snr: Tensor) -> Tensor:
     return (x - sigma * noise) / alpha
 
 
-def stratified_shares(n: int, generator: torch.Generator) -> Tensor:
+def stratified_uniforms(n: int, generator: torch.Generator) -> Tensor:
     """Draw n numbers from 0 to 1 in random order, one from each n-th (Kingma et al. 2021, App. I.1)."""
-    share = (torch.arange(n) + torch.rand((), generator=generator)) / n
-    return share[torch.randperm(n, generator=generator)]
+    u = (torch.arange(n) + torch.rand((), generator=generator)) / n
+    return u[torch.randperm(n, generator=generator)]
 
 
 def sample_log_snr(n: int, config: DiffusionConfig, generator: torch.Generator) -> Tensor:
@@ -146,10 +146,10 @@ def sample_log_snr(n: int, config: DiffusionConfig, generator: torch.Generator) 
     Returns:
         Noise levels `(n,)`, float32, in random order.
     """
-    share = stratified_shares(n, generator)
+    u = stratified_uniforms(n, generator)
     if config.levels:
-        share = (share * config.levels).floor().clamp_max(config.levels - 1) / (config.levels - 1)
-    return torch.tensor([config.log_snr_at(u) for u in share.tolist()])
+        u = (u * config.levels).floor().clamp_max(config.levels - 1) / (config.levels - 1)
+    return torch.tensor([config.log_snr_at(u) for u in u.tolist()])
 
 
 def weighted_mse(prediction: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:

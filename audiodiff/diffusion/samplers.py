@@ -1,7 +1,7 @@
 """Samplers: walks down a schedule, from noise to signal, that ask a noise predictor on their way.
 
 A walk is a generator: it yields the question it has for the network, is sent the predicted noise (and behind it the
-learned variance, where there is one: `audiodiff.diffusion.reverse.answer_from`), and returns the signal at the last
+learned variance, where there is one: `audiodiff.diffusion.variance.answer_from`), and returns the signal at the last
 level. `Sampler` makes a plain function of it, called with a predictor as k-diffusion's are. Because
 every update acts on each sample of the signal alone, long audio can be walked piece by piece
 (`audiodiff.engine.wavefront`).
@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from audiodiff.diffusion.process import alpha_sigma
-from audiodiff.diffusion.reverse import posterior, split_answer
+from audiodiff.diffusion.variance import posterior, split_answer
 
 NoisePredictor = Callable[[Tensor, Tensor], Tensor]
 """(x `(batch, channels, time)`, log_snr `(batch,)`) -> predicted noise of the shape of x, or what `answer_from` has."""
@@ -128,18 +128,18 @@ def _corrected(x: Tensor, log_snr: Tensor, step: int, noise: NoiseSource, correc
 class _Prediction(NamedTuple):
     clean: Tensor
     noise: Tensor
-    share: Tensor | None
+    variance_fraction: Tensor | None
 
 
 def _predict(x: Tensor, log_snr: Tensor, step: int, clamp: float | None) -> Generator[Question, Tensor, _Prediction]:
     """Return predicted clean signal, noise and variance at one level; a clamp acts on the clean signal."""
     alpha, sigma = _scales(log_snr)
-    epsilon, share = split_answer((yield Question(x, log_snr, step)), x)
+    epsilon, variance_fraction = split_answer((yield Question(x, log_snr, step)), x)
     clean = (x - sigma * epsilon) / alpha
     if clamp is not None:
         clean = clean.clamp(-clamp, clamp)
         epsilon = (x - alpha * clean) / sigma
-    return _Prediction(clean, epsilon, share)
+    return _Prediction(clean, epsilon, variance_fraction)
 
 
 @Sampler
@@ -186,16 +186,20 @@ def ddpm(
 ) -> Walk:
     """Draw every step from the posterior q(x_s | x_t, clean), or with its mean and the learned variance.
 
-    See `audiodiff.diffusion.reverse`. Step n adds `noise(n)`, n counted from 1; the last step, to an infinite log-SNR,
+    See `audiodiff.diffusion.variance`. Step n adds `noise(n)`, n counted from 1; the last step, to an infinite log-SNR,
     adds none.
     """
     for step, (level, following) in enumerate(pairwise(log_snr)):
         x = yield from _corrected(x, level, step, noise, corrector)
-        clean, _, share = yield from _predict(x, level, step, clamp)
+        clean, _, variance_fraction = yield from _predict(x, level, step, clamp)
         known = posterior(level, following)
-        x = float(known.of_x) * x + float(known.of_clean) * clean
-        if known.lower > 0:
-            deviation = float(known.lower) ** 0.5 if share is None else known.variance(share).sqrt()
+        x = float(known.coef_x) * x + float(known.coef_denoised) * clean
+        if known.beta_tilde > 0:
+            deviation = (
+                float(known.beta_tilde) ** 0.5
+                if variance_fraction is None
+                else known.variance(variance_fraction).sqrt()
+            )
             x = x + deviation * noise(step + 1)
     return x
 
@@ -249,9 +253,9 @@ def dpmpp_2m_sde(
         x = yield from _corrected(x, level, step, noise, corrector)
         clean, _, _ = yield from _predict(x, level, step, clamp)
         known = posterior(level, following)
-        x = float(known.of_x) * x + float(known.of_clean) * extrapolated(clean, float(following - level) / 2)
-        if known.lower > 0:
-            x = x + float(known.lower) ** 0.5 * noise(step + 1)
+        x = float(known.coef_x) * x + float(known.coef_denoised) * extrapolated(clean, float(following - level) / 2)
+        if known.beta_tilde > 0:
+            x = x + float(known.beta_tilde) ** 0.5 * noise(step + 1)
     return x
 
 
@@ -264,7 +268,7 @@ SAMPLERS: dict[str, Sampler] = {
 }
 
 
-def count_questions(sampler: str, log_snr: Tensor, corrector: Corrector | None = None) -> int:
+def count_network_calls(sampler: str, log_snr: Tensor, corrector: Corrector | None = None) -> int:
     """Return how many questions a walk asks: how often the network is called.
 
     Args:

@@ -52,7 +52,7 @@ class Engine(Protocol):
         """Prepare the condition of blocks [start, stop) of a mel `(batch, n_mels, n_blocks)` with their context."""
         ...
 
-    def stream(self, log_snr: Tensor, given: Tensor | None) -> Stream:
+    def stream(self, log_snr: Tensor, global_condition: Tensor | None) -> Stream:
         """Return a stream of the network at a noise level (a scalar), with what its `embed` returned or none."""
         ...
 
@@ -132,12 +132,12 @@ class PlainEngine:
             encoded = self._network.encode(mel)
         return encoded[:, start * self._rows_per_block : stop * self._rows_per_block]
 
-    def stream(self, log_snr: Tensor, given: Tensor | None) -> Stream:
+    def stream(self, log_snr: Tensor, global_condition: Tensor | None) -> Stream:
         """Return a stream; see `Engine.stream`."""
 
         def predict(x: Tensor, condition: Tensor | None) -> Tensor:
             with self._autocast():
-                output: Tensor = self._network(x, log_snr.to(x).expand(len(x)), condition, given)
+                output: Tensor = self._network(x, log_snr.to(x).expand(len(x)), condition, global_condition)
             return output
 
         if self.reach_blocks is None:
@@ -172,9 +172,9 @@ class TiledEngine:
         features = self._network.encode(mel)[:, start * self._rows_per_frame : stop * self._rows_per_frame]
         return self._weights.encode(features, (stop - start) * self._positions_per_block)
 
-    def stream(self, log_snr: Tensor, given: Tensor | None) -> Stream:
+    def stream(self, log_snr: Tensor, global_condition: Tensor | None) -> Stream:
         """Return a stream; see `Engine.stream`."""
-        return self._weights.stream(log_snr, given)
+        return self._weights.stream(log_snr, global_condition)
 
     def relay(self, steps: int) -> Relay | None:
         """Return a relay; see `Engine.relay`."""

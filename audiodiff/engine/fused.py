@@ -127,10 +127,12 @@ class FusedTransform:
         return pad_parts(condition.to(self.dtype), parts, width, 2).contiguous()
 
     @torch.no_grad()
-    def __call__(self, features: Tensor, log_snr: Tensor, condition: Tensor | None, given: Tensor | None) -> Tensor:
+    def __call__(
+        self, features: Tensor, log_snr: Tensor, condition: Tensor | None, global_condition: Tensor | None
+    ) -> Tensor:
         """Map features `(batch, positions, n_inputs)` to `(batch, positions, n_outputs)`, in the layers' dtype."""
         with torch.autocast(features.device.type, enabled=False):  # precision is chosen here, part by part
-            level = self.network.embed_level(log_snr, given)
+            level = self.network.embed_level(log_snr, global_condition)
             h = torch.relu_(self._project(features.to(self.dtype)))
             h = torch.relu_(functional.linear(self.stack(h, level, condition), *self._skip))
             return functional.linear(h, *self._output)
@@ -159,12 +161,14 @@ class _Fused(nn.Module):
         return self.layers.arrange(self.plain.encode(mel))
 
     @torch.no_grad()
-    def embed(self, given: Conditions | None = None) -> Tensor | None:
-        """Embed what is given of whole clips; see `ConditionedNetwork.embed`."""
-        return self.plain.embed(given)
+    def embed(self, global_condition: Conditions | None = None) -> Tensor | None:
+        """Embed global conditions; see `ConditionedNetwork.embed`."""
+        return self.plain.embed(global_condition)
 
-    def _transform(self, features: Tensor, log_snr: Tensor, condition: Tensor | None, given: Tensor | None) -> Tensor:
-        return self.layers(features, log_snr, condition, given)
+    def _transform(
+        self, features: Tensor, log_snr: Tensor, condition: Tensor | None, global_condition: Tensor | None
+    ) -> Tensor:
+        return self.layers(features, log_snr, condition, global_condition)
 
 
 class FusedDiffWave(_Fused, DiffWave):

@@ -23,18 +23,18 @@ WARM_UP_RUNS = 2
 """Runs before a capture: the first compiles and times kernels, the second allocates as the capture will."""
 
 
-class Recording(NamedTuple):
+class CapturedGraph(NamedTuple):
     """A function of no arguments, recorded: where it leaves its result, and what runs it again."""
 
     output: Tensor
     replay: Callable[[], None]
 
 
-Record = Callable[[Callable[[], Tensor]], Recording]
+Capture = Callable[[Callable[[], Tensor]], CapturedGraph]
 """Runs a function and returns its recording; the tensors that the function reads are its inputs from then on."""
 
 
-class CudaRecorder:
+class CudaGraphCapture:
     """Records functions as CUDA graphs that share one memory pool, because they never run at the same time.
 
     Args:
@@ -45,7 +45,7 @@ class CudaRecorder:
         self._device = device
         self._pool = torch.cuda.graph_pool_handle()
 
-    def __call__(self, run: Callable[[], Tensor]) -> Recording:
+    def __call__(self, run: Callable[[], Tensor]) -> CapturedGraph:
         """Warm a function up on a stream of its own, as captures need, and capture it."""
         with torch.cuda.device(self._device):
             stream = torch.cuda.Stream()
@@ -57,7 +57,7 @@ class CudaRecorder:
             graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(graph, pool=self._pool):
                 output = run()
-        return Recording(output, graph.replay)
+        return CapturedGraph(output, graph.replay)
 
 
 def bucket(n: int) -> int:
@@ -88,12 +88,12 @@ class Inputs(NamedTuple):
     Attributes:
         x: The signal at the first noise level `(batch, 1, time)`, float32.
         condition: What the network's `encode` returned, or None.
-        given: What the network's `embed` returned `(batch, width)`, or None.
+        global_condition: What the network's `embed` returned `(batch, width)`, or None.
     """
 
     x: Tensor
     condition: Tensor | None = None
-    given: Tensor | None = None
+    global_condition: Tensor | None = None
 
 
 def reverse(network: Network, target: Target, loop: Loop, inputs: Inputs, noise: NoiseSource) -> Tensor:
@@ -109,13 +109,13 @@ def reverse(network: Network, target: Target, loop: Loop, inputs: Inputs, noise:
     Returns:
         The signal at the last level, of the shape of `inputs.x`.
     """
-    x, condition, given = inputs
+    x, condition, global_condition = inputs
     log_snr = torch.tensor(loop.log_snr, dtype=torch.float64)
     walk = SAMPLERS[loop.sampler].walk(x, log_snr, noise, clamp=loop.clamp, corrector=loop.corrector)
     question = next(walk)
     while True:
         level = torch.full((len(x),), float(question.log_snr), device=x.device)
-        output = network(question.x, level, condition, given)
+        output = network(question.x, level, condition, global_condition)
         try:
             question = walk.send(noise_from(output, question.x, level, target))
         except StopIteration as end:
@@ -128,13 +128,13 @@ class _Captured:
     inputs: Inputs
     n_valid: Tensor
     noise: dict[int, Tensor]
-    recording: Recording
+    graph: CapturedGraph
 
     def fill(self, inputs: Inputs, n_valid: int) -> None:
         """Take over the inputs of a call."""
-        for static, given in zip(self.inputs, inputs, strict=True):
-            if static is not None and given is not None:
-                _fill(static, given)
+        for static, global_condition in zip(self.inputs, inputs, strict=True):
+            if static is not None and global_condition is not None:
+                _fill(static, global_condition)
         self.n_valid.fill_(n_valid)
 
 
@@ -147,13 +147,13 @@ class ReverseGraphs:
     Args:
         network: The noise predictor, on the device where it runs.
         target: What it was trained to predict.
-        record: How to record; None is a `CudaRecorder`.
+        capture: How to capture; None is a `CudaGraphCapture`.
         limit: How many recordings to keep; the one not used for longest goes first.
     """
 
-    def __init__(self, network: Network, target: Target, *, record: Record | None = None, limit: int = 4) -> None:
+    def __init__(self, network: Network, target: Target, *, capture: Capture | None = None, limit: int = 4) -> None:
         self.network, self.target, self.limit = network, target, limit
-        self._record = record or CudaRecorder(next(network.parameters()).device)
+        self._capture_graph = capture or CudaGraphCapture(next(network.parameters()).device)
         self._captured: OrderedDict[tuple[object, ...], _Captured] = OrderedDict()
 
     def __len__(self) -> int:
@@ -185,8 +185,8 @@ class ReverseGraphs:
         self._captured[key] = captured
         for step, static in captured.noise.items():
             _fill(static, noise(step))
-        captured.recording.replay()
-        return captured.recording.output[..., :n_samples].clone()
+        captured.graph.replay()
+        return captured.graph.output[..., :n_samples].clone()
 
     @property
     def _patch(self) -> int:
@@ -207,9 +207,9 @@ class ReverseGraphs:
         if condition is not None:
             batch, frames, width = condition.shape
             condition = condition.new_zeros(batch, frames * capacity // n_samples, width)
-        given = None if inputs.given is None else torch.empty_like(inputs.given)
+        global_condition = None if inputs.global_condition is None else torch.empty_like(inputs.global_condition)
         n_valid = torch.empty(1, dtype=torch.int32, device=x.device)
-        captured = _Captured(Inputs(x, condition, given), n_valid, {}, Recording(x, lambda: None))
+        captured = _Captured(Inputs(x, condition, global_condition), n_valid, {}, CapturedGraph(x, lambda: None))
         captured.fill(inputs, n_samples // self._patch)  # for the warm-up, which times kernels
 
         def fresh(step: int) -> Tensor:
@@ -227,20 +227,20 @@ class ReverseGraphs:
             finally:
                 stack.n_valid = None
 
-        captured.recording = self._record(run)
+        captured.graph = self._capture_graph(run)
         return captured
 
 
 def _kinds(inputs: Inputs) -> tuple[object, ...]:
     """Return what distinguishes inputs beside their length."""
-    x, condition, given = inputs
+    x, condition, global_condition = inputs
     shape = None if condition is None else (condition.shape[2], condition.dtype)
-    return x.shape[:-1], x.dtype, shape, given is None
+    return x.shape[:-1], x.dtype, shape, global_condition is None
 
 
-def _fill(static: Tensor, given: Tensor) -> None:
+def _fill(static: Tensor, global_condition: Tensor) -> None:
     """Copy into the beginning of a static tensor; the one axis in which it may be longer is that of time."""
-    for axis, (capacity, n) in enumerate(zip(static.shape, given.shape, strict=True)):
+    for axis, (capacity, n) in enumerate(zip(static.shape, global_condition.shape, strict=True)):
         if capacity != n:
             static = static.narrow(axis, 0, n)
-    static.copy_(given)
+    static.copy_(global_condition)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from audiodiff.diffusion.guidance import Guidance
-from audiodiff.diffusion.process import Target, clean_from_noise, noise_from, training_target
+from audiodiff.diffusion.process import Target, denoised_from_noise, noise_from, training_target
 from audiodiff.engine.choose import Engine
 from audiodiff.engine.streams import Stream
 
@@ -54,29 +54,29 @@ class GuidedStream:
 
 
 def guided_stream(
-    engine: Engine, log_snr: Tensor, given: Tensor, null: Tensor, guidance: Guidance, target: Target
+    engine: Engine, log_snr: Tensor, global_condition: Tensor, null: Tensor, guidance: Guidance, target: Target
 ) -> GuidedStream:
     """Return a stream of a network at a noise level under guidance.
 
     Args:
         engine: What runs the network.
         log_snr: The noise level, a scalar.
-        given: What the network's `embed` returned of the conditions `(batch, width)`.
+        global_condition: What the network's `embed` returned of the conditions `(batch, width)`.
         null: What it returned of none `(1, width)`.
         guidance: How to guide.
         target: What the network was trained to predict.
     """
-    null = null.expand_as(given)
+    null = null.expand_as(global_condition)
 
     def combine(conditional: Tensor, without: Tensor, x: Tensor) -> Tensor:
         levels = log_snr.to(x).expand(len(x))
         with_it, alone = (noise_from(output, x, levels, target) for output in (conditional, without))
         noise = guidance.combine(with_it, alone, x, levels)
-        guided = training_target(clean_from_noise(noise, x, levels), noise, levels, target)
+        guided = training_target(denoised_from_noise(noise, x, levels), noise, levels, target)
         return torch.cat([guided, conditional[:, x.shape[1] :]], dim=1)  # a learned variance is that with conditions
 
     if engine.largest_batch is None:
-        streams = [engine.stream(log_snr, torch.cat([given, null]))]
+        streams = [engine.stream(log_snr, torch.cat([global_condition, null]))]
     else:
-        streams = [engine.stream(log_snr, given), engine.stream(log_snr, null)]
+        streams = [engine.stream(log_snr, global_condition), engine.stream(log_snr, null)]
     return GuidedStream(streams, combine, whole=guidance.rescale > 0)

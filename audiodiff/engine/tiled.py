@@ -22,7 +22,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from audiodiff.engine.rows import SlidingRows
+from audiodiff.engine.ring_buffer import RingBuffer
 from audiodiff.engine.window import Window
 from audiodiff.networks.diffwave import DiffWave
 from audiodiff.networks.gated import HALF
@@ -145,9 +145,9 @@ class TiledDiffWave:
             torch.mul(layer, self._condition_double, out=rows)
         return projected
 
-    def stream(self, log_snr: Tensor, given: Tensor | None = None) -> TiledStream:
-        """Return a stream at a noise level (a scalar); `given` is what the network's `embed` returned, or None."""
-        return TiledStream(self, log_snr, given)
+    def stream(self, log_snr: Tensor, global_condition: Tensor | None = None) -> TiledStream:
+        """Return a stream at a noise level (a scalar), with what the network's `embed` returned, or None."""
+        return TiledStream(self, log_snr, global_condition)
 
 
 def _linear(weight: Tensor, bias: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -164,7 +164,7 @@ class _LayerStream:
         self.past, self.future = (packed.past + shift[0]).to(dtype), (packed.future + shift[2]).to(dtype)
         self.done = 0
         reach, joining = packed.dilation, max(weights.tile, weights.delay)
-        self.rows = SlidingRows(weights.channels, first=-reach, kept=2 * reach, joining=joining, dtype=dtype)
+        self.rows = RingBuffer(weights.channels, first=-reach, kept=2 * reach, joining=joining, dtype=dtype)
         self.rows.append(reach).zero_()  # what lies before the signal
 
     def ready(self, length: int | None) -> int:
@@ -209,17 +209,17 @@ class TiledStream:
     Args:
         weights: The packed network.
         log_snr: The noise level, a scalar.
-        given: What the network's `embed` returned of one clip `(1, width)`, or None.
+        global_condition: What the network's `embed` returned of one clip `(1, width)`, or None.
     """
 
     @torch.no_grad()
-    def __init__(self, weights: TiledDiffWave, log_snr: Tensor, given: Tensor | None) -> None:
+    def __init__(self, weights: TiledDiffWave, log_snr: Tensor, global_condition: Tensor | None) -> None:
         self._weights = weights
-        level = weights.network.embed_level(log_snr.reshape(1).float(), given)
+        level = weights.network.embed_level(log_snr.reshape(1).float(), global_condition)
         delay, joining = weights.delay, max(weights.tile, weights.delay)
         self._scratch = _Scratch(joining, weights.channels, weights.dtype)
         self._layers = [_LayerStream(layer, level[0].float(), weights, self._scratch) for layer in weights.layers]
-        self._skips = SlidingRows(weights.channels, first=0, kept=delay + joining, joining=joining, dtype=weights.dtype)
+        self._skips = RingBuffer(weights.channels, first=0, kept=delay + joining, joining=joining, dtype=weights.dtype)
         self._condition = Window(dim=1)
         self._predicted = Window(dim=2)
         self._waiting: deque[tuple[int, int]] = deque()

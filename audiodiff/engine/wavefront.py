@@ -22,7 +22,7 @@ MakeStream = Callable[[Tensor], Stream]
 """log_snr (a scalar) -> a fresh stream of the network at that noise level."""
 
 ToNoise = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""(the network's output, x, log_snr `(batch,)`) -> what a walk is sent (`audiodiff.diffusion.reverse.answer_from`)."""
+"""(the network's output, x, log_snr `(batch,)`) -> what a walk is sent (`audiodiff.diffusion.variance.answer_from`)."""
 
 
 @dataclass

@@ -48,7 +48,7 @@ class ConditionedNetwork(nn.Module):
         speaker: The embedding of speakers, or None.
         vector: The embedding of vectors, or None.
         variance: The projection to a learned variance, None where it is fixed; it starts at zero, the geometric mean of
-            the bounds (`audiodiff.diffusion.reverse.log_ratio`).
+            the bounds (`audiodiff.diffusion.variance.log_ratio`).
     """
 
     stack: DilatedStack | UNetStack

@@ -14,16 +14,16 @@ from audiodiff.diffusion.correctors import Langevin
 from audiodiff.diffusion.guidance import Guidance
 from audiodiff.diffusion.noise import position_noise
 from audiodiff.diffusion.process import diffuse
-from audiodiff.diffusion.reverse import answer_from
-from audiodiff.diffusion.samplers import SAMPLERS, NoiseSource, StepCallback, Walk, count_questions
+from audiodiff.diffusion.samplers import SAMPLERS, NoiseSource, StepCallback, Walk, count_network_calls
 from audiodiff.diffusion.schedules import from_levels, make_schedule, through_quantiles, zero_terminal
+from audiodiff.diffusion.variance import answer_from
 from audiodiff.engine.choose import Dtype, Engine, choose_dtype, make_engine
 from audiodiff.engine.guided import guided_stream
 from audiodiff.engine.streams import Stream
 from audiodiff.engine.wavefront import Wavefront
 from audiodiff.errors import ConfigError
 from audiodiff.networks.build import Network
-from audiodiff.pipelines.given import check_guidance, conditions
+from audiodiff.pipelines.conditions import check_guidance, make_conditions
 
 PURE_NOISE_LOG_SNR = -4.0
 """Above this a schedule does not start from what is nearly pure noise (about 13 % of its amplitude is signal)."""
@@ -117,7 +117,7 @@ class Pipeline:
         self.config = config
         self.device = next(network.parameters()).device
         self.dtype = choose_dtype(dtype, self.device)
-        self._given: Tensor | None = None  # what the network's `embed` returned of one clip, where it has been told
+        self._global_condition: Tensor | None = None  # what the network's `embed` returned of one clip
 
     @cached_property
     def engine(self) -> Engine:
@@ -150,12 +150,14 @@ class Pipeline:
             )
         return settings
 
-    def _given_to(self, n_clips: int) -> Tensor | None:
-        """Return what so many clips are given of whole clips `(n_clips, width)`, or None for nothing."""
-        if self._given is None:
-            conditions(self.config, self.device, label=None, speaker=None, vector=None)  # refuses what must be told
+    def _expanded_condition(self, n_clips: int) -> Tensor | None:
+        """Return the embedded global condition of so many clips `(n_clips, width)`, or None."""
+        if self._global_condition is None:
+            make_conditions(
+                self.config, self.device, label=None, speaker=None, vector=None
+            )  # refuses what must be given
             return None
-        return self._given.expand(n_clips, -1)
+        return self._global_condition.expand(n_clips, -1)
 
     def noise_levels(self, settings: SynthesisConfig) -> Tensor:
         """Return the log-SNR `(steps + 1,)` of a reverse process with this network."""
@@ -163,7 +165,7 @@ class Pipeline:
 
     def network_calls(self, settings: SynthesisConfig) -> int:
         """Return how often a reverse process calls the network."""
-        return count_questions(settings.sampler, self.noise_levels(settings), make_corrector(settings))
+        return count_network_calls(settings.sampler, self.noise_levels(settings), make_corrector(settings))
 
     def _begin(
         self, estimate: Tensor | None, seeds: Sequence[int], levels: Tensor, *, start: int, n_samples: int
@@ -192,7 +194,7 @@ class Pipeline:
         settings: SynthesisConfig,
         on_step: StepCallback | None,
         *,
-        given: Tensor | None = None,
+        global_condition: Tensor | None = None,
         alone: bool = False,
     ) -> Wavefront:
         """Return the reverse process of pieces.
@@ -200,7 +202,7 @@ class Pipeline:
         Args:
             settings: The reverse process.
             on_step: Called with (step, x) after every step of every piece.
-            given: What the network's `embed` returned of the conditions `(batch, width)`, or None.
+            global_condition: What the network's `embed` returned of the conditions `(batch, width)`, or None.
             alone: Whether to keep to the calling thread, so that the result lags no further.
         """
         n_questions = self.network_calls(settings)
@@ -208,9 +210,9 @@ class Pipeline:
 
         def make_stream(log_snr: Tensor) -> Stream:
             null = self.network.embed() if guidance.acts_at(float(log_snr)) else None
-            if given is None or null is None:
-                return self.engine.stream(log_snr, given)
-            return guided_stream(self.engine, log_snr, given, null, guidance, self.config.diffusion.target)
+            if global_condition is None or null is None:
+                return self.engine.stream(log_snr, global_condition)
+            return guided_stream(self.engine, log_snr, global_condition, null, guidance, self.config.diffusion.target)
 
         return Wavefront(
             make_stream,

@@ -17,7 +17,7 @@ from audiodiff.engine.choose import Dtype
 from audiodiff.errors import ConfigError, ModelError
 from audiodiff.networks.build import Network
 from audiodiff.pipelines.base import Pipeline, SynthesisChanges
-from audiodiff.pipelines.given import conditions
+from audiodiff.pipelines.conditions import make_conditions
 
 
 class Generator(Pipeline):
@@ -80,29 +80,29 @@ class Generator(Pipeline):
             raise ConfigError(f"start {settings.start!r} needs a mel, which this model has not; use 'noise'.")
         if count < 1:
             raise ConfigError(f"count is {count}; it must be at least 1.")
-        told = conditions(self.config, self.device, label=label, speaker=speaker, vector=vector)
-        if told is None and changes.get("guidance", 1) != 1:
+        conditions = make_conditions(self.config, self.device, label=label, speaker=speaker, vector=vector)
+        if conditions is None and changes.get("guidance", 1) != 1:
             raise ConfigError("guidance steers towards a label, a speaker or a vector; give one, or use guidance 1.")
-        given = None if told is None else self.network.embed(told)
+        global_condition = None if conditions is None else self.network.embed(conditions)
         batch = self.engine.largest_batch or count
         clips = []
         for first in range(0, count, batch):
             seeds = range(seed + first, seed + min(count, first + batch))
-            clips.append(torch.cat(list(self._pieces(seeds, n_samples, given, settings, on_step)), dim=-1))
+            clips.append(torch.cat(list(self._pieces(seeds, n_samples, global_condition, settings, on_step)), dim=-1))
         return self._whitening.colour(torch.cat(clips), None)[..., :n_samples]
 
     def _pieces(
         self,
         seeds: Sequence[int],
         n_samples: int,
-        given: Tensor | None,
+        global_condition: Tensor | None,
         settings: SynthesisConfig,
         on_step: StepCallback | None,
     ) -> Iterator[Tensor]:
         block = self.config.block_length
         whole, piece = -(-n_samples // block) * block, self.engine.piece_blocks * block
-        each = None if given is None else given.expand(len(seeds), -1)
-        front = self._wavefront(settings, on_step, given=each)
+        each = None if global_condition is None else global_condition.expand(len(seeds), -1)
+        front = self._wavefront(settings, on_step, global_condition=each)
         for start in range(0, whole, piece):
             stop = min(start + piece, whole)
             walk = self._walk(None, seeds, settings, start=start, n_samples=stop - start)

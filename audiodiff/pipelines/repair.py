@@ -1,8 +1,9 @@
-"""Editing without retraining: the reverse process of any model, held to what a damaged recording still tells.
+"""Restoration without retraining: the reverse process of any model, held to what a degraded recording still tells.
 
-The recording is repaired plainly first, diffused to a middle noise level (Meng et al. 2022, "SDEdit") and walked back;
-on the way every prediction of the clean signal is made to fit what is known. That is done in audio, between colouring
-and whitening, so that a mel model can be used as well as an unconditional one. Its mel comes from the plain repair.
+The recording is first restored without a model (the baseline), diffused to a middle noise level (Meng et al. 2022,
+"SDEdit") and denoised; on the way every predicted clean signal is made to fit what is known. That is done in audio,
+between colouring and whitening, so that a mel model can be used as well as an unconditional one. Its mel comes from the
+baseline.
 """
 
 from __future__ import annotations
@@ -16,39 +17,39 @@ from torch import Tensor
 from torch.nn import functional
 from typing_extensions import Unpack
 
-from audiodiff.audio.damage import Damage, Gaps, Typical, ignore
+from audiodiff.audio.degradation import Degradation, Gaps, MelStatistics, ignore
 from audiodiff.audio.griffin_lim import waveform_from_mel
 from audiodiff.audio.mel import align_to_blocks
 from audiodiff.audio.whitening import Whitening
 from audiodiff.config import SynthesisConfig, parse_config
 from audiodiff.diffusion.guidance import guided
+from audiodiff.diffusion.inverse_problems import consistent, dps, resampled
 from audiodiff.diffusion.noise import position_noise
-from audiodiff.diffusion.posterior import consistent, resampled, steered
 from audiodiff.diffusion.process import diffuse
-from audiodiff.diffusion.reverse import answer_from
 from audiodiff.diffusion.samplers import SAMPLERS, NoisePredictor
+from audiodiff.diffusion.variance import answer_from
 from audiodiff.errors import ConfigError
 from audiodiff.networks.given import Conditions
 from audiodiff.pipelines.base import SynthesisChanges, make_corrector, make_guidance
+from audiodiff.pipelines.conditions import check_guidance, make_conditions
 from audiodiff.pipelines.generator import Generator
-from audiodiff.pipelines.given import check_guidance, conditions
 from audiodiff.pipelines.vocoder import Vocoder
 
-RepairStart = Literal["plain", "griffin-lim", "noise"]
+RepairStart = Literal["baseline", "griffin-lim", "noise"]
 
 
-class Walk(NamedTuple):
-    """How far back the reverse process begins, and how it goes on; see `RepairConfig`."""
+class RepairDefaults(NamedTuple):
+    """Where the reverse process begins, its number of steps and its rounds; see `RepairConfig`."""
 
     start_log_snr: float
     steps: int
     rounds: int
 
 
-FAR = Walk(0.0, 10, 2)
+GAP_DEFAULTS = RepairDefaults(0.0, 10, 2)
 """For gaps, where all has to be invented: from where signal and noise are equally loud."""
-NEAR = Walk(4.0, 3, 1)
-"""For all else, where the plain repair is nearly right."""
+OTHER_DEFAULTS = RepairDefaults(4.0, 3, 1)
+"""For all else, where the baseline is nearly right."""
 
 
 @dataclass(frozen=True)
@@ -56,26 +57,27 @@ class RepairConfig:
     """How a recording is repaired.
 
     Attributes:
-        start: What is diffused to the first level. "plain", the plain repair, is best where it is nearly right;
-            "griffin-lim" follows the mel where the plain repair is silent, as in long gaps; "noise" is for models that
-            are good from nothing.
+        start: What is diffused to the first level. "baseline", the restoration without a model, is best where that is
+            nearly right; "griffin-lim" follows the mel where the baseline is silent, as in long gaps; "noise" is for
+            models that are good from nothing.
         replace: Whether every predicted clean signal is made to fit what is known. Without it what is known is changed
             too; that is for measuring what it brings.
-        steering: Strength of the gradient of the misfit: 0 is none and takes half the time. For models that leave a
-            seam; the bundled one is better without.
+        dps_strength: Factor of the gradient of the misfit (Chung et al. 2023, "DPS"): 0 is none and takes half the
+            time. For models that leave a seam; the bundled one is better without.
         rounds: How often each step is taken; more make what is new agree better with what is known. None is 2 for gaps,
             1 for all else.
     """
 
-    start: RepairStart = "plain"
+    start: RepairStart = "baseline"
     replace: bool = True
-    steering: float = 0.0
+    dps_strength: float = 0.0
     rounds: int | None = None
 
     def __post_init__(self) -> None:
-        if (self.rounds is not None and self.rounds < 1) or self.steering < 0:
+        if (self.rounds is not None and self.rounds < 1) or self.dps_strength < 0:
             raise ConfigError(
-                f"rounds is {self.rounds} and steering {self.steering}; expected at least 1 round, steering 0 or more."
+                f"rounds is {self.rounds} and dps_strength {self.dps_strength}; expected at least 1 round and a "
+                "strength of 0 or more."
             )
 
 
@@ -83,7 +85,7 @@ class RepairConfig:
 def repair(
     pipeline: Vocoder | Generator,
     audio: Tensor,
-    damage: Damage,
+    degradation: Degradation,
     config: RepairConfig | None = None,
     *,
     label: str | None = None,
@@ -94,19 +96,20 @@ def repair(
 ) -> Tensor:
     """Repair a recording.
 
-    The whole of it is in memory at once: 350 MB per minute with the bundled model, twice that with steering.
+    The whole of it is in memory at once: 350 MB per minute with the bundled model, twice that with `dps_strength`.
 
     Args:
         pipeline: The model, of the recording's sample rate.
-        audio: The damaged recording `(channels, time)`.
-        damage: What happened to it.
+        audio: The degraded recording `(channels, time)`.
+        degradation: What happened to it.
         config: How it is repaired; None is the default.
         label: What the recording is, for a model with labels.
         speaker: Who is to be heard, for a model with speakers.
         vector: What the model was trained to follow `(vector_width,)`.
         seed: What the noise is made from; channel i takes seed + i.
         **changes: What is to differ from the model's own `SynthesisConfig`. Its levels are for another start: unless
-            told otherwise the schedule is uniform, steps and first level are those of `FAR` or `NEAR`, and where the
+            told otherwise the schedule is uniform, steps and first level are those of
+            `GAP_DEFAULTS` or `OTHER_DEFAULTS`, and where the
             start is noise that level is the lowest that was trained.
 
     Returns:
@@ -114,15 +117,15 @@ def repair(
 
     Raises:
         ConfigError: If a setting is impossible, or the model cannot start so.
-        AudioError: If the recording is too short, or the damage cannot be in it.
+        AudioError: If the recording is too short, or the degradation cannot be in it.
     """
     config = config or RepairConfig()
-    settings, rounds = _settings(pipeline, damage, config, changes)
-    known = _know(pipeline, audio.to(pipeline.device, torch.float32), damage, config.start)
-    told = conditions(pipeline.config, pipeline.device, label=label, speaker=speaker, vector=vector)
-    predict = _predictor(pipeline, known.blocks, told, settings)
-    if config.steering > 0:
-        predict = steered(predict, known.residual, config.steering)
+    settings, rounds = _settings(pipeline, degradation, config, changes)
+    known = _know(pipeline, audio.to(pipeline.device, torch.float32), degradation, config.start)
+    global_conditions = make_conditions(pipeline.config, pipeline.device, label=label, speaker=speaker, vector=vector)
+    predict = _predictor(pipeline, known.blocks, global_conditions, settings)
+    if config.dps_strength > 0:
+        predict = dps(predict, known.residual, config.dps_strength)
     if config.replace:
         predict = consistent(predict, known.fit)
     levels, seeds = pipeline.noise_levels(settings), range(seed, seed + len(audio))
@@ -135,38 +138,38 @@ def repair(
 
 
 def _settings(
-    pipeline: Vocoder | Generator, damage: Damage, config: RepairConfig, changes: SynthesisChanges
+    pipeline: Vocoder | Generator, degradation: Degradation, config: RepairConfig, changes: SynthesisChanges
 ) -> tuple[SynthesisConfig, int]:
     """Return the reverse process, and how often each of its steps is taken."""
-    walk = FAR if isinstance(damage, Gaps) else NEAR
+    defaults = GAP_DEFAULTS if isinstance(degradation, Gaps) else OTHER_DEFAULTS
     lowest = pipeline.config.diffusion.log_snr_min
     values = pipeline.config.synthesis.model_dump()
-    values |= {"start": "noise", "schedule": "uniform", "levels": (), "zero_terminal": False, "steps": walk.steps}
-    values["start_log_snr"] = lowest if config.start == "noise" else walk.start_log_snr
+    values |= {"start": "noise", "schedule": "uniform", "levels": (), "zero_terminal": False, "steps": defaults.steps}
+    values["start_log_snr"] = lowest if config.start == "noise" else defaults.start_log_snr
     if changes.get("levels"):
         del values["steps"]
     settings = parse_config(SynthesisConfig, values | changes, "the synthesis settings")
     check_guidance(pipeline.config, settings)
-    return settings, config.rounds or walk.rounds
+    return settings, config.rounds or defaults.rounds
 
 
 @dataclass(frozen=True)
 class _Known:
-    """What a damaged recording tells of the whitened signal `(channels, 1, time)`.
+    """What a degraded recording tells of the whitened signal `(channels, 1, time)`.
 
     Attributes:
-        damage: What happened to it.
-        damaged: The recording `(channels, time)`.
-        plain: Its plain repair, of that shape.
+        degradation: What happened to it.
+        degraded: The recording `(channels, time)`.
+        baseline: Its restoration without a model, of that shape.
         padding: Zeros that the signal has after it, to fill a block.
         estimate: The whitened signal to start from.
         whitening: The model's.
         blocks: The completed mel `(channels, n_mels, n_blocks)`, or None for a model without.
     """
 
-    damage: Damage
-    damaged: Tensor
-    plain: Tensor
+    degradation: Degradation
+    degraded: Tensor
+    baseline: Tensor
     padding: int
     estimate: Tensor
     whitening: Whitening
@@ -174,7 +177,7 @@ class _Known:
 
     def audio(self, signal: Tensor) -> Tensor:
         """Colour a signal, and leave the padding out: `(channels, time)`."""
-        return self.whitening.colour(signal, self.blocks)[:, 0, : self.damaged.shape[-1]]
+        return self.whitening.colour(signal, self.blocks)[:, 0, : self.degraded.shape[-1]]
 
     def signal(self, audio: Tensor) -> Tensor:
         """Pad audio `(channels, time)` and whiten it."""
@@ -183,61 +186,66 @@ class _Known:
     def _padded(self, audio: Tensor) -> Tensor:
         return functional.pad(audio.unsqueeze(1), (0, self.padding))
 
-    def fit(self, clean: Tensor, deviation: float) -> Tensor:
-        """Make a predicted clean signal fit what is known; see `audiodiff.diffusion.posterior.Consistency`."""
+    def fit(self, denoised: Tensor, deviation: float) -> Tensor:
+        """Make a predicted clean signal fit what is known; see `audiodiff.diffusion.inverse_problems.Consistency`."""
 
         def shrink(difference: Tensor, noise: float) -> Tensor:
-            kept = self.whitening.shrink(self._padded(difference), self.blocks, share=deviation, noise=noise)
+            kept = self.whitening.shrink(
+                self._padded(difference), self.blocks, signal_deviation=deviation, noise_deviation=noise
+            )
             return kept[:, 0, : difference.shape[-1]]
 
-        return self.signal(self.damage.fit(self.audio(clean), self.damaged, self.plain, shrink))
+        return self.signal(self.degradation.fit(self.audio(denoised), self.degraded, self.baseline, shrink))
 
-    def residual(self, clean: Tensor) -> Tensor:
+    def residual(self, denoised: Tensor) -> Tensor:
         """Return what the recording says otherwise than a predicted clean signal does, whitened."""
-        return self.signal(self.damaged - self.damage.observe(self.audio(clean)))
+        return self.signal(self.degraded - self.degradation.observe(self.audio(denoised)))
 
 
-def _know(pipeline: Vocoder | Generator, audio: Tensor, damage: Damage, start: RepairStart) -> _Known:
-    """Repair plainly, and find mel and start from that."""
-    begin = plain = damage.plain(audio)
+def _know(pipeline: Vocoder | Generator, audio: Tensor, degradation: Degradation, start: RepairStart) -> _Known:
+    """Restore without a model, and find mel and start from that."""
+    begin = baseline = degradation.baseline(audio)
     padding = -audio.shape[-1] % pipeline.config.block_length
     if isinstance(pipeline, Generator):
         if start == "griffin-lim":
-            raise ConfigError("start 'griffin-lim' needs a mel, which this model has not; use 'plain' or 'noise'.")
+            raise ConfigError("start 'griffin-lim' needs a mel, which this model has not; use 'baseline' or 'noise'.")
         whitening, blocks = Whitening(pipeline.config.whitening, None).to(audio.device), None
     else:
-        whitening, spectrogram = pipeline.prior.whitening, pipeline.prior.spectrogram
-        blocks = align_to_blocks(pipeline.mel(plain), pipeline.mel_config)
-        blocks = damage.mel(blocks, spectrogram, _typical(pipeline))
+        whitening, spectrogram = pipeline.whitening, pipeline.spectrogram
+        blocks = align_to_blocks(pipeline.mel(baseline), pipeline.mel_config)
+        blocks = degradation.mel(blocks, spectrogram, _mel_statistics(pipeline))
         if start == "griffin-lim":
             rounds = pipeline.config.synthesis.griffin_lim_iterations
-            phases = functional.pad(plain, (0, padding)).unsqueeze(1)
+            phases = functional.pad(baseline, (0, padding)).unsqueeze(1)
             guess = waveform_from_mel(blocks, phases, spectrogram, iterations=rounds)[:, 0, : audio.shape[-1]]
-            begin = damage.fit(guess, audio, plain, ignore)
-    known = _Known(damage, audio, plain, padding, begin, whitening, blocks)
+            begin = degradation.fit(guess, audio, baseline, ignore)
+    known = _Known(degradation, audio, baseline, padding, begin, whitening, blocks)
     return replace(known, estimate=known.signal(begin))
 
 
-def _typical(vocoder: Vocoder) -> Typical:
+def _mel_statistics(vocoder: Vocoder) -> MelStatistics:
     normalise = vocoder.network.normalise_mel
     if normalise is None:
         raise ConfigError("this network was built without a mel condition.")
-    return Typical(normalise.mean, normalise.deviation)
+    return MelStatistics(normalise.mean, normalise.deviation)
 
 
 def _predictor(
-    pipeline: Vocoder | Generator, blocks: Tensor | None, told: Conditions | None, settings: SynthesisConfig
+    pipeline: Vocoder | Generator,
+    blocks: Tensor | None,
+    global_conditions: Conditions | None,
+    settings: SynthesisConfig,
 ) -> NoisePredictor:
     """Bind the plain network, which unlike the engines has gradients, to its conditions."""
     network = pipeline.network
     condition = None if blocks is None else network.encode(blocks)
 
-    def bound(given: Tensor | None) -> NoisePredictor:
+    def bound(global_condition: Tensor | None) -> NoisePredictor:
         def predict(x: Tensor, log_snr: Tensor) -> Tensor:
-            return answer_from(network(x, log_snr, condition, given), x, log_snr, pipeline.config.diffusion)
+            return answer_from(network(x, log_snr, condition, global_condition), x, log_snr, pipeline.config.diffusion)
 
         return predict
 
-    if told is None:
+    if global_conditions is None:
         return bound(network.embed())
-    return guided(bound(network.embed(told)), bound(network.embed()), make_guidance(settings))
+    return guided(bound(network.embed(global_conditions)), bound(network.embed()), make_guidance(settings))

@@ -3,28 +3,32 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 from typing_extensions import Unpack
 
-from audiodiff.audio.mel import align_to_blocks, check_mel
+from audiodiff.audio.mel import MelSpectrogram, align_to_blocks, check_mel
+from audiodiff.audio.whitening import Whitening
 from audiodiff.checkpoint import choose_device, find_model, load_model
 from audiodiff.config import ModelConfig, SynthesisConfig
-from audiodiff.diffusion.reverse import answer_from
 from audiodiff.diffusion.samplers import SAMPLERS, NoisePredictor, StepCallback
+from audiodiff.diffusion.variance import answer_from
 from audiodiff.engine.choose import Dtype
 from audiodiff.engine.graphs import Inputs, Loop, ReverseGraphs
+from audiodiff.engine.streams import HaloStream
 from audiodiff.engine.wavefront import Wavefront
 from audiodiff.engine.window import Window
 from audiodiff.errors import ConfigError, MelError, ModelError
 from audiodiff.networks.build import Network
-from audiodiff.pipelines.arriving import aligned, blocks_behind, chunks
 from audiodiff.pipelines.base import Pipeline, SynthesisChanges, make_corrector
-from audiodiff.pipelines.given import conditions
-from audiodiff.pipelines.prior import WHITENING_REACH, MelPrior
+from audiodiff.pipelines.conditions import make_conditions
+from audiodiff.pipelines.mel_chunks import aligned, blocks_behind, chunks
+from audiodiff.pipelines.mel_initialisation import WHITENING_REACH, MelInitialisation
 
 CHUNK_SECONDS = 12.0
 """Length of the chunks of a whole mel: long against what Griffin-Lim sees to either side, short against memory."""
@@ -53,7 +57,9 @@ class Vocoder(Pipeline):
         if config.mel is None:
             raise ModelError("this model takes no mel spectrogram, so it cannot vocode. Use Generator.")
         self.mel_config = config.mel
-        self.prior = MelPrior(config.mel, config.whitening).to(self.device)
+        self.spectrogram = MelSpectrogram(config.mel).to(self.device)
+        self.whitening = Whitening(config.whitening, config.mel).to(self.device)
+        self.initialisation = MelInitialisation(self.spectrogram, self.whitening)
 
     @classmethod
     def from_pretrained(cls, name: str | Path | None = None, device: str = "auto", dtype: Dtype = "auto") -> Vocoder:
@@ -75,16 +81,23 @@ class Vocoder(Pipeline):
     def with_dtype(self, dtype: Dtype) -> Vocoder:
         """Return the same vocoder, its network in another precision."""
         vocoder = Vocoder(self.network, self.config, dtype)
-        vocoder._given = self._given
+        vocoder._global_condition = self._global_condition
         return vocoder
 
     @torch.no_grad()
-    def told(self, *, label: str | None = None, speaker: str | None = None, vector: Tensor | None = None) -> Vocoder:
-        """Return the same vocoder, told what is to be heard; arguments and errors as in `Generator.generate`."""
+    def with_conditions(
+        self, *, label: str | None = None, speaker: str | None = None, vector: Tensor | None = None
+    ) -> Vocoder:
+        """Return the same vocoder with global conditions; arguments and errors as in `Generator.generate`."""
         vocoder = copy.copy(self)
-        given = conditions(self.config, self.device, label=label, speaker=speaker, vector=vector)
-        vocoder._given = None if given is None else self.network.embed(given)
+        conditions = make_conditions(self.config, self.device, label=label, speaker=speaker, vector=vector)
+        vocoder._global_condition = None if conditions is None else self.network.embed(conditions)
         return vocoder
+
+    def told(self, *, label: str | None = None, speaker: str | None = None, vector: Tensor | None = None) -> Vocoder:
+        """Call `with_conditions`, which this was before (deprecated)."""
+        warnings.warn("Vocoder.told is now Vocoder.with_conditions.", DeprecationWarning, stacklevel=2)
+        return self.with_conditions(label=label, speaker=speaker, vector=vector)
 
     def mel(self, audio: Tensor) -> Tensor:
         """Compute the mel spectrogram that this model wants; the audio is padded with zeros to whole hops.
@@ -98,7 +111,10 @@ class Vocoder(Pipeline):
         Raises:
             AudioError: If the audio is shorter than a frame.
         """
-        return self.prior.mel(audio.to(self.device))
+        self.spectrogram.n_frames(audio.shape[-1])
+        padding = -audio.shape[-1] % self.mel_config.hop_length
+        mel: Tensor = self.spectrogram(functional.pad(audio.to(self.device), (0, padding)))
+        return mel
 
     @torch.inference_mode()
     def __call__(
@@ -142,7 +158,7 @@ class Vocoder(Pipeline):
         audio = torch.empty(len(blocks), blocks.shape[-1] * self.mel_config.hop_length, device=self.device)
         for first in range(0, len(blocks), batch):
             group, at = slice(first, first + batch), 0
-            front = self._wavefront(settings, on_step, given=self._given_to(len(blocks[group])))
+            front = self._wavefront(settings, on_step, global_condition=self._expanded_condition(len(blocks[group])))
             for piece in self._pieces([blocks[group]], seeds[group], settings, chunk, front):
                 audio[group, at : at + piece.shape[-1]] = piece[:, 0]
                 at += piece.shape[-1]
@@ -184,7 +200,7 @@ class Vocoder(Pipeline):
                     raise MelError(f"mel has shape {tuple(mel.shape)}; a stream takes (n_mels, frames), one waveform.")
                 yield mel.unsqueeze(0)
 
-        front = self._wavefront(settings, on_step, given=self._given_to(1), alone=True)
+        front = self._wavefront(settings, on_step, global_condition=self._expanded_condition(1), alone=True)
         for piece in self._pieces(aligned(checked(), self.mel_config), [seed], settings, chunk, front):
             yield piece[0, 0]
 
@@ -223,32 +239,41 @@ class Vocoder(Pipeline):
         """
         settings = settings or self.config.synthesis
         levels, n_samples = self.noise_levels(settings), blocks.shape[-1] * self.mel_config.hop_length
-        estimate = self.prior.estimate(blocks, seeds, settings, start=0)
+        estimate = self.initialisation.estimate(blocks, seeds, settings, start=0)
         x, draw = self._begin(estimate, seeds, levels, start=0, n_samples=n_samples)
         predictor = predictor or self._predictor(self.network.encode(blocks))
         corrector = make_corrector(settings)
         signal = SAMPLERS[settings.sampler](predictor, x, levels, draw, corrector=corrector, on_step=on_step)
-        return self.prior.whitening.colour(signal, blocks)
+        return self.whitening.colour(signal, blocks)
 
     def _at_once(
         self, blocks: Tensor, seeds: Sequence[int], settings: SynthesisConfig, graphs: ReverseGraphs
     ) -> Tensor:
         """Do what a call does of a short mel where whole reverse loops are recorded."""
         levels, n_blocks = self.noise_levels(settings), blocks.shape[-1]
-        estimate = self.prior.estimate(blocks, seeds, settings)
+        estimate = self.initialisation.estimate(blocks, seeds, settings)
         x, draw = self._begin(estimate, seeds, levels, start=0, n_samples=n_blocks * self.mel_config.hop_length)
         loop = Loop(settings.sampler, tuple(levels.tolist()), corrector=make_corrector(settings))
         condition = self.engine.encode(blocks, 0, n_blocks)
-        signal = graphs(loop, Inputs(x, condition, self._given_to(len(blocks))), draw)
-        return self.prior.whitening.colour(signal, blocks)
+        signal = graphs(loop, Inputs(x, condition, self._expanded_condition(len(blocks))), draw)
+        return self.whitening.colour(signal, blocks)
 
     def colour(self, signal: Tensor, blocks: Tensor) -> Tensor:
         """Undo the whitening of signals `(batch, 1, time)` by their mels `(batch, n_mels, n_blocks)`."""
-        return self.prior.whitening.colour(signal, blocks)
+        return self.whitening.colour(signal, blocks)
+
+    def _colouring(self) -> HaloStream:
+        """Return a stream that undoes the whitening; it takes signals with mels `(batch, n_blocks, n_mels)`."""
+        hop = self.mel_config.hop_length
+
+        def colour(signal: Tensor, mel: Tensor | None) -> Tensor:
+            return self.whitening.colour(signal, None if mel is None else mel.mT)
+
+        return HaloStream(colour, reach=WHITENING_REACH * hop, block_length=hop, rows_per_block=1)
 
     def _predictor(self, condition: Tensor) -> NoisePredictor:
         def predict(x: Tensor, log_snr: Tensor) -> Tensor:
-            output = self.network(x, log_snr, condition, self._given)
+            output = self.network(x, log_snr, condition, self._global_condition)
             return answer_from(output, x, log_snr, self.config.diffusion)
 
         return predict
@@ -264,7 +289,7 @@ class Vocoder(Pipeline):
 
     def _look_ahead(self, settings: SynthesisConfig) -> int:
         """Return how many blocks to either side the start of the reverse process and the condition depend on."""
-        return max(self.engine.context_frames, self.prior.reach(settings))
+        return max(self.engine.context_frames, self.initialisation.reach(settings))
 
     def _pieces(
         self,
@@ -276,14 +301,14 @@ class Vocoder(Pipeline):
     ) -> Iterator[Tensor]:
         """Yield consecutive pieces `(batch, 1, time)` of the waveforms, from pieces of the aligned mel."""
         hop, look = self.mel_config.hop_length, self._look_ahead(settings)
-        coloured = self.prior.colouring()
+        coloured = self._colouring()
         window, of_signals = Window(dim=2), Window(dim=2)
         signals_at = 0
         mels = (mel.to(self.device, torch.float32) for mel in mels)
         for start, stop, last in chunks(mels, window, chunk, look):
             low, high = max(0, start - look), min(window.end, stop + look)
             blocks = window.view(low, high)
-            estimate = self.prior.estimate(blocks, seeds, settings, start=low)
+            estimate = self.initialisation.estimate(blocks, seeds, settings, start=low)
             of_signals.append(blocks[..., start - low : stop - low])
             for first in range(start, stop, self.engine.piece_blocks):
                 end = min(first + self.engine.piece_blocks, stop)

@@ -23,7 +23,7 @@ from audiodiff.evaluation.pair import Pair
 from audiodiff.evaluation.registry import METRICS, TITLES
 from audiodiff.evaluation.scoring import score_pair
 from audiodiff.pipelines import SynthesisChanges, Vocoder
-from audiodiff.pipelines.prior import MelPrior
+from audiodiff.pipelines.mel_initialisation import MelInitialisation
 from audiodiff.search.proposals import Levels
 
 _ROUNDS = 6
@@ -70,8 +70,8 @@ def read_clips(
     return clips
 
 
-class _RememberingPrior(MelPrior):
-    """A prior that makes the estimate of a mel once: it does not depend on noise levels, and costs more than a step."""
+class _RememberingInitialisation(MelInitialisation):
+    """Makes the estimate of a mel once: it does not depend on noise levels, and costs more than a step."""
 
     def __init__(self, *parts: Any) -> None:
         super().__init__(*parts)
@@ -108,7 +108,7 @@ class Judge:
     ) -> None:
         self._plain = vocoder
         self.vocoder = vocoder.with_dtype("bf16" if vocoder.dtype == torch.bfloat16 else "fp32")
-        self.vocoder.prior = _RememberingPrior(vocoder.mel_config, vocoder.config.whitening).to(vocoder.device)
+        self.vocoder.initialisation = _RememberingInitialisation(vocoder.spectrogram, vocoder.whitening)
         self.clips, self.metric, self.seed = clips, metric, seed
         self.changes = changes or SynthesisChanges()
         self.sign = -1 if METRICS[metric].better == "higher" else 1

@@ -16,7 +16,7 @@ from torch import Tensor
 from audiodiff.diffusion.likelihood import decoder_cost, noise_error, prior_divergence, step_divergence
 from audiodiff.diffusion.noise import position_noise
 from audiodiff.diffusion.process import alpha_sigma, diffuse
-from audiodiff.diffusion.reverse import log_ratio, share_from, split_answer
+from audiodiff.diffusion.variance import log_ratio, split_answer, variance_fraction_from
 from audiodiff.training.objective import Batch, Objective, Predict
 
 SAMPLE_WIDTH = 2.0**-15
@@ -84,7 +84,9 @@ def _decoder(objective: Objective, predict: Predict, batch: Batch, seeds: Sequen
     alpha, deviation = (scale.view(-1, 1, 1) for scale in alpha_sigma(log_snr.double()))
     distance = deviation / alpha * error  # of the predicted clean signal
     if variance is not None:
-        deviation = deviation * share_from(variance, log_snr, config.step_width).clamp_min(LEAST_SHARE).sqrt()
+        deviation = (
+            deviation * variance_fraction_from(variance, log_snr, config.step_width).clamp_min(LEAST_SHARE).sqrt()
+        )
     width = SAMPLE_WIDTH * objective.log_scale(batch).exp().unsqueeze(1)
     if width.shape[-1] > 1:
         width = width.repeat_interleave(error.shape[-1] // width.shape[-1], -1)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from audiodiff.config import ModelConfig
-from audiodiff.diffusion.reverse import answer_from
+from audiodiff.diffusion.variance import answer_from
 from audiodiff.evaluation.spectral import multi_resolution_stft_distance
 from audiodiff.networks.build import Network
 from audiodiff.pipelines import Vocoder

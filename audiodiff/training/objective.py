@@ -17,8 +17,8 @@ from audiodiff.data.crops import Example, context_blocks
 from audiodiff.data.dataset import SINGLE_PROCESS, Replica
 from audiodiff.diffusion.learned import LearnedLevels
 from audiodiff.diffusion.likelihood import noise_error, variance_loss
-from audiodiff.diffusion.process import diffuse, sample_log_snr, stratified_shares, training_target, weighted_mse
-from audiodiff.diffusion.reverse import split_answer
+from audiodiff.diffusion.process import diffuse, sample_log_snr, stratified_uniforms, training_target, weighted_mse
+from audiodiff.diffusion.variance import split_answer
 from audiodiff.networks.build import Network
 from audiodiff.networks.given import Conditions
 from audiodiff.training.weighting import Weighting
@@ -243,7 +243,7 @@ def draw(
     if levels is None:
         log_snr = sample_log_snr(n_levels, config, generator)
     else:
-        log_snr = levels.log_snr(stratified_shares(n_levels, generator).to(device)).float()
+        log_snr = levels.log_snr(stratified_uniforms(n_levels, generator).to(device)).float()
     mine = slice(replica.rank * n_clips, (replica.rank + 1) * n_clips)
     noise = _normal(batch.clean, noise_seed, replica)
     return log_snr[mine].to(device, non_blocking=True), noise

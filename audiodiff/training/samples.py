@@ -103,7 +103,7 @@ def make_clips(network: Network, config: ModelConfig, samples: Sequence[Sample])
         if None in told.values() and not config.condition_dropout:
             continue
         if config.mel is not None:
-            vocoder = Vocoder(network, config).told(**told)
+            vocoder = Vocoder(network, config).with_conditions(**told)
             generated = vocoder(vocoder.mel(reference))
         else:
             name = told.get("label") or f"sample {i}"

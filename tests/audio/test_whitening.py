@@ -274,8 +274,11 @@ def test_shrinking_keeps_what_is_loud_and_drops_what_noise_hides(kind):
     audio = 0.1 * torch.randn(1, 1, 256 * 20, generator=torch.Generator().manual_seed(0))
     mel = MelSpectrogram(mel_config)(audio[:, 0])
     whitening = Whitening(WhiteningConfig(kind=kind, exponent=1.0), mel_config)
-    assert torch.allclose(whitening.shrink(audio, mel, share=1.0, noise=0.0), audio, atol=1e-4)
-    assert float(whitening.shrink(audio, mel, share=1.0, noise=100.0).abs().max()) < 1e-3
-    half = whitening.shrink(audio, mel, share=1.0, noise=1.0 if kind == "none" else 0.1)
+    assert torch.allclose(whitening.shrink(audio, mel, signal_deviation=1.0, noise_deviation=0.0), audio, atol=1e-4)
+    assert float(whitening.shrink(audio, mel, signal_deviation=1.0, noise_deviation=100.0).abs().max()) < 1e-3
+    half = whitening.shrink(audio, mel, signal_deviation=1.0, noise_deviation=1.0 if kind == "none" else 0.1)
     assert torch.allclose(half.norm() / audio.norm(), torch.tensor(0.5), atol=0.1)
-    assert half.norm() > whitening.shrink(audio, mel, share=0.5, noise=1.0 if kind == "none" else 0.1).norm()
+    assert (
+        half.norm()
+        > whitening.shrink(audio, mel, signal_deviation=0.5, noise_deviation=1.0 if kind == "none" else 0.1).norm()
+    )

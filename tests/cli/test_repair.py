@@ -46,11 +46,11 @@ def test_a_sound_recording_is_damaged_first_and_measured(repair, kind):
     assert result.exit_code == 0, result.stderr
     figures = r"SNR (-?\d+\.\d\d|inf) dB, LSD \d+\.\d\d dB"
     assert re.fullmatch(
-        rf"in.wav -> out/repaired/in.wav  damaged {figures}  plain {figures}  repaired {figures}\n", result.stdout
+        rf"in.wav -> out/repaired/in.wav  degraded {figures}  baseline {figures}  repaired {figures}\n", result.stdout
     )
-    versions = [samples(f"out/{name}/in.wav") for name in ("damaged", "repaired")]
+    versions = [samples(f"out/{name}/in.wav") for name in ("degraded", "repaired")]
     assert not np.array_equal(*versions)
-    again = repair("out/damaged/in.wav", "-o", "again.wav", *kind, "--steps", 2)
+    again = repair("out/degraded/in.wav", "-o", "again.wav", *kind, "--steps", 2)
     assert again.exit_code == 0, again.stderr
     assert np.abs(samples("again.wav") - versions[1]).max() < 0.02  # but for the 16 bits of the file
 
@@ -70,7 +70,7 @@ def test_the_peak_tells_where_a_recording_was_clipped(repair):
         ("--start", "griffin-lim"),
         ("--start-log-snr", 3),
         ("--rounds", 1),
-        ("--steering", 0.5),
+        ("--dps", 0.5),
         ("--free",),
         ("--steps", 4),
         ("--sampler", "ddpm"),

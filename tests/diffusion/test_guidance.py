@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from audiodiff.diffusion.guidance import Guidance, guided
-from audiodiff.diffusion.process import alpha_sigma, clean_from_noise
+from audiodiff.diffusion.process import alpha_sigma, denoised_from_noise
 from audiodiff.diffusion.samplers import ddim
 from audiodiff.diffusion.schedules import make_schedule
 
@@ -132,8 +132,8 @@ def test_a_rescaled_signal_has_the_deviation_that_the_condition_gives(level):
     deviations = {}
     for share in (0.0, 0.5, 1.0):
         noise = Guidance(3.0, share).combine(conditional, null, x, log_snr)
-        deviations[share] = clean_from_noise(noise, x, log_snr).std((1, 2))
-    torch.testing.assert_close(deviations[1.0], clean_from_noise(conditional, x, log_snr).std((1, 2)))
+        deviations[share] = denoised_from_noise(noise, x, log_snr).std((1, 2))
+    torch.testing.assert_close(deviations[1.0], denoised_from_noise(conditional, x, log_snr).std((1, 2)))
     torch.testing.assert_close(deviations[0.5], (deviations[0.0] + deviations[1.0]) / 2)
     if level < 0:  # at high SNR there is nothing left to guide
         assert (deviations[0.0] > 1.2 * deviations[1.0]).all()
@@ -144,7 +144,7 @@ def test_a_rescaled_signal_keeps_its_shape():
     x, conditional, null = torch.randn(3, 1, 1, 500, generator=generator, dtype=torch.float64)
     log_snr = torch.zeros(1, dtype=torch.float64)
     noises = (Guidance(3.0, share).combine(conditional, null, x, log_snr) for share in (0.0, 0.7))
-    plain, rescaled = (clean_from_noise(noise, x, log_snr) for noise in noises)
+    plain, rescaled = (denoised_from_noise(noise, x, log_snr) for noise in noises)
     ratio = rescaled / plain
     torch.testing.assert_close(ratio, ratio.mean().expand_as(ratio))
 

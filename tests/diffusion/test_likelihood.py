@@ -17,7 +17,7 @@ from audiodiff.diffusion.likelihood import (
     variance_loss,
 )
 from audiodiff.diffusion.process import diffuse, training_target
-from audiodiff.diffusion.reverse import log_ratio, posterior
+from audiodiff.diffusion.variance import log_ratio, posterior
 
 LEVELS = torch.tensor([-6.0, -1.0, 2.0, 7.0], dtype=torch.float64)
 
@@ -34,11 +34,11 @@ def test_a_step_s_divergence_is_that_of_the_two_normal_distributions(width, seco
     clean, noise, off = torch.randn(3, 4, 1, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     x = diffuse(clean, noise, LEVELS)
     known = posterior(LEVELS, LEVELS + width)
-    of_x, of_clean, lower = (part.view(-1, 1, 1) for part in known[:3])
+    coef_x, coef_denoised, lower = (part.view(-1, 1, 1) for part in known[:3])
     alpha, sigma = (torch.sigmoid(sign * LEVELS).sqrt().view(-1, 1, 1) for sign in (1, -1))
     predicted = (x - sigma * (noise + off)) / alpha
     ratio = torch.zeros(()) if second is None else log_ratio(torch.full_like(x, second), LEVELS, width)
-    means = (of_x * x + of_clean * signal for signal in (clean, predicted))
+    means = (coef_x * x + coef_denoised * signal for signal in (clean, predicted))
     true_mean, mean = means
     expected = normal_divergence(true_mean, lower, mean, lower * torch.exp(ratio.double()))
     assert_close(step_divergence(off, ratio, width), expected, rtol=1e-8, atol=1e-12)
@@ -96,7 +96,7 @@ def test_the_variance_loss_finds_the_exact_variance_and_leaves_the_mean_alone():
     assert predicted.grad is None
     known = posterior(levels.double(), levels.double() + config.step_width)
     exact = known.variance((variance / marginal).flatten().double())
-    expected = 2 * torch.log(exact / known.lower) / torch.log(known.upper / known.lower) - 1
+    expected = 2 * torch.log(exact / known.beta_tilde) / torch.log(known.beta / known.beta_tilde) - 1
     assert_close(second.detach().flatten().double(), expected, rtol=0, atol=0.05)
 
 

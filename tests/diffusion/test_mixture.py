@@ -14,7 +14,7 @@ from torch.testing import assert_close
 from audiodiff.diffusion.correctors import FIRST_DRAW, Langevin
 from audiodiff.diffusion.noise import position_noise
 from audiodiff.diffusion.process import score
-from audiodiff.diffusion.samplers import SAMPLERS, count_questions, ddim, ddpm, heun
+from audiodiff.diffusion.samplers import SAMPLERS, count_network_calls, ddim, ddpm, heun
 from audiodiff.diffusion.schedules import uniform
 
 WEIGHTS, MEANS, SPREADS = (
@@ -114,7 +114,7 @@ def test_heun_follows_the_probability_flow_at_second_order():
 
 def test_heun_is_closer_than_ddim_at_as_many_network_calls():
     levels = uniform(10, log_snr_min=-8.0, log_snr_max=9.0)
-    assert count_questions("heun", levels) == 19
+    assert count_network_calls("heun", levels) == 19
     assert distance(sample("heun", 10)) < 0.9 * distance(sample("ddim", 19))
 
 
@@ -161,7 +161,7 @@ def test_a_corrector_asks_at_every_level_and_draws_noise_of_its_own():
     ddpm(lambda x, log_snr: x, torch.zeros(1, 1, 3, dtype=torch.float64), levels, noise, corrector=Langevin(2))
     assert sorted(asked) == [1, 2, 3, *range(FIRST_DRAW, FIRST_DRAW + 8)]
     assert len(set(asked)) == len(asked)
-    assert count_questions("ddpm", levels, Langevin(2)) == 12
+    assert count_network_calls("ddpm", levels, Langevin(2)) == 12
 
 
 @pytest.mark.parametrize("change", [{"steps": 2}, {"snr": 0.3}])

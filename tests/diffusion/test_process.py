@@ -11,7 +11,7 @@ from audiodiff.config import DiffusionConfig
 from audiodiff.config.model import LOGISTIC_SPREAD
 from audiodiff.diffusion.process import (
     alpha_sigma,
-    clean_from_noise,
+    denoised_from_noise,
     diffuse,
     forward_step,
     min_snr_weight,
@@ -68,7 +68,7 @@ def test_a_perfect_output_of_any_target_gives_back_noise_and_clean_signal(target
     predicted = noise_from(output, noisy, LEVELS, target)
     # the way back divides by sigma or alpha, which enlarges rounding by up to exp(6)
     assert_close(predicted, noise, rtol=0, atol=1e-12)
-    assert_close(clean_from_noise(predicted, noisy, LEVELS), clean, rtol=0, atol=1e-9)
+    assert_close(denoised_from_noise(predicted, noisy, LEVELS), clean, rtol=0, atol=1e-9)
 
 
 def test_the_targets_are_what_their_papers_say():
@@ -92,7 +92,7 @@ def test_v_is_the_derivative_of_the_noisy_signal_by_its_angle():
 def test_results_keep_the_dtype_of_the_signal():
     clean, noise = random_batch(dtype=torch.float32)
     noisy = diffuse(clean, noise, LEVELS)
-    assert noisy.dtype == clean_from_noise(noise, noisy, LEVELS).dtype == torch.float32
+    assert noisy.dtype == denoised_from_noise(noise, noisy, LEVELS).dtype == torch.float32
     assert all(noise_from(noise, noisy, LEVELS, target).dtype == torch.float32 for target in ("epsilon", "v", "x0"))
 
 
@@ -250,14 +250,14 @@ def test_pure_noise_is_the_noise_of_a_network_that_predicts_anything_else():
     assert torch.equal(training_target(clean, x, level, "v"), -clean)
     for target in ("v", "x0"):
         assert torch.equal(noise_from(training_target(clean, x, level, target), x, level, target), x)
-    assert clean_from_noise(x, x, level).isnan().all()
+    assert denoised_from_noise(x, x, level).isnan().all()
 
 
 @pytest.mark.parametrize("target", ["v", "x0"])
 def test_at_minus_16_the_clean_signal_survives_the_way_through_the_noise_in_float32(target):
     level, x, clean = torch.tensor([-16.0]), torch.randn(1, 1, 4096), torch.randn(1, 1, 4096)
     noise = (x - alpha_sigma(level)[0] * clean) / alpha_sigma(level)[1]
-    implied = clean_from_noise(noise_from(training_target(clean, noise, level, target), x, level, target), x, level)
+    implied = denoised_from_noise(noise_from(training_target(clean, noise, level, target), x, level, target), x, level)
     assert 10 * torch.log10((implied - clean).square().mean()) < -65
 
 

@@ -14,7 +14,7 @@ from torch.testing import assert_close
 from audiodiff.diffusion import schedules
 from audiodiff.diffusion.noise import position_noise
 from audiodiff.diffusion.process import noise_from
-from audiodiff.diffusion.samplers import SAMPLERS, count_questions, ddim, ddpm, dpmpp_2m, dpmpp_2m_sde, heun
+from audiodiff.diffusion.samplers import SAMPLERS, count_network_calls, ddim, ddpm, dpmpp_2m, dpmpp_2m_sde, heun
 
 DETERMINISTIC = {"ddim": ddim, "dpmpp_2m": dpmpp_2m, "heun": heun}
 
@@ -241,7 +241,7 @@ def test_the_network_is_asked_once_per_step_at_that_level_for_the_whole_batch(na
         asked = torch.stack([levels[:-2], levels[1:-1]]).mT.flatten().tolist() + levels[-2:-1].tolist()
         asked = torch.tensor(asked, dtype=torch.float64)
     assert torch.equal(torch.stack(data.levels_seen), asked[:, None].expand(-1, 4))
-    assert count_questions(name, levels) == len(asked)
+    assert count_network_calls(name, levels) == len(asked)
 
 
 @pytest.mark.parametrize("name", SAMPLERS)

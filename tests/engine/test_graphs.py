@@ -6,7 +6,7 @@ import torch
 from audiodiff.diffusion.correctors import Langevin
 from audiodiff.diffusion.samplers import SAMPLERS
 from audiodiff.engine.fused import fused
-from audiodiff.engine.graphs import Inputs, Loop, Recording, ReverseGraphs, bucket, reverse
+from audiodiff.engine.graphs import CapturedGraph, Inputs, Loop, ReverseGraphs, bucket, reverse
 from audiodiff.networks.given import Conditions
 
 HOP = 16
@@ -15,7 +15,7 @@ DDIM, DDPM = Loop("ddim", LEVELS), Loop("ddpm", LEVELS)
 CORRECTED = Loop("heun", LEVELS, corrector=Langevin(2))
 
 
-class FakeRecorder:
+class FakeCapture:
     """Records on the CPU as a CUDA graph does: run once, then run again on the same inputs, into the same output."""
 
     def __init__(self):
@@ -24,7 +24,7 @@ class FakeRecorder:
     def __call__(self, run):
         self.made += 1
         output = run().clone()
-        return Recording(output, lambda: output.copy_(run()))
+        return CapturedGraph(output, lambda: output.copy_(run()))
 
 
 def draw(seed, n_samples, batch=2):
@@ -47,7 +47,7 @@ def make_graphs(make_fusible, plain_layers):
 
     def make(kind="diffwave", *, limit=4, **options):
         network = fused(make_fusible(kind, **options), torch.float32)
-        return network, ReverseGraphs(network, "epsilon", record=FakeRecorder(), limit=limit)
+        return network, ReverseGraphs(network, "epsilon", capture=FakeCapture(), limit=limit)
 
     return make
 
@@ -107,7 +107,7 @@ def test_a_recording_gives_what_the_loop_gives(loop, kind, options, make_graphs)
     for seed in (1, 2):  # the second call finds the recording, and other inputs
         result, expected = call(graphs, network, loop, 9, seed=seed)
         torch.testing.assert_close(result, expected, rtol=1e-5, atol=1e-5)
-    assert graphs._record.made == 1
+    assert graphs._capture_graph.made == 1
 
 
 def test_lengths_of_one_bucket_share_a_recording_and_leave_nothing_behind(make_graphs):
@@ -116,9 +116,9 @@ def test_lengths_of_one_bucket_share_a_recording_and_leave_nothing_behind(make_g
         result, expected = call(graphs, network, DDPM, n_frames, seed=n_frames)
         assert result.shape == (2, 1, n_frames * HOP)
         torch.testing.assert_close(result, expected, rtol=1e-5, atol=1e-5)
-    assert graphs._record.made == 1
+    assert graphs._capture_graph.made == 1
     call(graphs, network, DDPM, 21)
-    assert graphs._record.made == 2
+    assert graphs._capture_graph.made == 2
 
 
 def test_frame_rate_networks_are_recorded_for_the_very_length(make_graphs):
@@ -126,7 +126,7 @@ def test_frame_rate_networks_are_recorded_for_the_very_length(make_graphs):
     for n_frames in (18, 19, 18):
         result, expected = call(graphs, network, DDIM, n_frames)
         torch.testing.assert_close(result, expected, rtol=1e-5, atol=1e-5)
-    assert graphs._record.made == 2
+    assert graphs._capture_graph.made == 2
 
 
 def test_a_result_is_not_overwritten_by_the_next_call(make_graphs):
@@ -143,9 +143,9 @@ def test_labels_are_inputs_of_a_recording(make_graphs):
         given = network.embed(Conditions(label))
         result, expected = call(graphs, network, DDIM, 9, given=given)
         torch.testing.assert_close(result, expected, rtol=1e-5, atol=1e-5)
-    assert graphs._record.made == 1
+    assert graphs._capture_graph.made == 1
     call(graphs, network, DDIM, 9, given=None)
-    assert graphs._record.made == 2
+    assert graphs._capture_graph.made == 2
 
 
 def test_whatever_is_constant_in_a_recording_tells_it_apart(make_graphs):
@@ -154,16 +154,16 @@ def test_whatever_is_constant_in_a_recording_tells_it_apart(make_graphs):
     for loop in loops * 2:
         result, expected = call(graphs, network, loop, 9)
         torch.testing.assert_close(result, expected, rtol=1e-5, atol=1e-5)
-    assert graphs._record.made == 4
+    assert graphs._capture_graph.made == 4
     call(graphs, network, DDIM, 9, batch=1)
-    assert graphs._record.made == 5
+    assert graphs._capture_graph.made == 5
 
 
 def test_the_recording_not_used_for_longest_goes_first(make_graphs):
     network, graphs = make_graphs(patch=4, limit=2)
     for n_frames, made in [(8, 1), (16, 2), (8, 2), (32, 3), (8, 3), (16, 4)]:
         call(graphs, network, DDIM, n_frames)
-        assert graphs._record.made == made
+        assert graphs._capture_graph.made == made
         assert len(graphs) <= 2
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from audiodiff.diffusion.correctors import Langevin
 from audiodiff.diffusion.noise import position_noise
-from audiodiff.diffusion.samplers import SAMPLERS, count_questions
+from audiodiff.diffusion.samplers import SAMPLERS, count_network_calls
 from audiodiff.diffusion.schedules import uniform
 from audiodiff.engine.relay import WAITING, Relay
 from audiodiff.engine.streams import HaloStream
@@ -35,7 +35,7 @@ def stream(log_snr: Tensor) -> HaloStream:
 def walk_in_pieces(
     sampler: str, lengths: list[int], relay: Relay | None, on_step=None, make_stream=stream, corrector=None
 ) -> Tensor:
-    n_questions = count_questions(sampler, LEVELS, corrector)
+    n_questions = count_network_calls(sampler, LEVELS, corrector)
     front = Wavefront(
         make_stream,
         lambda output, x, log_snr: output,
@@ -100,7 +100,7 @@ def test_the_questions_are_shared_among_the_members(sampler, corrector):
         return stream(log_snr)
 
     walk_in_pieces(sampler, [100] * 4, Relay(2, 1), make_stream=noting, corrector=corrector)
-    n_questions = count_questions(sampler, LEVELS, corrector)
+    n_questions = count_network_calls(sampler, LEVELS, corrector)
     assert len(idents) == n_questions
     assert sorted(idents.count(ident) for ident in set(idents)) == [n_questions // 2, n_questions - n_questions // 2]
     assert get_ident() not in idents

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from audiodiff.engine.rows import SlidingRows
+from audiodiff.engine.ring_buffer import RingBuffer
 from audiodiff.engine.window import Window
 
 
@@ -36,7 +36,7 @@ def test_a_window_forgets_whole_pieces_and_says_so():
 
 @pytest.mark.parametrize(("kept", "joining"), [(0, 1), (3, 5), (7, 2), (16, 16)])
 def test_rows_slide_without_mixing(kept, joining):
-    rows = SlidingRows(2, first=-kept, kept=kept, joining=joining, dtype=torch.float32)
+    rows = RingBuffer(2, first=-kept, kept=kept, joining=joining, dtype=torch.float32)
     for count in [joining, 1, joining, 0, joining // 2] * 20:
         new = rows.append(count)
         new[:] = torch.arange(rows.end - count, rows.end).unsqueeze(1)

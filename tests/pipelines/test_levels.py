@@ -11,7 +11,7 @@ from audiodiff import Vocoder
 from audiodiff.config import SearchedLevels, SynthesisConfig, parse_config
 from audiodiff.diffusion.schedules import wavegrad
 from audiodiff.errors import ConfigError
-from audiodiff.pipelines.budget import within_budget
+from audiodiff.pipelines.rtf import within_rtf
 
 FOUND = SearchedLevels(levels=(-5.0, 1.0, 6.5), start="noise", sampler="ddim", metric="m_stft", score=1.0)
 
@@ -114,4 +114,4 @@ def test_zero_terminal_stretches_a_schedule_down_to_the_lowest_trained_level(voc
 @pytest.mark.parametrize("changes", [{"levels": (-8.0, 1.0)}, {"schedule": "searched", "steps": 3}])
 def test_a_budget_of_time_needs_a_free_number_of_steps(searched, changes):
     with pytest.raises(ConfigError, match="the number of steps must be free"):
-        within_budget(searched, 1.0, "auto", changes)
+        within_rtf(searched, 1.0, "auto", changes)

@@ -204,28 +204,28 @@ def test_the_precision_is_what_was_asked_for(audio):
 @pytest.mark.parametrize("sampler", ["ddim", "ddpm"])
 def test_recorded_loops_serve_short_mels(sampler, audio):
     """What a GPU records is played back here by calling it again."""
-    from audiodiff.engine.graphs import Recording, ReverseGraphs
+    from audiodiff.engine.graphs import CapturedGraph, ReverseGraphs
 
     vocoder = make("diffwave", "griffin-lim")
     mel = vocoder.mel(audio)
     expected = vocoder(mel, seed=5, sampler=sampler)
     plays = []
 
-    def record(run) -> Recording:
+    def capture(run) -> CapturedGraph:
         output = run()
 
         def replay() -> None:
             plays.append(sampler)
             output.copy_(run())
 
-        return Recording(output, replay)
+        return CapturedGraph(output, replay)
 
     vocoder.engine = PlainEngine(
         vocoder.network,
         vocoder.config,
         torch.float32,
         vocoder.device,
-        ReverseGraphs(vocoder.network, "epsilon", record=record),
+        ReverseGraphs(vocoder.network, "epsilon", capture=capture),
     )
     for _ in range(2):
         assert difference(vocoder(mel, seed=5, sampler=sampler), expected) < 3e-5

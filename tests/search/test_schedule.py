@@ -54,7 +54,9 @@ def test_a_score_is_that_of_what_a_user_gets(vocoder, clips, start):
 
 def test_the_estimate_is_made_once_for_all_levels(vocoder, clips, monkeypatch):
     calls = []
-    monkeypatch.setattr("audiodiff.pipelines.prior.waveform_from_mel", lambda *a, **k: calls.append(1) or a[1])
+    monkeypatch.setattr(
+        "audiodiff.pipelines.mel_initialisation.waveform_from_mel", lambda *a, **k: calls.append(1) or a[1]
+    )
     judge = Judge(vocoder, clips, "m_stft", {"start": "griffin-lim"})
     judge((1.0, 4.0))
     judge((2.0, 4.0))

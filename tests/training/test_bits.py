@@ -7,7 +7,7 @@ import torch
 
 from audiodiff.config import DiffusionConfig, MelConfig, ModelConfig, NetworkConfig, WhiteningConfig
 from audiodiff.diffusion.process import training_target
-from audiodiff.diffusion.reverse import posterior
+from audiodiff.diffusion.variance import posterior
 from audiodiff.training.bits import SAMPLE_WIDTH, bits_per_sample
 from audiodiff.training.objective import Batch, Objective, in_band
 
@@ -47,7 +47,7 @@ def exact(objective: Objective, *, sharpness: float = 1.0):
             return output.float()
         known = posterior(log_snr, log_snr.double() + config.step_width)
         best = known.variance((variance / marginal).flatten())
-        second = 2 * torch.log(best / known.lower) / torch.log(known.upper / known.lower) - 1
+        second = 2 * torch.log(best / known.beta_tilde) / torch.log(known.beta / known.beta_tilde) - 1
         return torch.cat([output, second.view(-1, 1, 1).expand_as(x)], dim=1).float()
 
     return predict

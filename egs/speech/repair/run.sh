@@ -21,11 +21,11 @@ synthesise() {
 evaluate() {
   local kind version
   for kind in "${kinds[@]}"; do
-    audiodiff evaluate "$exp/$kind/repaired" "$exp/data/test.jsonl" --name repaired --compare plain="$exp/$kind/plain" \
-      --compare damaged="$exp/$kind/damaged" --metrics pesq_wb,estoi,m_stft --json "$exp/$kind.json"
+    audiodiff evaluate "$exp/$kind/repaired" "$exp/data/test.jsonl" --name repaired --compare baseline="$exp/$kind/baseline" \
+      --compare degraded="$exp/$kind/degraded" --metrics pesq_wb,estoi,m_stft --json "$exp/$kind.json"
   done
   for kind in "${kinds[@]}"; do # means over the clips of what `repair` measured where the damage was
-    for version in damaged plain repaired; do
+    for version in degraded baseline repaired; do
       sed "s/.*  $version SNR \([^ ]*\) dB, LSD \([^ ]*\) dB.*/\1 \2/" "$exp/$kind.txt" |
         awk -v name="$kind $version" '{ snr += $1; lsd += $2 } END { printf "%s: SNR %.2f dB, LSD %.2f dB\n", name, snr / NR, lsd / NR }'
     done

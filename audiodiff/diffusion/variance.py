@@ -21,28 +21,29 @@ class Posterior(NamedTuple):
     """What is known of x at a level, given x at a noisier one; all float64, of the shape of the levels.
 
     Attributes:
-        of_x: Factor of the noisier signal in the mean of q(x_s | x_t, clean).
-        of_clean: Factor of the clean signal in it.
-        lower: Variance of q(x_s | x_t, clean); beta-tilde of Ho et al. 2020.
-        upper: Variance of q(x_t | x_s); beta of Ho et al. 2020.
+        coef_x: Factor of the noisier signal in the mean of q(x_s | x_t, clean).
+        coef_denoised: Factor of the clean signal in it.
+        beta_tilde: Variance of q(x_s | x_t, clean), the lower bound; beta-tilde of Ho et al. 2020.
+        beta: Variance of q(x_t | x_s), the upper bound; beta of Ho et al. 2020.
     """
 
-    of_x: Tensor
-    of_clean: Tensor
-    lower: Tensor
-    upper: Tensor
+    coef_x: Tensor
+    coef_denoised: Tensor
+    beta_tilde: Tensor
+    beta: Tensor
 
-    def variance(self, share: Tensor) -> Tensor:
+    def variance(self, variance_fraction: Tensor) -> Tensor:
         """Return the variance of the step, given that of the clean signal.
 
         Exact for a step of any width: the mean of q(x_s | x_t, clean) is linear in the clean signal, so its variance
         given x_t adds to the lower bound, and where it is all that is left of sigma_t^2 the sum is the upper bound.
 
         Args:
-            share: Variance of the clean signal given x_t over sigma_t^2; 0 is the lower bound and 1 the upper.
+            variance_fraction: Variance of the clean signal given x_t over sigma_t^2; 0 is the lower bound and 1
+                the upper.
         """
-        lower, upper = self.lower.to(share), self.upper.to(share)
-        return lower + (upper - lower) * share
+        beta_tilde, beta = self.beta_tilde.to(variance_fraction), self.beta.to(variance_fraction)
+        return beta_tilde + (beta - beta_tilde) * variance_fraction
 
 
 def posterior(log_snr: Tensor, following: Tensor) -> Posterior:
@@ -50,7 +51,7 @@ def posterior(log_snr: Tensor, following: Tensor) -> Posterior:
 
     With c = 1 - exp(log_snr_t - log_snr_s), the mean of q(x_s | x_t, clean) is alpha_s ((1 - c) x / alpha_t + c clean)
     and its variance sigma_s^2 c (Ho et al. 2020, Eq. 6-7; Kingma et al. 2021, Eq. 33-34); the upper bound is
-    sigma_t^2 c. `of_x` is written such that a first level without signal needs no division by zero.
+    sigma_t^2 c. `coef_x` is written such that a first level without signal needs no division by zero.
 
     Args:
         log_snr: Noise levels before the step, scalar or `(batch,)`.
@@ -59,8 +60,8 @@ def posterior(log_snr: Tensor, following: Tensor) -> Posterior:
     log_snr, following = log_snr.double(), following.double()
     (alpha, sigma), (alpha_to, sigma_to) = alpha_sigma(log_snr), alpha_sigma(following)
     fresh = -torch.expm1(log_snr - following)
-    of_x = alpha * sigma_to.square() / (alpha_to * sigma.square())
-    return Posterior(of_x, alpha_to * fresh, sigma_to.square() * fresh, sigma.square() * fresh)
+    coef_x = alpha * sigma_to.square() / (alpha_to * sigma.square())
+    return Posterior(coef_x, alpha_to * fresh, sigma_to.square() * fresh, sigma.square() * fresh)
 
 
 def log_ratio(output: Tensor, log_snr: Tensor, width: float) -> Tensor:
@@ -98,10 +99,10 @@ def answer_from(output: Tensor, x: Tensor, log_snr: Tensor, config: DiffusionCon
     noise = noise_from(output, x, log_snr, config.target)
     if output.shape[1] == x.shape[1]:
         return noise
-    return torch.cat([noise, share_from(output[:, x.shape[1] :], log_snr, config.step_width)], dim=1)
+    return torch.cat([noise, variance_fraction_from(output[:, x.shape[1] :], log_snr, config.step_width)], dim=1)
 
 
-def share_from(output: Tensor, log_snr: Tensor, width: float) -> Tensor:
+def variance_fraction_from(output: Tensor, log_snr: Tensor, width: float) -> Tensor:
     """Return the variance of the clean signal over sigma^2, not below 0, that a second output implies.
 
     Arguments as in `log_ratio`; the result is of the shape of `output`.

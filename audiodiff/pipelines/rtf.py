@@ -43,7 +43,7 @@ def measure_step(vocoder: Vocoder, changes: SynthesisChanges, clock: Callable[[]
     return max(one - step, 0.0), step
 
 
-def within_budget(
+def within_rtf(
     vocoder: Vocoder,
     limit: float,
     dtype: Dtype,

@@ -7,7 +7,7 @@ from audiodiff import Generator, Vocoder
 from audiodiff.checkpoint import load_model
 from audiodiff.config import EmbeddingConfig, ModelConfig, NetworkConfig, SynthesisConfig, WhiteningConfig, parse_config
 from audiodiff.diffusion.noise import position_noise
-from audiodiff.diffusion.process import clean_from_noise
+from audiodiff.diffusion.process import denoised_from_noise
 from audiodiff.errors import ConfigError
 from audiodiff.networks.given import Conditions
 
@@ -140,16 +140,16 @@ def test_guidance_needs_a_trained_null_and_conditions(untrained, tiny_vocoder_fo
 @pytest.mark.parametrize("name", TOLD)
 def test_a_vocoder_is_told_beside_its_mel(vocoder, name):
     mel = torch.randn(2, 20, 9, generator=torch.Generator().manual_seed(0)) - 4
-    told, other = (vocoder.told(**{name: choice[name]})(mel) for choice in (TOLD, OTHER))
+    told, other = (vocoder.with_conditions(**{name: choice[name]})(mel) for choice in (TOLD, OTHER))
     assert difference(told, other) > 1e-4
     assert difference(told, vocoder(mel)) > 1e-4
-    guided = vocoder.told(**{name: TOLD[name]})(mel, guidance=3.0)
+    guided = vocoder.with_conditions(**{name: TOLD[name]})(mel, guidance=3.0)
     assert difference(guided, told) > 1e-4
 
 
 def test_a_told_vocoder_streams_and_synthesises_what_it_makes_of_the_whole(vocoder):
     mel = torch.randn(20, 30, generator=torch.Generator().manual_seed(0))
-    vocoder = vocoder.told(**TOLD).with_dtype("fp32")
+    vocoder = vocoder.with_conditions(**TOLD).with_dtype("fp32")
     whole = vocoder(mel)
     assert difference(torch.cat(list(vocoder.stream(mel.split(4, dim=1), chunk_seconds=0.03))), whole) < 1e-4
     assert difference(vocoder.synthesise(mel[None], [0])[0, 0].detach(), whole) < 1e-4
@@ -169,4 +169,4 @@ def test_a_told_generator_is_the_network_with_these_conditions(generator, tmp_pa
     x = position_noise([0], 0, n_samples=800)
     with torch.no_grad():
         noise = network(x, torch.full((1,), -5.0), None, network.embed(given))
-    torch.testing.assert_close(made, clean_from_noise(noise, x, torch.full((1,), -5.0)), rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(made, denoised_from_noise(noise, x, torch.full((1,), -5.0)), rtol=1e-3, atol=1e-3)

@@ -1,7 +1,7 @@
 """Sampling from a posterior without retraining: a noise predictor that heeds what is known of the clean signal.
 
 Both wrappers take a predictor and return one, so that every sampler can use them. `consistent` puts what is known into
-the predicted clean signal (replacement, and the null-space form of Wang et al. 2023, "DDNM"); `steered` follows the
+the predicted clean signal (replacement, and the null-space form of Wang et al. 2023, "DDNM"); `dps` follows the
 gradient of a misfit through the network (Chung et al. 2023, "DPS"; weighted as Song et al. 2023, "Pseudoinverse-guided
 diffusion models"). `resampled` takes each step of a sampler several times (Lugmayr et al. 2022, "RePaint").
 """
@@ -14,9 +14,9 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from audiodiff.diffusion.process import alpha_sigma, clean_from_noise, forward_step
-from audiodiff.diffusion.reverse import split_answer
+from audiodiff.diffusion.process import alpha_sigma, denoised_from_noise, forward_step
 from audiodiff.diffusion.samplers import Corrector, NoisePredictor, NoiseSource, Sampler
+from audiodiff.diffusion.variance import split_answer
 
 _DRAWS_PER_WALK = 64
 """Numbers of draws that each single step of `resampled` has to itself; the last is for the way back."""
@@ -41,14 +41,14 @@ def consistent(predict_noise: NoisePredictor, fit: Consistency) -> NoisePredicto
 
     def predict(x: Tensor, log_snr: Tensor) -> Tensor:
         alpha, sigma = (float(scale) for scale in alpha_sigma(log_snr[0].double()))
-        noise, share = split_answer(predict_noise(x, log_snr), x)
-        noise = (x - alpha * fit(clean_from_noise(noise, x, log_snr), sigma)) / sigma
-        return noise if share is None else torch.cat([noise, share], 1)
+        noise, variance_fraction = split_answer(predict_noise(x, log_snr), x)
+        noise = (x - alpha * fit(denoised_from_noise(noise, x, log_snr), sigma)) / sigma
+        return noise if variance_fraction is None else torch.cat([noise, variance_fraction], 1)
 
     return predict
 
 
-def steered(predict_noise: NoisePredictor, residual: Residual, strength: float) -> NoisePredictor:
+def dps(predict_noise: NoisePredictor, residual: Residual, strength: float) -> NoisePredictor:
     """Turn the score of a predictor into that of a posterior.
 
     With a likelihood N(known; predicted, sigma^2) the score gains -grad(|residual|^2) / (2 sigma^2), and the noise,
@@ -68,12 +68,12 @@ def steered(predict_noise: NoisePredictor, residual: Residual, strength: float) 
         sigma = float(alpha_sigma(log_snr[0].double())[1])
         with torch.enable_grad():
             start = x.detach().requires_grad_()
-            noise, share = split_answer(predict_noise(start, log_snr), start)
-            misfit = residual(clean_from_noise(noise, start, log_snr)).square().sum() / 2
+            noise, variance_fraction = split_answer(predict_noise(start, log_snr), start)
+            misfit = residual(denoised_from_noise(noise, start, log_snr)).square().sum() / 2
             (gradient,) = torch.autograd.grad(misfit, start)
         deviation = gradient.square().mean(dim=(1, 2), keepdim=True).sqrt()
         noise = noise.detach() + strength * gradient / deviation.clamp_min(sigma)
-        return noise if share is None else torch.cat([noise, share.detach()], 1)
+        return noise if variance_fraction is None else torch.cat([noise, variance_fraction.detach()], 1)
 
     return predict
 

@@ -1,8 +1,8 @@
-"""Kinds of damage: what each does to a recording, what it leaves known, and the plain way to repair it.
+"""Degradations of recordings: what each does, what it leaves known, and how it is restored without a model.
 
-Each has the same methods. `damage` does it to a sound recording, for experiments; `observe` is its deterministic part,
-differentiable; `touched` says where. `plain` repairs without a model. `fit` puts what is known into a guess of the
-clean signal. `mel` completes the mel spectrogram of the plainly repaired audio where that cannot be right.
+Each has the same methods. `degrade` applies it to a clean recording, for experiments; `observe` is its deterministic
+part, differentiable; `mask` says which samples it changes. `baseline` restores without a model. `fit` puts what is
+known into a predicted clean signal. `mel` completes the mel spectrogram of the baseline where that cannot be right.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from audiodiff.audio.mel import MelSpectrogram
-from audiodiff.audio.restoration import cubic_through, fill_gap, low_pass, wiener
+from audiodiff.audio.restoration import cubic_spline, fill_gap, low_pass, wiener
 from audiodiff.errors import AudioError
 
 Shrink = Callable[[Tensor, float], Tensor]
@@ -31,29 +31,29 @@ _EDGE_BANDS = 4
 """Mel bands below a cutoff that tell how it goes on above."""
 
 
-class Damage(Protocol):
-    """What every kind of damage looks like; audio is `(channels, time)`."""
+class Degradation(Protocol):
+    """What every degradation looks like; audio is `(channels, time)`."""
 
-    def damage(self, audio: Tensor, noise: Tensor) -> Tensor:
-        """Damage a recording, with standard normal noise of its shape where it takes any."""
+    def degrade(self, audio: Tensor, noise: Tensor) -> Tensor:
+        """Degrade a recording, with standard normal noise of its shape where it takes any."""
 
     def observe(self, audio: Tensor) -> Tensor:
-        """Return what the damage leaves of a clean signal, without noise."""
+        """Return what the degradation leaves of a clean signal, without noise."""
 
-    def touched(self, audio: Tensor) -> Tensor:
-        """Return which samples of damaged audio are not what they were, `(time,)`."""
+    def mask(self, audio: Tensor) -> Tensor:
+        """Return which samples of degraded audio are not what they were, `(time,)`."""
 
-    def plain(self, audio: Tensor) -> Tensor:
-        """Repair damaged audio without a model."""
+    def baseline(self, audio: Tensor) -> Tensor:
+        """Restore degraded audio without a model."""
 
-    def fit(self, clean: Tensor, audio: Tensor, plain: Tensor, shrink: Shrink) -> Tensor:
-        """Put what damaged audio, or its plain repair, tells into a guess of the clean signal."""
+    def fit(self, denoised: Tensor, audio: Tensor, baseline: Tensor, shrink: Shrink) -> Tensor:
+        """Put what degraded audio, or its baseline, tells into a predicted clean signal."""
 
-    def mel(self, blocks: Tensor, spectrogram: MelSpectrogram, typical: Typical) -> Tensor:
-        """Complete the mel of plainly repaired audio, one frame per block `(channels, n_mels, n_blocks)`."""
+    def mel(self, blocks: Tensor, spectrogram: MelSpectrogram, mel_statistics: MelStatistics) -> Tensor:
+        """Complete the mel of the baseline, one frame per block `(channels, n_mels, n_blocks)`."""
 
 
-class Typical(NamedTuple):
+class MelStatistics(NamedTuple):
     """Mean and standard deviation of every mel band in the training data, each `(n_mels,)`."""
 
     mean: Tensor
@@ -92,22 +92,22 @@ class Gaps:
                 )
         return found
 
-    def touched(self, audio: Tensor) -> Tensor:
+    def mask(self, audio: Tensor) -> Tensor:
         """Return which samples are missing, `(time,)`."""
         mask = torch.zeros(audio.shape[-1], dtype=torch.bool, device=audio.device)
         for first, end in self.samples(audio.shape[-1]):
             mask[first:end] = True
         return mask
 
-    def damage(self, audio: Tensor, noise: Tensor) -> Tensor:
+    def degrade(self, audio: Tensor, noise: Tensor) -> Tensor:
         """Put silence in the gaps."""
         return self.observe(audio)
 
     def observe(self, audio: Tensor) -> Tensor:
         """Put silence in the gaps."""
-        return audio.masked_fill(self.touched(audio), 0)
+        return audio.masked_fill(self.mask(audio), 0)
 
-    def plain(self, audio: Tensor) -> Tensor:
+    def baseline(self, audio: Tensor) -> Tensor:
         """Fill every gap by linear prediction from both sides."""
         filled = audio.clone()
         for first, end in self.samples(audio.shape[-1]):
@@ -115,21 +115,21 @@ class Gaps:
                 channel[first:end] = torch.from_numpy(fill_gap(samples, first, end)).to(channel)
         return filled
 
-    def fit(self, clean: Tensor, audio: Tensor, plain: Tensor, shrink: Shrink) -> Tensor:
-        """Take the guess in the gaps, the recording elsewhere.
+    def fit(self, denoised: Tensor, audio: Tensor, baseline: Tensor, shrink: Shrink) -> Tensor:
+        """Take the prediction in the gaps, the recording elsewhere.
 
-        Over the first and last few milliseconds of a gap the guess fades into the plain repair, which is right there,
+        Over the first and last few milliseconds of a gap the prediction fades into the baseline, which is right there,
         so that there is no seam.
         """
-        share = torch.zeros(audio.shape[-1], dtype=audio.dtype, device=audio.device)
+        fraction = torch.zeros(audio.shape[-1], dtype=audio.dtype, device=audio.device)
         for first, end in self.samples(audio.shape[-1]):
             from_edge = torch.arange(1, end - first + 1, device=audio.device)
             from_edge = torch.minimum(from_edge, from_edge.flip(0))
             fade = (from_edge / (_FADE_SECONDS * self.sample_rate)).clamp_max(1)
-            share[first:end] = (torch.pi / 2 * fade).sin().square()
-        return torch.lerp(plain, clean, share)
+            fraction[first:end] = (torch.pi / 2 * fade).sin().square()
+        return torch.lerp(baseline, denoised, fraction)
 
-    def mel(self, blocks: Tensor, spectrogram: MelSpectrogram, typical: Typical) -> Tensor:
+    def mel(self, blocks: Tensor, spectrogram: MelSpectrogram, mel_statistics: MelStatistics) -> Tensor:
         """Interpolate linearly in time across the blocks whose centre is missing."""
         hop, n_blocks = spectrogram.config.hop_length, blocks.shape[-1]
         completed = blocks.clone()
@@ -138,9 +138,9 @@ class Gaps:
             if right - left < 2:
                 continue
             sides = [side for side in (left, right) if 0 <= side < n_blocks] or [left + 1]
-            share = torch.linspace(0, 1, right - left + 1, device=blocks.device)[1:-1]
+            fraction = torch.linspace(0, 1, right - left + 1, device=blocks.device)[1:-1]
             completed[..., left + 1 : right] = torch.lerp(
-                blocks[..., sides[:1]], blocks[..., sides[-1:]], share[: n_blocks - left - 1]
+                blocks[..., sides[:1]], blocks[..., sides[-1:]], fraction[: n_blocks - left - 1]
             )
         return completed
 
@@ -159,11 +159,11 @@ class Clipping:
         """Return which samples were cut off, of the shape of the audio."""
         return audio.abs() >= self.level - 2**-14  # files of 16 bits round
 
-    def touched(self, audio: Tensor) -> Tensor:
+    def mask(self, audio: Tensor) -> Tensor:
         """Return at which times a channel was cut off, `(time,)`."""
         return self.cut(audio).any(0)
 
-    def damage(self, audio: Tensor, noise: Tensor) -> Tensor:
+    def degrade(self, audio: Tensor, noise: Tensor) -> Tensor:
         """Cut off what is beyond the level."""
         return self.observe(audio)
 
@@ -171,22 +171,22 @@ class Clipping:
         """Cut off what is beyond the level."""
         return audio.clamp(-self.level, self.level)
 
-    def plain(self, audio: Tensor) -> Tensor:
+    def baseline(self, audio: Tensor) -> Tensor:
         """Lay cubic splines through what was not cut off, and keep to what the cut says."""
         cut = self.cut(audio)
         splines = [
-            torch.from_numpy(cubic_through(channel, ~there))
+            torch.from_numpy(cubic_spline(channel, ~there))
             for channel, there in zip(audio.double().cpu().numpy(), cut.cpu().numpy(), strict=True)
         ]
         guess = torch.stack(splines).to(audio).clamp(-_HIGHEST_PEAK, _HIGHEST_PEAK)
         return self.fit(guess, audio, audio, ignore)
 
-    def fit(self, clean: Tensor, audio: Tensor, plain: Tensor, shrink: Shrink) -> Tensor:
-        """Take the guess where samples were cut off, as far as it is beyond the level; the recording elsewhere."""
-        beyond = audio.sign() * torch.maximum(clean * audio.sign(), audio.abs())
+    def fit(self, denoised: Tensor, audio: Tensor, baseline: Tensor, shrink: Shrink) -> Tensor:
+        """Take the prediction where samples were cut off, as far as it is beyond the level; the recording elsewhere."""
+        beyond = audio.sign() * torch.maximum(denoised * audio.sign(), audio.abs())
         return torch.where(self.cut(audio), beyond, audio)
 
-    def mel(self, blocks: Tensor, spectrogram: MelSpectrogram, typical: Typical) -> Tensor:
+    def mel(self, blocks: Tensor, spectrogram: MelSpectrogram, mel_statistics: MelStatistics) -> Tensor:
         """Leave the mel of the splines as it is."""
         return blocks
 
@@ -205,11 +205,11 @@ class Noise:
         """Return the standard deviation of the noise in noisy audio."""
         return float((audio.square().mean() / (1 + 10 ** (self.snr_db / 10))).sqrt())
 
-    def touched(self, audio: Tensor) -> Tensor:
-        """Return that every sample is touched, `(time,)`."""
+    def mask(self, audio: Tensor) -> Tensor:
+        """Return that every sample is changed, `(time,)`."""
         return torch.ones(audio.shape[-1], dtype=torch.bool, device=audio.device)
 
-    def damage(self, audio: Tensor, noise: Tensor) -> Tensor:
+    def degrade(self, audio: Tensor, noise: Tensor) -> Tensor:
         """Add noise of this signal-to-noise ratio."""
         return audio + noise * audio.square().mean().sqrt() * 10 ** (-self.snr_db / 20)
 
@@ -217,15 +217,15 @@ class Noise:
         """Leave the signal as it is."""
         return audio
 
-    def plain(self, audio: Tensor) -> Tensor:
+    def baseline(self, audio: Tensor) -> Tensor:
         """Filter the noise out by its known spectrum."""
         return wiener(audio, self.level(audio))
 
-    def fit(self, clean: Tensor, audio: Tensor, plain: Tensor, shrink: Shrink) -> Tensor:
-        """Go from the guess towards the recording as far as the guess is more uncertain than the recording is noisy."""
-        return clean + shrink(audio - clean, self.level(audio))
+    def fit(self, denoised: Tensor, audio: Tensor, baseline: Tensor, shrink: Shrink) -> Tensor:
+        """Go from the prediction towards the recording as far as it is more uncertain than the recording is noisy."""
+        return denoised + shrink(audio - denoised, self.level(audio))
 
-    def mel(self, blocks: Tensor, spectrogram: MelSpectrogram, typical: Typical) -> Tensor:
+    def mel(self, blocks: Tensor, spectrogram: MelSpectrogram, mel_statistics: MelStatistics) -> Tensor:
         """Leave the mel of the filtered recording as it is."""
         return blocks
 
@@ -242,11 +242,11 @@ class LowPass:
     cutoff: float
     sample_rate: int
 
-    def touched(self, audio: Tensor) -> Tensor:
-        """Return that every sample is touched, `(time,)`."""
+    def mask(self, audio: Tensor) -> Tensor:
+        """Return that every sample is changed, `(time,)`."""
         return torch.ones(audio.shape[-1], dtype=torch.bool, device=audio.device)
 
-    def damage(self, audio: Tensor, noise: Tensor) -> Tensor:
+    def degrade(self, audio: Tensor, noise: Tensor) -> Tensor:
         """Take away what is above the cutoff."""
         return self.observe(audio)
 
@@ -254,15 +254,15 @@ class LowPass:
         """Take away what is above the cutoff."""
         return low_pass(audio, self.cutoff, self.sample_rate)
 
-    def plain(self, audio: Tensor) -> Tensor:
+    def baseline(self, audio: Tensor) -> Tensor:
         """Leave the recording as it is, which is what resampling does."""
         return audio
 
-    def fit(self, clean: Tensor, audio: Tensor, plain: Tensor, shrink: Shrink) -> Tensor:
-        """Take the recording below the cutoff, the guess above."""
-        return clean + self.observe(audio - clean)
+    def fit(self, denoised: Tensor, audio: Tensor, baseline: Tensor, shrink: Shrink) -> Tensor:
+        """Take the recording below the cutoff, the prediction above."""
+        return denoised + self.observe(audio - denoised)
 
-    def mel(self, blocks: Tensor, spectrogram: MelSpectrogram, typical: Typical) -> Tensor:
+    def mel(self, blocks: Tensor, spectrogram: MelSpectrogram, mel_statistics: MelStatistics) -> Tensor:
         """Go on above the cutoff as typical speech of the training data does.
 
         A missing band lies as many standard deviations from its mean as the highest whole bands of its frame do.
@@ -278,6 +278,6 @@ class LowPass:
                 f"below {self.cutoff:.0f} Hz there are {n_whole} whole mel bands, at least {_EDGE_BANDS} are needed to "
                 "go on from. Give a higher frequency."
             )
-        mean, deviation = (value.unsqueeze(1) for value in typical)
+        mean, deviation = (value.unsqueeze(1) for value in mel_statistics)
         standing = ((blocks - mean) / deviation)[:, n_whole - _EDGE_BANDS : n_whole].mean(1, keepdim=True)
         return torch.cat([blocks[:, :n_whole], (mean + standing * deviation)[:, n_whole:]], 1)

@@ -1,4 +1,4 @@
-"""From what a user says of a clip (a label, a speaker, a vector) to what a network is given."""
+"""Global conditions: from a label, a speaker or a vector, as a user says them, to what a network takes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from audiodiff.errors import ConfigError
 from audiodiff.networks.given import Conditions
 
 
-def conditions(
+def make_conditions(
     config: ModelConfig, device: torch.device, *, label: str | None, speaker: str | None, vector: Tensor | None
 ) -> Conditions | None:
     """Check what is said of a clip, and turn names into indices.
@@ -31,7 +31,7 @@ def conditions(
         ConfigError: If a name is unknown, a vector does not fit, or something is missing that the model has never been
             trained without.
     """
-    given = Conditions(
+    conditions = Conditions(
         _index("label", label, config.labels, device),
         _index("speaker", speaker, config.speakers, device),
         _row(vector, config.vector_width, device),
@@ -40,12 +40,12 @@ def conditions(
     if config.vector_width:
         lists["vector"] = f"{config.vector_width} numbers"
     for name, choices in lists.items():
-        if choices and getattr(given, name) is None and not config.condition_dropout:
+        if choices and getattr(conditions, name) is None and not config.condition_dropout:
             raise ConfigError(
                 f"this model needs a {name}; choose from {choices}. Only one trained with training.condition_dropout "
                 "can do without."
             )
-    return given if any(part is not None for part in given) else None
+    return conditions if any(part is not None for part in conditions) else None
 
 
 def _index(what: str, name: str | None, names: Sequence[str], device: torch.device) -> Tensor | None:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 
-class SlidingRows:
+class RingBuffer:
     """Rows addressed by their index in an endless sequence; old ones are forgotten, new ones join at the end.
 
     Args:

@@ -1,4 +1,4 @@
-"""Damage does what it says, leaves known what it says, and its plain repair is right where theory says so."""
+"""A degradation does what it says, leaves known what it says, and its baseline is right where theory says so."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from audiodiff.audio.damage import Clipping, Gaps, LowPass, Noise, Typical, ignore
+from audiodiff.audio.degradation import Clipping, Gaps, LowPass, MelStatistics, Noise, ignore
 from audiodiff.audio.mel import MelSpectrogram
-from audiodiff.audio.restoration import cubic_through, fill_gap, low_pass, wiener
+from audiodiff.audio.restoration import cubic_spline, fill_gap, low_pass, wiener
 from audiodiff.config import MEL_CONVENTIONS
 from audiodiff.errors import AudioError
 
@@ -36,39 +36,39 @@ def ids(kind):
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=ids)
-def test_the_plain_repair_is_nearer_to_the_recording_than_the_damage(kind, speech, noise):
-    damaged = kind.damage(speech, noise)
-    error, plain_error = ((version - speech).square().mean() for version in (damaged, kind.plain(damaged)))
+def test_the_baseline_is_nearer_to_the_recording_than_the_degraded(kind, speech, noise):
+    degraded = kind.degrade(speech, noise)
+    error, baseline_error = ((version - speech).square().mean() for version in (degraded, kind.baseline(degraded)))
     assert error > 0
-    assert plain_error < error or isinstance(kind, LowPass)  # which leaves it as it is
+    assert baseline_error < error or isinstance(kind, LowPass)  # which leaves it as it is
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=ids)
 def test_the_truth_fits_and_what_fits_is_observed(kind, speech, noise):
-    damaged = kind.damage(speech, noise)
+    degraded = kind.degrade(speech, noise)
     if isinstance(kind, Noise):
         return
     if isinstance(kind, Gaps):
         kind = Gaps(((0.3, 0.36),), RATE)
         middle = slice(round(0.304 * RATE), round(0.356 * RATE))
-        fitted = kind.fit(speech, kind.observe(speech), kind.plain(damaged), ignore)
+        fitted = kind.fit(speech, kind.observe(speech), kind.baseline(degraded), ignore)
         assert torch.equal(fitted[:, middle], speech[:, middle])
         return
-    assert torch.allclose(kind.fit(speech, damaged, kind.plain(damaged), ignore), speech, atol=1e-5)
-    fitted = kind.fit(torch.zeros_like(speech), damaged, damaged, ignore)
-    assert torch.allclose(kind.observe(fitted), damaged, atol=1e-5)
+    assert torch.allclose(kind.fit(speech, degraded, kind.baseline(degraded), ignore), speech, atol=1e-5)
+    fitted = kind.fit(torch.zeros_like(speech), degraded, degraded, ignore)
+    assert torch.allclose(kind.observe(fitted), degraded, atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=ids)
-def test_what_is_touched_is_all_that_differs(kind, speech, noise):
-    damaged = kind.damage(speech, noise)
-    touched = kind.touched(damaged)
-    assert torch.equal(damaged[:, ~touched], speech[:, ~touched])
-    assert bool(touched.any())
+def test_the_mask_is_all_that_differs(kind, speech, noise):
+    degraded = kind.degrade(speech, noise)
+    mask = kind.mask(degraded)
+    assert torch.equal(degraded[:, ~mask], speech[:, ~mask])
+    assert bool(mask.any())
 
 
 def test_noise_is_as_loud_as_it_says_and_known_from_the_noisy_recording(speech, noise):
-    noisy = Noise(6.0).damage(speech, noise)
+    noisy = Noise(6.0).degrade(speech, noise)
     ratio = 10 * torch.log10(speech.square().mean() / (noisy - speech).square().mean())
     assert float(ratio) == pytest.approx(6.0, abs=0.1)
     assert Noise(6.0).level(noisy) == pytest.approx(float((noisy - speech).std()), rel=0.02)
@@ -91,12 +91,12 @@ def test_a_spline_goes_through_what_is_known_and_is_exact_for_cubics():
     x = np.linspace(-1, 1, 50)
     known = np.ones(50, bool)
     known[20:25] = False
-    assert np.allclose(cubic_through(x**3 - x, known), x**3 - x)
+    assert np.allclose(cubic_spline(x**3 - x, known), x**3 - x)
 
 
 def test_splines_keep_beyond_the_level(speech):
     clipped = Clipping(0.2).observe(speech)
-    repaired = Clipping(0.2).plain(clipped)
+    repaired = Clipping(0.2).baseline(clipped)
     cut = Clipping(0.2).cut(clipped)
     assert bool((repaired.abs()[cut] >= clipped.abs()[cut]).all())
     assert torch.equal(repaired[~cut], clipped[~cut])
@@ -123,14 +123,14 @@ def test_a_mel_is_interpolated_over_the_blocks_that_are_missing(spectrogram):
     blocks = torch.arange(40.0).expand(1, 80, 40).clone()
     blocks[..., 10:16] = -99
     gap = Gaps(((10 * 256 / 22050, 16 * 256 / 22050),), 22050)
-    typical = Typical(torch.zeros(80), torch.ones(80))
-    assert torch.allclose(gap.mel(blocks, spectrogram, typical), torch.arange(40.0).expand(1, 80, 40), atol=1e-4)
+    mel_statistics = MelStatistics(torch.zeros(80), torch.ones(80))
+    assert torch.allclose(gap.mel(blocks, spectrogram, mel_statistics), torch.arange(40.0).expand(1, 80, 40), atol=1e-4)
     at_start = Gaps(((0.0, 3 * 256 / 22050),), 22050)
-    assert torch.allclose(at_start.mel(blocks, spectrogram, typical)[..., :3], torch.tensor(3.0))
+    assert torch.allclose(at_start.mel(blocks, spectrogram, mel_statistics)[..., :3], torch.tensor(3.0))
     at_end = Gaps(((37 * 256 / 22050, 40 * 256 / 22050),), 22050)
-    assert torch.allclose(at_end.mel(blocks, spectrogram, typical)[..., 37:], torch.tensor(36.0))
+    assert torch.allclose(at_end.mel(blocks, spectrogram, mel_statistics)[..., 37:], torch.tensor(36.0))
     short = Gaps(((0.1, 0.102),), 22050)
-    assert torch.equal(short.mel(blocks, spectrogram, typical), blocks)
+    assert torch.equal(short.mel(blocks, spectrogram, mel_statistics), blocks)
 
 
 def test_a_mel_goes_on_above_the_cutoff_as_typical_ones_do(spectrogram):
@@ -138,11 +138,11 @@ def test_a_mel_goes_on_above_the_cutoff_as_typical_ones_do(spectrogram):
     loud = (mean + 1.5 * deviation).view(1, 80, 1).expand(1, 80, 5)
     cut = loud.clone()
     cut[:, 64:] = -11
-    completed = LowPass(4000.0, 22050).mel(cut, spectrogram, Typical(mean, deviation))
+    completed = LowPass(4000.0, 22050).mel(cut, spectrogram, MelStatistics(mean, deviation))
     assert torch.allclose(completed, loud, atol=1e-4)
-    assert torch.equal(LowPass(9000.0, 22050).mel(cut, spectrogram, Typical(mean, deviation)), cut)
+    assert torch.equal(LowPass(9000.0, 22050).mel(cut, spectrogram, MelStatistics(mean, deviation)), cut)
     with pytest.raises(AudioError, match="there are . whole mel bands"):
-        LowPass(100.0, 22050).mel(cut, spectrogram, Typical(mean, deviation))
+        LowPass(100.0, 22050).mel(cut, spectrogram, MelStatistics(mean, deviation))
 
 
 def test_a_gap_outside_is_refused(speech):

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from audiodiff.diffusion.correctors import Langevin
-from audiodiff.diffusion.posterior import consistent, resampled, steered
+from audiodiff.diffusion.inverse_problems import consistent, dps, resampled
 from audiodiff.diffusion.process import alpha_sigma
 from audiodiff.diffusion.samplers import SAMPLERS
 
@@ -61,7 +61,7 @@ def test_more_rounds_bring_the_rest_to_its_posterior_mean():
 
 
 def test_steering_finds_the_posterior_mean_and_its_strength_counts():
-    free, weak, strong = (walked(steered(predict, residual_of(1.5), strength)).mean(0) for strength in (0.0, 0.2, 1.0))
+    free, weak, strong = (walked(dps(predict, residual_of(1.5), strength)).mean(0) for strength in (0.0, 0.2, 1.0))
     assert torch.equal(free, walked(predict).mean(0))
     assert free[0] < weak[0] < strong[0]
     assert float(strong[0]) == pytest.approx(1.5, abs=0.1)
@@ -70,7 +70,7 @@ def test_steering_finds_the_posterior_mean_and_its_strength_counts():
 
 def test_a_wild_gradient_moves_no_more_than_noise_would():
     x, level = draw(1), torch.zeros(N_CLIPS)
-    change = steered(predict, lambda clean: 1e6 * (3 - clean), 0.5)(x, level) - predict(x, level)
+    change = dps(predict, lambda clean: 1e6 * (3 - clean), 0.5)(x, level) - predict(x, level)
     assert torch.allclose(change.square().mean((1, 2)).sqrt(), torch.full((N_CLIPS,), 0.5), atol=1e-4)
 
 
@@ -98,7 +98,7 @@ def test_a_learned_variance_is_handed_on():
         return torch.cat([predict(x, log_snr), torch.full_like(x, 0.3)], 1)
 
     x, level = draw(1), torch.zeros(N_CLIPS)
-    for wrapped in (consistent(answer, first_is(1.0)), steered(answer, residual_of(1.0), 0.5)):
+    for wrapped in (consistent(answer, first_is(1.0)), dps(answer, residual_of(1.0), 0.5)):
         told = wrapped(x, level)
         assert torch.equal(told[:, 1:], torch.full_like(x, 0.3))
         assert not torch.equal(told[:, :1], predict(x, level))

@@ -8,8 +8,8 @@ from torch.testing import assert_close
 
 from audiodiff.config import DiffusionConfig
 from audiodiff.diffusion.process import diffuse, noise_from, training_target
-from audiodiff.diffusion.reverse import answer_from, log_ratio, posterior, share_from, split_answer
 from audiodiff.diffusion.schedules import from_betas
+from audiodiff.diffusion.variance import answer_from, log_ratio, posterior, split_answer, variance_fraction_from
 
 LEVELS = torch.tensor([-9.0, -2.0, 0.3, 6.0], dtype=torch.float64)
 FOLLOWING = LEVELS + torch.tensor([0.02, 1.0, 3.0, 0.5], dtype=torch.float64)
@@ -28,20 +28,20 @@ def conditional(level, following, variance):
 def test_the_mean_and_the_lower_bound_are_those_of_bayes_rule():
     known = posterior(LEVELS, FOLLOWING)
     factor, variance = conditional(LEVELS, FOLLOWING, 0.0)
-    assert_close(known.of_x, factor)
-    assert_close(known.lower, variance)
+    assert_close(known.coef_x, factor)
+    assert_close(known.beta_tilde, variance)
     # a clean signal of 1 has the mean alpha_t, and given that x_t the mean of x_s must be alpha_s
     alpha_t, alpha_s = torch.sigmoid(LEVELS).sqrt(), torch.sigmoid(FOLLOWING).sqrt()
-    assert_close(known.of_x * alpha_t + known.of_clean, alpha_s)
+    assert_close(known.coef_x * alpha_t + known.coef_denoised, alpha_s)
 
 
 @pytest.mark.parametrize("variance", [0.0, 0.3, 1.0, 2.5])
 def test_the_variance_is_exact_for_gaussian_data_at_steps_of_any_width(variance):
-    share = variance / (torch.sigmoid(LEVELS) * variance + torch.sigmoid(-LEVELS))
+    variance_fraction = variance / (torch.sigmoid(LEVELS) * variance + torch.sigmoid(-LEVELS))
     known = posterior(LEVELS, FOLLOWING)
-    assert_close(known.variance(share), conditional(LEVELS, FOLLOWING, variance)[1])
+    assert_close(known.variance(variance_fraction), conditional(LEVELS, FOLLOWING, variance)[1])
     if variance == 1.0:  # for white data the variance of the forward step
-        assert_close(known.variance(share), known.upper)
+        assert_close(known.variance(variance_fraction), known.beta)
 
 
 def test_the_bounds_are_the_betas_of_a_discrete_process():
@@ -49,29 +49,33 @@ def test_the_bounds_are_the_betas_of_a_discrete_process():
     levels, abar = from_betas(betas), torch.cumprod(1 - betas, 0)
     before = torch.cat([torch.ones(1), abar[:-1]])
     known = posterior(levels[:-1], levels[1:])
-    assert_close(known.upper.flip(0), betas)
-    assert_close(known.lower.flip(0), (1 - before) / (1 - abar) * betas)  # Ho et al. 2020, Eq. 7
-    assert_close(known.of_clean.flip(0), before.sqrt() * betas / (1 - abar))
-    assert_close(known.of_x.flip(0), (1 - betas).sqrt() * (1 - before) / (1 - abar))
+    assert_close(known.beta.flip(0), betas)
+    assert_close(known.beta_tilde.flip(0), (1 - before) / (1 - abar) * betas)  # Ho et al. 2020, Eq. 7
+    assert_close(known.coef_denoised.flip(0), before.sqrt() * betas / (1 - abar))
+    assert_close(known.coef_x.flip(0), (1 - betas).sqrt() * (1 - before) / (1 - abar))
 
 
 def test_the_ends_are_finite():
     levels = torch.tensor([-math.inf, 5.0], dtype=torch.float64)
     known = posterior(levels, torch.tensor([-3.0, math.inf], dtype=torch.float64))
     assert all(bool(part.isfinite().all()) for part in known)
-    assert (known.of_x.tolist(), known.of_clean[1].item(), known.lower[1].item()) == ([0.0, 0.0], 1.0, 0.0)
+    assert (known.coef_x.tolist(), known.coef_denoised[1].item(), known.beta_tilde[1].item()) == ([0.0, 0.0], 1.0, 0.0)
 
 
 def test_the_second_output_interpolates_the_logarithm_between_the_bounds():
     config = DiffusionConfig(log_snr_min=-8, log_snr_max=10, steps=20)
     known = posterior(LEVELS, LEVELS + config.step_width)
-    for output, expected in ((-1.0, known.lower), (1.0, known.upper), (0.0, (known.lower * known.upper).sqrt())):
+    for output, expected in (
+        (-1.0, known.beta_tilde),
+        (1.0, known.beta),
+        (0.0, (known.beta_tilde * known.beta).sqrt()),
+    ):
         second = torch.full((4, 1, 3), output, dtype=torch.float64)
-        variance = known.lower * log_ratio(second, LEVELS, config.step_width)[:, 0, 0].exp()
+        variance = known.beta_tilde * log_ratio(second, LEVELS, config.step_width)[:, 0, 0].exp()
         assert_close(variance, expected)
-        share = share_from(second, LEVELS, config.step_width)[:, 0, 0]
-        assert_close(known.variance(share), expected)  # both ways agree on a step of the process
-    assert float(share_from(torch.full((4, 1, 1), -3.0), LEVELS, 0.5).min()) == 0.0
+        variance_fraction = variance_fraction_from(second, LEVELS, config.step_width)[:, 0, 0]
+        assert_close(known.variance(variance_fraction), expected)  # both ways agree on a step of the process
+    assert float(variance_fraction_from(torch.full((4, 1, 1), -3.0), LEVELS, 0.5).min()) == 0.0
 
 
 @pytest.mark.parametrize("target", ["epsilon", "v", "x0"])
@@ -81,9 +85,9 @@ def test_an_answer_holds_the_noise_of_any_target_and_the_share_behind_it(target)
     x = diffuse(clean, noise, LEVELS)
     first = training_target(clean, noise, LEVELS, target)
     answer = answer_from(torch.cat([first, second], dim=1), x, LEVELS, config)
-    predicted, share = split_answer(answer, x)
+    predicted, variance_fraction = split_answer(answer, x)
     assert_close(predicted, noise)
-    assert_close(share, share_from(second, LEVELS, config.step_width))
+    assert_close(variance_fraction, variance_fraction_from(second, LEVELS, config.step_width))
     assert_close(noise_from(torch.cat([first, second], dim=1), x, LEVELS, target), noise)  # for those who want no more
     alone = answer_from(first, x, LEVELS, config)
     assert split_answer(alone, x)[1] is None

@@ -7,7 +7,7 @@ import torch
 
 from audiodiff import Vocoder
 from audiodiff.errors import ConfigError
-from audiodiff.pipelines.budget import TRIAL_SECONDS, within_budget
+from audiodiff.pipelines.rtf import TRIAL_SECONDS, within_rtf
 
 
 class Clock:
@@ -48,7 +48,7 @@ def costs(monkeypatch, tiny_vocoder_folder):
 )
 def test_as_many_steps_as_wanted_as_precise_as_possible(costs, limit, steps, dtype, factor):
     vocoder, clock = costs
-    picked, taken, said = within_budget(vocoder, limit, "auto", {"steps": 6}, clock)
+    picked, taken, said = within_rtf(vocoder, limit, "auto", {"steps": 6}, clock)
     assert (picked.dtype, taken) == (dtype, steps)
     name = "bf16" if dtype == torch.bfloat16 else "fp32"
     assert said == f"for a real-time factor of {limit:g}: {steps} of 6 steps in {name}, expected {factor}"
@@ -56,17 +56,17 @@ def test_as_many_steps_as_wanted_as_precise_as_possible(costs, limit, steps, dty
 
 def test_a_given_precision_is_kept(costs):
     vocoder, clock = costs
-    picked, steps, _ = within_budget(vocoder, 1.0, "bf16", {"steps": 6}, clock)
+    picked, steps, _ = within_rtf(vocoder, 1.0, "bf16", {"steps": 6}, clock)
     assert picked is vocoder
     assert steps == 6
 
 
 def test_the_steps_of_the_model_are_the_most(costs):
     vocoder, clock = costs
-    assert within_budget(vocoder, 100.0, "auto", {}, clock)[1] == vocoder.config.synthesis.steps
+    assert within_rtf(vocoder, 100.0, "auto", {}, clock)[1] == vocoder.config.synthesis.steps
 
 
 def test_what_is_out_of_reach_is_refused(costs):
     vocoder, clock = costs
     with pytest.raises(ConfigError, match=r"0.05 is out of reach here: a single step takes 0.090"):
-        within_budget(vocoder, 0.05, "auto", {}, clock)
+        within_rtf(vocoder, 0.05, "auto", {}, clock)
