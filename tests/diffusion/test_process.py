@@ -268,7 +268,7 @@ def test_noise_levels_may_be_on_the_host_where_the_signal_is_not(dtype):
         diffuse(clean, noise, LEVELS),
         forward_step(clean, noise, LEVELS, LEVELS - 1),
         score(noise, LEVELS),
-        clean_from_noise(noise, clean, LEVELS),
+        denoised_from_noise(noise, clean, LEVELS),
         training_target(clean, noise, LEVELS, "v"),
         *(noise_from(noise, clean, LEVELS, target) for target in ("epsilon", "x0", "v")),
     ]
