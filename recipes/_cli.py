@@ -10,10 +10,9 @@ from typing import Any
 import click
 
 from audiodiff.errors import AudiodiffError
-from recipes._common import Recipe
-from recipes._recordings import Wishes
+from recipes._common import FeatureOptions, Recipe
 
-_SHARE = click.FloatRange(0, 1, max_open=True)
+_FRACTION = click.FloatRange(0, 1, max_open=True)
 _FOLDER = click.Path(file_okay=False, path_type=Path)
 
 
@@ -67,10 +66,12 @@ def _shared_options(recipe: Recipe) -> list[click.Option]:
         ),
         click.Option(["--bandwidth"], is_flag=True, help="Measure each true bandwidth, and note it."),
         click.Option(
-            ["--valid-share"], type=_SHARE, metavar="SHARE", help="Held out, where no official split says so."
+            ["--valid-fraction"], type=_FRACTION, metavar="FRACTION", help="Held out, where no official split says so."
         ),
-        click.Option(["--test-share"], type=_SHARE, metavar="SHARE", help="Likewise."),
-        click.Option(["--resplit"], is_flag=True, help="Divide by these shares even where there is a published split."),
+        click.Option(["--test-fraction"], type=_FRACTION, metavar="FRACTION", help="Likewise."),
+        click.Option(
+            ["--resplit"], is_flag=True, help="Split by these fractions even where there is a published split."
+        ),
         click.Option(["--seed"], type=int, default=0, show_default=True, help="Another seed, another division."),
         click.Option(
             ["--workers"], type=click.IntRange(min=1), metavar="N", help="Files at a time; one per processor."
@@ -94,8 +95,8 @@ def _run(
     mel_precision: Any,
     waves: int | None,
     bandwidth: bool,
-    valid_share: float | None,
-    test_share: float | None,
+    valid_fraction: float | None,
+    test_fraction: float | None,
     resplit: bool,
     seed: int,
     workers: int | None,
@@ -106,23 +107,24 @@ def _run(
         raise click.UsageError("--part says what to fetch, and needs --download.")
     if download:
         recipe.download(corpus_dir, part)
-    outcome = recipe.prepare(
+    result = recipe.prepare(
         corpus_dir,
         out_dir,
-        Wishes(mels, mel_precision, waves, bandwidth),
+        FeatureOptions(mels, mel_precision, waves, bandwidth),
         seed=seed,
-        shares=(valid_share, test_share),
+        valid_fraction=valid_fraction,
+        test_fraction=test_fraction,
         resplit=resplit,
         workers=workers,
         **options,
     )
-    for reason in outcome.unreadable:
+    for reason in result.unreadable:
         click.echo(f"left out: {reason}", err=True)
-    for name, recordings in outcome.split._asdict().items():
+    for name, recordings in result.split._asdict().items():
         hours = sum(recording.seconds for recording in recordings) / 3600
         click.echo(f"{out_dir / name}.jsonl: {len(recordings)} recordings, {hours:.2f} hours")
-    if outcome.unreadable:
-        click.echo(f"{len(outcome.unreadable)} of {len(outcome.recordings)} files could not be read", err=True)
+    if result.unreadable:
+        click.echo(f"{len(result.unreadable)} of {len(result.recordings)} files could not be read", err=True)
         sys.exit(1)
 
 

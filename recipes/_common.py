@@ -1,4 +1,4 @@
-"""What recipes share: a recipe says what a corpus holds; this reads, divides, converts and writes it.
+"""What recipes have in common: a recipe says what a corpus holds; this reads, splits, converts and writes it.
 
 A recipe is a module with a function `find(corpus_dir)` that yields an `Item` per recording, and a `Recipe` around it;
 CONTRIBUTING.md shows one.
@@ -7,23 +7,78 @@ CONTRIBUTING.md shows one.
 from __future__ import annotations
 
 import csv
+import sys
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import click
+from tqdm import tqdm
 
 from audiodiff.audio.io import find_audio
-from audiodiff.data.manifest import write_manifest
-from audiodiff.data.parallel import default_workers
+from audiodiff.data.features import MelPrecision, add_mel, at_rate, check_convention
+from audiodiff.data.manifest import Recording, probe, write_manifest
+from audiodiff.data.measure import measured_bandwidth
+from audiodiff.data.parallel import default_workers, parallel_map
 from audiodiff.data.splits import Part, Split, assign_parts, split_keys
-from audiodiff.errors import DataError
-from recipes._download import Archive, download
-from recipes._extract import extract
-from recipes._recordings import Item, Outcome, Wishes, read_recordings
+from audiodiff.errors import AudioError, DataError
+from recipes._archives import Archive, download, extract
 
 __all__ = ["Archive", "Item", "Recipe", "find_audio", "folder_named", "need", "official_part", "read_csv", "read_lines"]
+
+
+@dataclass(frozen=True)
+class Item:
+    """One recording of a corpus, as a recipe finds it.
+
+    Attributes:
+        audio: The audio file.
+        speaker: Who speaks, sings or plays.
+        label: Its class.
+        text: What is said.
+        part: Where the published split puts it; None where there is no such split.
+        group: What must not be divided between parts, where that is not the speaker: a piece, a chapter, an instrument.
+    """
+
+    audio: Path
+    speaker: str | None = None
+    label: str | None = None
+    text: str | None = None
+    part: Part | None = None
+    group: str | None = None
+
+
+@dataclass(frozen=True)
+class FeatureOptions:
+    """What is made of every recording beside its line in the manifest.
+
+    Attributes:
+        mels: A mel convention to write mel spectrograms of.
+        mel_precision: Their type.
+        waves: A sample rate in Hz to write waveforms at, which the manifests then list.
+        bandwidth: Whether the true bandwidth is measured and noted.
+    """
+
+    mels: str | None = None
+    mel_precision: MelPrecision = "float16"
+    waves: int | None = None
+    bandwidth: bool = False
+
+
+class PrepareResult(NamedTuple):
+    """What came of a corpus.
+
+    Attributes:
+        recordings: One per item, None for those that cannot be read.
+        unreadable: Why, for each of these.
+        split: The manifests that were written.
+    """
+
+    recordings: list[Recording | None]
+    unreadable: list[str]
+    split: Split = Split([], [], [])
 
 
 @dataclass(frozen=True)
@@ -34,16 +89,16 @@ class Recipe:
         find: From the corpus' folder, and `options` by keyword, to its recordings, in any order.
         archives: What can be downloaded; none where the licence or a missing checksum forbids it.
         source: Where to get the corpus, for the message where it cannot be downloaded.
-        valid_share: What is held out to validate on unless an item says otherwise, 0 to 1.
-        test_share: What is held out for tests, likewise.
+        valid_fraction: What is held out to validate on unless an item says otherwise, 0 to 1.
+        test_fraction: What is held out for tests, likewise.
         options: Options of its own on the command line, handed to `find`.
     """
 
     find: Callable[..., Iterable[Item]]
     archives: tuple[Archive, ...] = ()
     source: str = ""
-    valid_share: float = 0.02
-    test_share: float = 0.02
+    valid_fraction: float = 0.02
+    test_fraction: float = 0.02
     options: Sequence[click.Option] = field(default=(), hash=False)
 
     def download(self, target_dir: Path, parts: Sequence[str] = ()) -> None:
@@ -71,25 +126,27 @@ class Recipe:
         self,
         corpus_dir: Path,
         output_dir: Path,
-        wishes: Wishes | None = None,
+        features: FeatureOptions | None = None,
         *,
         seed: int = 0,
-        shares: tuple[float | None, float | None] = (None, None),
+        valid_fraction: float | None = None,
+        test_fraction: float | None = None,
         resplit: bool = False,
         workers: int | None = None,
         **options: Any,
-    ) -> Outcome:
+    ) -> PrepareResult:
         """Write OUTPUT_DIR/train.jsonl, valid.jsonl and test.jsonl.
 
-        Items that say their part go there. A share of the others is held out for each part that no item names: by
+        Items that say their part go there. A fraction of the others is held out for each part that no item names: by
         speaker or piece where there are at least ten, else by file, and by a hash, so that it is always the same.
 
         Args:
             corpus_dir: The corpus, as it is published.
             output_dir: Where manifests, mels and waveforms go.
-            wishes: What is to be made of each recording.
+            features: What is to be made of each recording.
             seed: Another seed is another division, where none is official.
-            shares: Of validation and test, instead of the recipe's own.
+            valid_fraction: What is held out to validate on, instead of the recipe's own.
+            test_fraction: What is held out for tests, likewise.
             resplit: Leave the published split aside, as for a piece of a corpus that has only one of its parts.
             workers: Files at a time; None is one per processor.
             **options: Handed to `find`.
@@ -105,24 +162,24 @@ class Recipe:
             raise DataError(f"{corpus_dir} holds no recordings in the layout of this corpus. Check the folder.")
         if resplit:
             items = [replace(item, part=None) for item in items]
-        default = (self.valid_share, self.test_share)
-        valid_share, test_share = (
-            given if given is not None else own for given, own in zip(shares, default, strict=True)
-        )
-        parts = _parts(items, corpus_dir, valid_share, test_share, seed)
+        valid_fraction = self.valid_fraction if valid_fraction is None else valid_fraction
+        test_fraction = self.test_fraction if test_fraction is None else test_fraction
+        parts = _parts(items, corpus_dir, valid_fraction, test_fraction, seed)
         if "train" not in parts:
             raise DataError(
                 f"{corpus_dir} has {len(items)} recordings, none of them in the training part of the published split. "
                 "Get the rest of the corpus, or divide these anew with --resplit."
             )
-        outcome = read_recordings(items, corpus_dir, output_dir, wishes or Wishes(), workers or default_workers())
+        result = read_recordings(
+            items, corpus_dir, output_dir, features or FeatureOptions(), workers or default_workers()
+        )
         divided = Split([], [], [])
-        for part, recording in zip(parts, outcome.recordings, strict=True):
+        for part, recording in zip(parts, result.recordings, strict=True):
             if recording is not None:
                 getattr(divided, part).append(recording)
         for name, recordings in divided._asdict().items():
             write_manifest(output_dir / f"{name}.jsonl", recordings)
-        return outcome._replace(split=divided)
+        return result._replace(split=divided)
 
     def __call__(self) -> None:
         """Run as a command line; see `recipes._cli`."""
@@ -131,14 +188,75 @@ class Recipe:
         run(self)
 
 
-def _parts(items: Sequence[Item], root: Path, valid_share: float, test_share: float, seed: int) -> list[Part]:
+def _parts(items: Sequence[Item], root: Path, valid_fraction: float, test_fraction: float, seed: int) -> list[Part]:
     """Return the part of each item: the one it names, or by hash one that no item names."""
     official = {item.part for item in items}
     free = [item for item in items if item.part is None]
     keys = split_keys([item.audio for item in free], [item.group or item.speaker for item in free], root)
-    shares = (0.0 if "valid" in official else valid_share, 0.0 if "test" in official else test_share)
-    drawn = iter(assign_parts(keys, *shares, seed) if free else [])
+    fractions = (0.0 if "valid" in official else valid_fraction, 0.0 if "test" in official else test_fraction)
+    drawn = iter(assign_parts(keys, *fractions, seed) if free else [])
     return [item.part if item.part is not None else next(drawn) for item in items]
+
+
+def read_recordings(
+    items: Sequence[Item], corpus_dir: Path, output_dir: Path, features: FeatureOptions, workers: int
+) -> PrepareResult:
+    """Read the length of every recording, and make the features; what was made before is kept.
+
+    Args:
+        items: The recordings.
+        corpus_dir: The corpus; what is made of `CORPUS_DIR/a/b.wav` lies below its folder as `a/b`.
+        output_dir: Where that goes: `mels/CONVENTION` and `waves/RATE`.
+        features: What to make.
+        workers: Files at a time.
+
+    Returns:
+        The recordings and the reasons of those that cannot be read.
+
+    Raises:
+        DataError: If two items would become one file, or there is no such mel convention.
+    """
+    if features.mels:
+        check_convention(features.mels)
+    names = [item.audio.relative_to(corpus_dir).with_suffix("") for item in items]
+    if features.mels or features.waves:
+        _refuse_duplicate_names(names, corpus_dir)
+
+    def read(pair: tuple[Item, Path]) -> Recording | str:
+        try:
+            return _read(*pair, output_dir, features)
+        except AudioError as error:
+            return str(error)
+
+    result = PrepareResult([], [])
+    with tqdm(total=len(items), unit="file", delay=2, disable=not sys.stderr.isatty()) as bar:
+        for found in parallel_map(read, list(zip(items, names, strict=True)), workers):
+            result.recordings.append(found if isinstance(found, Recording) else None)
+            result.unreadable.extend([found] if isinstance(found, str) else [])
+            bar.update()
+    return result
+
+
+def _refuse_duplicate_names(names: Sequence[Path], corpus_dir: Path) -> None:
+    """Refuse two recordings that differ in their extension alone, because what is made of them would be one file."""
+    for name, count in Counter(names).items():
+        if count > 1:
+            raise DataError(f"{corpus_dir} has {name} {count} times, in several formats. Keep one of them.")
+
+
+def _read(item: Item, name: Path, output_dir: Path, features: FeatureOptions) -> Recording:
+    known: dict[str, object] = {"speaker": item.speaker, "label": item.label, "text": item.text}
+    if features.bandwidth:
+        known["bandwidth"] = measured_bandwidth(item.audio)
+    source = recording = probe(item.audio).model_copy(update=known)
+    if features.waves:
+        target = output_dir / "waves" / str(features.waves) / name
+        recording = at_rate(source, target.with_name(target.name + ".flac"), features.waves)
+    if features.mels:
+        target = output_dir / "mels" / features.mels / name
+        made = add_mel(source, target.with_name(target.name + ".npy"), features.mels, features.mel_precision)
+        recording = recording.model_copy(update={"mel": made.mel, "mel_convention": made.mel_convention})
+    return recording
 
 
 def need(path: Path, what: str) -> Path:

@@ -56,8 +56,8 @@ RECIPE = Recipe(
         Archive(f"http://festvox.org/cmu_arctic/packed/cmu_us_{voice}_arctic.tar.bz2", sha256, voice, voice == "slt")
         for voice, sha256 in _SHA256.items()
     ),
-    valid_share=0.05,
-    test_share=0.05,
+    valid_fraction=0.05,
+    test_fraction=0.05,
 )
 
 if __name__ == "__main__":

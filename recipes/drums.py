@@ -51,8 +51,8 @@ def find(corpus_dir: Path, label_from: str = "name") -> Iterator[Item]:
 RECIPE = Recipe(
     find,
     source="a sample library of yours",
-    valid_share=0.1,
-    test_share=0.1,
+    valid_fraction=0.1,
+    test_fraction=0.1,
     options=(
         click.Option(
             ["--label-from"],

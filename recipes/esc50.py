@@ -29,7 +29,7 @@ def find(corpus_dir: Path, test_fold: int = 5) -> Iterator[Item]:
 RECIPE = Recipe(
     find,
     source="https://github.com/karolpiczak/ESC-50",
-    valid_share=0.1,
+    valid_fraction=0.1,
     options=(
         click.Option(
             ["--test-fold"], type=click.IntRange(1, 5), default=5, show_default=True, help="The fold to test on."

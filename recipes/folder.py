@@ -37,8 +37,8 @@ def _option(name: str, what: str) -> click.Option:
 RECIPE = Recipe(
     find,
     source="your recordings",
-    valid_share=0.05,
-    test_share=0.05,
+    valid_fraction=0.05,
+    test_fraction=0.05,
     options=(_option("--label-from", "label"), _option("--speaker-from", "speaker")),
 )
 

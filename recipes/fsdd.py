@@ -36,7 +36,7 @@ RECIPE = Recipe(
             "8bc44cde129d505cbbb6b365c09f80c663f2aa77578afc634e6141a2f87100c0",
         ),
     ),
-    valid_share=0.05,
+    valid_fraction=0.05,
 )
 
 if __name__ == "__main__":

@@ -24,7 +24,9 @@ def find(corpus_dir: Path) -> Iterator[Item]:
             yield Item(path, label=path.parent.name)
 
 
-RECIPE = Recipe(find, source="a copy of GTZAN (search for `GTZAN genre collection`)", valid_share=0.1, test_share=0.1)
+RECIPE = Recipe(
+    find, source="a copy of GTZAN (search for `GTZAN genre collection`)", valid_fraction=0.1, test_fraction=0.1
+)
 
 if __name__ == "__main__":
     RECIPE()

@@ -36,8 +36,8 @@ RECIPE = Recipe(
             "f96258be9fdc2cbff6559541aae7ea4f59df3fcaf5cf963aae5ca647357e359c",
         ),
     ),
-    valid_share=0.05,
-    test_share=0.05,
+    valid_fraction=0.05,
+    test_fraction=0.05,
     options=(
         click.Option(
             ["--mic"],

@@ -34,8 +34,8 @@ RECIPE = Recipe(
             "c3f49e0cca421f96b75b41640749167b52118f232498667ca7a5f9416aef8e73",
         ),
     ),
-    valid_share=0.1,
-    test_share=0.1,
+    valid_fraction=0.1,
+    test_fraction=0.1,
 )
 
 if __name__ == "__main__":

@@ -100,7 +100,7 @@ def tiny_run_config(speech_folder: Path, tiny_model_config: ModelConfig) -> RunC
     """Give a training run of 8 steps on `speech_folder`, validated and saved every 4, on the CPU."""
     return RunConfig(
         model=tiny_model_config,
-        data=DataConfig(train=str(speech_folder), crop_seconds=0.25, valid_share=0.2),
+        data=DataConfig(train=str(speech_folder), crop_seconds=0.25, valid_fraction=0.2),
         training=TrainingConfig(
             steps=8,
             batch_size=4,

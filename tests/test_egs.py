@@ -149,7 +149,17 @@ def test_its_network_trains_a_step(path, tmp_path, monkeypatch):
         (tmp_path / "data" / label).mkdir(parents=True, exist_ok=True)
         noise = 0.1 * np.random.default_rng(i).standard_normal(2 * config.model.sample_rate)
         soundfile.write(tmp_path / "data" / label / f"{i}.wav", noise, config.model.sample_rate)
-    arguments = [sys.executable, "-m", "recipes.folder", "data", "lists", "--label-from", "folder", "--test-share", "0"]
+    arguments = [
+        sys.executable,
+        "-m",
+        "recipes.folder",
+        "data",
+        "lists",
+        "--label-from",
+        "folder",
+        "--test-fraction",
+        "0",
+    ]
     subprocess.run(arguments, check=True, env=os.environ | {"PYTHONPATH": str(ROOT)})
     changes = {"data.train": "lists/train.jsonl", "data.valid": "lists/valid.jsonl", "training.steps": 1}
     changes |= {"training.batch_size": 1, "training.validation_crops": 1, "training.validation_levels": 2}

@@ -39,20 +39,20 @@ def _scan(folder: Path, workers: int | None, *, bandwidth: bool) -> Scan:
 @click.argument("folder", metavar="FOLDER", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.argument("out_dir", metavar="OUT_DIR", type=click.Path(file_okay=False, path_type=Path))
 @click.option(
-    "--valid-share",
-    metavar="SHARE",
+    "--valid-fraction",
+    metavar="FRACTION",
     type=click.FloatRange(0, 1, max_open=True),
     default=0.05,
     show_default=True,
-    help="Share of the recordings to validate on, 0 to 1.",
+    help="Fraction of the recordings to validate on, 0 to 1.",
 )
 @click.option(
-    "--test-share",
-    metavar="SHARE",
+    "--test-fraction",
+    metavar="FRACTION",
     type=click.FloatRange(0, 1, max_open=True),
     default=0.05,
     show_default=True,
-    help="Share of the recordings to keep for tests, 0 to 1.",
+    help="Fraction of the recordings to keep for tests, 0 to 1.",
 )
 @click.option(
     "--seed", metavar="INTEGER", type=int, default=0, show_default=True, help="Another seed, another division."
@@ -73,8 +73,8 @@ def command(
     *,
     folder: Path,
     out_dir: Path,
-    valid_share: float,
-    test_share: float,
+    valid_fraction: float,
+    test_fraction: float,
     seed: int,
     valid_list: Path | None,
     test_list: Path | None,
@@ -100,7 +100,7 @@ def command(
     if valid_list or test_list:
         parts = split_by_names(recordings, _names(valid_list), _names(test_list))
     else:
-        parts = split(recordings, valid_share, test_share, seed, root=folder)
+        parts = split(recordings, valid_fraction, test_fraction, seed, root=folder)
     for name, part in parts._asdict().items():
         path = out_dir / f"{name}.jsonl"
         write_manifest(path, part)

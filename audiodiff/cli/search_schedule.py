@@ -129,7 +129,7 @@ def _judge(
     **wanted: Any,
 ) -> tuple[Judge, str]:
     """Return what scores levels, and what it scores them on, in words."""
-    from audiodiff.data.source import open_source
+    from audiodiff.data.corpus import open_source
     from audiodiff.errors import ConfigError
     from audiodiff.evaluation.registry import METRICS
     from audiodiff.evaluation.scoring import resolve_metrics

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import yaml
 from pydantic import Field, model_validator
@@ -24,11 +24,13 @@ class TransformConfig(Config):
 class DataConfig(Config):
     """Where recordings come from and what is done to them on the way."""
 
+    RENAMED_KEYS: ClassVar = {"valid_share": "valid_fraction", "max_bad_share": "max_bad_fraction"}
+
     train: str = Field(
         description="a manifest (.jsonl), a folder of audio, or an index of shards (.shards.json, or URL)"
     )
-    valid: str | None = Field(None, description="likewise; without it a fixed share of train is held out")
-    valid_share: float = Field(0.05, gt=0, lt=1)
+    valid: str | None = Field(None, description="likewise; without it a fixed fraction of train is held out")
+    valid_fraction: float = Field(0.05, gt=0, lt=1)
     crop_seconds: float = Field(0.75, gt=0, description="rounded up to whole hops; shorter clips are zero-padded")
     one_shots: bool = Field(
         False,
@@ -71,12 +73,12 @@ class DataConfig(Config):
         "teach silence there; False has the model end its band where the mel shows that the recording ended",
     )
     workers: int = Field(0, ge=0, description="processes that read audio")
-    max_bad_share: float = Field(
+    max_bad_fraction: float = Field(
         0.05,
         ge=0,
         le=1,
-        description="share of the recordings that may turn out unreadable; they are skipped and listed, beyond it the "
-        "run saves and stops",
+        description="fraction of the recordings that may turn out unreadable; they are skipped and listed. Beyond it, "
+        "the run saves and stops",
     )
 
     @model_validator(mode="after")
@@ -101,6 +103,8 @@ class AdapterConfig(Config):
 
 class TrainingConfig(Config):
     """How long, how fast, and how carefully to train."""
+
+    RENAMED_VALUES: ClassVar = {"trained": {"ends": "all_but_trunk"}}
 
     steps: int = Field(1_000_000, gt=0)
     batch_size: int = Field(16, gt=0, description="crops per step, in each process of a run on several")
@@ -142,7 +146,7 @@ class TrainingConfig(Config):
         0.0,
         ge=0,
         le=1,
-        description="share of clips that lose their label, speaker and vector (of several, each by itself as often), "
+        description="fraction of clips that lose their label, speaker and vector (of several, each by itself too), "
         "so that the model also learns to do without: 0.1 for guidance and for samples of no class; 0 where neither is "
         "wanted",
     )
@@ -169,11 +173,11 @@ class TrainingConfig(Config):
     )
     max_bad_steps: int = Field(20, gt=0, description="non-finite losses in a row that stop the run")
     initial_model: str | None = Field(None, description="a model folder whose weights training starts from")
-    trained: Literal["all", "ends", "adapters"] = Field(
+    trained: Literal["all", "all_but_trunk", "adapters"] = Field(
         "all",
-        description="what of the initial model is trained: all of it; its ends, which are the embeddings, the "
-        "conditioner and the projections around a trunk of layers that stays as it is; or low-rank adapters of the "
-        "trunk alone, which hold least and so learn the fewest recordings by heart",
+        description="what of the initial model is trained: all of it; all but its trunk of residual layers, which are "
+        "the embeddings, the conditioner and the projections; or low-rank adapters (LoRA) of the trunk alone, which "
+        "overfit least",
     )
     adapters: AdapterConfig = AdapterConfig()
 

@@ -1,17 +1,24 @@
-"""What a run trains on and what it is validated on."""
+"""What a run trains on and what it is validated on: manifests, folders and shards, opened as the configuration says."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Generator, Sequence
+from pathlib import Path
 from typing import NamedTuple, Protocol
 
-from audiodiff.config import RunConfig
+from audiodiff.config import DataConfig, RunConfig
 from audiodiff.data.crops import CropReader, Example
 from audiodiff.data.dataset import SINGLE_PROCESS, CropDataset, OnFailure, Replica
-from audiodiff.data.manifest import Recording
+from audiodiff.data.manifest import Recording, read_manifest, scan_folder
 from audiodiff.data.shards import INDEX_SUFFIX, ShardStream
-from audiodiff.data.source import open_recordings, open_source
+from audiodiff.data.splits import split
 from audiodiff.errors import DataError
+
+_NAMED = 3
+"""How many files a message names before it only counts."""
+
+_LOG = logging.getLogger(__name__)
 
 
 class CropStream(Protocol):
@@ -74,3 +81,80 @@ def open_corpus(config: RunConfig) -> Corpus:
         return Corpus(ShardStream(data.train, reader, data, config.training.seed), open_source(data.valid))
     training, validation = open_recordings(data)
     return Corpus(CropDataset(training, reader, config.data, config.training.seed), validation)
+
+
+def open_recordings(config: DataConfig) -> tuple[list[Recording], list[Recording]]:
+    """Find the recordings of a run.
+
+    Args:
+        config: Names a manifest or a folder for training, and perhaps for validation. Without the latter a share of the
+            former is held out, always the same files.
+
+    Returns:
+        The recordings to train on and those to validate on.
+
+    Raises:
+        DataError: If either is empty, files are missing, or a file is in both.
+    """
+    train = open_source(config.train)
+    if config.valid is not None:
+        valid = open_source(config.valid)
+        both = {_identity(recording) for recording in train} & {_identity(recording) for recording in valid}
+        if both:
+            raise DataError(
+                f"{_some(sorted(both))} in both {config.train} and {config.valid}: validation would mean nothing. "
+                "Give other recordings, or leave out data.valid to have a share of data.train held out."
+            )
+        return train, valid
+    source = Path(config.train)
+    parts = split(train, config.valid_fraction, root=source if source.is_dir() else source.parent)
+    if not parts.train:
+        raise DataError(
+            f"{config.train} has too few recordings ({len(train)}) to hold some out for validation. "
+            "Give more, cut a long recording into several files, or set data.valid."
+        )
+    return parts.train, parts.valid
+
+
+def open_source(source: str) -> list[Recording]:
+    """Return the recordings of a manifest or a folder.
+
+    Raises:
+        DataError: If there are none, or files are missing.
+    """
+    path = Path(source)
+    if path.is_dir():
+        return _open_folder(path)
+    if not path.is_file():
+        raise DataError(
+            f"{source} does not exist (from {Path.cwd()}); expected a manifest (.jsonl) or a folder of audio."
+        )
+    if path.suffix != ".jsonl":
+        raise DataError(
+            f"{source} is neither a manifest (.jsonl) nor a folder. Give the folder, or run `audiodiff prepare`."
+        )
+    recordings = read_manifest(path)
+    if not recordings:
+        raise DataError(f"{source} lists no recordings. Write it again with `audiodiff prepare`.")
+    if missing := [str(recording.audio) for recording in recordings if not recording.audio.is_file()]:
+        raise DataError(f"{_some(missing)} in {source} but not there. Restore the files or write the manifest again.")
+    return recordings
+
+
+def _open_folder(folder: Path) -> list[Recording]:
+    recordings, unreadable = scan_folder(folder)
+    if unreadable:
+        names = _some([str(path) for path, _ in unreadable])
+        _LOG.warning("%s unreadable and left out (the first because: %s)", names, unreadable[0][1])
+    if not recordings:
+        raise DataError(f"{folder} holds no readable audio. Give a folder with recordings (wav, flac, ogg, mp3 ...).")
+    return recordings
+
+
+def _identity(recording: Recording) -> str:
+    return str(recording.audio.resolve())
+
+
+def _some(names: list[str]) -> str:
+    shown = ", ".join(names[:_NAMED]) + (", ..." if len(names) > _NAMED else "")
+    return f"{len(names)} {'files are' if len(names) > 1 else 'file is'} ({shown})"

@@ -27,8 +27,8 @@ class Split(NamedTuple):
 
 def split(
     recordings: Sequence[Recording],
-    valid_share: float,
-    test_share: float = 0.0,
+    valid_fraction: float,
+    test_fraction: float = 0.0,
     seed: int = 0,
     *,
     root: str | Path | None = None,
@@ -36,12 +36,12 @@ def split(
     """Divide recordings by a hash of their path, so that files added later do not move the others.
 
     Where at least `SPEAKERS_TO_SPLIT_BY` speakers are known, all recordings of a speaker go the same way. A part with a
-    share gets at least one recording, or speaker, even of a corpus that is too small for it.
+    fraction gets at least one recording, or speaker, even of a corpus that is too small for it.
 
     Args:
         recordings: What is to be divided.
-        valid_share: Fraction of the validation part, 0 to 1.
-        test_share: Fraction of the test part, 0 to 1.
+        valid_fraction: Fraction of the validation part, 0 to 1.
+        test_fraction: Fraction of the test part, 0 to 1.
         seed: Another seed is another division.
         root: The folder that paths are taken relative to, so that moving a corpus does not change its division.
 
@@ -49,11 +49,11 @@ def split(
         The parts, each in the order of `recordings`.
 
     Raises:
-        DataError: If the shares are impossible.
+        DataError: If the fractions are impossible.
     """
     keys = split_keys([r.audio for r in recordings], [r.speaker for r in recordings], root)
     parts = Split([], [], [])
-    for recording, part in zip(recordings, assign_parts(keys, valid_share, test_share, seed), strict=True):
+    for recording, part in zip(recordings, assign_parts(keys, valid_fraction, test_fraction, seed), strict=True):
         getattr(parts, part).append(recording)
     return parts
 
@@ -80,31 +80,31 @@ def _under(path: Path, root: str | Path | None) -> Path:
     return path if root is None else Path(os.path.relpath(path, root))
 
 
-def assign_parts(keys: Sequence[str], valid_share: float, test_share: float, seed: int = 0) -> list[Part]:
+def assign_parts(keys: Sequence[str], valid_fraction: float, test_fraction: float, seed: int = 0) -> list[Part]:
     """Put every key into a part by its hash alone, so that keys added later do not move the others.
 
     Args:
         keys: What to divide; equal keys go the same way.
-        valid_share: Fraction of the validation part, 0 to 1.
-        test_share: Fraction of the test part, 0 to 1.
+        valid_fraction: Fraction of the validation part, 0 to 1.
+        test_fraction: Fraction of the test part, 0 to 1.
         seed: Another seed is another division.
 
     Returns:
-        The part of each key. A part with a share gets at least one key, even of too few.
+        The part of each key. A part with a fraction gets at least one key, even of too few.
 
     Raises:
-        DataError: If the shares are impossible.
+        DataError: If the fractions are impossible.
     """
-    if min(valid_share, test_share) < 0 or valid_share + test_share >= 1:
+    if min(valid_fraction, test_fraction) < 0 or valid_fraction + test_fraction >= 1:
         raise DataError(
-            f"cannot hold out shares of {valid_share} and {test_share}; each is at least 0, their sum below 1."
+            f"cannot hold out fractions of {valid_fraction} and {test_fraction}; each is at least 0, their sum below 1."
         )
     place = {
         key: int.from_bytes(blake2b(f"{seed} {key}".encode(), digest_size=8).digest(), "big") / 2**64 for key in keys
     }
     order = sorted(place, key=lambda key: (place[key], key))
-    n_test = max(sum(place[key] < test_share for key in order), test_share > 0)
-    n_held_out = max(sum(place[key] < test_share + valid_share for key in order), n_test + (valid_share > 0))
+    n_test = max(sum(place[key] < test_fraction for key in order), test_fraction > 0)
+    n_held_out = max(sum(place[key] < test_fraction + valid_fraction for key in order), n_test + (valid_fraction > 0))
     part_of: dict[str, Part] = dict.fromkeys(order, "train")
     part_of |= dict.fromkeys(order[:n_held_out], "valid")
     part_of |= dict.fromkeys(order[:n_test], "test")

@@ -56,7 +56,7 @@ class BadRecordings:
         if fraction > self._max_share:
             raise DataError(
                 f"{len(self.reasons)} of {self._n_recordings} recordings ({fraction:.1%}) cannot be read; "
-                f"data.max_bad_share allows {self._max_share:.1%}, and {self.path} lists them. "
+                f"data.max_bad_fraction allows {self._max_share:.1%}, and {self.path} lists them. "
                 "Repair or remove them, or allow more."
             )
 

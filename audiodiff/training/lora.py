@@ -1,6 +1,6 @@
-"""What of a network is trained: all of it, its ends around a frozen trunk, or low-rank adapters of the trunk.
+"""What of a network is trained: all of it, all but its trunk, or low-rank adapters (LoRA) of the trunk.
 
-The package peft adapts the forward pass of a layer. The layers here hand their weights to a gradient of their own
+The package peft adapts the forward pass of a layer. The layers here pass their weights to a hand-written backward
 (`audiodiff.networks.gated`), so it is the weight that is adapted, and merging is nothing but reading it.
 """
 
@@ -49,7 +49,7 @@ def set_trainable(network: Network, config: TrainingConfig) -> None:
         network: The network that is about to be trained; its outputs stay the same.
         config: What to train, the shape of adapters, and the seed of their start.
     """
-    if config.trained == "ends":
+    if config.trained == "all_but_trunk":
         network.trunk.requires_grad_(False)
     if config.trained != "adapters":
         return

@@ -33,6 +33,9 @@ from audiodiff.training.optimiser import (
 )
 from audiodiff.training.weighting import Weighting
 
+_RENAMED = {"ends": "all_but_trunk"}
+"""What checkpoints of older versions call `training.trained`."""
+
 
 @dataclass
 class Progress:
@@ -241,6 +244,7 @@ class TrainState:
             TrainingError: If other parts of the network were trained.
         """
         theirs, ours = state_dict.get("trained", "all"), describe_trainable(self.training)
+        theirs = _RENAMED.get(theirs, theirs)
         if theirs != ours:
             raise TrainingError(
                 f"the checkpoint is of a run that trained {theirs}, this one trains {ours}. Keep training.trained and "

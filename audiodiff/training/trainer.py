@@ -92,7 +92,7 @@ def train(
             stack.enter_context(folder.claimed())
         n_recordings = corpus.training.n_recordings + len(corpus.validation)
         bad = BadRecordings(
-            folder.bad_recordings, n_recordings, config.data.max_bad_share, write=distributed.is_main_process
+            folder.bad_recordings, n_recordings, config.data.max_bad_fraction, write=distributed.is_main_process
         )
         state = start(config, folder, resume, corpus.training, distributed, bad.note)
         callbacks: list[Callback] = []

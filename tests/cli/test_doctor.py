@@ -102,7 +102,7 @@ def test_a_band_is_found_unless_the_manifest_says_it(tmp_path):
     spectrum[len(spectrum) // 2 :] = 0
     soundfile.write(tmp_path / "cut.wav", 0.1 * np.fft.irfft(spectrum), 22050)
     assert set(findings(tmp_path)) == {"band"}
-    prepare = ["prepare", tmp_path, tmp_path / "lists", "--valid-share", 0, "--test-share", 0]
+    prepare = ["prepare", tmp_path, tmp_path / "lists", "--valid-fraction", 0, "--test-fraction", 0]
     for options, expected in (([], {"band"}), (["--bandwidth"], set())):
         result = CliRunner().invoke(main, [str(word) for word in [*prepare, *options]])
         assert result.exit_code == 0, result.stderr

@@ -21,7 +21,7 @@ def listed(folder):
 
 
 def test_a_folder_becomes_three_manifests(speech_folder, tmp_path):
-    result = prepare(speech_folder, tmp_path / "lists", "--valid-share", 0.25, "--test-share", 0.25)
+    result = prepare(speech_folder, tmp_path / "lists", "--valid-fraction", 0.25, "--test-fraction", 0.25)
     assert (result.exit_code, result.stderr) == (0, "")
     parts = listed(tmp_path / "lists")
     assert sorted(name for part in parts.values() for name in part) == sorted(
@@ -36,7 +36,13 @@ def test_a_folder_becomes_three_manifests(speech_folder, tmp_path):
 def test_shares_and_seed_change_the_division(speech_folder, tmp_path):
     divisions = []
     for i, options in enumerate(
-        ([], ["--seed", 1], ["--valid-share", 0.6], ["--test-share", 0.6], ["--valid-share", 0, "--test-share", 0])
+        (
+            [],
+            ["--seed", 1],
+            ["--valid-fraction", 0.6],
+            ["--test-fraction", 0.6],
+            ["--valid-fraction", 0, "--test-fraction", 0],
+        )
     ):
         assert prepare(speech_folder, tmp_path / str(i), *options).exit_code == 0
         divisions.append(str(listed(tmp_path / str(i))))
@@ -62,13 +68,13 @@ def test_a_folder_without_audio_is_an_error(tmp_path):
     assert not (tmp_path / "lists").exists()
 
 
-@pytest.mark.parametrize("arguments", [["absent", "lists"], [".", "lists", "--valid-share", "1"], ["."]])
+@pytest.mark.parametrize("arguments", [["absent", "lists"], [".", "lists", "--valid-fraction", "1"], ["."]])
 def test_wrong_usage_is_2(arguments):
     assert prepare(*arguments).exit_code == 2
 
 
 def test_impossible_shares_are_an_error(speech_folder, tmp_path):
-    result = prepare(speech_folder, tmp_path, "--valid-share", 0.5, "--test-share", 0.5)
+    result = prepare(speech_folder, tmp_path, "--valid-fraction", 0.5, "--test-fraction", 0.5)
     assert result.exit_code == 1
     assert "cannot hold out" in result.stderr
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from audiodiff.audio.resample import resample
-from audiodiff.data.bandwidth import bandwidth, mean_spectrum
+from audiodiff.data.measure import bandwidth, mean_spectrum
 
 
 def noise(seconds=2.0, rate=22050, tilt_db_per_octave=0.0, seed=0):

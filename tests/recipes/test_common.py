@@ -21,8 +21,7 @@ from audiodiff.data.manifest import read_manifest
 from audiodiff.errors import DataError
 from recipes import _common
 from recipes._cli import command
-from recipes._common import Archive, Item, Recipe, find_audio
-from recipes._recordings import Wishes
+from recipes._common import Archive, FeatureOptions, Item, Recipe, find_audio
 
 ROOT = Path(__file__).parents[2]
 RECIPES = sorted(path.stem for path in (ROOT / "recipes").glob("[a-z]*.py"))
@@ -32,7 +31,7 @@ def by_name(corpus_dir):
     return [Item(path) for path in find_audio(corpus_dir)]
 
 
-RECIPE = Recipe(by_name, valid_share=0.25, test_share=0.25)
+RECIPE = Recipe(by_name, valid_fraction=0.25, test_fraction=0.25)
 
 
 @pytest.fixture
@@ -97,9 +96,15 @@ def test_files_that_are_added_move_no_others(corpus, tmp_path, save_tone):
     assert all(set(few[part]) <= set(many[part]) for part in few)
 
 
-def test_shares_and_seed_divide_otherwise(corpus, tmp_path):
+def test_fractions_and_seed_divide_otherwise(corpus, tmp_path):
     divisions = []
-    for options in ({}, {"seed": 1}, {"shares": (0.6, None)}, {"shares": (None, 0.6)}, {"shares": (0.0, 0.0)}):
+    for options in (
+        {},
+        {"seed": 1},
+        {"valid_fraction": 0.6},
+        {"test_fraction": 0.6},
+        {"valid_fraction": 0.0, "test_fraction": 0.0},
+    ):
         RECIPE.prepare(corpus, tmp_path / "lists", **options)
         divisions.append(str({part: sorted(names) for part, names in read(tmp_path / "lists").items()}))
     assert len(set(divisions)) == 5
@@ -177,7 +182,10 @@ def test_the_band_is_measured_on_request(tmp_path):
     soundfile.write(corpus / "cut.wav", 0.1 * np.fft.irfft(spectrum), 44100)
     soundfile.write(corpus / "full.wav", 0.1 * noise, 44100)
     for options in ((), ("--bandwidth",)):
-        assert run(RECIPE, corpus, tmp_path / "lists", "--valid-share", 0, "--test-share", 0, *options).exit_code == 0
+        assert (
+            run(RECIPE, corpus, tmp_path / "lists", "--valid-fraction", 0, "--test-fraction", 0, *options).exit_code
+            == 0
+        )
         bands = {name: recording.bandwidth for name, recording in read(tmp_path / "lists")["train"].items()}
         assert bands["full"] is None
         assert bands["cut"] == (pytest.approx(44100 / 8, rel=0.02) if options else None)
@@ -282,7 +290,7 @@ def test_wrong_parts_are_refused(archives, corpus, tmp_path):
         recipe.download(corpus, ["c"])
 
 
-def test_wishes_are_off_by_default(corpus, tmp_path):
-    assert Wishes() == Wishes(mels=None, waves=None, bandwidth=False)
+def test_features_are_off_by_default(corpus, tmp_path):
+    assert FeatureOptions() == FeatureOptions(mels=None, waves=None, bandwidth=False)
     RECIPE.prepare(corpus, tmp_path / "lists")
     assert sorted(path.name for path in (tmp_path / "lists").iterdir()) == ["test.jsonl", "train.jsonl", "valid.jsonl"]

@@ -7,8 +7,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from audiodiff.errors import DataError
-from recipes import _download
-from recipes._download import Archive, download
+from recipes import _archives
+from recipes._archives import Archive, download
 
 CONTENT = bytes(range(256)) * 4000
 
@@ -47,7 +47,7 @@ class Server(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def server(monkeypatch):
-    monkeypatch.setattr(_download, "_BLOCK", 2**14)
+    monkeypatch.setattr(_archives, "_BLOCK", 2**14)
     kind = type("Kind", (Server,), {"asked": []})
     with ThreadingHTTPServer(("127.0.0.1", 0), kind) as running:
         thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.01})

@@ -7,8 +7,8 @@ import zipfile
 import pytest
 
 from audiodiff.errors import DataError
-from recipes import _extract
-from recipes._extract import extract
+from recipes import _archives
+from recipes._archives import extract
 
 
 def make_tar(path, members, mode="w:gz"):
@@ -92,7 +92,7 @@ def test_a_damaged_archive_is_named(tmp_path, make):
 
 def test_an_interrupted_extraction_leaves_no_half_file_and_goes_on(tmp_path, monkeypatch):
     archive = make_tar(tmp_path / "a.tar", {f"{i}.wav": bytes([i]) * 1000 for i in range(6)})
-    copy, done = _extract.shutil.copyfileobj, []
+    copy, done = _archives.shutil.copyfileobj, []
 
     def interrupted(content, file, length):
         done.append(length)
@@ -101,7 +101,7 @@ def test_an_interrupted_extraction_leaves_no_half_file_and_goes_on(tmp_path, mon
             raise KeyboardInterrupt
         copy(content, file, length)
 
-    monkeypatch.setattr(_extract.shutil, "copyfileobj", interrupted)
+    monkeypatch.setattr(_archives.shutil, "copyfileobj", interrupted)
     with pytest.raises(KeyboardInterrupt):
         extract(archive, tmp_path / "out")
     assert len(files(tmp_path / "out")) == 3

@@ -5,7 +5,7 @@ import torch
 
 from audiodiff import Vocoder
 from audiodiff.checkpoint import WEIGHTS, load_config, load_model, save_model
-from audiodiff.data.source import open_source
+from audiodiff.data.corpus import open_source
 from audiodiff.errors import AudioError, DataError, ModelError
 from audiodiff.evaluation.scoring import score
 from audiodiff.search.judge import Clip, Judge, read_clips

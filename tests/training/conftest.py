@@ -4,9 +4,9 @@ from itertools import islice
 
 import pytest
 
+from audiodiff.data.corpus import open_recordings
 from audiodiff.data.crops import CropReader
 from audiodiff.data.dataset import CropDataset
-from audiodiff.data.source import open_recordings
 
 
 @pytest.fixture(scope="module")

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from audiodiff.config import RunConfig, SynthesisConfig, parse_config
+from audiodiff.data.corpus import open_recordings
 from audiodiff.data.crops import CropReader
 from audiodiff.data.dataset import CropDataset
-from audiodiff.data.source import open_recordings
 from audiodiff.errors import ConfigError
 from audiodiff.networks.build import build_network
 from audiodiff.training.distributed import Distributed

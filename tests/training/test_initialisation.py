@@ -5,9 +5,9 @@ import torch
 
 from audiodiff.checkpoint import save_model
 from audiodiff.config import EmbeddingConfig
+from audiodiff.data.corpus import open_recordings
 from audiodiff.data.crops import CropReader
 from audiodiff.data.dataset import CropDataset
-from audiodiff.data.source import open_recordings
 from audiodiff.errors import ConfigError, ModelError, TrainingError
 from audiodiff.networks.build import build_network
 from audiodiff.training.checkpoints import RunFolder

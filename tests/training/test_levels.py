@@ -9,9 +9,9 @@ import torch
 from audiodiff import Vocoder
 from audiodiff.checkpoint import load_config
 from audiodiff.config import DiffusionConfig, RunConfig
+from audiodiff.data.corpus import open_recordings
 from audiodiff.data.crops import CropReader
 from audiodiff.data.dataset import CropDataset
-from audiodiff.data.source import open_recordings
 from audiodiff.errors import ConfigError
 from audiodiff.networks.build import build_network
 from audiodiff.training.distributed import Distributed

@@ -57,13 +57,13 @@ def outputs(network):
         return network(x, log_snr, network.encode(mel))
 
 
-@pytest.mark.parametrize("trained", ["ends", "adapters"])
+@pytest.mark.parametrize("trained", ["all_but_trunk", "adapters"])
 def test_training_starts_from_what_the_model_does(network, make_state, trained):
     assert torch.equal(outputs(make_state(trained).network), outputs(network))
 
 
 @pytest.mark.parametrize("kind", ["stft", "diffwave", "unet", "rbf"])
-@pytest.mark.parametrize("trained", ["all", "ends", "adapters"])
+@pytest.mark.parametrize("trained", ["all", "all_but_trunk", "adapters"])
 def test_only_what_is_trained_moves(tiny_run_config, stream, trained, kind):
     update = {"patch": 8, "factors": (2, 2), "multipliers": (1, 1, 2), "blocks": (1, 1, 1)}
     update |= {"kind": kind} if kind != "rbf" else {"activation": "rbf"}
@@ -79,7 +79,7 @@ def test_only_what_is_trained_moves(tiny_run_config, stream, trained, kind):
     matrices = {name for name in trunk if isinstance(initial.get_submodule(name.rpartition(".")[0]), nn.Linear)}
     expected = {
         "all": set(before),
-        "ends": set(before) - trunk,
+        "all_but_trunk": set(before) - trunk,
         "adapters": {name for name in matrices if name.endswith("weight")},
     }
     moved = {name for name, weight in state.ema.named_parameters() if not torch.equal(weight, before[name])}
@@ -148,7 +148,7 @@ def test_the_optimiser_holds_what_is_trained_alone(network, make_state, stream):
     assert len(state.state_dict()["optimiser"]) == 2 * len(matrices)
 
 
-@pytest.mark.parametrize("trained", ["ends", "adapters"])
+@pytest.mark.parametrize("trained", ["all_but_trunk", "adapters"])
 def test_a_state_goes_on_as_if_nothing_had_been(make_state, stream, tmp_path, trained):
     straight, before, after = (make_state(trained, ema_decay=0.9) for _ in range(3))
     for batch in stream:
@@ -168,7 +168,7 @@ def test_a_state_of_other_parts_is_refused(make_state):
     stored = make_state("adapters").state_dict()
     for other in (
         make_state("all"),
-        make_state("ends"),
+        make_state("all_but_trunk"),
         make_state("adapters", adapters=AdapterConfig(rank=RANK, alpha=1.0)),
     ):
         with pytest.raises(TrainingError, match="trained adapters of rank 3 and alpha 8, this one trains"):
@@ -176,13 +176,17 @@ def test_a_state_of_other_parts_is_refused(make_state):
     before = make_state("all").state_dict()
     del before["trained"]  # a checkpoint of the time before there was a choice
     make_state("all").load_state_dict(before)
-    with pytest.raises(TrainingError, match="trained all, this one trains ends"):
-        make_state("ends").load_state_dict(before)
+    with pytest.raises(TrainingError, match="trained all, this one trains all_but_trunk"):
+        make_state("all_but_trunk").load_state_dict(before)
 
 
 @pytest.mark.parametrize(
     "option",
-    [{"adapters": AdapterConfig(rank=2)}, {"adapters": AdapterConfig(rank=RANK, alpha=2.0)}, {"trained": "ends"}],
+    [
+        {"adapters": AdapterConfig(rank=2)},
+        {"adapters": AdapterConfig(rank=RANK, alpha=2.0)},
+        {"trained": "all_but_trunk"},
+    ],
     ids=str,
 )
 def test_each_option_changes_what_is_learnt(make_state, stream, option):
@@ -205,7 +209,7 @@ def test_adapters_start_from_the_seed(network, tiny_run_config):
     assert not torch.equal(starts[0], starts[2])
 
 
-@pytest.mark.parametrize("trained", ["all", "ends", "adapters"])
+@pytest.mark.parametrize("trained", ["all", "all_but_trunk", "adapters"])
 def test_the_network_that_is_given_stays_as_it_is(network, make_state, stream, trained):
     before = flat(network)
     make_state(trained).step(stream[0])
@@ -221,7 +225,7 @@ def test_an_option_that_adapters_would_leave_without_effect_is_refused(tiny_run_
         RunConfig.model_validate(values)
 
 
-@pytest.mark.parametrize("trained", ["ends", "adapters"])
+@pytest.mark.parametrize("trained", ["all_but_trunk", "adapters"])
 def test_there_must_be_a_model_to_keep(tiny_run_config, trained):
     values = tiny_run_config.model_dump()
     values["training"]["trained"] = trained

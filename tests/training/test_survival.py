@@ -179,7 +179,7 @@ def corpus(tmp_path, save_voice):
         "train": str(tmp_path / "corpus.jsonl"),
         "valid": str(tmp_path / "valid.jsonl"),
         "time_reversal": True,
-        "max_bad_share": 0.25,
+        "max_bad_fraction": 0.25,
     }
 
 

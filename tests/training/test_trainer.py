@@ -198,7 +198,7 @@ def two_steps(tmp_path_factory, tiny_run_config):
         {"data": {"polarity": False}},
         {"data": {"gain_db": (0.0, 0.0)}},
         {"data": {"crop_seconds": 0.2}},
-        {"data": {"valid_share": 0.6}},
+        {"data": {"valid_fraction": 0.6}},
         {"data": {"time_reversal": True}},
         {"data": {"mel_noise_db": 2.0}},
         {"data": {"transforms": (TransformConfig(name="PolarityInversion", parameters={"p": 1.0}),)}},

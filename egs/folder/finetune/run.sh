@@ -3,7 +3,7 @@
 here=$(dirname "$0") usage=RECORDINGS_DIR exp=exp/finetune
 conf=("$here/conf/finetune.yaml")
 data() {
-  python -m recipes.folder "$1" "$exp/data" --valid-share 0.1 --test-share 0.2
+  python -m recipes.folder "$1" "$exp/data" --valid-fraction 0.1 --test-fraction 0.2
   audiodiff doctor "$exp/data"
 }
 evaluate() { # before and after

@@ -3,7 +3,7 @@
 # grids of noise levels, and what else can be switched.
 here=$(dirname "$0") usage=FOLDER_WITH_RECORDINGS exp=exp/embedding
 conf=("$here/conf/rbf.yaml" "$here/conf/sinusoidal.yaml")
-data() { audiodiff prepare "$1" "$exp/data" --valid-share 0.1 --test-share 0.1; }
+data() { audiodiff prepare "$1" "$exp/data" --valid-fraction 0.1 --test-fraction 0.1; }
 each_run() { # calls a function with the configuration, the seed and the folder of each run
   local file seed
   for file in "${conf[@]}"; do

@@ -5,7 +5,7 @@ here=$(dirname "$0") usage=CORPORA exp=exp/speech
 conf=("$here/conf/stft.yaml" "$here/conf/patches.yaml")
 data() {
   "$here/../vocoder/run.sh" "$1" --stop-stage 0
-  audiodiff prepare "$1/piano" "$exp/lists/piano" --valid-share 0 --test-share 0
+  audiodiff prepare "$1/piano" "$exp/lists/piano" --valid-fraction 0 --test-fraction 0
   mkdir -p "$exp/lists/music"
   cat "$exp/lists/all/train.jsonl" "$exp/lists/piano/train.jsonl" > "$exp/lists/music/train.jsonl"
 }

@@ -15,7 +15,7 @@ data() {
       if [[ -f $list ]]; then lists+=("--$part-list" "$list"); fi
     done
     # A corpus without a list is for training alone.
-    ((${#lists[@]})) || lists=(--valid-share 0 --test-share 0)
+    ((${#lists[@]})) || lists=(--valid-fraction 0 --test-fraction 0)
     audiodiff prepare "$corpora/$corpus" "$exp/lists/$corpus" "${lists[@]}"
     for part in train valid test; do # paths stay right, because every list lies equally deep
       cat "$exp/lists/$corpus/$part.jsonl" >> "$exp/lists/all/$part.jsonl"

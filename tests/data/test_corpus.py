@@ -5,8 +5,8 @@ import logging
 import pytest
 
 from audiodiff.config import DataConfig
+from audiodiff.data.corpus import open_recordings
 from audiodiff.data.manifest import scan_folder, write_manifest
-from audiodiff.data.source import open_recordings
 from audiodiff.errors import DataError
 
 
@@ -19,17 +19,17 @@ def opened(train, **options):
 
 
 def test_a_share_of_a_folder_is_held_out(speech_folder):
-    train, valid = opened(speech_folder, valid_share=0.3)
+    train, valid = opened(speech_folder, valid_fraction=0.3)
     assert names(train).isdisjoint(names(valid))
     assert len(train) + len(valid) == 8
-    assert len(opened(speech_folder, valid_share=0.6)[1]) > len(valid) > 0
+    assert len(opened(speech_folder, valid_fraction=0.6)[1]) > len(valid) > 0
 
 
 def test_a_manifest_and_its_folder_hold_out_the_same(speech_folder, tmp_path, save_voice):
     for i in range(6):
         save_voice(tmp_path / "corpus" / f"{i}.wav", 0.1, seed=i)
     write_manifest(tmp_path / "corpus" / "m.jsonl", scan_folder(tmp_path / "corpus").recordings)
-    manifest, folder = (opened(tmp_path / "corpus" / source, valid_share=0.3) for source in ("m.jsonl", "."))
+    manifest, folder = (opened(tmp_path / "corpus" / source, valid_fraction=0.3) for source in ("m.jsonl", "."))
     assert [names(part) for part in manifest] == [names(part) for part in folder]
 
 
