@@ -44,8 +44,8 @@ generate_each() { # labels
 }
 examine() { audiodiff doctor "$exp/wav" --crop-seconds 0.1; } # silence, clipping, copies, levels
 recognise() { # by a classifier of the real clips, which never hears those held out
-  audiodiff evaluate "$exp/data/train.jsonl" --train-classifier "$exp/real.safetensors" --held-out "$exp/data/test.jsonl"
-  audiodiff evaluate "$exp/wav" "$exp/data/train.jsonl" --classifier "$exp/real.safetensors" -c "real=$exp/data/test.jsonl" |
+  audiodiff evaluate classifier "$exp/real.safetensors" "$exp/data/train.jsonl" --held-out "$exp/data/test.jsonl"
+  audiodiff evaluate sets "$exp/wav" "$exp/data/train.jsonl" --classifier "$exp/real.safetensors" -c "real=$exp/data/test.jsonl" |
     tee "$exp/scores.txt"
 }
 

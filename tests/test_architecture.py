@@ -28,6 +28,7 @@ LAYERS = (
     {"__init__", "__main__"},
 )
 SIDEWAYS = {
+    "pipelines": {"evaluation"},  # files are scored as they are made
     "training": {"pipelines", "evaluation"},  # validation makes audio the way users do, and scores it
     "benchmark": {"pipelines", "training", "interop"},  # it times what users run
     "search": {"pipelines", "training", "evaluation"},  # it scores what users run, and trains for a short while

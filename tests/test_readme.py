@@ -18,7 +18,7 @@ COMMANDS = [words for line in LINES if (words := shlex.split(line, comments=True
 
 def test_every_verb_is_shown():
     shown = {words[1] for words in COMMANDS}
-    assert shown >= {*VERBS} - {"export", "bulk"}  # these two are shown in the egs and in their help
+    assert shown >= {*VERBS} - {"export"}  # it is shown in the egs
 
 
 @pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
@@ -70,6 +70,6 @@ def test_the_score_tables_are_those_of_the_stored_results(tmp_path):
     )
     copy = tmp_path / "README.md"
     copy.write_text(README, encoding="utf-8")
-    result = CliRunner().invoke(main, ["evaluate", "--table", str(copy)])
+    result = CliRunner().invoke(main, ["evaluate", "tables", str(copy)])
     assert result.exit_code == 0, result.output
     assert copy.read_text(encoding="utf-8") == README

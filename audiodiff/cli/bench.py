@@ -1,17 +1,16 @@
-"""`audiodiff bench`: how fast this machine is, in tables, and beside a peer."""
+"""`audiodiff bench`: speed and memory of synthesis and training on this machine, also against another package."""
 
 from __future__ import annotations
 
 import math
 import shlex
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from audiodiff.cli.options import DTYPES
+from audiodiff.cli.options import DTYPES, Verb, device_option, expert_option, values
 
 if TYPE_CHECKING:
     from audiodiff.benchmark.report import Report
@@ -28,20 +27,6 @@ USUAL = {
     "square": None,
 }
 """Numbers of an option that is not given: with and without --quick."""
-
-
-def _list_of(kind: Callable[[str], Any], wanted: str) -> Callable[..., Any]:
-    """Return a click callback for several values with commas between them."""
-
-    def parse(_context: click.Context, _parameter: click.Parameter, text: str | None) -> tuple[Any, ...] | None:
-        if text is None:
-            return None
-        try:
-            return tuple(kind(word) for word in text.split(","))
-        except ValueError as error:
-            raise click.BadParameter(f"{text!r} is not {wanted}") from error
-
-    return parse
 
 
 def _count(word: str) -> int:
@@ -64,47 +49,11 @@ def _dtype(word: str) -> str:
     return word
 
 
-@click.command("bench", short_help="Measure how fast this machine is with a model.")
+@click.command("bench", cls=Verb)
 @click.argument("models", nargs=-1, metavar="[MODEL ...]")
-@click.option("--against", type=click.Choice(["diffwave"]), help="Let the PyPI package's network take turns with ours.")
-@click.option(
-    "--lengths",
-    callback=_list_of(_length, "seconds above 0, such as 5,60"),
-    metavar="SECONDS,...",
-    help="Lengths of a clip.  [default: 5,60; quick: 1]",
-)
-@click.option(
-    "--batches",
-    callback=_list_of(_count, "whole numbers from 1 on, such as 1,16"),
-    metavar="CLIPS,...",
-    help="Clips made together.  [default: 1,16; quick: 1]",
-)
-@click.option(
-    "--steps",
-    callback=_list_of(_count, "whole numbers from 1 on, such as 6,50"),
-    metavar="N,...",
-    help="Denoising steps; a model's own by default.",
-)
-@click.option(
-    "--dtype",
-    "dtypes",
-    callback=_list_of(_dtype, "fp32, bf16 or both with a comma"),
-    metavar="fp32|bf16,...",
-    help="Precisions of matrix products.  [default: fp32, and bf16 where the hardware has it]",
-)
-@click.option(
-    "--all", "every_combination", is_flag=True, help="Every combination of these, not one after the other varied."
-)
-@click.option("--training/--no-training", default=True, show_default=True, help="Measure training steps too.")
-@click.option("--device", default="auto", metavar="DEVICE", show_default=True, help="auto, cpu, cuda, cuda:1 ...")
-@click.option("--threads", type=click.IntRange(min=1), metavar="N", help="CPU threads; torch's choice by default.")
-@click.option(
-    "--repeats",
-    type=click.IntRange(min=1),
-    metavar="N",
-    help="Times a row is measured at most.  [default: 5; quick: 2]",
-)
 @click.option("--quick", is_flag=True, help="Half a minute: one short clip, small training batches, few repeats.")
+@click.option("--against", type=click.Choice(["diffwave"]), help="Compare with this PyPI package on the same weights.")
+@click.option("--training/--no-training", default=True, show_default=True, help="Benchmark training steps too.")
 @click.option(
     "--json", "json_path", metavar="FILE|-", help="Write everything as JSON; - is stdout, in place of tables."
 )
@@ -112,20 +61,55 @@ def _dtype(word: str) -> str:
     "--table",
     type=click.Path(dir_okay=False, path_type=Path),
     metavar="FILE.json",
-    help="Measure nothing; print what --json wrote as tables in Markdown.",
+    help="Measure nothing; print what --json wrote as Markdown tables.",
+)
+@expert_option(
+    "--lengths",
+    callback=values(_length, "seconds above 0, such as 5,60"),
+    metavar="SECONDS,...",
+    help="Lengths of a clip.  [default: 5,60; quick: 1]",
+)
+@expert_option(
+    "--batches",
+    callback=values(_count, "whole numbers from 1 on, such as 1,16"),
+    metavar="CLIPS,...",
+    help="Batch sizes.  [default: 1,16; quick: 1]",
+)
+@expert_option(
+    "--steps",
+    callback=values(_count, "whole numbers from 1 on, such as 6,50"),
+    metavar="N,...",
+    help="Denoising steps.  [default: the model's own]",
+)
+@expert_option(
+    "--dtype",
+    "dtypes",
+    callback=values(_dtype, "fp32, bf16 or both with a comma"),
+    metavar="fp32|bf16,...",
+    help="Precisions of matrix products.  [default: fp32, and bf16 where the hardware has it]",
+)
+@expert_option("--all", "every_combination", is_flag=True, help="Measure every combination, not one varied at a time.")
+@device_option
+@expert_option("--threads", type=click.IntRange(min=1), metavar="N", help="CPU threads.  [default: torch's choice]")
+@expert_option(
+    "--repeats",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Most repeats of a measurement.  [default: 5; quick: 2]",
 )
 def command(*, models: tuple[str, ...], json_path: str | None, table: Path | None, **options: Any) -> None:
-    """Measure how fast this machine makes audio and trains, with each MODEL: a name, a folder, or diffwave-base.
+    """Benchmark synthesis and training on this machine. Stop other programs first.
 
-    diffwave-base is DiffWave BASE as lmnt-com/diffwave published it, with random weights. Without MODEL, the bundled
-    model and diffwave-base. Of lengths, batches and steps, one is varied at a time from the first of each.
+    MODEL is a name, a folder, or diffwave-base: DiffWave BASE as lmnt-com/diffwave published it, with random weights.
+    Without MODEL, the bundled vocoder and diffwave-base are measured. Of lengths, batches and steps, one is varied at a
+    time from the first of each.
 
-    Each row runs in a process of its own. Figures are medians, with the lowest and the highest. The share of the
-    roofline is of the rate of a large matrix product, measured in the same run. Stop other programs first.
+    Each row runs in its own process. Figures are medians, with minimum and maximum. Utilisation is relative to the rate
+    of a large matrix product, measured in the same run.
     """
     if table is not None:
         if models:
-            raise click.UsageError("--table measures nothing; leave the models out.")
+            raise click.UsageError("--table measures nothing. Leave the models out.")
         from audiodiff.benchmark.report import read_report
 
         click.echo(_rendered(read_report(table), markdown=True), nl=False)

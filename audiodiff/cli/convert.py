@@ -1,10 +1,12 @@
-"""`audiodiff convert`: a checkpoint of another project as a model folder."""
+"""`audiodiff convert`: a checkpoint of another project into a model folder."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import click
+
+from audiodiff.cli.options import Verb, expert_option
 
 
 def _parse_betas(
@@ -23,11 +25,11 @@ def _parse_betas(
     except ValueError as error:
         raise click.BadParameter(f"{value!r} is not FIRST:LAST:COUNT, such as 1e-4:0.05:50") from error
     if not (0 < betas[0] < 1 and 0 < betas[1] < 1 and betas[2] >= 2):
-        raise click.BadParameter(f"{value!r}: variances lie between 0 and 1, and there are at least 2")
+        raise click.BadParameter(f"{value!r}: betas lie between 0 and 1, and there are at least 2")
     return betas
 
 
-@click.command("convert")
+@click.command("convert", cls=Verb)
 @click.argument("checkpoint", metavar="CHECKPOINT", type=click.Path(path_type=Path))
 @click.argument("folder", metavar="FOLDER", type=click.Path(file_okay=False, path_type=Path))
 @click.option(
@@ -36,22 +38,20 @@ def _parse_betas(
     type=click.Choice(["auto", "lmnt", "philsyn"]),
     default="auto",
     show_default=True,
-    help="Whose network it is; auto tells by the names of its tensors.",
+    help="Project of the checkpoint; auto judges by the names of its tensors.",
 )
-@click.option(
-    "--sample-rate", type=click.IntRange(min=1), metavar="HZ", help="Of the model, where the file does not say."
-)
-@click.option(
+@expert_option("--sample-rate", type=click.IntRange(min=1), metavar="HZ", help="Where the file does not say.")
+@expert_option(
     "--dilation-cycle",
     type=click.IntRange(min=1),
     metavar="N",
-    help="Layers after which dilations start again, where the file does not say.",
+    help="Layers per dilation cycle, where the file does not say.",
 )
-@click.option(
+@expert_option(
     "--betas",
     callback=_parse_betas,
     metavar="FIRST:LAST:COUNT",
-    help="Variances it was trained on, evenly spaced, where the file does not say; for example 1e-4:0.05:50.",
+    help="Linear beta schedule it was trained with, such as 1e-4:0.05:50, where the file does not say.",
 )
 def command(
     *,
@@ -62,7 +62,7 @@ def command(
     dilation_cycle: int | None,
     betas: tuple[float, float, int] | None,
 ) -> None:
-    """Turn CHECKPOINT of another project into a model FOLDER that computes the same.
+    """Convert CHECKPOINT of another project into a model FOLDER that computes the same.
 
     \b
     project                         file         becomes
@@ -70,9 +70,8 @@ def command(
     philsyn/DiffWave-Vocoder        1000000.pkl  vocoder
     philsyn/DiffWave-unconditional  1000000.pkl  generator of one-second clips
 
-    Weights, dilations, step embedding, mel convention, training process and fast sampling are taken over. What a file
-    does not say is taken as published, which is logged, or from the options. A file that holds code is refused, and
-    none of it runs.
+    Weights, dilations, step embedding, mel convention, noise schedule and fast sampling are kept. What a file does not
+    say is taken from the options, or as published, which is logged. Pickled code is refused and never run.
     """  # noqa: D301  (click's mark for lines that are not to be rewrapped)
     from audiodiff.checkpoint import WEIGHTS, save_model
     from audiodiff.interop import Facts, convert_checkpoint

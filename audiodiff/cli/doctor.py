@@ -1,4 +1,4 @@
-"""`audiodiff doctor`: examine recordings before they are trained on."""
+"""`audiodiff doctor`: check recordings before training on them."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from audiodiff.cli.options import Verb, expert_option, progress_bar, workers_option
+
 if TYPE_CHECKING:
     from audiodiff.data.doctor import Finding, Report, Source
 
@@ -18,9 +20,10 @@ _NAMED = 3
 """How many files a line names before it only counts."""
 
 
-@click.command("doctor", short_help="Examine recordings before they are trained on.")
+@click.command("doctor", cls=Verb)
 @click.argument("data", nargs=-1, required=True, metavar="DATA...", type=click.Path(exists=True, path_type=Path))
-@click.option(
+@click.option("--json", "as_json", is_flag=True, help="Print everything as JSON, with all file names.")
+@expert_option(
     "--crop-seconds",
     type=click.FloatRange(min=0, min_open=True),
     default=0.75,
@@ -28,17 +31,13 @@ _NAMED = 3
     metavar="SECONDS",
     help="Length of a training crop (data.crop_seconds).",
 )
-@click.option(
-    "--workers", type=click.IntRange(min=1), metavar="N", help="Files at a time.  [default: one per processor]"
-)
-@click.option("--json", "as_json", is_flag=True, help="Print everything as JSON, with all file names.")
+@workers_option
 def command(*, data: tuple[Path, ...], crop_seconds: float, workers: int | None, as_json: bool) -> None:
-    """Examine recordings before they are trained on, and say what to do.
+    """Check recordings before training on them.
 
-    DATA are manifests (.jsonl), folders that hold manifests, or folders of recordings. Give train, valid and test
-    together to have them compared. The exit code is 1 if something must be mended.
+    DATA are manifests (.jsonl), folders of manifests, or folders of recordings. Give train, valid and test together to
+    check for overlap. The exit code is 1 if something must be fixed.
     """
-    from audiodiff.cli.options import progress_bar
     from audiodiff.data.doctor import examine
     from audiodiff.data.parallel import default_workers
 
@@ -113,7 +112,7 @@ def _spread(values: Sequence[float], unit: str, digits: int) -> str:
 
 
 def _explain(finding: Finding) -> Iterator[str]:
-    yield f"{'MEND' if finding.must_mend else 'look'}  {finding.check}: {finding.found}"
+    yield f"{'FIX' if finding.must_mend else 'look'}  {finding.check}: {finding.found}"
     yield f"      {finding.advice}"
     if finding.files:
         more = f" and {len(finding.files) - _NAMED} more" if len(finding.files) > _NAMED else ""

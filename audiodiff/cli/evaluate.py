@@ -1,131 +1,366 @@
-"""`audiodiff evaluate`: scores, listening pages, ratings, and tables from stored results."""
+"""`audiodiff evaluate`: scores of pairs and of sets, listening tests, and tables from stored results."""
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from audiodiff.cli import evaluating
+from audiodiff.cli.options import VerbGroup, expert_option, progress_bar, workers_option
+
+if TYPE_CHECKING:
+    from audiodiff.evaluation.results import Evaluation
 
 FILE = click.Path(dir_okay=False, path_type=Path)
 EXISTING_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+_LOG = logging.getLogger(__name__)
 
 
-@click.command("evaluate", short_help="Score recordings against their originals.")
-@click.argument("paths", nargs=-1, type=click.Path(path_type=Path), metavar="[GENERATED REFERENCE | FILES...]")
+class _Evaluate(VerbGroup):
+    """The group; an earlier spelling, in which options chose between the commands, still works with a warning."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command, or the one that an earlier spelling means."""
+        if args[0] in self.commands:
+            return super().resolve_command(ctx, args)
+        words = _spelled_as_command(args)
+        _LOG.warning("`audiodiff evaluate %s ...` is now `audiodiff evaluate %s ...`.", args[0], " ".join(words[:2]))
+        return super().resolve_command(ctx, words)
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Leave options of an earlier spelling to the command that it means."""
+        known = {name for parameter in self.get_params(ctx) for name in parameter.opts}
+        if args and args[0].startswith("-") and args[0] not in known:
+            args = ["--", *args]
+        return super().parse_args(ctx, args)
+
+
+def _spelled_as_command(args: Sequence[str]) -> list[str]:
+    """Return the command that an earlier spelling means, and its arguments."""
+    words = [part for word in args for part in (word.split("=", 1) if word.startswith("--") else [word])]
+    if "--list" in words:
+        return ["metrics", *(word for word in words if word != "--list")]
+    if "--ratings" in words:
+        return ["ratings", *(word for word in words if word != "--ratings")]
+    for option, command in (("--table", "tables"), ("--train-classifier", "classifier")):
+        if option in words:
+            i = words.index(option)
+            return [command, *words[i + 1 : i + 2], *words[:i], *words[i + 2 :]]
+    if all(word.endswith(".json") for word in words):
+        return ["show", *words]
+    return ["sets" if {"--classifier", "--frechet", "--music"} & {*words} else "pairs", *words]
+
+
+@click.group("evaluate", cls=_Evaluate)
+def command() -> None:
+    """Score generated audio, compare systems, run listening tests, and print stored results.
+
+    `audiodiff evaluate COMMAND --help` explains a command.
+    """
+
+
+def _systems_options(function: Any) -> Any:
+    """Add the recordings that are evaluated, and what is stored."""
+    for add in (
+        click.option("--json", "json_path", type=FILE, metavar="FILE", help="Store everything as JSON."),
+        click.option(
+            "--compare",
+            "-c",
+            "others",
+            multiple=True,
+            metavar="[NAME=]PATH",
+            help="Another system, scored and compared with GENERATED; may be repeated.",
+        ),
+        click.option("--name", metavar="NAME", help="Name of GENERATED in tables.  [default: that of the folder]"),
+        click.argument("reference", type=click.Path(path_type=Path)),
+        click.argument("generated", type=click.Path(path_type=Path)),
+    ):
+        function = add(function)
+    return function
+
+
+@command.command("pairs")
+@_systems_options
 @click.option(
     "--metrics",
     "-m",
-    metavar="NAMES",
-    help="Sets (default, eval, eval-mos) or metrics, with commas between; default,eval unless told otherwise.",
+    metavar="NAME,...",
+    default="default,eval",
+    show_default=True,
+    help="Metrics, or sets of them; `audiodiff evaluate metrics` lists them.",
 )
-@click.option("--list", "list_metrics", is_flag=True, help="Say what each metric is, costs, and misleads about.")
-@click.option("--name", metavar="NAME", help="What GENERATED is called in tables; the folder's name by default.")
+@click.option("--csv", "csv_path", type=FILE, metavar="FILE", help="Store a line per recording as CSV.")
 @click.option(
-    "--compare",
-    "-c",
-    "others",
-    multiple=True,
-    metavar="[NAME=]PATH",
-    help="Another system's recordings, scored too and compared with GENERATED pair by pair; may be repeated.",
+    "--report",
+    type=click.Path(file_okay=False, path_type=Path),
+    metavar="DIR",
+    help="Write DIR/index.html: players, spectrograms, tables, ABX and MOS listening tests.",
 )
-@click.option(
+@expert_option(
+    "--report-items",
+    type=click.IntRange(min=1),
+    metavar="N",
+    default=12,
+    show_default=True,
+    help="Recordings on that page, evenly chosen.",
+)
+@expert_option(
     "--max-length-difference",
     type=click.FloatRange(min=0),
     metavar="SECONDS",
     default=0.1,
     show_default=True,
-    help="Pairs further apart in length are not compared; the longer is cut.",
+    help="Pairs that differ more in length are not compared; the longer is cut.",
 )
-@click.option(
+@expert_option(
     "--max-lag",
     type=click.FloatRange(min=0),
     metavar="MS",
     default=50.0,
     show_default=True,
-    help="Pairs further apart in time are not compared.",
+    help="Pairs with a larger delay are not compared.",
 )
-@click.option("--align", is_flag=True, help="Undo the lag of each recording before comparing.")
-@click.option(
+@expert_option("--align", is_flag=True, help="Undo the delay of each recording first.")
+@expert_option(
     "--mcd-alignment",
     type=click.Choice(["none", "dtw"]),
     default="none",
     show_default=True,
     help="How frames are matched for MCD.",
 )
-@click.option(
-    "--timings", type=EXISTING_FILE, metavar="FILE", help="What `audiodiff vocode` printed: adds the real-time factor."
+@expert_option(
+    "--timings",
+    type=EXISTING_FILE,
+    metavar="FILE",
+    help="Saved output of `audiodiff vocode`, for the real-time factor.",
 )
-@click.option("--jobs", "-j", type=click.IntRange(min=1), metavar="N", help="Processes; one per core by default.")
-@click.option("--json", "json_path", type=FILE, metavar="FILE", help="Store everything as JSON.")
-@click.option("--csv", "csv_path", type=FILE, metavar="FILE", help="Store a line per recording as CSV.")
-@click.option(
-    "--report",
-    type=click.Path(file_okay=False, path_type=Path),
-    metavar="DIR",
-    help="Write DIR/index.html: players, pictures, tables, and listening tests, in one file.",
-)
-@click.option(
-    "--report-items",
-    type=click.IntRange(min=1),
-    metavar="N",
-    default=12,
-    show_default=True,
-    help="Recordings on the page, evenly chosen.",
-)
+@workers_option
+@expert_option("--jobs", "-j", "workers", type=click.IntRange(min=1), metavar="N", hidden=True)
+def pairs(*, generated: Path, reference: Path, name: str | None, others: Sequence[str], **options: Any) -> None:
+    """Score recordings against references of the same name.
+
+    GENERATED and REFERENCE are folders, manifests (.jsonl) or single files. Recordings are resampled to the reference's
+    rate and cut to the shorter length. What cannot be compared is listed, is in no mean, and makes the exit code 1.
+    """
+    from audiodiff.evaluation.evaluate import AlignmentOptions, evaluate, read_timings
+    from audiodiff.evaluation.listing import match_files
+    from audiodiff.evaluation.scoring import resolve_metrics
+
+    systems = _systems(name or generated.stem, generated, others)
+    timings = read_timings(options["timings"]) if options["timings"] else None
+    wanted = [metric.strip() for metric in options["metrics"].split(",")]
+    metrics, notes = resolve_metrics(wanted + (["timing"] if timings else []))
+    for note in notes:
+        click.echo(note, err=True)
+    n_pairs = sum(len(match_files(path, reference)[0]) for path in systems.values())
+    with progress_bar(n_pairs) as bar:
+        evaluation = evaluate(
+            systems,
+            reference,
+            metrics,
+            alignment=AlignmentOptions(options["max_length_difference"], options["max_lag"], options["align"]),
+            mcd_alignment=options["mcd_alignment"],
+            timings=timings,
+            jobs=options["workers"],
+            on_progress=bar.update,
+        )
+    _finish(evaluation, **{key: options[key] for key in ("json_path", "csv_path", "report", "report_items")})
+
+
+@command.command("sets")
+@_systems_options
 @click.option(
     "--classifier",
     type=EXISTING_FILE,
     metavar="FILE",
-    help="Compare sets of clips without pairs: accuracy, inception score, diversity, bins, nearest training clip.",
+    help="Accuracy, inception score, diversity, distinct bins and nearest training clip by this classifier.",
 )
-@click.option("--frechet", is_flag=True, help="With it, or with --embedder: the Fréchet distance of the sets.")
-@click.option(
+@click.option("--frechet", is_flag=True, help="Fréchet distance of the classifier's or --embedder's features.")
+@click.option("--music", is_flag=True, help="Compare onsets and pitches.")
+@expert_option(
     "--embedder",
     type=EXISTING_FILE,
     metavar="FILE",
-    help="For it, a TorchScript model from (1, time) at 16 kHz to features.",
+    help="A TorchScript model for --frechet, from (1, time) at 16 kHz to features.",
 )
-@click.option(
-    "--force", is_flag=True, help="Allow a Fréchet distance on fewer than 1,000 clips, which is mostly noise."
-)
-@click.option("--music", is_flag=True, help="Compare sets of clips by their onsets and pitches.")
-@click.option(
-    "--train-classifier",
-    type=FILE,
-    metavar="FILE",
-    help="Train a classifier on the PATHS, folders or manifests of labelled clips, and write it.",
-)
+@expert_option("--force", is_flag=True, help="Allow --frechet on fewer than 1,000 clips, which is mostly noise.")
+def sets(
+    *,
+    generated: Path,
+    reference: Path,
+    name: str | None,
+    others: Sequence[str],
+    classifier: Path | None,
+    json_path: Path | None,
+    **options: Any,
+) -> None:
+    """Compare a set of generated clips with real ones, without pairs.
+
+    GENERATED and REFERENCE are folders or manifests (.jsonl); REFERENCE holds the training clips. Real clips that were
+    not trained on, given with --compare, show what can be reached. `audiodiff evaluate classifier` trains a classifier.
+    """
+    from audiodiff.evaluation.classifier import load_classifier
+    from audiodiff.evaluation.listing import list_recordings
+    from audiodiff.evaluation.sets import SetOptions, evaluate_sets
+
+    if not (classifier or options["frechet"] or options["music"]):
+        raise click.UsageError("nothing to measure. Give --classifier FILE, --frechet or --music.")
+    if options["frechet"] and not (classifier or options["embedder"]):
+        raise click.UsageError("--frechet needs features: give --classifier or --embedder.")
+    if (options["embedder"] or options["force"]) and not options["frechet"]:
+        raise click.UsageError("--embedder and --force are for --frechet. Add it, or leave them out.")
+    wanted = SetOptions(load_classifier(classifier) if classifier else None, **options)
+    systems = _systems(name or generated.stem, generated, others)
+    n_passes = bool(classifier) + options["music"]
+    total = n_passes * sum(len(list_recordings(path)) for path in (reference, *systems.values()))
+    with progress_bar(total) as bar:
+        evaluation = evaluate_sets(systems, reference, wanted, bar.update)
+    _finish(evaluation, json_path)
+
+
+@command.command("classifier")
+@click.argument("output", type=FILE)
+@click.argument("clips", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path), metavar="CLIPS...")
 @click.option(
     "--held-out",
     type=click.Path(exists=True, path_type=Path),
     metavar="PATH",
-    help="With it: other clips to measure its accuracy on, else a tenth is held out (by speaker, where known).",
+    help="Clips to measure the accuracy on.  [default: a tenth of CLIPS, by speaker where known]",
 )
-@click.option(
+@expert_option(
     "--updates",
     type=click.IntRange(min=1),
     metavar="N",
-    help="With it: updates at least, in whole passes; give the same to compare classifiers of unlike sets.",
+    help="Minimum of updates, in whole epochs; the same for classifiers of different sets to compare.",
 )
-@click.option("--ratings", is_flag=True, help="FILES are CSV from the page's listening tests: print what they say.")
-@click.option("--table", type=EXISTING_FILE, metavar="FILE.md", help="Rewrite the marked tables of a Markdown file.")
-@click.pass_context
-def command(context: click.Context, /, *, paths: tuple[Path, ...], **options: Any) -> None:
-    """Score the recordings of GENERATED against those of REFERENCE that have the same name.
+def classifier(*, output: Path, clips: Sequence[Path], held_out: Path | None, updates: int | None) -> None:
+    """Train a classifier on labelled CLIPS (folders or manifests) for `audiodiff evaluate sets`."""
+    from audiodiff.evaluation.classifier import save_classifier, train_classifier
 
-    Both are folders, manifests (.jsonl) or single files. Recordings are brought to the reference's rate and the shorter
-    one's length; what cannot be compared is listed with its reason, is in no mean, and makes the exit code 1. With
-    FILES that --json wrote, their tables are printed again.
+    length: dict[str, Any] = {} if updates is None else {"epochs": 1, "min_updates": updates}
+    with progress_bar(1) as bar:
+        trained = train_classifier(clips, held_out=held_out, on_progress=bar.update, **length)
+    save_classifier(output, trained)
+    config = trained.config
+    click.echo(f"{output}: {len(config.labels)} labels, accuracy {config.accuracy:.3f} on {config.measured_on}")
 
-    With --classifier, --frechet or --music, GENERATED is a set of clips that is compared with REFERENCE, the clips that
-    were trained on, as a whole; real clips given with --compare tell what can be reached.
 
-    A table in a Markdown file is marked by a line `<!-- scores: results/*.json | pesq_wb estoi -->` before it and
-    `<!-- /scores -->` after it; --table writes what the stored results say between the two.
+@command.command("metrics")
+def metrics() -> None:
+    """List the metrics: what each measures, costs, and where it misleads."""
+    from audiodiff.evaluation.registry import METRICS
+
+    directions = {"higher": "higher is better", "lower": "lower is better", "neither": "near the best is better"}
+    for name, metric in METRICS.items():
+        best = "" if metric.best is None else f"; a recording against itself {metric.best:g}"
+        click.echo(f"{name}  {metric.title} (set {metric.belongs_to}{'' if metric.installed else ', not installed'})")
+        click.echo(f"    range    {metric.range}; {directions[metric.better]}{best}")
+        click.echo(f"    source   {metric.source}")
+        click.echo(f"    caution  {metric.caution}")
+        click.echo(f"    cost     {metric.cost:g} s per second of audio")
+
+
+@command.command("show")
+@click.argument("files", nargs=-1, required=True, type=EXISTING_FILE, metavar="FILES.json...")
+def show(*, files: Sequence[Path]) -> None:
+    """Print the tables of results that --json stored."""
+    from audiodiff.evaluation.results import read_json
+
+    for path in files:
+        _print(read_json(path))
+
+
+@command.command("tables")
+@click.argument("markdown", type=EXISTING_FILE, metavar="FILE.md")
+def tables(*, markdown: Path) -> None:
+    """Rewrite the marked tables of a Markdown file from stored results.
+
+    A line `<!-- scores: results/*.json | pesq_wb estoi -->` begins a table, `<!-- /scores -->` ends it.
     """
-    given = {name for name in options if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE}
-    if evaluating.run(paths, options, given):
-        context.exit(1)
+    from audiodiff.evaluation.tables import rewrite_tables
+
+    n_tables = rewrite_tables(markdown)
+    click.echo(f"{markdown}: {n_tables} table{'s' if n_tables > 1 else ''} written")
+
+
+@command.command("ratings")
+@click.argument("files", nargs=-1, required=True, type=EXISTING_FILE, metavar="FILES.csv...")
+def ratings(*, files: Sequence[Path]) -> None:
+    """Print the results of listening tests, from the CSV files that listeners downloaded."""
+    from audiodiff.evaluation.listening_test import rating_tables, read_ratings
+
+    click.echo(rating_tables(read_ratings(files)))
+
+
+def _systems(name: str, generated: Path, others: Sequence[str]) -> dict[str, Path]:
+    systems = {name: generated}
+    for other in others:
+        label, equals, path = other.rpartition("=")
+        label = label if equals else Path(path).stem
+        if label in systems:
+            raise click.UsageError(f"two systems are called {label}. Name them: --name NAME, --compare NAME=PATH.")
+        systems[label] = Path(path)
+    return systems
+
+
+def _finish(
+    evaluation: Evaluation,
+    json_path: Path | None,
+    csv_path: Path | None = None,
+    report: Path | None = None,
+    report_items: int = 0,
+) -> None:
+    """Print and store an evaluation; problems make the exit code 1."""
+    from audiodiff.evaluation.listening_test import write_report
+    from audiodiff.evaluation.results import write_csv, write_json
+
+    _print(evaluation)
+    if json_path:
+        write_json(_with_folder(json_path), evaluation)
+    if csv_path:
+        write_csv(_with_folder(csv_path), evaluation)
+    if report:
+        page = _with_folder(report / "index.html")
+        with progress_bar(1) as bar:
+            write_report(page, evaluation, report_items, bar.update)
+        click.echo(f"report: {click.format_filename(page)}", err=True)
+    if evaluation.problems:
+        click.get_current_context().exit(1)
+
+
+def _with_folder(path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def _print(evaluation: Evaluation) -> None:
+    """Print tables on stdout; notes and problems on stderr."""
+    from audiodiff.evaluation.tables import comparison_rows, summary_rows
+    from audiodiff.tables import text_table
+
+    if evaluation.metrics:
+        n_files = len({file.name for system in evaluation.systems for file in system.files})
+        click.echo(f"{n_files} recordings of {evaluation.reference}: means and 95 % intervals")
+    else:
+        click.echo(f"sets of clips against {evaluation.reference}")
+    click.echo(text_table(summary_rows(evaluation)))
+    if "classifier_accuracy" in evaluation.settings:
+        click.echo(f"classifier's accuracy on held-out real clips: {evaluation.settings['classifier_accuracy']:.3f}")
+    if "mcd" in evaluation.metrics:
+        click.echo(f"MCD13: order 13, alpha 0.65, without c0, alignment {evaluation.settings['mcd_alignment']}")
+    if evaluation.metrics and len(evaluation.systems) > 1:
+        click.echo(f"\npaired differences from {evaluation.systems[0].name} (sign-flip test):")
+        click.echo(text_table(comparison_rows(evaluation)))
+    for system in evaluation.systems:
+        for file in system.files:
+            for note in file.notes:
+                click.echo(f"note: {system.name}, {file.name}: {note}", err=True)
+    if evaluation.problems:
+        click.echo(f"{len(evaluation.problems)} problems, in no mean:", err=True)
+    for problem in evaluation.problems:
+        click.echo(f"  {problem}", err=True)

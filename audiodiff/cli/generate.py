@@ -1,213 +1,185 @@
-"""`audiodiff generate`: new clips from a class label, a speaker, a vector, or from nothing."""
+"""`audiodiff generate`: new clips from a class label, a speaker, a vector, or unconditionally."""
 
 from __future__ import annotations
 
-import re
-import time
-from collections.abc import Iterable, Iterator
 from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from audiodiff.cli.options import changes, progress_bar, steps_of, synthesis_options, warnings_logged
+from audiodiff.cli.options import (
+    Verb,
+    changes,
+    expert_option,
+    progress_bar,
+    report_failures,
+    set_progress,
+    synthesis_options,
+    warnings_logged,
+)
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from audiodiff.engine.choose import Dtype
-
-TOGETHER = 8
-"""Clips made at a time: on a CPU a third faster than one by one, and the same to the last bit."""
+    from audiodiff.pipelines.generate_files import GenerateOptions
 
 
-@click.command("generate", short_help="Make new audio, of a label where the model has labels.")
-@click.option("--model", required=True, metavar="NAME|FOLDER", help="A bundled model or a model folder.")
+@click.command("generate", cls=Verb)
+@click.option("--model", required=True, metavar="NAME|FOLDER", help="A bundled model, a model folder or a hub id.")
 @click.option(
     "--output",
     "-o",
     required=True,
     type=click.Path(path_type=Path, file_okay=False),
     metavar="DIR",
-    help="A folder for the clips.",
+    help="Folder for the clips.",
 )
-@click.option("--label", metavar="NAME", help="What to make; `audiodiff info MODEL` lists a model's labels.")
-@click.option("--speaker", metavar="NAME", help="Who is to be heard; `audiodiff info MODEL` lists a model's speakers.")
-@click.option(
-    "--vector",
-    type=click.Path(path_type=Path, exists=True, dir_okay=False),
-    metavar="FILE.npy",
-    help="What is to be followed, as many numbers as the model's vector_width, such as another model's embedding.",
-)
-@click.option(
-    "--count", type=click.IntRange(min=1), default=1, show_default=True, metavar="N", help="How many clips to make."
-)
+@click.option("--label", metavar="NAME", help="Class; `audiodiff info MODEL` lists a model's labels.")
+@click.option("--count", type=click.IntRange(min=1), default=1, show_default=True, metavar="N", help="How many clips.")
 @click.option(
     "--seconds",
     type=click.FloatRange(min=0, min_open=True),
     metavar="SECONDS",
-    help="Length of each; the model's own by default.",
+    help="Length of each clip.",
 )
 @click.option(
     "--guidance",
     type=click.FloatRange(min=0),
     metavar="SCALE",
-    help="How strongly label, speaker and vector steer: 1 as trained, 2 to 4 for clearer clips that vary less, at "
-    "twice the cost; the model's own by default.",
+    help="Classifier-free guidance scale: 1 is none; 2 to 4 gives clearer, less varied clips at twice the cost.",
 )
-@click.option(
+@expert_option("--speaker", metavar="NAME", help="Speaker; `audiodiff info MODEL` lists a model's speakers.")
+@expert_option(
+    "--vector",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    metavar="FILE.npy",
+    help="Embedding to condition on, of the model's vector_width.",
+)
+@expert_option(
     "--guidance-rescale",
     type=click.FloatRange(min=0, max=1),
-    metavar="SHARE",
-    help="How far the level that guidance inflates is brought back, 0 to 1; the model's own by default.",
+    metavar="FRACTION",
+    help="How far to undo the increase in level by guidance, 0 to 1.",
 )
-@click.option(
+@expert_option(
     "--guidance-interval",
     type=(float, float),
     metavar="LOW HIGH",
-    help="Log-SNR from which and up to which guidance acts; the model's own by default.",
+    help="Log-SNR range in which guidance acts.",
 )
-@click.option(
-    "--as-dataset",
-    is_flag=True,
-    help="Make a labelled corpus: --count clips of every label in a folder each, and DIR/train.jsonl.",
+@expert_option(
+    "--as-dataset", is_flag=True, help="Make a labelled dataset: --count clips of every label, and DIR/train.jsonl."
 )
-@click.option(
+@expert_option(
     "--training",
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
     metavar="MANIFEST",
-    help="With it: what the model was trained on, to note for each clip which of these it is most like.",
+    help="With --as-dataset: the model's training clips, to note the nearest of them for each clip.",
 )
 @synthesis_options
 def command(
     *,
     output: Path,
+    model: str,
     label: str | None,
     speaker: str | None,
     vector: Path | None,
+    seconds: float | None,
     count: int,
     seed: int,
     overwrite: bool,
     as_dataset: bool,
     training: Path | None,
+    device: str,
+    dtype: Dtype,
     **options: Any,
 ) -> None:
-    """Make new audio, of a label where the model has labels.
+    """Generate clips, of a class or unconditionally.
 
-    Clip number i is made from seed + i and is written to DIR/LABEL_SEED.wav (clip_SEED.wav without a label), so the
-    same clip has the same name whatever else is asked for; the speaker and the name of the vector's file follow the
-    label. Clips that are there already are skipped. A model that was trained with condition_dropout can do without any
-    of them.
+    Clip i is made from seed + i and written to DIR/LABEL_SEED.wav (clip_SEED.wav without a label); speaker and vector
+    follow the label in the name. Existing clips are skipped, so the same command resumes. Where no default is shown, it
+    is the model's own.
 
-    With --as-dataset the manifest says of each clip its label, its seed, the model and its SHA-256, and with --training
-    the training clip that it is most like. A killed run goes on where it was; --count can be raised later.
+    With --as-dataset the manifest records each clip's label, seed, model and SHA-256.
     """
-    if as_dataset:
-        if label is not None:
-            raise click.UsageError("--as-dataset makes clips of every label. Leave --label out.")
-        with warnings_logged():
-            told: dict[str, Any] = {"speaker": speaker, "vector": vector}
-            _write_corpus(output, count, seed, training, overwrite=overwrite, **told, **options)
-        return
-    if training is not None:
-        raise click.UsageError("--training is for --as-dataset. Add it, or leave --training out.")
-    parts = [part for part in (label, speaker, vector and vector.stem) if part]
-    stem = re.sub(r"[^\w.-]+", "-", "_".join(parts) or "clip")  # a label may hold what a file name may not
-    targets = {seed + i: output / f"{stem}_{seed + i}.wav" for i in range(count)}
-    waiting = {number: path for number, path in targets.items() if overwrite or not path.is_file()}
-    for number, path in targets.items():
-        if number not in waiting:
-            click.echo(f"{click.format_filename(path)}  skipped: it is there already")
-    if waiting:
-        with warnings_logged():
-            _generate(waiting, label=label, speaker=speaker, vector=vector, **options)
-    if len(waiting) < count:
-        click.echo(f"{count - len(waiting)} of {count} skipped; --overwrite makes them anew", err=True)
+    from audiodiff.pipelines.generate_files import GenerateOptions
+
+    how = GenerateOptions(speaker, vector, seconds, changes(**options))
+    where = {"model": model, "device": device, "dtype": dtype}
+    with warnings_logged():
+        if as_dataset:
+            if label is not None:
+                raise click.UsageError("--as-dataset makes clips of every label. Leave --label out.")
+            _generate_dataset(how, output, count, seed, training, overwrite, **where)
+            return
+        if training is not None:
+            raise click.UsageError("--training is for --as-dataset. Add it, or leave --training out.")
+        _generate(how, output, label, range(seed, seed + count), overwrite, **where)
 
 
-def _write_corpus(
+def _generate(
+    how: GenerateOptions, output: Path, label: str | None, seeds: range, overwrite: bool, **model: Any
+) -> None:
+    from audiodiff.pipelines.generate_files import generate_files, safe_name
+
+    stem = safe_name("_".join(part for part in (label, how.speaker, how.vector and how.vector.stem) if part) or "clip")
+    targets = {seed: output / f"{stem}_{seed}.wav" for seed in seeds}
+    pending = {seed: path for seed, path in targets.items() if overwrite or not path.is_file()}
+    for seed, path in targets.items():
+        if seed not in pending:
+            click.echo(f"{click.format_filename(path)}  skipped: it exists")
+    if pending:
+        generator, _ = _load(**model)
+        with progress_bar(len(pending)) as bar:
+            for clip in generate_files(generator, pending, label, how, bar.update):
+                factor = clip.synthesis_seconds / clip.seconds
+                with bar.external_write_mode():
+                    click.echo(
+                        f"{click.format_filename(clip.path)}  {clip.seconds:.2f} s, "
+                        f"made in {clip.synthesis_seconds:.2f} s, real-time factor {factor:.3f}"
+                    )
+    report_failures(len(targets), len(targets) - len(pending), [])
+
+
+def _generate_dataset(
+    how: GenerateOptions,
     output: Path,
     count: int,
     seed: int,
     training: Path | None,
-    *,
-    model: str,
-    device: str,
-    dtype: Dtype,
-    speaker: str | None,
-    vector: Path | None,
-    seconds: float | None,
     overwrite: bool,
-    **options: Any,
+    **model: Any,
 ) -> None:
+    from audiodiff.pipelines.generate_files import Dataset, generate_dataset
+
+    generator, folder = _load(**model)
+    dataset = Dataset(output, folder, count, seed, how, training)
+    with progress_bar(0) as bar:
+        result = generate_dataset(
+            generator,
+            dataset,
+            overwrite=overwrite,
+            on_progress=lambda done, total: set_progress(bar, done, total),
+        )
+    if result.similarities:
+        line = f"nearest training clip: similarity {_median_and_largest(result.similarities)}"
+        if result.training_similarities:
+            line += f"; training clips among themselves {_median_and_largest(result.training_similarities)}"
+        click.echo(line)
+    click.echo(
+        f"{result.manifest}: {result.n_clips} clips, {count} of each of {len(generator.config.labels)} labels; "
+        f"{result.n_new} new"
+    )
+
+
+def _median_and_largest(similarities: list[float]) -> str:
+    return f"{median(similarities):.3f} (median), {max(similarities):.3f} (largest)"
+
+
+def _load(*, model: str, device: str, dtype: Dtype) -> Any:
+    """Return the generator and its folder."""
     from audiodiff.checkpoint import find_model
-    from audiodiff.cli.corpus import Corpus, write_corpus
-    from audiodiff.data.conditions import load_vector
-    from audiodiff.errors import ModelError
     from audiodiff.pipelines import Generator
 
     folder = find_model(model)
-    generator = Generator.from_pretrained(folder, device, dtype)
-    if not generator.config.labels:
-        raise ModelError(f"{model} has no labels, so it cannot make a labelled corpus. Leave --as-dataset out.")
-    settings = changes(**options)
-    followed = load_vector(vector, generator.config.vector_width) if vector else None
-    record = {**settings, "seconds": seconds, "speaker": speaker, "vector": vector}
-    corpus = Corpus(output, generator.config.labels, count, seed, folder, record, training)
-
-    def make(label: str, number: int) -> Tensor:
-        told: dict[str, Any] = {"speaker": speaker, "vector": followed}
-        return generator.generate(label, 1, seconds, seed=number, **told, **settings)[0].cpu()
-
-    write_corpus(corpus, make, generator.sample_rate, overwrite=overwrite)
-
-
-def _generate(
-    targets: dict[int, Path],
-    *,
-    model: str,
-    device: str,
-    dtype: Dtype,
-    label: str | None,
-    speaker: str | None,
-    vector: Path | None,
-    seconds: float | None,
-    **options: Any,
-) -> None:
-    from audiodiff.audio.io import save_audio
-    from audiodiff.data.conditions import load_vector
-    from audiodiff.pipelines import Generator
-
-    generator = Generator.from_pretrained(model, device, dtype)
-    settings = changes(**options)
-    followed = load_vector(vector, generator.config.vector_width) if vector else None
-    steps, n_samples = steps_of(settings, generator.config.synthesis.steps), generator.n_samples(seconds)
-    with progress_bar(len(targets)) as bar:
-
-        def on_step(_step: int, x: Tensor) -> None:
-            bar.update(x.numel() / (steps * n_samples))
-
-        for seeds in _consecutive(targets):
-            started = time.perf_counter()
-            told: dict[str, Any] = {"speaker": speaker, "vector": followed, "on_step": on_step}
-            clips = generator.generate(label, len(seeds), seconds, seed=seeds[0], **told, **settings).cpu()
-            elapsed = (time.perf_counter() - started) / len(seeds)
-            for path, audio in zip((targets[seed] for seed in seeds), clips, strict=True):
-                path.parent.mkdir(parents=True, exist_ok=True)
-                save_audio(path, audio, generator.sample_rate)
-                duration = audio.shape[-1] / generator.sample_rate
-                figures = f"{duration:.2f} s, made in {elapsed:.2f} s, real-time factor {elapsed / duration:.3f}"
-                with bar.external_write_mode():
-                    click.echo(f"{click.format_filename(path)}  {figures}")
-
-
-def _consecutive(numbers: Iterable[int]) -> Iterator[list[int]]:
-    """Yield rising numbers in groups without a gap: what is made together, and kept before more is made."""
-    group: list[int] = []
-    for number in numbers:
-        if group and (number != group[-1] + 1 or len(group) == TOGETHER):
-            yield group
-            group = []
-        group.append(number)
-    if group:
-        yield group
+    return Generator.from_pretrained(folder, device, dtype), folder

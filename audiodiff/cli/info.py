@@ -1,4 +1,4 @@
-"""`audiodiff info`: what is inside a model folder; without one, which models there are and what they would run on."""
+"""`audiodiff info`: what a model is; without one, the bundled models and this machine."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import click
+
+from audiodiff.cli.options import Verb
 
 if TYPE_CHECKING:
     from audiodiff.config import ModelConfig
@@ -22,13 +24,13 @@ UNUSED = {
 PACKAGES = ("torch", "torchaudio", "librosa", "soundfile", "numpy")
 
 
-@click.command("info", short_help="Show what is inside a model folder.")
+@click.command("info", cls=Verb)
 @click.argument("model", required=False, metavar="[MODEL]")
-@click.option("--json", "as_json", is_flag=True, help="Print it as JSON, for other programs.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(*, model: str | None, as_json: bool) -> None:
-    """Show what is inside a model folder, or a bundled model.
+    """Describe MODEL: a name, a folder or a hub id.
 
-    Without MODEL, list the bundled models and describe this machine.
+    Without MODEL, list the bundled models, package versions and devices.
     """
     facts = describe_machine() if model is None else describe_model(model)
     click.echo(json.dumps(facts, indent=1, ensure_ascii=False) if as_json else "\n".join(_lines(facts)))

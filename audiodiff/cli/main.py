@@ -5,33 +5,31 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 from importlib import import_module
 
 import click
 
 from audiodiff import __version__
+from audiodiff.cli.options import global_options, with_global_options
 from audiodiff.errors import AudiodiffError
 
 # verb: (where its click command is, what `audiodiff --help` says of it). A new verb is one more line.
 VERBS = {
     "vocode": ("audiodiff.cli.vocode:command", "Turn recordings or mel spectrograms into audio."),
-    "bulk": ("audiodiff.cli.bulk:command", "Vocode a large set of files on a Ray cluster."),
-    "repair": ("audiodiff.cli.repair:command", "Mend recordings with a model that was not trained to."),
-    "generate": ("audiodiff.cli.generate:command", "Make new audio, of a label where the model has labels."),
-    "train": ("audiodiff.cli.train:command", "Train a model as a YAML file describes it."),
-    "search": ("audiodiff.cli.search:command", "Search noise levels, or the noise-level embedding."),
-    "prepare": ("audiodiff.cli.prepare:command", "List a folder of recordings in train, valid and test manifests."),
-    "convert": ("audiodiff.cli.convert:command", "Turn a checkpoint of another project into a model folder."),
-    "evaluate": ("audiodiff.cli.evaluate:command", "Score recordings against their originals; pages to listen."),
-    "plot": ("audiodiff.cli.plot:command", "Draw audio, a model, a training run or results."),
-    "doctor": ("audiodiff.cli.doctor:command", "Examine recordings before they are trained on."),
-    "export": ("audiodiff.cli.export:command", "Write a trained model as a folder to give away."),
-    "bench": ("audiodiff.cli.bench:command", "Measure how fast this machine is with a model."),
-    "info": ("audiodiff.cli.info:command", "Show what is inside a model folder."),
+    "generate": ("audiodiff.cli.generate:command", "Generate clips, of a class or unconditionally."),
+    "repair": ("audiodiff.cli.repair:command", "Restore damaged recordings with a pretrained model."),
+    "prepare": ("audiodiff.cli.prepare:command", "Split a folder of recordings into train, valid and test manifests."),
+    "doctor": ("audiodiff.cli.doctor:command", "Check recordings before training on them."),
+    "train": ("audiodiff.cli.train:command", "Train or fine-tune a model from a YAML configuration."),
+    "search": ("audiodiff.cli.search:command", "Search noise schedules, or the noise-level embedding."),
+    "evaluate": ("audiodiff.cli.evaluate:command", "Score generated audio; compare systems; listening tests."),
+    "plot": ("audiodiff.cli.plot:command", "Plot audio, a model, a training run or results."),
+    "convert": ("audiodiff.cli.convert:command", "Convert a checkpoint of another project into a model folder."),
+    "export": ("audiodiff.cli.export:command", "Export a trained model as a folder to share."),
+    "bench": ("audiodiff.cli.bench:command", "Benchmark synthesis and training on this machine."),
+    "info": ("audiodiff.cli.info:command", "Describe a model, or list the bundled ones."),
 }
 
-_LEVELS = {"verbose": logging.DEBUG, "quiet": logging.WARNING}
 _logger = logging.getLogger("audiodiff")
 
 
@@ -57,25 +55,6 @@ def _logging_to_stderr() -> Iterator[None]:
         _logger.setLevel(logging.NOTSET)
 
 
-def _set_level(_context: click.Context, parameter: click.Parameter, value: bool) -> None:
-    if value:
-        _logger.setLevel(_LEVELS[str(parameter.name)])
-
-
-def _set_debug(context: click.Context, _parameter: click.Parameter, value: bool) -> None:
-    if value:
-        context.meta["audiodiff.debug"] = True
-
-
-def _global_options() -> list[click.Parameter]:
-    flag = partial(click.Option, is_flag=True, expose_value=False)
-    return [
-        flag(["-v", "--verbose"], callback=_set_level, help="Log details on stderr."),
-        flag(["-q", "--quiet"], callback=_set_level, help="Log warnings and errors only."),
-        flag(["--debug"], callback=_set_debug, help="Show the traceback of an error."),
-    ]
-
-
 def _explain(error: Exception) -> str:
     if isinstance(error, AudiodiffError):
         return f"error: {error}"
@@ -83,7 +62,7 @@ def _explain(error: Exception) -> str:
     return f"error: unexpected {what} (run the same command with --debug for the traceback)"
 
 
-class VerbGroup(click.Group):
+class Audiodiff(click.Group):
     """A click group that imports a verb when it is invoked, and is the one place where errors end."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -95,15 +74,15 @@ class VerbGroup(click.Group):
         if cmd_name not in VERBS:
             return None
         module, _, attribute = VERBS[cmd_name][0].partition(":")
-        command: click.Command = getattr(import_module(module), attribute)
-        taken = {name for parameter in command.params for name in parameter.opts}
-        command.params += [option for option in _global_options() if not taken.intersection(option.opts)]
-        return command
+        return with_global_options(getattr(import_module(module), attribute))
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """Refuse an unknown verb by naming the known ones."""
+        if args[0] == "bulk":
+            _logger.warning("`audiodiff bulk` is now `audiodiff vocode --ray ADDRESS|local`; this name will go.")
+            args = ["vocode", "--ray", "local", *("--ray" if word == "--address" else word for word in args[1:])]
         if args[0] not in VERBS and not args[0].startswith("-"):
             ctx.fail(f"no verb {args[0]!r}; choose from {', '.join(VERBS)}")
         return super().resolve_command(ctx, args)
@@ -131,14 +110,14 @@ class VerbGroup(click.Group):
 
 
 @click.group(
-    cls=VerbGroup,
-    params=_global_options(),
+    cls=Audiodiff,
+    params=global_options(),
     subcommand_metavar="VERB [ARGUMENTS]",
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 @click.version_option(__version__)
 def main() -> None:
-    """Waveform diffusion: from a mel spectrogram, a label or nothing to audio.
+    """Audio generation by waveform diffusion.
 
     `audiodiff VERB --help` explains a verb.
     """

@@ -1,12 +1,13 @@
-"""What verbs that make audio have in common: their options, progress, and how the library's warnings reach the user."""
+"""What verbs have in common: the layout of their help, shared options, progress, and warnings as lines of the log."""
 
 from __future__ import annotations
 
 import logging
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -15,21 +16,15 @@ import click
 if TYPE_CHECKING:
     from tqdm import tqdm
 
+    from audiodiff.pipelines.files import Job
+
 # The names are repeated here because their homes import torch, and help must be instant; a test compares them.
 SAMPLERS = ("ddim", "heun", "ddpm", "dpmpp_2m", "dpmpp_2m_sde")
 DTYPES = ("auto", "fp32", "bf16")
 STARTS = ("noise", "griffin-lim")
 SCHEDULES = (
-    "uniform",
-    "cosine",
-    "sigmoid",
-    "linear_beta",
-    "fibonacci",
-    "wavegrad",
-    "diffwave",
-    "diffwave_large",
-    "diffwave_50",
-    "diffwave_200",
+    *("uniform", "cosine", "sigmoid", "linear_beta", "fibonacci", "wavegrad"),
+    *("diffwave", "diffwave_large", "diffwave_50", "diffwave_200"),
 )
 SCHEDULES_OF_MODELS = (*SCHEDULES, "searched", "learned")
 """Those, and what only a model's own folder knows."""
@@ -37,152 +32,305 @@ SCHEDULES_OF_MODELS = (*SCHEDULES, "searched", "learned")
 REVERSE = ("steps", "sampler", "corrector_steps", "corrector_snr", "schedule", "levels", "zero_terminal")
 """Names of the options of `synthesis_options` that are fields of `audiodiff.config.SynthesisConfig`."""
 VOCODING = (*REVERSE, "start", "griffin_lim_iterations")
-"""Those, and the names of the options of `vocoder_options` that are."""
+"""Those, and the names of the options of `start_options`."""
 
 _LOG = logging.getLogger(__name__)
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
-def parse_levels(_context: click.Context, _parameter: click.Parameter, value: str | None) -> tuple[float, ...] | None:
-    """Turn log-SNRs with commas between into numbers; whether they rise is for the configuration to say.
+# --- help in sections -------------------------------------------------------------------------------------------------
 
-    Raises:
-        click.BadParameter: If they are no numbers.
+
+class ExpertOption(click.Option):
+    """An option that help lists under "Expert options"."""
+
+
+class GlobalOption(click.Option):
+    """An option that every verb has; help lists it last."""
+
+
+expert_option = partial(click.option, cls=ExpertOption)
+"""`click.option` for what few users need."""
+
+
+class Verb(click.Command):
+    """A command whose help lists the common options first, and the expert and global ones in sections of their own."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the sections."""
+        sections: dict[str, list[tuple[str, str]]] = {"Options": [], "Expert options": [], "Global options": []}
+        for option in self.get_params(ctx):
+            record = option.get_help_record(ctx)
+            if record is not None and isinstance(option, click.Option):
+                is_global = isinstance(option, GlobalOption) or "--help" in option.opts
+                is_expert = isinstance(option, ExpertOption)
+                sections["Global options" if is_global else "Expert options" if is_expert else "Options"].append(record)
+        for title, records in sections.items():
+            if records:
+                with formatter.section(title):
+                    formatter.write_dl(records)
+
+
+class VerbGroup(Verb, click.Group):
+    """A verb with commands of its own, listed in the order of their definition."""
+
+    command_class = Verb
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the names of the commands."""
+        return list(self.commands)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Find a command, with the global options added."""
+        command = super().get_command(ctx, cmd_name)
+        return command and with_global_options(command)
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the commands, then the sections of options."""
+        self.format_commands(ctx, formatter)
+        Verb.format_options(self, ctx, formatter)
+
+
+def global_options() -> list[click.Parameter]:
+    """Return the options that every verb has."""
+    flag = partial(GlobalOption, is_flag=True, expose_value=False)
+    return [
+        flag(["-v", "--verbose"], callback=_set_level, help="Log details on stderr."),
+        flag(["-q", "--quiet"], callback=_set_level, help="Log warnings and errors only."),
+        flag(["--debug"], callback=_set_debug, help="Show the traceback of an error."),
+    ]
+
+
+def with_global_options(command: click.Command) -> click.Command:
+    """Give a command the global options that it lacks, so that they work before and after its name."""
+    taken = {name for parameter in command.params for name in parameter.opts}
+    command.params += [option for option in global_options() if not taken.intersection(option.opts)]
+    return command
+
+
+def _set_level(_context: click.Context, parameter: click.Parameter, value: bool) -> None:
+    if value:
+        logging.getLogger("audiodiff").setLevel(logging.DEBUG if parameter.name == "verbose" else logging.WARNING)
+
+
+def _set_debug(context: click.Context, _parameter: click.Parameter, value: bool) -> None:
+    if value:
+        context.meta["audiodiff.debug"] = True
+
+
+# --- options that several verbs share ---------------------------------------------------------------------------------
+
+
+def _all(*options: Callable[[Any], Any]) -> Callable[[_Function], _Function]:
+    """Return a decorator that adds options in this order."""
+
+    def decorate(function: _Function) -> _Function:
+        for option in reversed(options):
+            function = option(function)
+        return function
+
+    return decorate
+
+
+def values(kind: Callable[[str], Any], wanted: str) -> Callable[..., Any]:
+    """Return a click callback for several values with commas between them.
+
+    Args:
+        kind: Turns one word into a value, and raises ValueError where it cannot.
+        wanted: What is expected, for the message.
     """
-    try:
-        return None if value is None else tuple(float(word) for word in value.split(","))
-    except ValueError as error:
-        raise click.BadParameter(f"{value!r} is no list of log-SNRs such as -2,1,4,8") from error
+
+    def parse(_context: click.Context, _parameter: click.Parameter, text: str | None) -> tuple[Any, ...] | None:
+        try:
+            return None if text is None else tuple(kind(word) for word in text.split(","))
+        except ValueError as error:
+            raise click.BadParameter(f"{text!r} is not {wanted}") from error
+
+    return parse
 
 
-def _level_options(default: str) -> tuple[Callable[[_Function], _Function], ...]:
-    """Return the options that say where the steps lie."""
-    return (
-        click.option(
-            "--schedule",
-            type=click.Choice(SCHEDULES_OF_MODELS),
-            help=f"Where the steps lie; searched takes what `audiodiff search schedule` found; {default}.",
-        ),
-        click.option(
-            "--levels",
-            callback=parse_levels,
-            metavar="X,X,...",
-            help="Log-SNR of each step, noisiest first, in place of --steps and --schedule.",
-        ),
-        click.option(
-            "--zero-terminal/--no-zero-terminal",
-            default=None,
-            help="Whether the schedule is stretched down to the lowest trained level, for a start from noise with one "
-            f"that begins higher; {default}.",
-        ),
-    )
-
-
-def file_arguments(function: _Function) -> _Function:
-    """Add the files that go in, and where what is made of them goes."""
-    output = click.option(
+file_arguments = _all(
+    click.argument("inputs", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="INPUTS..."),
+    click.option(
         "--output",
         "-o",
         required=True,
         type=click.Path(path_type=Path),
         metavar="PATH",
         help="A folder; or, for one input file, a .wav or .flac file.",
-    )
-    inputs = click.argument("inputs", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="INPUTS...")
-    return inputs(output(function))
+    ),
+)
+"""The files that go in, and where the audio goes."""
 
-
-def vocoder_options(function: _Function) -> _Function:
-    """Add what a vocoder has beside `synthesis_options`: which one, and what it starts from."""
-    model = click.option(
-        "--model", metavar="NAME|FOLDER", help="A bundled model or a model folder; the bundled one by default."
-    )
-    start = click.option(
-        "--start",
-        type=click.Choice(STARTS),
-        help="What is denoised first; the model's own by default.",
-    )
-    iterations = click.option(
+model_option = click.option(
+    "--model",
+    metavar="NAME|FOLDER",
+    help="A bundled model, a model folder or a hub id.  [default: the bundled vocoder]",
+)
+resample_option = click.option("--resample", is_flag=True, help="Resample recordings to the model's sample rate.")
+device_option = expert_option(
+    "--device", default="auto", metavar="DEVICE", show_default=True, help="auto, cpu, cuda, cuda:1 ..."
+)
+dtype_option = expert_option(
+    "--dtype",
+    type=click.Choice(DTYPES),
+    default="auto",
+    show_default=True,
+    help="Precision of the network's matrix products; auto is bf16 where the hardware has it.",
+)
+workers_option = expert_option(
+    "--workers", type=click.IntRange(min=1), metavar="N", help="Parallel processes.  [default: one per core]"
+)
+steps_option = click.option("--steps", type=click.IntRange(min=1), metavar="N", help="Denoising steps.")
+sampler_option = expert_option("--sampler", type=click.Choice(SAMPLERS), metavar="NAME", help=", ".join(SAMPLERS) + ".")
+schedule_option = expert_option(
+    "--schedule",
+    type=click.Choice(SCHEDULES_OF_MODELS),
+    metavar="NAME",
+    help=f"{', '.join(SCHEDULES_OF_MODELS)}; searched is what `audiodiff search schedule` found.",
+)
+start_option = expert_option(
+    "--start", type=click.Choice(STARTS), help="Start from noise, or from a Griffin-Lim estimate of the mel."
+)
+start_options = _all(
+    start_option,
+    expert_option(
         "--griffin-lim-iterations",
         type=click.IntRange(min=1),
         metavar="N",
-        help="Rounds of Griffin-Lim in the start; fewer are faster and look less far ahead; by default the model's.",
+        help="Griffin-Lim iterations of the estimate; fewer are faster and lower the latency.",
+    ),
+)
+"""What a vocoder starts from."""
+
+
+def seed_option(what: str = "of the noise") -> Callable[[_Function], _Function]:
+    """Return the option of the random seed."""
+    return click.option(
+        "--seed", type=click.IntRange(min=0), default=0, metavar="N", show_default=True, help=f"Random seed {what}."
     )
-    return model(start(iterations(function)))
 
 
-def synthesis_options(function: _Function) -> _Function:
-    """Add the options of the reverse process; `changes` picks those that were given out of the arguments."""
-    default = "the model's own by default"
-    options = (
-        click.option(
-            "--steps",
-            type=click.IntRange(min=1),
-            metavar="N",
-            help=f"Denoising steps, each one network call (with heun two); {default}.",
-        ),
-        click.option("--sampler", type=click.Choice(SAMPLERS), help=f"How a step is taken; {default}."),
-        click.option(
-            "--corrector-steps",
-            type=click.IntRange(min=0),
-            metavar="N",
-            help=f"Langevin steps at every noise level, each one more network call; {default}.",
-        ),
-        click.option(
-            "--corrector-snr",
-            type=click.FloatRange(0, 1, min_open=True, max_open=True),
-            metavar="RATIO",
-            help=f"Size of a Langevin step, drift over noise; {default}.",
-        ),
-        *_level_options(default),
-        click.option(
-            "--seed",
-            type=click.IntRange(min=0),
-            default=0,
-            metavar="N",
-            show_default=True,
-            help="What the noise is made from.",
-        ),
-        click.option(
-            "--device", default="auto", metavar="DEVICE", show_default=True, help="auto, cpu, cuda, cuda:1 ..."
-        ),
-        click.option(
-            "--dtype",
-            type=click.Choice(DTYPES),
-            default="auto",
-            show_default=True,
-            help="Precision of the network's matrix products; auto is bf16 where the hardware has it, else fp32.",
-        ),
-        click.option("--overwrite", is_flag=True, help="Make files anew that are there already."),
-    )
-    for option in reversed(options):
-        function = option(function)
-    return function
+synthesis_options = _all(
+    steps_option,
+    seed_option(),
+    click.option("--overwrite", is_flag=True, help="Replace existing files; else they are skipped."),
+    sampler_option,
+    schedule_option,
+    expert_option(
+        "--levels",
+        callback=values(float, "a list of log-SNRs such as -2,1,4,8"),
+        metavar="LOG_SNR,...",
+        help="Log-SNR of each step, noisiest first, instead of --steps and --schedule.",
+    ),
+    expert_option(
+        "--zero-terminal/--no-zero-terminal",
+        default=None,
+        help="Stretch the schedule down to the lowest trained log-SNR, for a start from noise.",
+    ),
+    expert_option(
+        "--corrector-steps",
+        type=click.IntRange(min=0),
+        metavar="N",
+        help="Langevin steps at every noise level, each one more network call.",
+    ),
+    expert_option(
+        "--corrector-snr",
+        type=click.FloatRange(0, 1, min_open=True, max_open=True),
+        metavar="RATIO",
+        help="Size of a Langevin step, as the ratio of drift to noise.",
+    ),
+    device_option,
+    dtype_option,
+)
+"""The reverse process; `changes` picks the options that were given out of the arguments."""
 
-
-def changes(**given: Any) -> Any:
-    """Return the options that were given, as `audiodiff.pipelines.SynthesisChanges`."""
-    return {name: value for name, value in given.items() if value is not None}
-
-
-def study_options(function: _Function) -> _Function:
-    """Add what all searches have."""
-    seed = click.option(
-        "--seed", type=click.IntRange(min=0), default=0, show_default=True, metavar="N", help="Of all draws."
-    )
-    study = click.option(
+study_options = _all(
+    click.option(
         "--study",
         required=True,
         type=click.Path(dir_okay=False, path_type=Path),
         metavar="FILE",
-        help="Where trials are kept; a killed search goes on from it with the same command.",
+        help="File of the trials; rerun the same command to resume from it.",
+    ),
+    seed_option("of all trials"),
+)
+"""What all searches have."""
+
+
+def settings_option(example: str) -> Callable[[_Function], _Function]:
+    """Return `--set KEY=VALUE`, which changes a value of a configuration; its help gives an example."""
+    return click.option(
+        "--set",
+        "settings",
+        metavar="KEY=VALUE",
+        multiple=True,
+        callback=_parse_settings,
+        help=f"Change a value of the configuration, such as {example}; may be repeated.",
     )
-    return seed(study(function))
 
 
-def steps_of(wanted: Any, own: int) -> int:
-    """Return the steps of a reverse process: as many as levels are given, as asked for, or the model's own."""
-    return len(wanted["levels"]) if wanted.get("levels") else int(wanted.get("steps", own))
+def _parse_settings(_context: click.Context, _parameter: click.Parameter, words: tuple[str, ...]) -> dict[str, object]:
+    """Turn KEY=VALUE words into dotted keys and YAML values."""
+    import yaml
+
+    settings: dict[str, object] = {}
+    for word in words:
+        name, equals, text = word.partition("=")
+        if not equals:
+            raise click.BadParameter(f"{word!r} is not KEY=VALUE")
+        try:
+            settings[name] = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise click.BadParameter(f"the value of {word!r} is not valid YAML") from error
+    return settings
+
+
+def changes(**options: Any) -> Any:
+    """Return the options that were given, as `audiodiff.pipelines.SynthesisChanges`."""
+    return {name: value for name, value in options.items() if value is not None}
+
+
+# --- while a verb runs ------------------------------------------------------------------------------------------------
+
+
+def plan(inputs: Sequence[Path], output: Path, *, overwrite: bool) -> tuple[list[Job], list[Job]]:
+    """Pair inputs with outputs, and name those that are skipped because they exist.
+
+    Returns:
+        All jobs, and those that are to be done.
+
+    Raises:
+        click.UsageError: If the output cannot take these inputs.
+    """
+    from audiodiff.errors import ConfigError
+    from audiodiff.pipelines.files import collect_jobs
+
+    try:
+        jobs = collect_jobs(inputs, output)
+    except ConfigError as error:
+        raise click.UsageError(str(error)) from error
+    pending = [job for job in jobs if overwrite or not job.target.is_file()]
+    for job in jobs:
+        if job not in pending:
+            click.echo(f"{arrow(job)}  skipped: it exists")
+    return jobs, pending
+
+
+def arrow(job: Job) -> str:
+    """Return a line that names input and output."""
+    return f"{click.format_filename(job.source)} -> {click.format_filename(job.target)}"
+
+
+def report_failures(n_jobs: int, n_skipped: int, failures: Sequence[str]) -> None:
+    """Say on stderr what was skipped and what failed; failures make the exit code 1."""
+    if n_skipped:
+        click.echo(f"{n_skipped} of {n_jobs} skipped; --overwrite replaces them", err=True)
+    if failures:
+        click.echo(f"{len(failures)} of {n_jobs} failed:", err=True)
+        for reason in failures:
+            click.echo(f"  {click.format_filename(reason)}", err=True)
+        click.get_current_context().exit(1)
 
 
 def progress_bar(total: int) -> tqdm[Any]:
@@ -192,8 +340,14 @@ def progress_bar(total: int) -> tqdm[Any]:
     """
     from tqdm import tqdm
 
-    layout = "{percentage:3.0f} % |{bar}| {elapsed} gone, {remaining} left"
+    layout = "{percentage:3.0f} % |{bar}| {elapsed} elapsed, {remaining} left"
     return tqdm(total=total, disable=not sys.stderr.isatty(), delay=2, leave=False, bar_format=layout)
+
+
+def set_progress(bar: tqdm[Any], done: int, total: int) -> None:
+    """Move a bar to where the work is."""
+    bar.total = total
+    bar.update(done - bar.n)
 
 
 @contextmanager

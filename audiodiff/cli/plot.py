@@ -1,4 +1,4 @@
-"""`audiodiff plot`: pictures of audio, models, training runs and results, as PNG or SVG."""
+"""`audiodiff plot`: figures of audio, models, training runs and results."""
 
 from __future__ import annotations
 
@@ -8,7 +8,19 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from audiodiff.cli.options import SAMPLERS, SCHEDULES, SCHEDULES_OF_MODELS, STARTS, changes, warnings_logged
+from audiodiff.cli.options import (
+    SCHEDULES,
+    VerbGroup,
+    changes,
+    expert_option,
+    model_option,
+    sampler_option,
+    schedule_option,
+    seed_option,
+    start_option,
+    steps_option,
+    warnings_logged,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -29,13 +41,13 @@ def output_option(function: _Function) -> _Function:
         required=True,
         type=click.Path(dir_okay=False, path_type=Path),
         metavar="FILE",
-        help="The picture: .png, .svg or .pdf.",
+        help="The figure: .png, .svg or .pdf.",
     )(function)
 
 
-@click.group("plot", short_help="Draw audio, a model, a training run or results.")
+@click.group("plot", cls=VerbGroup)
 def command() -> None:
-    """Draw audio, a model, a training run or results.
+    """Plot audio, a model, a training run or results, as PNG, SVG or PDF.
 
     `audiodiff plot WHAT --help` explains one.
     """
@@ -45,7 +57,7 @@ def command() -> None:
 @click.argument("recording", type=EXISTING)
 @output_option
 def waveform(*, recording: Path, output: Path) -> None:
-    """Draw the samples of a recording over time, channel by channel."""
+    """Plot the waveform of a recording, channel by channel."""
     from audiodiff.audio.io import audio_info, load_audio
     from audiodiff.audio.plots import plot_waveform
 
@@ -63,11 +75,11 @@ def waveform(*, recording: Path, output: Path) -> None:
     "--mel",
     "convention",
     metavar="NAME",
-    help="A mel convention such as hifigan-22k; the file is resampled to its rate.",
+    help="Mel convention, such as hifigan-22k; resamples to its rate.  [default: 80 bins up to Nyquist]",
 )
 @output_option
 def mel(*, recording: Path, convention: str | None, output: Path) -> None:
-    """Draw the mel spectrogram of a recording, channel by channel; 80 bins up to half its rate by default."""
+    """Plot the mel spectrogram of a recording, channel by channel."""
     from audiodiff.audio.io import audio_info, load_audio
     from audiodiff.audio.mel import MelSpectrogram
     from audiodiff.audio.plots import display_mel, plot_mel
@@ -86,20 +98,23 @@ def mel(*, recording: Path, convention: str | None, output: Path) -> None:
 
 @command.command("steps")
 @click.argument("recording", type=EXISTING)
-@click.option("--model", metavar="NAME|FOLDER", help="A vocoder; the bundled one by default.")
-@click.option("--steps", type=click.IntRange(min=1), metavar="N", help="Denoising steps; the model's own by default.")
-@click.option("--sampler", type=click.Choice(SAMPLERS), help="How a step is taken; the model's own by default.")
-@click.option(
-    "--schedule", type=click.Choice(SCHEDULES_OF_MODELS), help="Where the steps lie; the model's own by default."
-)
-@click.option("--start", type=click.Choice(STARTS), help="What is denoised; the model's own by default.")
-@click.option("--seed", type=click.IntRange(min=0), default=0, metavar="N", show_default=True, help="Of the noise.")
-@click.option(
-    "--seconds", type=click.FloatRange(min=0, min_open=True), default=3.0, show_default=True, help="From the beginning."
-)
 @output_option
+@model_option
+@steps_option
+@click.option(
+    "--seconds",
+    type=click.FloatRange(min=0, min_open=True),
+    default=3.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="Length of the plot, from the beginning of the recording.",
+)
+@seed_option()
+@sampler_option
+@schedule_option
+@start_option
 def steps(*, recording: Path, model: str | None, seed: int, seconds: float, output: Path, **options: Any) -> None:
-    """Draw the reverse process of a vocoder step by step, from the mel of a recording."""
+    """Plot the reverse process of a vocoder step by step, from the mel of a recording."""
     from audiodiff.audio.io import audio_info, load_audio
     from audiodiff.evaluation.plots import plot_reverse_process
     from audiodiff.pipelines import Vocoder
@@ -143,7 +158,7 @@ def _reverse_states(vocoder: Vocoder, audio: Tensor, seed: int, wanted: Synthesi
 @click.argument("models", nargs=-1, metavar="[NAME|FOLDER]...")
 @output_option
 def rbf(*, models: Sequence[str], output: Path) -> None:
-    """Draw the radial basis functions that models have learned for the noise level; the bundled one's by default."""
+    """Plot the radial basis functions of the noise-level embedding of models; without one, of the bundled vocoder."""
     from audiodiff.checkpoint import find_model, load_model
     from audiodiff.errors import ModelError
     from audiodiff.evaluation.plots import plot_radial_basis
@@ -168,14 +183,18 @@ def rbf(*, models: Sequence[str], output: Path) -> None:
 
 @command.command("schedule")
 @click.argument("names", nargs=-1, type=click.Choice(SCHEDULES))
-@click.option(
-    "--steps", type=click.IntRange(min=1), default=12, show_default=True, metavar="N", help="Of each schedule."
-)
-@click.option("--log-snr-min", type=float, default=-8.0, show_default=True, metavar="X", help="Where the range begins.")
-@click.option("--log-snr-max", type=float, default=10.0, show_default=True, metavar="X", help="Where the range ends.")
 @output_option
+@click.option(
+    "--steps", type=click.IntRange(min=1), default=12, show_default=True, metavar="N", help="Steps of each schedule."
+)
+@expert_option(
+    "--log-snr-min", type=float, default=-8.0, show_default=True, metavar="LOG_SNR", help="Lower end of the schedules."
+)
+@expert_option(
+    "--log-snr-max", type=float, default=10.0, show_default=True, metavar="LOG_SNR", help="Upper end of the schedules."
+)
 def schedule(*, names: Sequence[str], steps: int, log_snr_min: float, log_snr_max: float, output: Path) -> None:
-    """Draw schedules, all unless some are named, and the amounts of signal and noise over log-SNR.
+    """Plot noise schedules (all unless some are named), and the scales of signal and noise over log-SNR.
 
     Dots on the right are the steps of the first schedule.
     """
@@ -196,7 +215,7 @@ def schedule(*, names: Sequence[str], steps: int, log_snr_min: float, log_snr_ma
 @click.argument("runs", nargs=-1, required=True, type=EXISTING)
 @output_option
 def training(*, runs: Sequence[Path], output: Path) -> None:
-    """Draw the curves of a run's folder: losses, scores, and the rest; of several runs, their losses side by side."""
+    """Plot the losses and scores of a run's folder; of several runs, their losses side by side."""
     from audiodiff.evaluation.plots import group_curves, plot_curves, read_curves
 
     if len(runs) > 1:
@@ -222,10 +241,10 @@ def training(*, runs: Sequence[Path], output: Path) -> None:
 @click.argument("runs", nargs=-1, required=True, type=EXISTING)
 @output_option
 def levels(*, runs: Sequence[Path], output: Path) -> None:
-    """Draw the last validation loss of runs over noise level, and print their means.
+    """Plot the validation loss of runs by noise level, and print the means.
 
-    Where training was confined to a grid (model.diffusion.levels) its levels are dots, and the means on it and between
-    are printed. With training.validation_levels one less than twice the grid, the others lie halfway.
+    Where training used a grid of noise levels (model.diffusion.levels), dots mark them, and the means on the grid and
+    between its levels are printed. With training.validation_levels = 2 * grid - 1, those between lie halfway.
     """
     from audiodiff.evaluation.loss_by_noise_level import plot_loss_by_noise_level, read_loss_by_noise_level
 
@@ -239,10 +258,10 @@ def levels(*, runs: Sequence[Path], output: Path) -> None:
 
 @command.command("quality")
 @click.argument("evaluations", nargs=-1, required=True, type=EXISTING)
-@click.option("--metric", default="pesq_wb", show_default=True, metavar="NAME", help="What is drawn upwards.")
 @output_option
+@click.option("--metric", default="pesq_wb", show_default=True, metavar="NAME", help="Metric of the vertical axis.")
 def quality(*, evaluations: Sequence[Path], metric: str, output: Path) -> None:
-    """Draw a metric against the real-time factor, from JSON that `audiodiff evaluate --timings --json` stored."""
+    """Plot a metric against the real-time factor, from what `audiodiff evaluate pairs --timings --json` stored."""
     from audiodiff.evaluation.plots import plot_score_by_speed
     from audiodiff.evaluation.results import read_json
 

@@ -1,11 +1,14 @@
-"""`audiodiff prepare`: list a folder of recordings in train, valid and test manifests."""
+"""`audiodiff prepare`: split a folder of recordings into train, valid and test manifests."""
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+
+from audiodiff.cli.options import Verb, expert_option, progress_bar, set_progress, workers_option
 
 if TYPE_CHECKING:
     from audiodiff.data.manifest import Scan
@@ -19,23 +22,18 @@ def _names(path: Path | None) -> list[str]:
 
 def _scan(folder: Path, workers: int | None, *, bandwidth: bool) -> Scan:
     """Read the headers of all files of a folder, or if need be their samples too, with a bar."""
-    from audiodiff.cli.options import progress_bar
     from audiodiff.data.manifest import scan_folder
     from audiodiff.data.measure import note_bandwidth
     from audiodiff.data.parallel import default_workers
 
     workers = workers or default_workers()
     with progress_bar(0) as bar:
-
-        def show(done: int, total: int) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
-
+        show = partial(set_progress, bar)
         scan = scan_folder(folder, workers, show)
         return note_bandwidth(scan, workers, show) if bandwidth else scan
 
 
-@click.command("prepare")
+@click.command("prepare", cls=Verb)
 @click.argument("folder", metavar="FOLDER", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.argument("out_dir", metavar="OUT_DIR", type=click.Path(file_okay=False, path_type=Path))
 @click.option(
@@ -44,7 +42,7 @@ def _scan(folder: Path, workers: int | None, *, bandwidth: bool) -> Scan:
     type=click.FloatRange(0, 1, max_open=True),
     default=0.05,
     show_default=True,
-    help="Fraction of the recordings to validate on, 0 to 1.",
+    help="Fraction of the recordings for validation.",
 )
 @click.option(
     "--test-fraction",
@@ -52,23 +50,19 @@ def _scan(folder: Path, workers: int | None, *, bandwidth: bool) -> Scan:
     type=click.FloatRange(0, 1, max_open=True),
     default=0.05,
     show_default=True,
-    help="Fraction of the recordings to keep for tests, 0 to 1.",
+    help="Fraction of the recordings for the test set.",
 )
-@click.option(
-    "--seed", metavar="INTEGER", type=int, default=0, show_default=True, help="Another seed, another division."
-)
-@click.option("--valid-list", metavar="FILE", type=LIST, help="Validate on the recordings of this list, no others.")
-@click.option("--test-list", metavar="FILE", type=LIST, help="Keep the recordings of this list for tests, no others.")
-@click.option("--bandwidth", is_flag=True, help="Measure the true bandwidth of each recording, and note it.")
-@click.option(
-    "--workers", type=click.IntRange(min=1), metavar="N", help="Files at a time.  [default: one per processor]"
-)
-@click.option(
+@click.option("--seed", metavar="N", type=int, default=0, show_default=True, help="Random seed of the split.")
+@expert_option("--valid-list", metavar="FILE", type=LIST, help="Names of the validation recordings.")
+@expert_option("--test-list", metavar="FILE", type=LIST, help="Names of the test recordings.")
+@expert_option("--bandwidth", is_flag=True, help="Measure the true bandwidth of each recording, and note it.")
+@expert_option(
     "--shards",
     metavar="N",
     type=click.IntRange(min=1),
-    help="Also pack the training part into N tar files and OUT_DIR/train.shards.json, which training reads too.",
+    help="Also pack the training set into N WebDataset shards and OUT_DIR/train.shards.json.",
 )
+@workers_option
 def command(
     *,
     folder: Path,
@@ -82,11 +76,11 @@ def command(
     workers: int | None,
     shards: int | None,
 ) -> None:
-    """List the recordings of FOLDER in OUT_DIR/train.jsonl, valid.jsonl and test.jsonl.
+    """Split the recordings of FOLDER into OUT_DIR/train.jsonl, valid.jsonl and test.jsonl.
 
-    Which recording goes where depends on its path in FOLDER alone, so files that are added later do not move others; or
-    it is what the lists say, if one is given: a file name without folder and extension per line. Files that cannot be
-    read are named and left out; the exit code is then 1.
+    The split is by a hash of the path in FOLDER, so files that are added later do not move others; or by lists of
+    names, one per line without folder and extension. Files that cannot be read are reported and left out, and the exit
+    code is then 1.
     """
     from audiodiff.data.manifest import write_manifest
     from audiodiff.data.splits import split, split_by_names

@@ -1,17 +1,35 @@
-"""`audiodiff repair`: gaps, clipping, noise and bandwidth mended with a model that never learnt to."""
+"""`audiodiff repair`: gaps, clipping, noise and missing bandwidth, restored with a pretrained model."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from audiodiff.cli.jobs import Job, collect_jobs
-from audiodiff.cli.options import changes, file_arguments, progress_bar, synthesis_options, warnings_logged
+from audiodiff.cli.options import (
+    REVERSE,
+    Verb,
+    arrow,
+    changes,
+    expert_option,
+    file_arguments,
+    model_option,
+    plan,
+    progress_bar,
+    report_failures,
+    resample_option,
+    synthesis_options,
+    warnings_logged,
+)
 
 if TYPE_CHECKING:
-    from audiodiff.cli.repairing import Wishes
+    from torch import Tensor
+
+    from audiodiff.audio.degradation import Degradation
+    from audiodiff.pipelines.files import Job
+    from audiodiff.pipelines.repair_files import RepairOptions
 
 _KINDS = ("gaps", "declip", "denoise", "extend")
 
@@ -39,20 +57,19 @@ def _read_level(_context: click.Context, _parameter: click.Parameter, value: str
     except ValueError:
         level = 0.0
     if not 0 < level <= 1:
-        raise click.BadParameter(f"{value!r} is no level above 0 and up to 1; leave it out for each recording's peak")
+        raise click.BadParameter(f"{value!r} is not above 0 and at most 1; leave it out for each recording's peak")
     return level
 
 
-@click.command("repair", short_help="Mend recordings with a model that was not trained to.")
+@click.command("repair", cls=Verb)
 @file_arguments
-@click.option("--model", metavar="NAME|FOLDER", help="Any model; the bundled one by default.")
 @click.option(
     "--gap",
     "gaps",
     callback=_read_spans,
     multiple=True,
     metavar="FROM-TO",
-    help="Seconds that are missing; may be repeated.",
+    help="Inpaint missing audio between these seconds; may be repeated.",
 )
 @click.option(
     "--declip",
@@ -60,100 +77,127 @@ def _read_level(_context: click.Context, _parameter: click.Parameter, value: str
     is_flag=False,
     flag_value="auto",
     metavar="[LEVEL]",
-    help="Samples at this level (1 is full scale) were cut off; without one, at the recording's peak.",
+    help="Restore samples clipped at this level (1 is full scale), or at the recording's peak.",
 )
-@click.option("--denoise", type=float, metavar="SNR_DB", help="White noise is in it, this far below the recording.")
+@click.option("--denoise", type=float, metavar="SNR_DB", help="Remove white noise of this signal-to-noise ratio.")
 @click.option(
     "--extend",
     type=click.FloatRange(min=0, min_open=True),
     metavar="HZ",
-    help="Nothing is left from this frequency on.",
+    help="Extend the bandwidth of a recording that ends at this frequency.",
 )
-@click.option("--label", metavar="NAME", help="What the recordings are, for a model with labels.")
-@click.option("--speaker", metavar="NAME", help="Who is to be heard, for a model with speakers.")
-@click.option(
+@model_option
+@resample_option
+@expert_option("--label", metavar="NAME", help="Class of the recordings, for a model with labels.")
+@expert_option("--speaker", metavar="NAME", help="Speaker, for a model with speakers.")
+@expert_option(
     "--start",
     type=click.Choice(["baseline", "griffin-lim", "noise"]),
     default="baseline",
     show_default=True,
-    help="What is diffused: a repair without a model; what Griffin-Lim makes of its mel, for long gaps; or nothing.",
+    help="What is diffused: a repair without a model, its mel inverted by Griffin-Lim (for long gaps), or nothing.",
 )
-@click.option(
+@expert_option(
     "--start-log-snr",
     type=float,
     metavar="LOG_SNR",
-    help="How noisy that is made: lower invents more. [0 for gaps, else 4]",
+    help="Log-SNR of the first step; lower changes more.  [default: 0 for gaps, else 4]",
 )
-@click.option(
+@expert_option(
     "--rounds",
     type=click.IntRange(min=1),
     metavar="N",
-    help="Times each step is taken; more make it fit its surroundings better. [2 for gaps, else 1]",
+    help="Times each step is taken (RePaint); more fit gaps better.  [default: 2 for gaps, else 1]",
 )
-@click.option(
+@expert_option(
     "--dps",
     "dps_strength",
     type=click.FloatRange(min=0),
     default=0.0,
     show_default=True,
-    metavar="STRENGTH",
-    help="Follow the gradient of the misfit too (diffusion posterior sampling), at twice the cost; try 0.1 to 0.3 "
-    "where a seam is heard.",
+    metavar="SCALE",
+    help="Diffusion posterior sampling: step size of the gradient, at twice the cost; 0.1 to 0.3 against seams.",
 )
-@click.option("--free", is_flag=True, help="Let what is known be changed too, to see what holding on to it brings.")
-@synthesis_options
-@click.option("--resample", is_flag=True, help="Resample recordings whose rate is not the model's.")
-@click.option(
+@expert_option("--free", is_flag=True, help="Do not replace what is known at every step, to measure what that brings.")
+@expert_option(
     "--try",
     "attempt",
     is_flag=True,
-    help="INPUTS are sound: damage them first, write degraded/, baseline/ and repaired/ into PATH, and measure.",
+    help="INPUTS are clean: degrade them first, write degraded/, baseline/ and repaired/ into PATH, and score them.",
 )
-def command(*, inputs: tuple[Path, ...], output: Path, overwrite: bool, **options: Any) -> None:
-    """Mend recordings with a model that was not trained to.
+@synthesis_options
+def command(*, inputs: tuple[Path, ...], output: Path, overwrite: bool, attempt: bool, **options: Any) -> None:
+    """Restore damaged recordings with a model that was not trained to.
 
-    INPUTS are audio files, folders or manifests (.jsonl); give one kind of damage. What is known of a recording is
-    kept: the model's reverse process is held to it at every step, and invents the rest. What it starts from is a repair
-    without a model: linear prediction for gaps, cubic splines for clipping, a Wiener filter for noise, and nothing for
-    bandwidth. With --try both are measured where the damage was: signal-to-noise ratio, log-spectral distance.
+    INPUTS are audio files, folders or manifests (.jsonl). Give one of --gap, --declip, --denoise and --extend. At every
+    step of the reverse process, what is known of the recording is put back. The process starts from a repair without a
+    model: linear prediction for gaps, cubic splines for clipping, a Wiener filter for noise. Where no default is shown,
+    it is the model's own.
     """
     chosen = [kind for kind in _KINDS if options[kind] not in (None, ())]
     if len(chosen) != 1:
-        given = ", ".join(chosen) or "none"
-        raise click.UsageError(f"give one of --gap, --declip, --denoise and --extend, got {given}.")
-    if options["attempt"] and options["declip"] == "auto":
-        raise click.UsageError("--try has to be told where to cut off: --declip LEVEL.")
-    jobs = _jobs(inputs, output, options["attempt"])
-    options["attempt"] = output if options["attempt"] else None
-    waiting = [job for job in jobs if overwrite or not job.target.is_file()]
-    for job in jobs:
-        if job not in waiting:
-            click.echo(f"{click.format_filename(job.target)}  skipped: it is there already")
-    if waiting and _repair(waiting, **options):
-        click.get_current_context().exit(1)
-
-
-def _jobs(inputs: tuple[Path, ...], output: Path, attempt: bool) -> list[Job]:
+        raise click.UsageError(
+            f"give one of --gap, --declip, --denoise and --extend, got {', '.join(chosen) or 'none'}."
+        )
+    if attempt and options["declip"] == "auto":
+        raise click.UsageError("--try needs the level to clip at: --declip LEVEL.")
     if attempt and output.suffix.lower() in (".wav", ".flac"):
         raise click.UsageError(f"--try writes several files of each recording; --output {output} must be a folder.")
-    jobs = collect_jobs(inputs, output / "repaired" if attempt else output)
+    jobs, pending = plan(inputs, output / "repaired" if attempt else output, overwrite=overwrite)
     mels = [job.source for job in jobs if job.is_mel]
     if mels:
         raise click.UsageError(f"{mels[0]} is a mel; only recordings can be repaired.")
-    return jobs
+    failures = _repair(pending, output if attempt else None, **options) if pending else []
+    report_failures(len(jobs), len(jobs) - len(pending), failures)
 
 
-def _repair(jobs: list[Job], *, model: str | None, device: str, dtype: Any, **options: Any) -> int:
-    """Repair, print a line per recording, and return how many failed."""
-    from audiodiff.cli.repairing import load_pipeline, make_wishes, repair_files
+def _repair(
+    jobs: list[Job], try_folder: Path | None, *, model: str | None, device: str, dtype: Any, **options: Any
+) -> list[str]:
+    """Repair, print a line per recording, and return the reasons of those that failed."""
+    from audiodiff.pipelines.repair_files import load_pipeline, repair_files
 
-    wishes: Wishes = make_wishes(changes(**options))
-    failed = 0
+    failures = []
+    how = _options(try_folder, changes(**options))
     with warnings_logged(), progress_bar(len(jobs)) as bar:
-        pipeline = load_pipeline(model, device, dtype)
-        for outcome in repair_files(pipeline, jobs, wishes):
+        for result in repair_files(load_pipeline(model, device, dtype), jobs, how):
             bar.update(1)
-            failed += outcome.failed
+            if result.error is not None:
+                failures.append(result.error)
+                continue
+            scores = [f"  {name} SNR {snr:.2f} dB, LSD {lsd:.2f} dB" for name, (snr, lsd) in result.scores.items()]
             with bar.external_write_mode():
-                click.echo(outcome.text, err=outcome.failed)
-    return failed
+                click.echo(arrow(result.job) + "".join(scores))
+    return failures
+
+
+def _options(try_folder: Path | None, options: dict[str, Any]) -> RepairOptions:
+    """Sort the options of the command line."""
+    from audiodiff.pipelines.repair import RepairConfig
+    from audiodiff.pipelines.repair_files import RepairOptions
+
+    repairing, synthesis, own = (
+        {name: options[name] for name in names if name in options}
+        for names in (
+            ("start", "dps_strength", "rounds"),
+            (*REVERSE, "start_log_snr"),
+            ("label", "speaker", "seed", "resample"),
+        )
+    )
+    config = RepairConfig(replace=not options["free"], **repairing)
+    return RepairOptions(_degradation(options), config, changes(**synthesis), try_folder=try_folder, **own)
+
+
+def _degradation(options: dict[str, Any]) -> Callable[[Tensor, int], Degradation]:
+    from audiodiff.audio.degradation import Clipping, Gaps, LowPass, Noise
+    from audiodiff.pipelines.repair_files import clipping_at_peak
+
+    if options["gaps"]:
+        return lambda audio, rate: Gaps(tuple(options["gaps"]), rate)
+    if options.get("declip") == "auto":
+        return lambda audio, rate: clipping_at_peak(audio)
+    if "declip" in options:
+        return lambda audio, rate: Clipping(options["declip"])
+    if "denoise" in options:
+        return lambda audio, rate: Noise(options["denoise"])
+    return lambda audio, rate: LowPass(options["extend"], rate)

@@ -1,20 +1,280 @@
-"""`audiodiff search`: the noise levels of few steps, or the embedding of the noise level, by what comes of them."""
+"""`audiodiff search`: the noise levels of few steps, or the embedding of the noise level."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
 import click
 
-from audiodiff.cli.search_rbf import rbf
-from audiodiff.cli.search_schedule import schedule
+from audiodiff.cli.options import (
+    VerbGroup,
+    changes,
+    device_option,
+    dtype_option,
+    expert_option,
+    progress_bar,
+    resample_option,
+    sampler_option,
+    settings_option,
+    start_option,
+    study_options,
+    warnings_logged,
+)
+
+if TYPE_CHECKING:
+    from audiodiff.search.judge import Judge
+    from audiodiff.search.proposals import Levels
+    from audiodiff.search.rbf import Found as RbfFound
+    from audiodiff.search.schedule import Found
 
 
-@click.group("search", short_help="Search noise levels, or the noise-level embedding.")
+@click.group("search", cls=VerbGroup)
 def command() -> None:
-    """Search the noise levels of few steps, or the embedding of the noise level, by what comes of them.
+    """Search the noise levels of few steps, or the embedding of the noise level.
 
     `audiodiff search WHAT --help` explains one.
     """
 
 
-command.add_command(schedule)
-command.add_command(rbf)
+def parse_counts(_context: click.Context, _parameter: click.Parameter, value: str) -> tuple[int, ...]:
+    """Turn 4, or 1,2,4, or 1-12 into rising numbers.
+
+    Raises:
+        click.BadParameter: If there are none, or one is below 1.
+    """
+    try:
+        ends = [[int(end) for end in word.split("-")] for word in value.split(",")]
+        found = sorted({n for pair in ends for n in range(pair[0], pair[-1] + 1)})
+    except ValueError:
+        found = []
+    if not found or found[0] < 1:
+        raise click.BadParameter(f"{value!r} is not a number of steps such as 4, or several such as 1-12 or 1,2,4")
+    return tuple(found)
+
+
+@command.command("schedule")
+@click.argument("model", metavar="NAME|FOLDER")
+@click.option("--data", required=True, metavar="FOLDER|MANIFEST", help="Validation recordings, none of the test set.")
+@click.option(
+    "--steps", callback=parse_counts, default="4", show_default=True, metavar="N|N-N", help="Numbers of steps."
+)
+@study_options
+@click.option(
+    "--output",
+    "-o",
+    type=click.Path(file_okay=False, path_type=Path),
+    metavar="DIR",
+    help="Folder for a copy of the model with the levels.  [default: MODEL itself gets them]",
+)
+@resample_option
+@expert_option(
+    "--method",
+    type=click.Choice(["grid", "random", "coordinate"]),
+    default="coordinate",
+    show_default=True,
+    help="grid and random search all levels; coordinate takes a coarse grid of ends, then one level at a time.",
+)
+@expert_option(
+    "--trials", type=click.IntRange(min=2), default=60, show_default=True, metavar="N", help="For each number of steps."
+)
+@expert_option("--metric", metavar="NAME", help="Metric to optimise.  [default: PESQ-WB if installed, else M-STFT]")
+@expert_option(
+    "--seconds",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="SECONDS",
+    help="Use the beginning of each recording only.",
+)
+@sampler_option
+@start_option
+@expert_option(
+    "--picture",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Plot the score against steps and real-time factor.",
+)
+@device_option
+@dtype_option
+def schedule(
+    *, model: str, steps: tuple[int, ...], output: Path | None, picture: Path | None, study: Path, **options: Any
+) -> None:
+    """Search the noise levels of a vocoder for the best score.
+
+    The search begins with evenly spaced log-SNRs, so on these recordings it never ends worse. The best levels are
+    stored in the model's folder per number of steps, start and sampler; `vocode --schedule searched` uses them.
+    """
+    from audiodiff.search.schedule import Wanted, as_searched, search_levels, store
+    from audiodiff.search.study import Study
+
+    folder, target = _folders(model, output)
+    wanted = {name: options.pop(name) for name in ("method", "trials")}
+    with warnings_logged():
+        judge, words = _judge(folder, **options)
+        trials = Study(study, judge.subject(folder))
+        found: dict[int, Found] = {}
+        best: Levels = ()
+        with progress_bar(len(steps) * wanted["trials"]) as bar:
+            for number, n in enumerate(steps):
+                more = [_stretched(best, n)] if best else []
+                found[n] = search_levels(judge, Wanted(n, seed=options["seed"], **wanted), trials, more, bar.update)
+                best = found[n].best.levels
+                store(folder, target, as_searched(found[n], judge, words))
+                bar.update((number + 1) * wanted["trials"] - bar.n)
+                with bar.external_write_mode():
+                    click.echo(_line(found[n], judge))
+    if picture is not None:
+        _draw(found, judge, picture)
+    click.echo(click.format_filename(target))
+
+
+def _folders(model: str, output: Path | None) -> tuple[Path, Path]:
+    """Return the model's folder, and where the result goes."""
+    from audiodiff.checkpoint import bundled_models, find_model
+    from audiodiff.errors import ModelError
+
+    folder = find_model(model)
+    if output is None and (folder != Path(model) or folder.resolve() in map(Path.resolve, bundled_models().values())):
+        raise ModelError(f"{model} is a shared model, which is not changed. Give --output DIR, a folder for a copy.")
+    return folder, output or folder
+
+
+def _judge(
+    folder: Path,
+    *,
+    data: str,
+    metric: str | None,
+    seconds: float | None,
+    resample: bool,
+    seed: int,
+    device: str,
+    dtype: Any,
+    **wanted: Any,
+) -> tuple[Judge, str]:
+    """Return what scores levels, and what it scores them on, in words."""
+    from audiodiff.data.corpus import open_source
+    from audiodiff.errors import ConfigError
+    from audiodiff.evaluation.registry import METRICS
+    from audiodiff.evaluation.scoring import resolve_metrics
+    from audiodiff.pipelines import Vocoder
+    from audiodiff.search.judge import Judge, read_clips
+
+    metric = metric or ("pesq_wb" if METRICS["pesq_wb"].installed else "m_stft")
+    resolve_metrics([metric])
+    if metric not in METRICS or METRICS[metric].better == "neither" or METRICS[metric].belongs_to == "timing":
+        raise ConfigError(f"{metric!r} cannot rank recordings. Choose a metric such as m_stft.")
+    vocoder = Vocoder.from_pretrained(folder, device, dtype)
+    clips = read_clips(open_source(data), vocoder.sample_rate, seconds=seconds, resample=resample)
+    length = sum(clip.audio.shape[-1] for clip in clips) / vocoder.sample_rate
+    words = f"{len(clips)} recordings, {length:.0f} s, of {Path(data).name}"
+    return Judge(vocoder, clips, metric, changes(**wanted), seed), words
+
+
+def _stretched(levels: tuple[float, ...], steps: int) -> tuple[float, ...]:
+    """Return as many levels on the broken line through those that were found for another number."""
+    import numpy as np
+
+    from audiodiff.search.proposals import rounded
+
+    if len(levels) == 1:
+        return rounded(levels[0] + 0.5 * n for n in range(steps))
+    return rounded(np.interp(np.linspace(0, len(levels) - 1, steps), range(len(levels)), levels))
+
+
+def _line(found: Found, judge: Judge) -> str:
+    best, uniform, trained = found.best, found.uniform, found.trained
+    levels = ",".join(f"{level:g}" for level in best.levels)
+    scores = [f"{'none' if trial.score is None else f'{trial.score:.3f}'}" for trial in (best, uniform, trained)]
+    return (
+        f"{len(best.levels)} steps  {judge.metric} {scores[0]}  evenly spaced {scores[1]}, over all levels {scores[2]}"
+        f"  {found.n_trials} trials  --levels {levels}"
+    )
+
+
+def _draw(found: Mapping[int, Found], judge: Judge, picture: Path) -> None:
+    from matplotlib.figure import Figure
+
+    from audiodiff.audio.plots import save_figure
+    from audiodiff.evaluation.plots import plot_score_by_steps
+
+    named = {"searched": "best", "evenly spaced, the model's ends": "uniform", "evenly spaced, all levels": "trained"}
+    trials = {name: {n: getattr(each, kind).score for n, each in found.items()} for name, kind in named.items()}
+    curves = {name: {n: score for n, score in each.items() if score is not None} for name, each in trials.items()}
+    timed = judge.real_time_factors([each.best.levels for each in found.values()])
+    factors = dict(zip(found, timed, strict=True))
+    figure = Figure(figsize=(11, 4), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    plot_score_by_steps(left, curves, judge.metric)
+    plot_score_by_steps(right, curves, judge.metric, factors)
+    picture.parent.mkdir(parents=True, exist_ok=True)
+    save_figure(figure, picture)
+    click.echo(click.format_filename(picture))
+
+
+@command.command("rbf")
+@click.argument("conf", metavar="CONF.yaml", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@study_options
+@click.option(
+    "--output",
+    "-o",
+    required=True,
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE.yaml",
+    help="Write the configuration with the best embedding here.",
+)
+@click.option("--data", metavar="FOLDER|MANIFEST|SHARDS", help="Training data, instead of data.train of the file.")
+@settings_option("training.batch_size=8")
+@expert_option(
+    "--method",
+    type=click.Choice(["grid", "random", "gradient"]),
+    default="random",
+    show_default=True,
+    help="grid and random draw configurations; gradient trains centres and spreads once and prints them.",
+)
+@expert_option(
+    "--trials", type=click.IntRange(min=1), default=20, show_default=True, metavar="N", help="Runs of grid or random."
+)
+@expert_option(
+    "--trial-steps", type=click.IntRange(min=1), default=300, show_default=True, metavar="N", help="Steps of each run."
+)
+@expert_option("--over", multiple=True, metavar="FIELD", help="Search only this field; may be repeated.")
+def rbf(
+    *, conf: Path, data: str | None, study: Path, output: Path, settings: dict[str, object], over: Any, **options: Any
+) -> None:
+    """Search the RBF noise-level embedding by short training runs.
+
+    Every trial trains fresh weights for --trial-steps steps and is ranked by the validation loss. A crashed trial is
+    recorded and does not end the search.
+    """
+    import yaml
+
+    from audiodiff.audio.replacing import replacing
+    from audiodiff.config import load_run_config
+    from audiodiff.search.rbf import KNOBS, Wanted, search_rbf, with_embedding
+
+    names = [knob.name for knob in KNOBS]
+    if unknown := [name for name in over if name not in names]:
+        raise click.UsageError(
+            f"--over {unknown[0]} is not a field that can be searched; choose from {', '.join(names)}."
+        )
+    config = load_run_config(conf, settings | ({"data.train": data} if data else {}))
+    steps, trials = options["trial_steps"], 1 if options["method"] == "gradient" else options["trials"]
+    wanted = Wanted(config, options["method"], trials, steps, options["seed"], over or tuple(names))
+    with progress_bar(trials * steps) as bar:
+        found = search_rbf(wanted, study, lambda: bar.update(1))
+    document = with_embedding(config, found.embedding).model_dump(mode="json")
+    head = f"# audiodiff search rbf --method {wanted.method}: validation loss {found.loss:.5f} after {steps} steps\n"
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(output) as part:
+        part.write_text(head + yaml.safe_dump(document, sort_keys=False, allow_unicode=True), encoding="utf-8")
+    _print_rbf(found, output)
+
+
+def _print_rbf(found: RbfFound, output: Path) -> None:
+    own = "" if found.own_loss is None else f", {found.own_loss:.5f} with the embedding of the configuration"
+    click.echo(f"validation loss {found.loss:.5f}{own}; {found.trials} trials, {found.crashed} crashed")
+    click.echo(", ".join(f"{name} {value}" for name, value in found.embedding.items()))
+    for name, values in (("centres", found.centres), ("spreads", found.spreads)):
+        if values:
+            click.echo(f"{name}  {' '.join(f'{value:.3g}' for value in values)}")
+    click.echo(click.format_filename(output))

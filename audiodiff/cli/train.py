@@ -1,4 +1,4 @@
-"""`audiodiff train`: train a model as a YAML file describes it."""
+"""`audiodiff train`: train or fine-tune a model from a YAML configuration."""
 
 from __future__ import annotations
 
@@ -7,44 +7,32 @@ from pathlib import Path
 
 import click
 
-from audiodiff.cli.settings import settings_option
+from audiodiff.cli.options import Verb, expert_option, settings_option
 
 
-@click.command("train")
+@click.command("train", cls=Verb)
 @click.argument("conf", metavar="CONF.yaml", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--data", metavar="FOLDER|MANIFEST|SHARDS", help="Training data, instead of data.train of the file.")
 @click.option(
     "--run",
     "--run-dir",
     "run_dir",
     metavar="DIR",
     type=click.Path(file_okay=False, path_type=Path),
-    help="Folder of the run: checkpoints, curves, the best model. torchrun takes --run for an option of its own, and "
-    "leaves --run-dir alone.  [default: exp/CONF]",
+    help="Folder for checkpoints, logs and the best model.  [default: exp/CONF]",
 )
-@click.option(
+@settings_option("training.steps=20000")
+@click.option("--dry-run", is_flag=True, help="Take three steps, print the cost of the run, and write nothing.")
+@expert_option(
     "--resume",
     metavar="auto|never|PATH",
     default="auto",
     show_default=True,
-    help="auto goes on from the newest checkpoint in the run's folder, if there is one; never refuses a folder that "
-    "has some; PATH is a checkpoint or another run to go on from.",
+    help="auto resumes from the newest checkpoint in DIR, if any; PATH is a checkpoint or another run.",
 )
-@click.option(
-    "--data",
-    metavar="FOLDER|MANIFEST|SHARDS",
-    help="Recordings to train on, instead of data.train of the file.",
+@expert_option(
+    "--keep-curve", is_flag=True, help="Store the validation losses as CONF.curve.json, to compare later runs with."
 )
-@click.option(
-    "--dry-run",
-    is_flag=True,
-    help="Take three steps, print what the run needs (operations, memory, time, disk), and write nothing.",
-)
-@click.option(
-    "--keep-curve",
-    is_flag=True,
-    help="When all steps are done, keep the validation losses as CONF.curve.json, for later runs to be compared with.",
-)
-@settings_option("training.steps=20000")
 def command(
     *,
     conf: Path,
@@ -55,14 +43,13 @@ def command(
     keep_curve: bool,
     settings: dict[str, object],
 ) -> None:
-    """Train a model as CONF.yaml describes it, or go on training it.
+    """Train or fine-tune a model from CONF.yaml.
 
-    SIGTERM and Ctrl-C save a checkpoint first. The same command goes on from there. A loss curve beside the file, named
-    CONF.curve.json, is what validation is compared with; --keep-curve writes it.
+    Rerun the same command to resume; SIGTERM and Ctrl-C save a checkpoint first. Where CONF.curve.json exists, the
+    validation loss is compared with it.
 
-    `accelerate launch -m audiodiff train ...` trains in several processes, on one machine or many; so does `torchrun
-    --nproc-per-node N -m audiodiff train ... --run-dir DIR`. On CPUs take the latter: `accelerate launch --cpu` starts
-    one process, whatever its --num_processes says.
+    Train in several processes with `accelerate launch -m audiodiff train ...`, or on CPUs with `torchrun
+    --nproc-per-node N -m audiodiff train ... --run-dir DIR` (torchrun would take --run for its own option).
     """
     import signal
 
@@ -91,6 +78,6 @@ def command(
     click.echo(f"{run_dir / 'last'}: step {result.step} of {config.training.steps}, {result.skipped} skipped")
     if keep_curve and result.stopped_by is None:
         load_curve(RunFolder(run_dir).curve).save(curve)
-        click.echo(f"{curve}: what later runs are compared with")
+        click.echo(f"{curve}: the reference curve of later runs")
     if result.stopped_by == signal.SIGINT:
         raise KeyboardInterrupt

@@ -2,138 +2,172 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from audiodiff.cli.jobs import Job, collect_jobs
 from audiodiff.cli.options import (
     VOCODING,
+    Verb,
+    arrow,
     changes,
+    expert_option,
     file_arguments,
+    model_option,
+    plan,
     progress_bar,
+    report_failures,
+    resample_option,
+    start_options,
     synthesis_options,
-    vocoder_options,
     warnings_logged,
 )
 
 if TYPE_CHECKING:
-    from audiodiff.cli.vocoding import Wishes
     from audiodiff.engine.choose import Dtype
-    from audiodiff.pipelines import Vocoder
+    from audiodiff.pipelines.files import Job
+    from audiodiff.pipelines.vocode_files import VocodeOptions, VocodeResult
+
+SHOWN_SCORES = ("pesq_wb", "estoi", "distillmos", "m_stft", "log_mel")
+BATCH_SIZE_ON_RAY = 16
 
 
-@click.command("vocode", short_help="Turn recordings or mel spectrograms into audio.")
+@click.command("vocode", cls=Verb)
 @file_arguments
-@vocoder_options
-@synthesis_options
-@click.option(
+@model_option
+@resample_option
+@click.option("--score", is_flag=True, help="Score each output against its recording.")
+@expert_option("--picture", is_flag=True, help="Draw input and output (their first channel) into a .png beside it.")
+@expert_option(
     "--batch-size",
     type=click.IntRange(min=1),
-    default=1,
-    show_default=True,
     metavar="CLIPS",
-    help="Clips synthesised together, of those with equally many frames; changes the speed only.",
+    help="Clips of equal length synthesised together; changes the speed only.  [default: 1; on Ray 16]",
 )
-@click.option(
+@expert_option(
     "--chunk",
     "chunk_seconds",
     type=click.FloatRange(min=0, min_open=True),
     metavar="SECONDS",
     help="Length of the chunks that long audio is made in; changes memory and speed, not the result.",
 )
-@click.option(
+@expert_option(
     "--rtf",
     type=click.FloatRange(min=0, min_open=True),
     metavar="FACTOR",
-    help="Keep this real-time factor: times a short piece, then takes fewer steps or a faster dtype if it must.",
+    help="Keep this real-time factor: take fewer steps or a faster dtype if a short trial says so.",
 )
-@click.option("--resample", is_flag=True, help="Resample recordings whose rate is not the model's.")
-@click.option("--picture", is_flag=True, help="Draw input and output (their first channel) into a .png beside it.")
-@click.option("--score", is_flag=True, help="Score each output against its recording.")
-def command(*, inputs: tuple[Path, ...], output: Path, overwrite: bool, **options: Any) -> None:
+@expert_option(
+    "--ray", metavar="ADDRESS|local", help="Vocode on all machines of a Ray cluster, or with Ray on this one."
+)
+@expert_option(
+    "--processes",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="With --ray: processes, each with the model.  [default: 1]",
+)
+@expert_option("--gpus", type=click.FloatRange(min=0), metavar="N", help="With --ray: GPUs per process, such as 0.5.")
+@synthesis_options
+@start_options
+def command(*, inputs: tuple[Path, ...], output: Path, overwrite: bool, ray: str | None, **options: Any) -> None:
     """Turn recordings or mel spectrograms into audio.
 
-    INPUTS are audio files, mels (.npy, or .pt with one tensor, of shape (n_mels, frames)), folders of both, whose
-    subfolders are kept, or manifests (.jsonl). A recording is turned into a mel and back, channel by channel. Files
-    that are there already are skipped. If some inputs fail, the others are done, the failed are listed, and the exit
-    code is 1.
+    INPUTS are audio files, mels (.npy, or .pt with one tensor, of shape (n_mels, frames)), folders of both, or
+    manifests (.jsonl). Recordings are turned into mels and back, channel by channel. Existing files are skipped, so
+    the same command resumes. If some inputs fail, the others are done and the exit code is 1.
+
+    Where no default is shown, it is the model's own. With --ray, inputs, output and model must lie where all machines
+    see them.
     """
-    jobs = collect_jobs(inputs, output)
-    if options["picture"]:
-        _refuse_pictures_of_mels(jobs)
-    waiting = [job for job in jobs if overwrite or not job.target.is_file()]
-    for job in jobs:
-        if job not in waiting:
-            click.echo(f"{_arrow(job)}  skipped: it is there already")
-    failures = _vocode(waiting, **options) if waiting else []
-    _say_how_it_went(len(jobs), len(jobs) - len(waiting), failures)
-    if failures:
-        click.get_current_context().exit(1)
-
-
-def _refuse_pictures_of_mels(jobs: Sequence[Job]) -> None:
+    if ray is not None:
+        inputs, output = tuple(path.absolute() for path in inputs), output.absolute()
+    jobs, pending = plan(inputs, output, overwrite=overwrite)
     mels = [job.source for job in jobs if job.is_mel]
-    if mels:
+    if options["picture"] and mels:
         raise click.UsageError(f"--picture compares with a recording, and {mels[0]} is a mel. Leave --picture out.")
+    failures = _vocode(pending, ray, **options) if pending else []
+    report_failures(len(jobs), len(jobs) - len(pending), failures)
 
 
-def _arrow(job: Job) -> str:
-    return f"{click.format_filename(job.source)} -> {click.format_filename(job.target)}"
-
-
-def _vocode(
-    jobs: Sequence[Job], *, model: str | None, device: str, dtype: Dtype, rtf: float | None, **options: Any
-) -> list[str]:
+def _vocode(jobs: Sequence[Job], ray: str | None, **options: Any) -> list[str]:
     """Vocode, print a line per result, and return the reasons of those that failed."""
-    from audiodiff.cli.vocoding import Wishes
-    from audiodiff.pipelines import Vocoder
-    from audiodiff.pipelines.rtf import within_rtf
-
-    settings = changes(**{name: options.pop(name) for name in VOCODING})
-    with warnings_logged():
-        vocoder = Vocoder.from_pretrained(model, device, dtype)
-        if rtf is not None:
-            vocoder, settings["steps"], choice = within_rtf(vocoder, rtf, dtype, settings)
-            click.echo(choice, err=True)
-    wishes = Wishes(changes=settings, **options)
-    if wishes.score and not (find_spec("pesq") and find_spec("pystoi")):
-        click.echo("PESQ-WB and ESTOI are left out: they need `pip install 'audiodiff[eval]'`", err=True)
-    with warnings_logged():
-        return _run(vocoder, jobs, wishes)
-
-
-def _run(vocoder: Vocoder, jobs: Sequence[Job], wishes: Wishes) -> list[str]:
-    from audiodiff.cli.vocoding import vocode_files
-
     failures, scored = [], []
-    with progress_bar(len(jobs)) as bar:
-        for outcome in vocode_files(vocoder, jobs, wishes, bar.update):
-            if outcome.failed:
-                failures.append(outcome.text)
+    with warnings_logged(), progress_bar(len(jobs)) as bar:
+        results = _on_ray(jobs, ray, bar.update, **options) if ray else _here(jobs, bar.update, **options)
+        for result in results:
+            if result.error is not None:
+                failures.append(result.error)
                 continue
-            scored += [outcome.scores] if outcome.scores else []
+            scored += [result.scores] if result.scores else []
             with bar.external_write_mode():
-                click.echo(f"{_arrow(outcome.job)}  {outcome.text}")
+                click.echo(f"{arrow(result.job)}  {_figures(result, score=options['score'])}")
     if len(scored) > 1:
-        click.echo(f"mean of {len(scored)}  {_means(scored)}")
+        means = {name: sum(scores[name] for scores in scored) / len(scored) for name in scored[0]}
+        click.echo(f"mean of {len(scored)}  {_scores(means)}")
     return failures
 
 
-def _means(scored: Sequence[dict[str, float]]) -> str:
-    """Return the mean of each score in words; n/a where one of the files cannot have it."""
-    from audiodiff.cli.vocoding import scores_in_words
+def _here(
+    jobs: Sequence[Job], on_progress: Any, *, model: str | None, device: str, dtype: Dtype, **options: Any
+) -> Iterator[VocodeResult]:
+    from audiodiff.pipelines import Vocoder
+    from audiodiff.pipelines.rtf import within_rtf
+    from audiodiff.pipelines.vocode_files import vocode_files
 
-    return scores_in_words({name: sum(scores[name] for scores in scored) / len(scored) for name in scored[0]})
+    for name in ("processes", "gpus"):
+        if options.pop(name) is not None:
+            raise click.UsageError(f"--{name} is for --ray. Add --ray local, or leave it out.")
+    rtf = options.pop("rtf")
+    how = _options(1, **options)
+    vocoder = Vocoder.from_pretrained(model, device, dtype)
+    if rtf is not None:
+        vocoder, how.changes["steps"], choice = within_rtf(vocoder, rtf, dtype, how.changes)
+        click.echo(choice, err=True)
+    return vocode_files(vocoder, jobs, how, on_progress)
 
 
-def _say_how_it_went(n_jobs: int, n_skipped: int, failures: Sequence[str]) -> None:
-    if n_skipped:
-        click.echo(f"{n_skipped} of {n_jobs} skipped; --overwrite makes them anew", err=True)
-    if failures:
-        click.echo(f"{len(failures)} of {n_jobs} failed:", err=True)
-        for reason in failures:
-            click.echo(f"  {reason}", err=True)
+def _on_ray(
+    jobs: Sequence[Job], address: str, on_progress: Any, *, model: str | None, device: str, dtype: Dtype, **options: Any
+) -> Iterator[VocodeResult]:
+    from audiodiff.pipelines.vocode_files import vocode_files_on_ray
+
+    cluster = {"address": None if address == "local" else address, "processes": options.pop("processes") or 1}
+    gpus = options.pop("gpus") or 0.0
+    if options.pop("rtf") is not None:
+        raise click.UsageError("--rtf measures this machine, so it has no effect with --ray. Give --steps instead.")
+    how = _options(BATCH_SIZE_ON_RAY, **options)
+    for result in vocode_files_on_ray(model, jobs, how, gpus=gpus, device=device, dtype=dtype, **cluster):
+        on_progress(1)
+        yield result
+
+
+def _options(default_batch_size: int, **options: Any) -> VocodeOptions:
+    from audiodiff.pipelines.vocode_files import VocodeOptions
+
+    settings = changes(**{name: options.pop(name) for name in VOCODING})
+    if options["score"] and not (find_spec("pesq") and find_spec("pystoi")):
+        click.echo("PESQ-WB and ESTOI are left out: they need `pip install 'audiodiff[eval]'`", err=True)
+    options["batch_size"] = options["batch_size"] or default_batch_size
+    return VocodeOptions(changes=settings, **options)
+
+
+def _figures(result: VocodeResult, *, score: bool) -> str:
+    factor = result.synthesis_seconds / result.seconds
+    figures = f"{result.seconds:.2f} s, synthesised in {result.synthesis_seconds:.2f} s, real-time factor {factor:.3f}"
+    if score:
+        figures += f"  {_scores(result.scores) if result.scores else 'no recording to score it against'}"
+    return figures
+
+
+def _scores(scores: Mapping[str, float]) -> str:
+    """Return the scores that are shown, in one line; one that a clip cannot have is n/a."""
+    from audiodiff.evaluation.registry import TITLES
+
+    shown = {name: scores[name] for name in SHOWN_SCORES if name in scores}
+    return "  ".join(
+        f"{TITLES[name]} {'n/a' if math.isnan(value) else f'{value:.3f}'}" for name, value in shown.items()
+    )

@@ -359,6 +359,6 @@ def load_classifier(path: Path) -> Classifier:
     except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise ModelError(
             f"{path} is no classifier ({type(error).__name__}: {error}). Write one with "
-            "`audiodiff evaluate --train-classifier`."
+            "`audiodiff evaluate classifier`."
         ) from error
     return classifier.eval()

@@ -242,10 +242,12 @@ def read_json(path: Path) -> Evaluation:
         document = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise DataError(
-            f"{path} cannot be read as JSON: {error}. `audiodiff evaluate --json` writes such files."
+            f"{path} cannot be read as JSON: {error}. `audiodiff evaluate pairs --json` writes such files."
         ) from error
     if not isinstance(document, dict) or document.get("audiodiff_evaluation") != FORMAT:
-        raise DataError(f"{path} is no evaluation of format {FORMAT}. `audiodiff evaluate --json` writes such files.")
+        raise DataError(
+            f"{path} is no evaluation of format {FORMAT}. `audiodiff evaluate pairs --json` writes such files."
+        )
     document.pop("comparisons", None)
     for system in document.get("systems", ()):
         system.pop("summary", None)

@@ -121,6 +121,6 @@ def _files(folder: Path, patterns: Sequence[str]) -> list[Path]:
     for pattern in patterns:
         matching = sorted(folder.glob(pattern))
         if not matching:
-            raise DataError(f"no file {pattern} in {folder}. `audiodiff evaluate --json` writes such files.")
+            raise DataError(f"no file {pattern} in {folder}. `audiodiff evaluate pairs --json` writes such files.")
         found += matching
     return found

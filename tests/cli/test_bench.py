@@ -49,7 +49,7 @@ def test_the_table_of_a_file_is_markdown(measured):
 
 def test_table_measures_nothing(measured):
     result = bench("some-model", "--table", measured[1])
-    assert (result.exit_code, "leave the models out" in result.stderr) == (2, True)
+    assert (result.exit_code, "Leave the models out" in result.stderr) == (2, True)
 
 
 @pytest.fixture

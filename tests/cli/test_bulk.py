@@ -1,4 +1,4 @@
-"""`audiodiff bulk` makes what `audiodiff vocode` makes, goes on where it was, and is not stopped by a bad file."""
+"""`audiodiff vocode --ray` makes what `audiodiff vocode` makes, resumes, and is not stopped by a bad file."""
 
 import sys
 
@@ -8,10 +8,9 @@ import soundfile
 from click.testing import CliRunner
 
 from audiodiff.audio.io import load_audio
-from audiodiff.cli.bulk import Synthesiser
 from audiodiff.cli.main import main
-from audiodiff.cli.vocoding import Wishes
 from audiodiff.pipelines import Vocoder
+from audiodiff.pipelines.vocode_files import RayWorker, VocodeOptions
 
 
 def run(verb, *arguments):
@@ -32,14 +31,14 @@ def mels(tmp_path, tiny_vocoder_folder, save_voice):
 
 def test_a_process_vocodes_its_batch_and_says_what_failed(mels, tiny_vocoder_folder, tmp_path):
     batch = {"source": [str(mels / "0.npy"), str(mels / "bad.npy")], "target": [str(tmp_path / "0.wav"), "bad.wav"]}
-    result = Synthesiser(str(tiny_vocoder_folder), "cpu", "auto", Wishes())(batch)
-    assert sorted(result["failed"]) == [False, True]
+    result = RayWorker(str(tiny_vocoder_folder), "cpu", "auto", VocodeOptions())(batch)
+    assert sorted(error is not None for error in result["error"]) == [False, True]
     assert soundfile.info(tmp_path / "0.wav").samplerate == 8000
 
 
 def test_without_ray_the_error_says_what_to_install(mels, tiny_vocoder_folder, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
-    result = run("bulk", mels, "--output", tmp_path / "out", "--model", tiny_vocoder_folder)
+    result = run("vocode", mels, "--ray", "local", "--output", tmp_path / "out", "--model", tiny_vocoder_folder)
     assert result.exit_code == 1
     assert "pip install 'audiodiff[cluster]'" in result.stderr
 
@@ -49,8 +48,8 @@ def test_with_everything_there_ray_is_not_even_asked_for(mels, tiny_vocoder_fold
     (tmp_path / "out").mkdir()
     for path in mels.iterdir():
         (tmp_path / "out" / f"{path.stem}.wav").touch()
-    result = run("bulk", mels, "--output", tmp_path / "out", "--model", tiny_vocoder_folder)
-    assert (result.exit_code, result.stderr) == (0, "6 of 6 are there already\n")
+    result = run("vocode", mels, "--ray", "local", "--output", tmp_path / "out", "--model", tiny_vocoder_folder)
+    assert (result.exit_code, result.stderr) == (0, "6 of 6 skipped; --overwrite replaces them\n")
 
 
 @pytest.mark.slow
@@ -62,13 +61,14 @@ def test_on_a_local_ray_it_equals_vocode_and_goes_on_where_it_was(mels, tiny_voc
     (tmp_path / "one" / "3.wav").rename(tmp_path / "many" / "3.wav")
     before = (tmp_path / "many" / "3.wav").stat().st_mtime_ns
     result = run("bulk", mels, "--output", tmp_path / "many", *model, "--batch-size", 2, "--processes", 1)
+    assert "`audiodiff bulk` is now `audiodiff vocode --ray ADDRESS|local`" in result.stderr
     assert result.exit_code == 1, result.output
-    assert "1 of 6 are there already" in result.stderr
-    assert "4 of 5 made in" in result.stdout
+    assert "1 of 6 skipped" in result.stderr
+    assert result.stdout.count(" s, synthesised in ") == 4
     assert "bad.npy cannot be read as a mel" in result.stderr
     assert (tmp_path / "many" / "3.wav").stat().st_mtime_ns == before
     for i in (0, 1, 2, 4):
         ours, theirs = (soundfile.read(tmp_path / name / f"{i}.wav")[0] for name in ("many", "one"))
         assert np.abs(ours - theirs).max() < 1e-4
-    again = run("bulk", mels, "--output", tmp_path / "many", *model)
-    assert "5 of 6 are there already" in again.stderr
+    again = run("vocode", mels, "--ray", "local", "--output", tmp_path / "many", *model)
+    assert "5 of 6 skipped" in again.stderr

@@ -1,4 +1,4 @@
-"""`audiodiff generate --as-dataset`: a balanced, labelled corpus that says how each of its clips came about."""
+"""`audiodiff generate --as-dataset`: a balanced, labelled dataset that records how each of its clips was made."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import pytest
 import soundfile
 from click.testing import CliRunner
 
-from audiodiff.cli.corpus import SEEDS_PER_LABEL
 from audiodiff.cli.main import main
 from audiodiff.data.manifest import Recording, read_manifest, write_manifest
+from audiodiff.pipelines.generate_files import SEEDS_PER_LABEL
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def generate(tiny_generator_folder, tmp_path, monkeypatch):
 def test_every_label_equally_often_with_seed_and_model(generate, tiny_generator_folder):
     result = generate("--count", 2, "--seed", 5)
     assert result.exit_code == 0, result.stderr
-    assert result.stdout == "out/train.jsonl: 4 clips, 2 of each of 2 labels; 4 made now\n"
+    assert result.stdout == "out/train.jsonl: 4 clips, 2 of each of 2 labels; 4 new\n"
     recordings = read_manifest("out/train.jsonl")
     assert [recording.label for recording in recordings] == ["yes", "no", "yes", "no"]
     assert [recording.synthesis.seed for recording in recordings] == [5, 5 + SEEDS_PER_LABEL, 6, 6 + SEEDS_PER_LABEL]
@@ -65,18 +65,18 @@ def test_it_goes_on_where_it_was_and_grows(generate):
     Path("out/train.jsonl").unlink()
     Path("out/no/no_1000001.wav").unlink()
     kept = Path("out/yes/yes_0.wav").stat().st_mtime_ns
-    assert "1 made now" in generate("--count", 2).stdout
+    assert "1 new" in generate("--count", 2).stdout
     assert Path("out/train.jsonl").read_text() == first
-    assert "2 made now" in generate("--count", 3).stdout
+    assert "2 new" in generate("--count", 3).stdout
     assert Path("out/yes/yes_0.wav").stat().st_mtime_ns == kept
-    assert "6 made now" in generate("--count", 3, "--overwrite").stdout
+    assert "6 new" in generate("--count", 3, "--overwrite").stdout
 
 
 def test_clips_of_other_settings_are_not_mixed_in(generate):
     generate("--count", 1)
     for option, unlike in ((("--steps", 3), "steps"), (("--seed", 9), "seed"), (("--seconds", 0.2), "seconds")):
         refused = generate("--count", 1, *option)
-        assert (refused.exit_code, f"out holds clips of another {unlike}" in refused.stderr) == (1, True)
+        assert (refused.exit_code, f"out holds clips with another {unlike}" in refused.stderr) == (1, True)
     assert generate("--count", 1, "--seconds", 0.2, "--overwrite").exit_code == 0
     assert soundfile.info("out/yes/yes_0.wav").frames == 1600
 

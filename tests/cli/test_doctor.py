@@ -64,7 +64,7 @@ def test_what_is_wrong_with_one_recording_is_found(corpus, check, must_mend, num
     assert found[check]["must_mend"] == must_mend
     assert [path.rsplit("/", 1)[-1] for path in found[check]["files"]] == [f"{number}.wav"]
     line = next(line for line in doctor(corpus).stdout.splitlines() if f"{check}: 1 of 12" in line)
-    assert line.startswith("MEND" if must_mend else "look")
+    assert line.startswith("FIX" if must_mend else "look")
 
 
 def test_unreadable_files_must_be_mended(corpus):

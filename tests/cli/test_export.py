@@ -42,7 +42,7 @@ def test_provenance_and_settings_are_stored(export, tmp_path):
     assert config.synthesis.steps == 7
 
 
-@pytest.mark.parametrize(("notes", "said"), [("[", "cannot be read as YAML"), ("- a", "is no mapping")])
+@pytest.mark.parametrize(("notes", "said"), [("[", "cannot be read as YAML"), ("- a", "is not a mapping")])
 def test_provenance_that_is_none_is_named(export, tmp_path, notes, said):
     (tmp_path / "notes.yaml").write_text(notes)
     result, folder = export("--provenance", tmp_path / "notes.yaml")

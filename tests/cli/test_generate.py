@@ -11,9 +11,9 @@ import soundfile
 from click.testing import CliRunner
 
 from audiodiff import Generator
-from audiodiff.cli.generate import TOGETHER
 from audiodiff.cli.main import main
 from audiodiff.config import NetworkConfig
+from audiodiff.pipelines.generate_files import BATCH_SIZE
 
 RATE = 8000
 
@@ -46,8 +46,8 @@ def test_clips_are_named_after_label_and_seed(generate):
 
 
 def test_a_seed_makes_the_same_clip_whatever_the_count(generate, tiny_generator_folder):
-    generate("-o", "many", "--label", "no", "--count", TOGETHER + 2)
-    for number in (2, TOGETHER - 1, TOGETHER, TOGETHER + 1):
+    generate("-o", "many", "--label", "no", "--count", BATCH_SIZE + 2)
+    for number in (2, BATCH_SIZE - 1, BATCH_SIZE, BATCH_SIZE + 1):
         generate("-o", "one", "--label", "no", "--seed", number)
         assert Path(f"many/no_{number}.wav").read_bytes() == Path(f"one/no_{number}.wav").read_bytes()
     clips = Generator.from_pretrained(tiny_generator_folder, "cpu").generate("no", 3)

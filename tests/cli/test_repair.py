@@ -115,8 +115,8 @@ def test_rates_files_that_are_there_and_failures(repair, save_voice):
         ((), "give one of --gap, --declip, --denoise and --extend, got none"),
         (("--denoise", 3, "--extend", 100), "got denoise, extend"),
         (("--gap", "0.2"), "is not FROM-TO in seconds"),
-        (("--declip", 7), "is no level above 0 and up to 1"),
-        (("--declip", "--try"), "--try has to be told where to cut off"),
+        (("--declip", 7), "is not above 0 and at most 1"),
+        (("--declip", "--try"), "--try needs the level to clip at"),
         (("--extend", 100, "--try"), "must be a folder"),
     ],
 )

@@ -88,7 +88,7 @@ def test_every_option_of_a_search_of_levels_counts(corner, option):
 def test_a_model_that_others_use_stays_as_it_is(corner):
     result = search("schedule", "speech-22k", *OPTIONS)
     assert result.exit_code == 1
-    assert "speech-22k belongs to everyone who uses it here, and stays as it is. Give --output DIR" in result.stderr
+    assert "speech-22k is a shared model, which is not changed. Give --output DIR" in result.stderr
     assert not Path("s.jsonl").exists()
 
 
@@ -101,11 +101,11 @@ def test_a_copy_gets_the_levels_where_one_is_asked_for(corner):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--metric", "peak"), "'peak' does not say which of two recordings is better"),
-        (("--metric", "default"), "'default' does not say which of two"),
+        (("--metric", "peak"), "'peak' cannot rank recordings"),
+        (("--metric", "default"), "'default' cannot rank recordings"),
         (("--metric", "mos"), "no metric 'mos'"),
-        (("--steps", "0-3"), "'0-3' is no number of steps such as 4"),
-        (("--steps", "four"), "'four' is no number of steps"),
+        (("--steps", "0-3"), "'0-3' is not a number of steps such as 4"),
+        (("--steps", "four"), "'four' is not a number of steps"),
     ],
 )
 def test_what_cannot_be_searched_is_refused(corner, options, message):
@@ -132,7 +132,7 @@ def test_the_best_embedding_is_written_as_a_run_that_trains(conf, tiny_run_confi
     result = search("rbf", conf, *SHORT, "--trials", 3, "--over", "spread", "--set", "training.validation_levels=2")
     assert result.exit_code == 0, result.output
     losses, embedding, output = result.stdout.splitlines()
-    assert "as the configuration was; 3 trials, 0 crashed" in losses
+    assert "with the embedding of the configuration; 3 trials, 0 crashed" in losses
     best = load_run_config("out/best.yaml")
     assert embedding == f"spread {best.model.network.embedding.spread}"
     assert output == "out/best.yaml"
@@ -153,4 +153,4 @@ def test_gradient_says_where_centres_and_spreads_went(conf):
 def test_a_field_that_is_not_searched_is_refused(conf):
     result = search("rbf", conf, *SHORT, "--over", "width")
     assert result.exit_code == 2
-    assert "--over width is no field that is searched; these are: centres, spread" in result.stderr
+    assert "--over width is not a field that can be searched; choose from centres, spread" in result.stderr

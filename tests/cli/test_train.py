@@ -77,7 +77,7 @@ def test_a_run_can_leave_its_curve_for_later_ones(conf, tmp_path):
     assert run(conf, "--run", tmp_path / "first").exit_code == 0
     assert not curve.exists()
     kept = run(conf, "--run", tmp_path / "first", "--keep-curve")  # all steps are done: it is just kept
-    assert f"{curve}: what later runs are compared with" in kept.stdout
+    assert f"{curve}: the reference curve of later runs" in kept.stdout
     assert load_curve(curve) == load_curve(tmp_path / "first" / "curve.json")
     again = run(conf, "--run-dir", tmp_path / "second")
     assert "step 8: validation loss is +0.0% of the reference curve's" in again.stderr
@@ -135,7 +135,7 @@ def test_set_may_be_repeated_and_fill_what_the_file_leaves_out(conf, asked, spee
         ("training.steps=many", 1, "training.steps"),
         ("model.sample_rate.hz=3", 1, "model.sample_rate is 8000, which has no parts"),
         ("training.steps", 2, "'training.steps' is not KEY=VALUE"),
-        ("training.steps=[", 2, "no value that YAML understands"),
+        ("training.steps=[", 2, "is not valid YAML"),
     ],
 )
 def test_a_wrong_setting_is_named(conf, asked, setting, exit_code, said):

@@ -13,12 +13,14 @@ import torch
 from click.testing import CliRunner
 
 from audiodiff import Vocoder, load_audio
-from audiodiff.cli import options, vocoding
+from audiodiff.cli import options
 from audiodiff.cli.main import main
 from audiodiff.config import SynthesisConfig
 from audiodiff.data.manifest import Recording, write_manifest
 from audiodiff.diffusion.samplers import SAMPLERS
 from audiodiff.diffusion.schedules import SCHEDULES
+from audiodiff.pipelines.files import Job
+from audiodiff.pipelines.vocode_files import VocodeOptions, vocode_files
 
 RATE = 8000
 LINE = r"{} -> {}  \d+\.\d\d s, synthesised in \d+\.\d\d s, real-time factor \d+\.\d\d\d"
@@ -80,7 +82,7 @@ def test_a_dc_offset_is_taken_out_and_named(vocode, good):
     soundfile.write("offset.wav", plain - plain.mean() + 0.1, rate, subtype="FLOAT")
     soundfile.write("centred.wav", plain - plain.mean(), rate, subtype="FLOAT")
     result = vocode("offset.wav", "-o", "out.wav")
-    assert "offset.wav has a DC offset of 0.100, which is taken out" in result.stderr
+    assert "offset.wav has a DC offset of 0.100, which is removed" in result.stderr
     assert vocode("centred.wav", "-o", "expected.wav").stderr == ""
     assert np.abs(samples("out.wav") - samples("expected.wav")).max() <= 1
 
@@ -200,7 +202,7 @@ def test_zero_terminal_counts_where_a_schedule_begins_above_noise(vocode, good):
 def test_levels_that_are_none_are_refused(vocode, good):
     result = vocode(good, "-o", "out.wav", "--levels", "1;2")
     assert result.exit_code == 2
-    assert "'1;2' is no list of log-SNRs such as -2,1,4,8" in result.stderr
+    assert "'1;2' is not a list of log-SNRs such as -2,1,4,8" in result.stderr
 
 
 def test_the_choices_are_those_of_the_library():
@@ -473,7 +475,7 @@ def test_score_without_the_extra_says_so(vocode, good, monkeypatch):
 
 def test_a_mel_has_nothing_to_be_scored_by(vocode):
     np.save("mel.npy", np.full((20, 40), -4.0))
-    assert vocode("mel.npy", "-o", "out", "--score").stdout.endswith("no recording to score it by\n")
+    assert vocode("mel.npy", "-o", "out", "--score").stdout.endswith("no recording to score it against\n")
 
 
 def test_warnings_are_lines_of_the_log(vocode, good):
@@ -487,9 +489,9 @@ def test_progress_reaches_the_number_of_files(save_voice, vocoder, tmp_path):
     jobs = []
     for i in range(5):
         source = save_voice(tmp_path / f"{i}.wav", 0.1 if i < 4 else 0.2)
-        jobs.append(vocoding.Job(source, tmp_path / "out" / source.name))
+        jobs.append(Job(source, tmp_path / "out" / source.name))
     for batch_size in (1, 3):
         calls = []
-        wishes = vocoding.Wishes(batch_size=batch_size)
-        assert not any(outcome.failed for outcome in vocoding.vocode_files(vocoder, jobs, wishes, calls.append))
+        options = VocodeOptions(batch_size=batch_size)
+        assert all(result.error is None for result in vocode_files(vocoder, jobs, options, calls.append))
         assert sum(calls) == pytest.approx(5)

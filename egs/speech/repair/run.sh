@@ -21,7 +21,7 @@ synthesise() {
 evaluate() {
   local kind version
   for kind in "${kinds[@]}"; do
-    audiodiff evaluate "$exp/$kind/repaired" "$exp/data/test.jsonl" --name repaired --compare baseline="$exp/$kind/baseline" \
+    audiodiff evaluate pairs "$exp/$kind/repaired" "$exp/data/test.jsonl" --name repaired --compare baseline="$exp/$kind/baseline" \
       --compare degraded="$exp/$kind/degraded" --metrics pesq_wb,estoi,m_stft --json "$exp/$kind.json"
   done
   for kind in "${kinds[@]}"; do # means over the clips of what `repair` measured where the damage was

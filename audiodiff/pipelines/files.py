@@ -1,0 +1,200 @@
+"""Files in and out of batch work: which file becomes which, and reading recordings and mels for a model."""
+
+from __future__ import annotations
+
+import logging
+import pickle
+import warnings
+import zipfile
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from audiodiff.audio.io import AUDIO_EXTENSIONS, audio_info, find_audio, load_audio
+from audiodiff.data.doctor import LARGE_DC
+from audiodiff.data.manifest import read_manifest
+from audiodiff.errors import AudiodiffError, AudioError, ConfigError, DataError, MelError
+
+MEL_EXTENSIONS = (".npy", ".pt")
+_OUTPUT_EXTENSIONS = (".wav", ".flac")
+_DAMAGED = (OSError, EOFError, ValueError, TypeError, AttributeError, LookupError, RuntimeError, SyntaxError)
+_DAMAGED += (pickle.UnpicklingError, zipfile.BadZipFile)
+"""What the readers of NumPy and PyTorch raise for damaged files."""
+_LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Job:
+    """One file to make.
+
+    Attributes:
+        source: The recording or mel it is made from.
+        target: The audio file to write.
+    """
+
+    source: Path
+    target: Path
+
+    @property
+    def is_mel(self) -> bool:
+        """Whether the source is a mel spectrogram, judged by its extension."""
+        return self.source.suffix.lower() in MEL_EXTENSIONS
+
+
+def collect_jobs(inputs: Sequence[Path], output: Path) -> list[Job]:
+    """Pair input files with output files.
+
+    Args:
+        inputs: Audio files, mels, folders of both, and manifests. A missing file is reported when it is read.
+        output: A folder, in which the subfolders of input folders are kept; or a .wav or .flac file for one input file.
+
+    Returns:
+        One job per input file, in the order of the inputs.
+
+    Raises:
+        ConfigError: If `output` cannot take these inputs.
+        DataError: If a folder holds no audio and no mels, two inputs have the same target, or a target is an input.
+    """
+    if _is_file_name(output, inputs):
+        jobs = [Job(inputs[0], output)]
+    else:
+        found = ((source, name) for item in inputs for source, name in _expand(item, output))
+        jobs = list(dict.fromkeys(Job(source, (output / name).with_suffix(".wav")) for source, name in found))
+    _check_targets(jobs)
+    return jobs
+
+
+def _is_file_name(output: Path, inputs: Sequence[Path]) -> bool:
+    """Tell whether the output is meant as a file, and refuse it where it can be neither file nor folder."""
+    suffix = output.suffix.lower()
+    if output.is_dir():
+        return False
+    if suffix in _OUTPUT_EXTENSIONS:
+        if len(inputs) == 1 and not inputs[0].is_dir() and inputs[0].suffix != ".jsonl":
+            return True
+        raise ConfigError(f"output {output} is one file, but there may be several inputs. Give a folder.")
+    if suffix in AUDIO_EXTENSIONS:
+        raise ConfigError(f"output {output}: only .wav and .flac can be written. Give one of these, or a folder.")
+    if output.exists():
+        raise ConfigError(f"output {output} is a file; expected a folder, or a new .wav or .flac file.")
+    return False
+
+
+def _expand(item: Path, output: Path) -> Iterator[tuple[Path, Path]]:
+    """Yield each file of an input with the name its target has within the output folder."""
+    if item.suffix == ".jsonl" and item.is_file():
+        yield from ((recording.audio, Path(recording.audio.name)) for recording in read_manifest(item))
+        return
+    if not item.is_dir():
+        yield item, Path(item.name)
+        return
+    mels = (path for path in item.rglob("*") if path.suffix.lower() in MEL_EXTENSIONS and path.is_file())
+    found = sorted({*find_audio(item), *(path for path in mels if not path.name.startswith("."))})
+    inside, outputs = item.resolve(), output.resolve()
+    if inside in outputs.parents:  # results of an earlier run are not inputs
+        earlier = [path for path in found if outputs in path.resolve().parents]
+        if earlier:
+            _LOG.info("left out as results of earlier runs: %d in %s", len(earlier), output)
+            found = [path for path in found if path not in earlier]
+    if not found:
+        raise DataError(f"{item} holds no audio and no mels (.npy, .pt). Check the folder.")
+    for path in found:
+        yield path, path.relative_to(item)
+
+
+def _check_targets(jobs: Iterable[Job]) -> None:
+    source_of: dict[Path, Path] = {}
+    for job in jobs:
+        other = source_of.setdefault(job.target.resolve(), job.source)
+        if other != job.source:
+            raise DataError(
+                f"{other} and {job.source} would both become {job.target}. Rename one, or give them different outputs."
+            )
+    for job in jobs:
+        if job.source.resolve() in source_of:
+            raise DataError(f"{job.source} would be overwritten. Choose another output.")
+
+
+def load_recording(path: Path, sample_rate: int, *, resample: bool = False) -> Tensor:
+    """Read a recording at the rate of a model.
+
+    Args:
+        path: The file.
+        sample_rate: The model's, in Hz.
+        resample: Whether a recording at another rate is resampled; if not, it is refused.
+
+    Returns:
+        Samples `(channels, time)`.
+
+    Raises:
+        AudioError: If the recording cannot be read, or has another rate.
+    """
+    rate = audio_info(path).sample_rate
+    if rate != sample_rate and not resample:
+        raise AudioError(f"{path} is {rate} Hz; this model needs {sample_rate} Hz. Use --resample.")
+    return load_audio(path, sample_rate=sample_rate, mono=False)
+
+
+def remove_dc_offset(audio: Tensor, path: Path) -> Tensor:
+    """Remove a large DC offset, with a warning: in a mel it looks like rumble, and rumble would be made of it."""
+    offset = audio.mean(-1, keepdim=True)
+    if float(offset.abs().max()) <= LARGE_DC:
+        return audio
+    warnings.warn(
+        f"{path} has a DC offset of {float(offset.abs().max()):.3f}, which is removed before its mel is computed.",
+        stacklevel=2,
+    )
+    return audio - offset
+
+
+def load_mel(path: Path) -> Tensor:
+    """Read a mel spectrogram saved by NumPy or PyTorch; no code in the file is run.
+
+    Args:
+        path: A .npy file, or a .pt file that holds one tensor.
+
+    Returns:
+        The mel `(n_mels, frames)`, not checked against any convention.
+
+    Raises:
+        MelError: If the file cannot be read, or holds something other than one mel.
+    """
+    if not path.is_file():
+        raise MelError(f"{path} does not exist; expected a mel. Check the path.")
+    is_torch = path.suffix.lower() == ".pt"
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True) if is_torch else _load_npy(path)
+    except _DAMAGED as error:
+        saved = "torch.save" if is_torch else "numpy.save"
+        raise MelError(
+            f"{path} cannot be read as a mel ({type(error).__name__}): it is damaged, or not a tensor saved with "
+            f"{saved}. Save it again."
+        ) from error
+    if not isinstance(content, Tensor):
+        raise MelError(f"{path} holds a {type(content).__name__}; expected one tensor (n_mels, frames).")
+    if content.ndim == 3 and content.shape[0] == 1:
+        content = content[0]
+    if content.ndim != 2:
+        raise MelError(
+            f"{path} has shape {tuple(content.shape)}; expected one mel, (n_mels, frames). Save one at a time."
+        )
+    return content.detach()
+
+
+def _load_npy(path: Path) -> object:
+    content = np.load(path, allow_pickle=False)
+    if not isinstance(content, np.ndarray):
+        return content
+    return torch.from_numpy(content.astype(content.dtype.newbyteorder("=")))
+
+
+def explain_failure(path: Path, error: Exception) -> str:
+    """Return the reason why a file could not be processed, in one line that names the file."""
+    _LOG.debug("%s failed", path, exc_info=error)
+    message = str(error) if isinstance(error, AudiodiffError) else f"unexpected {type(error).__name__}: {error}"
+    message = " ".join(message.split())
+    return message if str(path) in message else f"{path}: {message}"

@@ -1,0 +1,261 @@
+"""Vocoding of many files, on this machine or on a Ray cluster: a bad file does not stop the others."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from audiodiff.audio.io import save_audio
+from audiodiff.audio.mel import check_mel
+from audiodiff.engine.choose import Dtype
+from audiodiff.errors import AudiodiffError, ConfigError
+from audiodiff.pipelines.base import SynthesisChanges
+from audiodiff.pipelines.files import Job, explain_failure, load_mel, load_recording, remove_dc_offset
+from audiodiff.pipelines.vocoder import Vocoder
+
+_BATCHES_READ_AHEAD = 4
+"""Batches whose files are read at a time, to find clips of equal length among them."""
+
+
+@dataclass(frozen=True)
+class VocodeOptions:
+    """How files are vocoded.
+
+    Attributes:
+        seed: Seed of every clip.
+        changes: What differs from the model's own synthesis settings.
+        batch_size: How many clips of equal length are synthesised together; changes the speed only.
+        chunk_seconds: Length of the chunks that long audio is made in; None leaves it to the model.
+        resample: Whether recordings at another rate are resampled.
+        picture: Whether recording and output are drawn into a .png beside each output.
+        score: Whether each output is scored against its recording.
+    """
+
+    seed: int = 0
+    changes: SynthesisChanges = field(default_factory=SynthesisChanges)
+    batch_size: int = 1
+    chunk_seconds: float | None = None
+    resample: bool = False
+    picture: bool = False
+    score: bool = False
+
+
+@dataclass(frozen=True)
+class VocodeResult:
+    """What became of a file.
+
+    Attributes:
+        job: The file.
+        error: Why there is no output; None if there is.
+        seconds: Length of the output.
+        synthesis_seconds: How long its synthesis took.
+        scores: Of the output against its recording, by name; empty where it was not scored.
+    """
+
+    job: Job
+    error: str | None = None
+    seconds: float = 0.0
+    synthesis_seconds: float = 0.0
+    scores: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Clip:
+    """An input: its mel `(channels, n_mels, frames)`, and its recording `(channels, time)` if any."""
+
+    job: Job
+    mel: Tensor
+    reference: Tensor | None
+
+
+def vocode_files(
+    vocoder: Vocoder,
+    jobs: Sequence[Job],
+    options: VocodeOptions | None = None,
+    on_progress: Callable[[float], object] = lambda n_files: None,
+) -> Iterator[VocodeResult]:
+    """Vocode files one after the other, or in batches of clips with equally many frames.
+
+    Args:
+        vocoder: The model.
+        jobs: Recordings and mels, and where the audio goes; see `audiodiff.pipelines.files.collect_jobs`.
+        options: How; None is the default.
+        on_progress: Called with the number of files, or the fraction of one, done since the last call.
+
+    Yields:
+        One result per job, as it is written.
+
+    Raises:
+        ConfigError: If a synthesis setting is impossible, whatever the file.
+    """
+    options = options or VocodeOptions()
+    n_read = 1 if options.batch_size == 1 else _BATCHES_READ_AHEAD * options.batch_size
+    for first in range(0, len(jobs), n_read):
+        groups: dict[int, list[_Clip]] = {}
+        for job in jobs[first : first + n_read]:
+            try:
+                clip = _read(job, vocoder, options.resample)
+            except (AudiodiffError, OSError, RuntimeError) as error:
+                on_progress(1)
+                yield VocodeResult(job, explain_failure(job.source, error))
+            else:
+                groups.setdefault(clip.mel.shape[-1], []).append(clip)
+        for clips in groups.values():
+            yield from _vocode_group(vocoder, clips, options, on_progress)
+
+
+def _read(job: Job, vocoder: Vocoder, resample: bool) -> _Clip:
+    if job.is_mel:
+        mel = load_mel(job.source)
+        check_mel(mel, vocoder.mel_config)
+        return _Clip(job, mel.unsqueeze(0), None)
+    audio = load_recording(job.source, vocoder.sample_rate, resample=resample)
+    return _Clip(job, vocoder.mel(remove_dc_offset(audio, job.source)), audio)
+
+
+def _vocode_group(
+    vocoder: Vocoder, clips: Sequence[_Clip], options: VocodeOptions, on_progress: Callable[[float], object]
+) -> Iterator[VocodeResult]:
+    """Vocode clips with equally many frames."""
+    try:
+        generated, seconds = _synthesise(vocoder, clips, options, on_progress)
+    except ConfigError:
+        raise
+    except (AudiodiffError, RuntimeError) as error:  # the latter when memory does not suffice
+        yield from (VocodeResult(clip.job, explain_failure(clip.job.source, error)) for clip in clips)
+        return
+    for clip, audio in zip(clips, generated, strict=True):
+        try:
+            scores = _write(vocoder, clip, audio, options)
+        except (AudiodiffError, OSError, RuntimeError) as error:
+            yield VocodeResult(clip.job, explain_failure(clip.job.source, error))
+        else:
+            fraction = len(audio) / sum(map(len, generated))
+            yield VocodeResult(clip.job, None, audio.shape[-1] / vocoder.sample_rate, seconds * fraction, scores)
+
+
+def _synthesise(
+    vocoder: Vocoder, clips: Sequence[_Clip], options: VocodeOptions, on_progress: Callable[[float], object]
+) -> tuple[list[Tensor], float]:
+    """Return the audio of each clip `(channels, time)`, as long as its recording, and the seconds that took in all."""
+    batches = torch.cat([clip.mel.to(vocoder.device, torch.float32) for clip in clips]).split(options.batch_size)
+    levels = options.changes.get("levels")
+    steps = len(levels) if levels else options.changes.get("steps", vocoder.config.synthesis.steps)
+    n_samples = sum(len(mels) for mels in batches) * clips[0].mel.shape[-1] * vocoder.mel_config.hop_length
+
+    def on_step(_step: int, x: Tensor) -> None:
+        on_progress(len(clips) * x.numel() / (steps * n_samples))
+
+    def vocode(mels: Tensor) -> Tensor:
+        chunk, seed = options.chunk_seconds, options.seed
+        return vocoder(mels, seed=seed, chunk_seconds=chunk, on_step=on_step, **options.changes).cpu()
+
+    started = time.perf_counter()
+    audio = torch.cat([vocode(mels) for mels in batches])
+    seconds = time.perf_counter() - started
+    per_clip = audio.split([len(clip.mel) for clip in clips])
+    lengths = [None if clip.reference is None else clip.reference.shape[-1] for clip in clips]
+    return [each[:, :length] for each, length in zip(per_clip, lengths, strict=True)], seconds
+
+
+def _write(vocoder: Vocoder, clip: _Clip, audio: Tensor, options: VocodeOptions) -> dict[str, float]:
+    """Write what was asked for, the audio last because it marks a file as done, and return the scores."""
+    scores: dict[str, float] = {}
+    clip.job.target.parent.mkdir(parents=True, exist_ok=True)
+    if clip.reference is not None and options.score:
+        from audiodiff.evaluation.scoring import score
+
+        scores = score(audio, clip.reference, vocoder.sample_rate)
+    if clip.reference is not None and options.picture:
+        from audiodiff.audio.plots import comparison_figure, save_figure
+
+        figure = comparison_figure(clip.reference[:1], audio[:1], vocoder.sample_rate, vocoder.mel_config)
+        save_figure(figure, clip.job.target.with_suffix(".png"))
+    save_audio(clip.job.target, audio, vocoder.sample_rate)
+    return scores
+
+
+def vocode_files_on_ray(
+    model: str | None,
+    jobs: Sequence[Job],
+    options: VocodeOptions,
+    *,
+    address: str | None = None,
+    processes: int = 1,
+    gpus: float = 0.0,
+    device: str = "auto",
+    dtype: Dtype = "auto",
+) -> Iterator[VocodeResult]:
+    """Vocode files on all machines of a Ray cluster, which must all see the files and the model.
+
+    Args:
+        model: As `Vocoder.from_pretrained` takes it.
+        jobs: As for `vocode_files`, with absolute paths.
+        options: How; `batch_size` files are handed to a process at a time.
+        address: Of a running cluster; None starts Ray on this machine.
+        processes: How many synthesise, each with the model in memory.
+        gpus: GPUs per process, such as 0.5.
+        device: Where each computes.
+        dtype: Precision of matrix products.
+
+    Yields:
+        One result per job, as it is written.
+
+    Raises:
+        ConfigError: If Ray is not installed.
+    """
+    try:
+        import ray
+        import ray.data
+    except ImportError as error:
+        raise ConfigError(f"a Ray cluster needs Ray ({error}). Run: pip install 'audiodiff[cluster]'") from error
+    # A Ray of our own gets one core more than it has processes, or its reading would wait for them on a small machine.
+    local: dict[str, Any] = {} if address else {"num_cpus": processes + 1, "include_dashboard": False}
+    ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **local)
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    try:
+        ray.data.DataContext.get_current().enable_progress_bars = False
+        rows = [{"source": str(job.source), "target": str(job.target)} for job in jobs]
+        n_blocks = -(-len(rows) // options.batch_size)
+        done = ray.data.from_items(rows, override_num_blocks=n_blocks).map_batches(
+            RayWorker,
+            fn_constructor_args=(model, device, dtype, options),
+            batch_size=options.batch_size,
+            compute=ray.data.ActorPoolStrategy(size=processes),
+            num_gpus=gpus or None,
+        )
+        for row in done.iter_rows():
+            yield VocodeResult(Job(Path(row.pop("source")), Path(row.pop("target"))), **row)
+    finally:
+        ray.shutdown()
+
+
+class RayWorker:
+    """What each process of a cluster runs: the model, loaded once, and one batch of files after the other.
+
+    Args:
+        model: As `Vocoder.from_pretrained` takes it.
+        device: Where to compute.
+        dtype: Precision of matrix products.
+        options: How to vocode.
+    """
+
+    def __init__(self, model: str | None, device: str, dtype: Dtype, options: VocodeOptions) -> None:
+        self._vocoder = Vocoder.from_pretrained(model, device, dtype)
+        self._options = options
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, list[Any]]:
+        """Vocode a batch; columns `source` and `target` become those of `VocodeResult`."""
+        pairs = zip(batch["source"], batch["target"], strict=True)
+        jobs = [Job(Path(source), Path(target)) for source, target in pairs]
+        rows = [asdict(result) for result in vocode_files(self._vocoder, jobs, self._options)]
+        columns = {name: [row[name] for row in rows] for name in rows[0] if name != "job"}
+        ends = ("source", "target")
+        return columns | {end: [str(row["job"][end]) for row in rows] for end in ends}
