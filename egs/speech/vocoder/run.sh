@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
 # The bundled vocoder: several speech corpora, first denoising alone, then the unrolled few-step sampler as well.
-# CORPORA holds any of the folders ljspeech, reader, librispeech, kerstin. The tiny one: --conf egs/speech/vocoder/conf/tiny.yaml
+# CORPORA holds any of the folders ljspeech, reader, librispeech, fullband, kerstin. The tiny one: --conf egs/speech/vocoder/conf/tiny.yaml
 here=$(dirname "$0") usage=CORPORA exp=exp/speech
 conf=("$here/conf/denoise.yaml" "$here/conf/few-step.yaml")
 data() {
   local corpora=$1 corpus part list lists
   mkdir -p "$exp/lists/all"
   rm -f "$exp"/lists/all/*.jsonl
-  for corpus in ljspeech reader librispeech kerstin; do
+  for corpus in ljspeech reader librispeech fullband kerstin; do
     [[ -d $corpora/$corpus ]] || continue
     lists=()
     for part in valid test; do
