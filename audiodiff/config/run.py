@@ -72,7 +72,13 @@ class DataConfig(Config):
         description="leave out of the loss what is above the band of a recording, so that speech from 16 kHz does not "
         "teach silence there; False has the model end its band where the mel shows that the recording ended",
     )
-    workers: int = Field(0, ge=0, description="processes that read audio")
+    workers: int = Field(0, ge=0, description="processes that read audio, where it is not resident")
+    resident: Literal["auto", "on", "off"] = Field(
+        "auto",
+        description="hold the whole corpus in memory as 16-bit samples at the model's rate, on the GPU where there is "
+        "one, and cut crops there; the examples stay the same. auto does so if the corpus takes at most a quarter of "
+        "the GPU's free memory (without a GPU, of all memory, and at most 512 MiB) and there are no transforms",
+    )
     max_bad_fraction: float = Field(
         0.05,
         ge=0,

@@ -23,8 +23,13 @@ _WRONG_USE = (TypeError, ValueError, AssertionError, ImportError, IndexError, Ar
 
 def draw_speed(config: DataConfig, generator: np.random.Generator) -> float:
     """Draw how fast a crop is played, evenly in pitch; where that is not asked for, nothing is drawn."""
+    return 1.0 if config.speed == (1, 1) else speed_at(config, generator.random())
+
+
+def speed_at(config: DataConfig, place: float) -> float:
+    """Return the speed at a place between the lowest (0) and the highest (1), evenly in pitch."""
     low, high = config.speed
-    return 1.0 if low == high == 1 else float(low * (high / low) ** generator.random())
+    return float(low * (high / low) ** place)
 
 
 class Augmenter:

@@ -7,13 +7,16 @@ from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
+import torch
+
 from audiodiff.config import DataConfig, RunConfig
 from audiodiff.data.crops import CropReader, Example
 from audiodiff.data.dataset import SINGLE_PROCESS, CropDataset, OnFailure, Replica
 from audiodiff.data.manifest import Recording, read_manifest, scan_folder
+from audiodiff.data.resident import ResidentCorpus, is_resident
 from audiodiff.data.shards import INDEX_SUFFIX, ShardStream
 from audiodiff.data.splits import split
-from audiodiff.errors import DataError
+from audiodiff.errors import ConfigError, DataError
 
 _NAMED = 3
 """How many files a message names before it only counts."""
@@ -60,27 +63,35 @@ class Corpus(NamedTuple):
     validation: list[Recording]
 
 
-def open_corpus(config: RunConfig) -> Corpus:
+def open_corpus(config: RunConfig, device: torch.device | str = "cpu") -> Corpus:
     """Open the data of a run.
 
     Args:
         config: The run.
+        device: Where it trains.
 
     Returns:
         The training stream, and the recordings to validate on.
 
     Raises:
         DataError: If there is nothing to train or validate on, or it does not fit the model.
-        ConfigError: If an augmentation cannot be had.
+        ConfigError: If an augmentation cannot be had, or the corpus cannot be resident although it is to be.
     """
     reader = CropReader.for_model(config.model, config.data)
     data = config.data
     if data.train.endswith(INDEX_SUFFIX):
+        if data.resident == "on":
+            raise ConfigError(
+                f"data.resident is 'on', but {data.train} is an index of shards, which are streamed. Set it to 'auto'."
+            )
         if data.valid is None:
             raise DataError(f"{data.train} is an index of shards, of which none is held out: set data.valid.")
         return Corpus(ShardStream(data.train, reader, data, config.training.seed), open_source(data.valid))
     training, validation = open_recordings(data)
-    return Corpus(CropDataset(training, reader, config.data, config.training.seed), validation)
+    seed, device = config.training.seed, torch.device(device)
+    if is_resident(training, reader, data, device):
+        return Corpus(ResidentCorpus(training, reader, data, seed, device), validation)
+    return Corpus(CropDataset(training, reader, data, seed), validation)
 
 
 def open_recordings(config: DataConfig) -> tuple[list[Recording], list[Recording]]:

@@ -8,7 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
@@ -47,6 +49,18 @@ class Example(NamedTuple):
     bandwidth: Tensor
     speaker: Tensor
     vector: Tensor
+
+
+class WholeRecording(NamedTuple):
+    """A recording at the rate of the crops.
+
+    Attributes:
+        samples: `(overhang + time + overhang,)`, float32.
+        overhang: Samples before its start and after its end, which a resampling filter rings into.
+    """
+
+    samples: Tensor
+    overhang: int
 
 
 def context_blocks(model: ModelConfig) -> int:
@@ -147,21 +161,67 @@ class CropReader:
             DataError: If the file is not what the manifest says.
         """
         info = self._check_file(recording)
-        played, wanted = info.sample_rate * round(speed * SPEEDS), self.sample_rate * SPEEDS
-        divisor = math.gcd(played, wanted)
-        before, after = played // divisor, wanted // divisor
-        n_needed = math.ceil(self.n_samples * before / after)
-        last = 0 if self.one_shots else max(info.n_samples - n_needed, 0)
-        start = min(int(position * (last + 1)), last)
-        # The margin is whole periods of the two rates, so that `start` falls on a sample of the result.
-        reach = math.ceil(_RESAMPLING_REACH * max(1.0, before / after)) if before != after else 0
-        periods = math.ceil((self.context * before / after + reach) / before)
-        samples = _read_span(recording, info, start - periods * before, start + n_needed + periods * before)
-        first = periods * after - self.context
-        audio = resample(samples, before, after)[:, first : first + self.n_samples + 2 * self.context]
-        n_there = min(self.n_samples, round((info.n_samples - start) * after / before))
+        before, after = self._ratio(recording, speed)
+        n_samples = math.ceil(info.n_samples * after / before)
+        first = int(self.first_samples(np.array(n_samples), np.array(position)))
+        # What is read begins whole periods of the two rates before the crop, so that it falls on samples of the result.
+        periods = math.ceil((self.context * before / after + _reach(before, after)) / before)
+        start = (first // after - periods) * before
+        end = math.ceil((first + self.n_samples) * before / after) + periods * before
+        skipped = first % after + periods * after - self.context
+        audio = resample(_read_span(recording, info, start, end), before, after)
+        audio = audio[:, skipped : skipped + self.n_samples + 2 * self.context]
+        return self._example(
+            recording, speed, self.shape(audio, torch.tensor([min(self.n_samples, n_samples - first)]))
+        )
+
+    def first_samples(self, n_samples: NDArray[np.int64], position: NDArray[np.float64]) -> NDArray[np.int64]:
+        """Return where crops begin.
+
+        Args:
+            n_samples: Lengths of the recordings at the rate of the crops.
+            position: Where in them: 0 is the first possible crop, just under 1 the last; of the same shape.
+
+        Returns:
+            Indices of the first samples, at the rate of the crops.
+        """
+        last = np.maximum(n_samples - self.n_samples, 0) * (not self.one_shots)
+        first: NDArray[np.int64] = np.minimum((position * (last + 1)).astype(np.int64), last)
+        return first
+
+    def read_whole(self, recording: Recording, speeds: Sequence[float] = (1.0,)) -> list[WholeRecording]:
+        """Read a whole recording, as crops are cut from it.
+
+        Args:
+            recording: Which.
+            speeds: How fast it is played, each rounded to 2 %.
+
+        Returns:
+            The recording at the rate of the crops, for each speed.
+
+        Raises:
+            AudioError: If the file cannot be read.
+            DataError: If the file is not what the manifest says.
+        """
+        self._check_file(recording)
+        audio, wholes = load_audio(recording.audio), []
+        for before, after in (self._ratio(recording, speed) for speed in speeds):
+            periods = math.ceil(_reach(before, after) / before)
+            padded = functional.pad(audio, (periods * before, periods * before))
+            wholes.append(WholeRecording(resample(padded, before, after)[0], periods * after))
+        return wholes
+
+    def conditions(self, recording: Recording, speed: float = 1.0) -> Example:
+        """Return what training sees of a recording beside its audio, in an example whose audio is empty `(1, 0)`.
+
+        Raises:
+            DataError: If it does not fit the model.
+        """
+        return self._example(recording, speed, torch.empty(1, 0))
+
+    def _example(self, recording: Recording, speed: float, audio: Tensor) -> Example:
         return Example(
-            self.shape(audio, torch.tensor([n_there])),
+            audio,
             label=torch.tensor(name_index(recording, "label", self.labels)),
             bandwidth=torch.tensor(self._bandwidth(recording, speed)),
             speaker=torch.tensor(name_index(recording, "speaker", self.speakers)),
@@ -186,6 +246,12 @@ class CropReader:
             audio = audio * (10 ** (self.peak_db / 20) / torch.where(peak > 0, peak, 1.0))
         return audio
 
+    def _ratio(self, recording: Recording, speed: float) -> tuple[int, int]:
+        """Return how many samples of the file become how many of the crop, in lowest terms."""
+        played, wanted = recording.sample_rate * round(speed * SPEEDS), self.sample_rate * SPEEDS
+        divisor = math.gcd(played, wanted)
+        return played // divisor, wanted // divisor
+
     def _check_file(self, recording: Recording) -> AudioInfo:
         info = audio_info(recording.audio)
         stated = recording.n_samples or info.n_samples
@@ -204,7 +270,7 @@ class CropReader:
             )
 
     def _bandwidth(self, recording: Recording, speed: float) -> float:
-        band = speed * min(recording.bandwidth or math.inf, recording.sample_rate / 2)
+        band = round(speed * SPEEDS) / SPEEDS * min(recording.bandwidth or math.inf, recording.sample_rate / 2)
         return band if self.mask_bandwidth and band < FULL_BAND * self.sample_rate else math.inf
 
 
@@ -228,6 +294,11 @@ def fades(n_samples: int, n_there: Tensor, n_in: int, n_out: int) -> Tensor:
         if length:
             weight = weight * (0.5 - 0.5 * torch.cos(torch.pi * (distance / length).clamp(0, 1)))
     return weight
+
+
+def _reach(before: int, after: int) -> int:
+    """Return how many samples of a file a resampled one depends on to either side."""
+    return math.ceil(_RESAMPLING_REACH * max(1.0, before / after)) if before != after else 0
 
 
 def _read_span(recording: Recording, info: AudioInfo, first: int, last: int) -> Tensor:

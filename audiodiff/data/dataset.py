@@ -22,6 +22,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 from audiodiff.config import DataConfig
 from audiodiff.data.augment import Augmenter, draw_speed
 from audiodiff.data.crops import CropReader, Example
+from audiodiff.data.draws import example_generator
 from audiodiff.data.manifest import Recording
 from audiodiff.errors import AudiodiffError, AudioError, ConfigError, DataError
 
@@ -71,7 +72,7 @@ def _length(recording: Recording, reader: CropReader) -> float:
     return 1.0 if reader.one_shots else recording.seconds
 
 
-def _ends(recordings: Sequence[Recording], reader: CropReader) -> NDArray[np.float64]:
+def recording_ends(recordings: Sequence[Recording], reader: CropReader) -> NDArray[np.float64]:
     """Return where each recording ends, were they played one after the other."""
     return np.cumsum([_length(recording, reader) for recording in recordings])
 
@@ -97,7 +98,7 @@ class CropDataset(Dataset[ReadResult]):
         self.config = config
         self.seed = seed
         self._augment = Augmenter(config, reader.sample_rate)
-        self._ends = _ends(recordings, reader)
+        self._ends = recording_ends(recordings, reader)
 
     def __getitem__(self, index: int) -> ReadResult:
         """Return example number `index`, of which there are endlessly many; unreadable recordings are replaced."""
@@ -164,8 +165,7 @@ class CropDataset(Dataset[ReadResult]):
         return sum(recording.seconds for recording in self.recordings)
 
     def _drawn(self, index: int, attempt: int) -> tuple[Recording, np.random.Generator]:
-        entropy = [self.seed % 2**64, index, *([attempt] if attempt else [])]
-        generator = np.random.Generator(np.random.Philox(np.random.SeedSequence(entropy)))
+        generator = example_generator(self.seed, index, attempt)
         second = generator.random() * self._ends[-1]
         return self.recordings[int(np.searchsorted(self._ends[:-1], second, side="right"))], generator
 
@@ -193,7 +193,7 @@ def validation_crops(
         AudioError: If a file cannot be read, and there is no `on_failure`.
     """
     reader.check(recordings)
-    ends = _ends(recordings, reader)
+    ends = recording_ends(recordings, reader)
     crops = []
     for second in (np.arange(count) + 0.5) / count * ends[-1]:
         index = int(np.searchsorted(ends[:-1], second, side="right"))

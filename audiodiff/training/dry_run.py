@@ -68,8 +68,8 @@ def measure_cost(config: RunConfig) -> Cost:
     Raises:
         AudiodiffError: If data or model cannot be used, as in `audiodiff.training.trainer.train`.
     """
-    stream = open_corpus(config).training
     with init_distributed(config.training.device) as distributed:
+        stream = open_corpus(config, distributed.device).training
         state = begin(config, stream, distributed)
         step_seconds, waiting_share, saved, peak = _measure_steps(state, config, stream)
         operations = _count_operations(state, stream)

@@ -86,7 +86,7 @@ def train(
     with ExitStack() as stack:
         stop_signal = stack.enter_context(StopSignal())
         distributed = stack.enter_context(init_distributed(config.training.device))
-        corpus = open_corpus(config)
+        corpus = open_corpus(config, distributed.device)
         folder = RunFolder(run_dir)
         if distributed.is_main_process:
             stack.enter_context(folder.claimed())

@@ -224,7 +224,8 @@ def test_a_run_on_damaged_data_resumes_bit_identically(tmp_path, tiny_run_config
 
 
 def test_too_many_stop_the_run_after_saving_and_it_can_go_on(tmp_path, tiny_run_config, corpus):
-    straight, run, config = tmp_path / "straight", tmp_path / "run", configured(tiny_run_config, data=corpus)
+    straight, run = tmp_path / "straight", tmp_path / "run"
+    config = configured(tiny_run_config, data=corpus | {"resident": "off"})
     train(config, straight)
     whole = {path: path.read_bytes() for path in (tmp_path / "corpus").iterdir()}
 
@@ -271,7 +272,7 @@ def test_a_lost_worker_ends_the_run_after_saving(tmp_path, tiny_run_config, monk
         return original(reader, *request)
 
     monkeypatch.setattr(CropReader, "read", read)
-    config = configured(tiny_run_config, data={"workers": 1}, steps=100)
+    config = configured(tiny_run_config, data={"workers": 1, "resident": "off"}, steps=100)
     with pytest.raises((DataError, RuntimeError), match="died|worker"):
         train(
             config,
