@@ -57,7 +57,7 @@ def start(function, *arguments):
 @pytest.mark.slow
 def test_killed_at_random_moments(tmp_path, tiny_run_config):
     random_moment = random.Random(0)
-    data = {"workers": 2, "time_reversal": True, "mel_noise_db": 1.0}
+    data = {"workers": 2, "resident": "off", "time_reversal": True, "mel_noise_db": 1.0}
     config = configured(
         tiny_run_config, data=data, steps=2500, checkpoint_every=2, keep=2, validate_every=10, sample_every=10**6
     )
@@ -144,7 +144,7 @@ def test_a_thousand_damaged_files(tmp_path, tiny_run_config, bad_files):
 
     def train_on_all():
         files = {"train": str(tmp_path / "bad.jsonl"), "valid": str(tmp_path / "good.jsonl")}
-        data = files | {"workers": 2, "max_bad_fraction": 1.0}
+        data = files | {"workers": 2, "resident": "off", "max_bad_fraction": 1.0}
         outcome = train(configured(tiny_run_config, data=data, steps=400, sample_every=10**6), tmp_path / "run")
         print(f"step {outcome.step}, {outcome.bad_recordings} bad recordings listed", flush=True)
         os._exit(0 if outcome.step == 400 and outcome.bad_recordings > 500 else 1)

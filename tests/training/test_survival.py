@@ -216,7 +216,7 @@ def test_a_run_on_damaged_data_resumes_bit_identically(tmp_path, tiny_run_config
         if (event.kind, event.step) == ("step", 3):
             os.kill(os.getpid(), signal.SIGTERM)
 
-    config = configured(tiny_run_config, data=corpus | {"workers": workers})
+    config = configured(tiny_run_config, data=corpus | {"workers": workers, "resident": "off"})
     assert train(config, resumed, callback=terminate).step == 3
     assert train(config, resumed).bad_recordings == 2
     assert torch.equal(all_numbers(straight), all_numbers(resumed))

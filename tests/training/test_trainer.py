@@ -121,7 +121,7 @@ def test_models_of_a_run_can_be_used(uninterrupted):
 @pytest.mark.parametrize("step", [2, 6])
 def test_a_resumed_run_is_bit_identical(uninterrupted, interrupt, tmp_path, tiny_run_config, step, workers):
     interrupt(step, tmp_path / "run")
-    outcome = train(configured(tiny_run_config, data={"workers": workers}), tmp_path / "run")
+    outcome = train(configured(tiny_run_config, data={"workers": workers, "resident": "off"}), tmp_path / "run")
     assert torch.equal(all_numbers(uninterrupted[0]), all_numbers(tmp_path / "run"))
     assert outcome == uninterrupted[2]
 
