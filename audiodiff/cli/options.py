@@ -26,7 +26,7 @@ SCHEDULES = (
     *("uniform", "cosine", "sigmoid", "linear_beta", "fibonacci", "wavegrad"),
     *("diffwave", "diffwave_large", "diffwave_50", "diffwave_200"),
 )
-SCHEDULES_OF_MODELS = (*SCHEDULES, "searched", "learned")
+SCHEDULES_OF_MODELS = (*SCHEDULES, "searched")
 """Those, and what only a model's own folder knows."""
 
 REVERSE = ("steps", "sampler", "corrector_steps", "corrector_snr", "schedule", "levels", "zero_terminal")

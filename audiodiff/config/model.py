@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -30,18 +30,12 @@ LOGISTIC_SPREAD = 0.15
 class DiffusionConfig(Config):
     """The forward process as it is trained."""
 
+    REMOVED_KEYS: ClassVar = {"learned"}
+
     target: Literal["epsilon", "v", "x0"] = Field("epsilon", description="what the network predicts and the MSE is of")
     log_snr_min: float = -8.0
     log_snr_max: float = 10.0
-    distribution: Literal["uniform", "logistic", "learned"] = Field(
-        "uniform",
-        description="of log-SNR in training. 'learned' has the loss of 'uniform', drawn through a monotone map that "
-        "learns to make its variance small (Kingma et al. 2021): for long runs whose loss is noisy, or where nobody "
-        "knows which levels matter",
-    )
-    learned: tuple[float, ...] = Field(
-        (), description="what 'learned' has learned: log-SNR at evenly spaced shares of the levels; written by training"
-    )
+    distribution: Literal["uniform", "logistic"] = Field("uniform", description="of log-SNR in training")
     levels: int = Field(
         0,
         ge=0,
@@ -72,11 +66,6 @@ class DiffusionConfig(Config):
             raise ValueError(f"log_snr_min {self.log_snr_min} must be below log_snr_max {self.log_snr_max}")
         if self.levels == 1:
             raise ValueError("levels 1 is no range; use 0 for a continuous one, or at least 2")
-        if self.levels and self.distribution == "learned":
-            raise ValueError("levels are a fixed grid, and distribution 'learned' moves; use one of them")
-        if self.learned and (self.distribution != "learned" or len(self.learned) < 2):
-            raise ValueError(f"learned is for distribution 'learned', at least 2 levels; got {self.distribution!r}")
-        check_levels(self.learned)
         return self
 
     def log_snr_at(self, share: float) -> float:
@@ -85,10 +74,6 @@ class DiffusionConfig(Config):
             edge = 1 / (1 + math.exp(0.5 / LOGISTIC_SPREAD))
             p = edge + share * (1 - 2 * edge)
             share = 0.5 + LOGISTIC_SPREAD * math.log(p / (1 - p))
-        if self.learned:
-            place = share * (len(self.learned) - 1)
-            left = min(int(place), len(self.learned) - 2)
-            return self.learned[left] + (self.learned[left + 1] - self.learned[left]) * (place - left)
         return self.log_snr_min + (self.log_snr_max - self.log_snr_min) * share
 
 
@@ -105,8 +90,7 @@ class SynthesisConfig(Config):
     )
     schedule: str = Field(
         "uniform",
-        description="a name of audiodiff.diffusion.schedules; or 'searched', the levels in `searched` of as many "
-        "steps; or 'learned', evenly spaced in the time that diffusion.distribution 'learned' has learned",
+        description="a name of audiodiff.diffusion.schedules; or 'searched', the levels in `searched` of as many steps",
     )
     zero_terminal: bool = Field(
         False,
@@ -219,8 +203,6 @@ class ModelConfig(Config):
             )
         if self.mel is None and self.whitening.kind != "none":
             raise ValueError(f"whitening {self.whitening.kind!r} needs a mel")
-        if self.diffusion.distribution == "learned" and self.network.embedding.domain == "step":
-            raise ValueError("embedding.domain 'step' ranks fixed levels; distribution 'learned' moves them")
         if self.mel is None and self.synthesis.start == "griffin-lim":
             raise ValueError("start 'griffin-lim' needs a mel")
         if self.mel is not None:

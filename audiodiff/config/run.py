@@ -217,10 +217,6 @@ class RunConfig(Config):
             )
         if self.training.trained == "adapters" and self.training.embedding_learning_rate:
             raise ValueError("training.embedding_learning_rate has no effect on adapters of the trunk; leave it out")
-        if self.training.few_step_weight and self.model.synthesis.schedule == "learned":
-            raise ValueError(
-                "training.few_step_weight needs steps that stay where they are; schedule 'learned' moves them"
-            )
         return self
 
 

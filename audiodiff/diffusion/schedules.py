@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -175,32 +174,6 @@ def zero_terminal(log_snr: Tensor, floor: float = -math.inf) -> Tensor:
         levels = torch.cat([torch.logit(alpha[:-1].square()), levels[-1:]])
     levels[0] = floor  # exactly, and the only level of a single step
     return _finish(levels)
-
-
-def through_quantiles(n_steps: int, quantiles: Sequence[float], *, log_snr_min: float, log_snr_max: float) -> Tensor:
-    """Space the steps evenly in the time of a monotone map, as training levels are drawn through it.
-
-    Args:
-        n_steps: Number of steps.
-        quantiles: Log-SNR at evenly spaced times from 0 to 1, rising; straight lines between them.
-        log_snr_min: Where the steps begin; not before the map does.
-        log_snr_max: Where they end; not after the map does.
-
-    Returns:
-        Log-SNR `(n_steps + 1,)`, float64, the last infinite.
-
-    Raises:
-        ConfigError: If the range lies beside the map.
-    """
-    _check_steps(n_steps)
-    time = np.linspace(0, 1, len(quantiles))
-    first, last = np.interp([log_snr_min, log_snr_max], quantiles, time)
-    if first == last:
-        raise ConfigError(
-            f"steps from log-SNR {log_snr_min:g} to {log_snr_max:g} lie beside the learned levels, which reach from "
-            f"{quantiles[0]:.1f} to {quantiles[-1]:.1f}"
-        )
-    return _finish(torch.from_numpy(np.interp(np.linspace(first, last, n_steps), time, quantiles)))
 
 
 SCHEDULES: dict[str, Callable[..., Tensor]] = {

@@ -15,13 +15,12 @@ from audiodiff.diffusion.guidance import Guidance
 from audiodiff.diffusion.noise import position_noise
 from audiodiff.diffusion.process import diffuse
 from audiodiff.diffusion.samplers import SAMPLERS, NoiseSource, StepCallback, Walk, count_network_calls
-from audiodiff.diffusion.schedules import from_levels, make_schedule, through_quantiles, zero_terminal
+from audiodiff.diffusion.schedules import from_levels, make_schedule, zero_terminal
 from audiodiff.diffusion.variance import answer_from
 from audiodiff.engine.choose import Dtype, Engine, choose_dtype, make_engine
 from audiodiff.engine.guided import guided_stream
 from audiodiff.engine.streams import Stream
 from audiodiff.engine.wavefront import Wavefront
-from audiodiff.errors import ConfigError
 from audiodiff.networks.build import Network
 from audiodiff.pipelines.conditions import check_guidance, make_conditions
 
@@ -56,26 +55,22 @@ def noise_levels(settings: SynthesisConfig, diffusion: DiffusionConfig) -> Tenso
 
     Args:
         settings: The reverse process.
-        diffusion: How the network was trained: its learned levels, and how low they go.
+        diffusion: How the network was trained: how low its levels go.
 
     Raises:
         ConfigError: If there is no such schedule.
     """
-    levels = _levels(settings, diffusion)
+    levels = _levels(settings)
     return zero_terminal(levels, floor=diffusion.log_snr_min) if settings.zero_terminal else levels
 
 
-def _levels(settings: SynthesisConfig, diffusion: DiffusionConfig) -> Tensor:
+def _levels(settings: SynthesisConfig) -> Tensor:
     ends = {"log_snr_min": settings.start_log_snr, "log_snr_max": settings.end_log_snr}
     if settings.levels:
         return from_levels(settings.levels)
     if settings.schedule == "searched":
         return from_levels(searched_levels(settings.searched, settings.steps, settings.start, settings.sampler))
-    if settings.schedule != "learned":
-        return make_schedule(settings.schedule, settings.steps, **ends)
-    if not diffusion.learned:
-        raise ConfigError("this model has no learned levels. Train one with diffusion.distribution learned.")
-    return through_quantiles(settings.steps, diffusion.learned, **ends)
+    return make_schedule(settings.schedule, settings.steps, **ends)
 
 
 def _merged(own: SynthesisConfig, changes: SynthesisChanges, lowest: float) -> SynthesisConfig:

@@ -18,10 +18,7 @@ from audiodiff.training.checkpoints import Checkpoint, RunFolder, load_checkpoin
 from audiodiff.training.distributed import Distributed
 from audiodiff.training.state import TrainState
 
-_MEASURED_OR_SAID = (
-    *("whitening.gain", "mel.name", "synthesis", "provenance", "clip_seconds", "condition_dropout"),
-    "diffusion.learned",
-)
+_MEASURED_OR_SAID = ("whitening.gain", "mel.name", "synthesis", "provenance", "clip_seconds", "condition_dropout")
 """Parts of a model's configuration that may change while its weights stay valid."""
 _LEVELS = ("diffusion.log_snr_min", "diffusion.log_snr_max", "diffusion.distribution", "diffusion.levels")
 """Parts that may differ as well when weights are only a starting point."""

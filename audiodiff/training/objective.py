@@ -15,9 +15,8 @@ from audiodiff.audio.whitening import Whitening
 from audiodiff.config import DiffusionConfig, MelConfig, ModelConfig
 from audiodiff.data.crops import Example, context_blocks
 from audiodiff.data.dataset import SINGLE_PROCESS, Replica
-from audiodiff.diffusion.learned import LearnedLevels
 from audiodiff.diffusion.likelihood import noise_error, variance_loss
-from audiodiff.diffusion.process import diffuse, sample_log_snr, stratified_uniforms, training_target, weighted_mse
+from audiodiff.diffusion.process import diffuse, sample_log_snr, training_target, weighted_mse
 from audiodiff.diffusion.variance import split_answer
 from audiodiff.networks.build import Network
 from audiodiff.networks.given import Conditions
@@ -216,12 +215,7 @@ def in_band(error: Tensor, bandwidth: Tensor, sample_rate: int) -> Tensor:
 
 
 def draw(
-    batch: Batch,
-    config: DiffusionConfig,
-    seed: int,
-    step: int,
-    replica: Replica = SINGLE_PROCESS,
-    levels: LearnedLevels | None = None,
+    batch: Batch, config: DiffusionConfig, seed: int, step: int, replica: Replica = SINGLE_PROCESS
 ) -> tuple[Tensor, Tensor]:
     """Draw the noise levels and the noise of a training step; (seed, step) alone decides them.
 
@@ -232,21 +226,16 @@ def draw(
         step: The step.
         replica: Rank and world size. Everything is drawn for all processes, so that together they draw what one would
             with a batch so many times as large.
-        levels: What the levels are drawn through, in place of the distribution of `config`.
 
     Returns:
         Noise levels `(batch,)` and standard normal noise of the shape of the audio.
     """
-    device, n_clips = batch.clean.device, len(batch.clean)
-    levels_seed, noise_seed = _seeds(seed, step, 1, 2)
-    n_levels, generator = replica.world_size * n_clips, torch.Generator().manual_seed(levels_seed)
-    if levels is None:
-        log_snr = sample_log_snr(n_levels, config, generator)
-    else:
-        log_snr = levels.log_snr(stratified_uniforms(n_levels, generator).to(device)).float()
+    n_clips = len(batch.clean)
+    log_snr_seed, noise_seed = _seeds(seed, step, 1, 2)
+    log_snr = sample_log_snr(replica.world_size * n_clips, config, torch.Generator().manual_seed(log_snr_seed))
     mine = slice(replica.rank * n_clips, (replica.rank + 1) * n_clips)
     noise = _normal(batch.clean, noise_seed, replica)
-    return log_snr[mine].to(device, non_blocking=True), noise
+    return log_snr[mine].to(batch.clean.device, non_blocking=True), noise
 
 
 def draw_seeds(n_clips: int, seed: int, step: int, replica: Replica = SINGLE_PROCESS) -> list[int]:

@@ -111,5 +111,5 @@ class Checkpointer:
             "hours_of_recordings": round(self._data.seconds / 3600, 3),
             "initial_model": self._config.initial_model,
         }
-        config = self._state.model_config()
+        config = self._state.config
         return config.model_copy(update={"provenance": config.provenance | {"training": training | more}})

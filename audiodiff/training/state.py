@@ -20,7 +20,6 @@ from audiodiff.networks.embeddings import radial_parameters
 from audiodiff.training.distributed import Distributed
 from audiodiff.training.dropout import drop_conditions
 from audiodiff.training.few_step import FewStepLoss
-from audiodiff.training.levels import LevelLearner
 from audiodiff.training.lora import describe_trainable, set_trainable
 from audiodiff.training.objective import Objective, draw, draw_seeds, mel_noise
 from audiodiff.training.optimiser import (
@@ -134,9 +133,6 @@ class TrainState:
         wanted = training.few_step_weight > 0
         self.few_step = FewStepLoss(self.ema, config, bf16=self.objective.bf16) if wanted else None
         self.optimiser = make_optimiser(self.network.parameters(), training, radial_parameters(self.network))
-        self.level_learner = (
-            LevelLearner(config.diffusion, distributed) if config.diffusion.distribution == "learned" else None
-        )
         self.progress = Progress()
         self._mel_noise_db = mel_noise_db
         self._updates = torch.zeros((), dtype=torch.float64, device=distributed.device)
@@ -181,12 +177,9 @@ class TrainState:
         training, step, replica = self.training, self.progress.step, self.distributed.replica
         noise_on_mel = mel_noise(self._mel_noise_db, training.seed, step, replica) if self._mel_noise_db else None
         prepared = self.objective.prepare(batch, noise_on_mel)
-        learned = self.level_learner
-        levels = learned.levels if learned else None
-        log_snr, noise = draw(prepared, self.config.diffusion, training.seed, step, replica, levels)
+        log_snr, noise = draw(prepared, self.config.diffusion, training.seed, step, replica)
         met = drop_conditions(prepared, training.condition_dropout, self.config, training.seed, step, replica)
-        losses = self.objective.loss(self._predict, met, log_snr, noise, self._weighting)
-        loss = (learned.weigh(log_snr, losses) if learned else losses).mean()
+        loss = self.objective.loss(self._predict, met, log_snr, noise, self._weighting).mean()
         if self.few_step is not None:
             seeds = draw_seeds(len(prepared.clean), training.seed, step, replica)
             loss = loss + training.few_step_weight * self.few_step(self._predict, prepared, seeds).mean()
@@ -197,8 +190,6 @@ class TrainState:
         set_learning_rate(self.optimiser, rate)
         self.optimiser.found_inf = (~finite).float()  # type: ignore[attr-defined]  # as torch.amp.GradScaler does
         self.optimiser.step()
-        if self.level_learner:
-            self.level_learner.update(finite)
         self._updates += finite
         weight = (1 - ema_decay(self._updates, self.training)) * finite
         update_ema(self.ema, self.network, weight)
@@ -229,13 +220,12 @@ class TrainState:
         """
         if self._pending or self._mid_step:
             raise RuntimeError("there is nothing to save: the last step is not complete")
-        state = {
+        return {
             "progress": asdict(self.progress),
             "trained": describe_trainable(self.training),
             "network": self.network.state_dict(),
             "optimiser": self.optimiser.state_dict()["state"],
         }
-        return state | ({"levels": self.level_learner.state_dict()} if self.level_learner else {})
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from what `state_dict` returned; settings of the optimiser are those of this run, not of that one.
@@ -254,12 +244,3 @@ class TrainState:
         self._updates.fill_(self.progress.step - self.progress.skipped)
         self.network.load_state_dict(state_dict["network"])
         self.optimiser.load_state_dict(self.optimiser.state_dict() | {"state": state_dict["optimiser"]})
-        if self.level_learner:
-            self.level_learner.load_state_dict(state_dict["levels"])
-
-    def model_config(self) -> ModelConfig:
-        """Return the model's configuration with the noise levels that it has learned by now, if it learns them."""
-        if self.level_learner is None:
-            return self.config
-        diffusion = self.config.diffusion.model_copy(update={"learned": self.level_learner.levels.quantiles()})
-        return self.config.model_copy(update={"diffusion": diffusion})

@@ -167,7 +167,7 @@ class Trainer:
             )
         )
         self._loss_monitor = LossMonitor(folder.curve, config, state.progress.step, reference)
-        for level, said in terminal_snr(state.model_config()):
+        for level, said in terminal_snr(state.config):
             _LOG.log(level, "%s", said)
 
     def run(self, stop_signal: StopSignal) -> bool:
@@ -263,7 +263,7 @@ class Trainer:
             self._validate_and_keep_best()
         if sample:
             state = self._state
-            self._notify(TrainEvent("sampled", step, clips=make_clips(state.ema, state.model_config(), self._samples)))
+            self._notify(TrainEvent("sampled", step, clips=make_clips(state.ema, state.config, self._samples)))
         if save:
             self._checkpointer.try_to_save()
 

@@ -229,20 +229,3 @@ def test_a_schedule_that_begins_below_the_floor_stays_and_a_single_step_goes_the
     low = schedules.uniform(4, log_snr_min=-9.0, log_snr_max=5.0)
     assert torch.equal(schedules.zero_terminal(low, -8.0), low)
     assert schedules.zero_terminal(wavegrad(1), -8.0).tolist() == [-8.0, math.inf]
-
-
-# --- through a learned map --------------------------------------------------------------------------------------------
-
-
-def test_steps_through_quantiles_are_even_in_the_time_of_the_map():
-    quantiles = [-8.0, 2.0, 4.0, 6.0, 10.0]
-    whole = schedules.through_quantiles(5, quantiles, log_snr_min=-20.0, log_snr_max=20.0)
-    assert whole.tolist() == [*quantiles, math.inf]
-    part = schedules.through_quantiles(4, quantiles, log_snr_min=-3.0, log_snr_max=5.0)[:-1].numpy()
-    time = np.interp(part, quantiles, np.linspace(0, 1, 5))
-    np.testing.assert_allclose(time, np.linspace(1 / 8, 5 / 8, 4))
-
-
-def test_a_range_beside_the_map_is_refused():
-    with pytest.raises(ConfigError, match="from log-SNR 11 to 12 lie beside .* from -8.0 to 10.0"):
-        schedules.through_quantiles(4, [-8.0, 10.0], log_snr_min=11.0, log_snr_max=12.0)

@@ -85,18 +85,10 @@ def test_any_schedule_that_does_not_begin_with_noise_is_named(vocoder, searched,
         Vocoder(searched.network, searched.config.model_copy(update={"synthesis": own}))(
             mel, schedule="searched", steps=3
         )
-    diffusion = {"distribution": "learned", "learned": (-8.0, 3.0, 10.0)}
-    learned = Vocoder(
-        vocoder.network,
-        vocoder.config.model_copy(update={"diffusion": vocoder.config.diffusion.model_copy(update=diffusion)}),
-    )
-    with pytest.warns(UserWarning, match=r"schedule 'learned' with 2 steps begins at log-SNR 3.0"):
-        learned(mel, schedule="learned", steps=2, start_log_snr=3.0)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         vocoder(mel, levels=(-5.0, 3.0))
         searched(mel, schedule="searched", steps=3)
-        learned(mel, schedule="learned", steps=2)
 
 
 def test_zero_terminal_stretches_a_schedule_down_to_the_lowest_trained_level(vocoder, mel):
