@@ -14,7 +14,9 @@ from hashlib import sha1
 from pathlib import Path
 
 import click
+import torch
 
+from audiodiff.audio.io import audio_info, load_audio
 from audiodiff.data.splits import Part
 from audiodiff.errors import DataError
 from recipes._common import Archive, Item, Recipe, find_audio, folder_named, read_lines
@@ -23,9 +25,14 @@ DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight"
 _CLIPS_PER_CLASS = 2**27 - 1
 """The constant of the corpus' README that its hash is taken modulo of, plus one."""
 
+"""How far the ends of a whole clip are below its loudest part."""
 
-def find(corpus_dir: Path, words: str = "all") -> Iterator[Item]:
-    """Yield the clips of the wanted words, all by default; `_background_noise_` is no word."""
+_QUIET_DB = -20.0
+"""How far the ends of a whole clip are below its loudest part."""
+
+
+def find(corpus_dir: Path, words: str = "all", whole: bool = False) -> Iterator[Item]:
+    """Yield the clips of the wanted words, all by default, or the whole ones of them; background noise is no word."""
     folder = folder_named(corpus_dir, "SpeechCommands", "speech_commands_v0.02")
     there = sorted(path.name for path in folder.glob("[a-z]*") if path.is_dir())
     wanted = DIGITS if words == "sc09" else there if words == "all" else words.split(",")
@@ -34,11 +41,28 @@ def find(corpus_dir: Path, words: str = "all") -> Iterator[Item]:
     listed: dict[str, Part] = {}
     for part, name in (("valid", "validation_list.txt"), ("test", "testing_list.txt")):
         listed |= dict.fromkeys(read_lines(folder / name) if (folder / name).is_file() else (), part)  # type: ignore[arg-type]
+    cut_off = 0
     for word in wanted:
         for path in find_audio(folder / word):
+            if whole and not is_whole(path):
+                cut_off += 1
+                continue
             speaker = path.stem.partition("_nohash_")[0]
             part = listed.get(f"{word}/{path.name}", "train") if listed else part_of(speaker)
             yield Item(path, speaker=speaker, label=word, part=part)
+    if cut_off:
+        click.echo(f"{cut_off} clips are left out, because their word is cut off", err=True)
+
+
+def is_whole(path: Path) -> bool:
+    """Return whether a clip begins and ends in what is quiet for it, so that its word is not cut off.
+
+    That is: its first and last 40 ms are 20 dB below its loudest 20 ms.
+    """
+    info = audio_info(path)
+    frame = info.sample_rate // 50
+    power = load_audio(path)[0].unfold(0, frame, frame).square().mean(1)
+    return bool(torch.cat([power[:2], power[-2:]]).max() <= 10 ** (_QUIET_DB / 10) * power.max())
 
 
 def part_of(speaker: str) -> Part:
@@ -60,6 +84,7 @@ RECIPE = Recipe(
         click.Option(
             ["--words"], default="all", show_default=True, metavar="all|sc09|WORD,WORD", help="sc09: the ten digits."
         ),
+        click.Option(["--whole"], is_flag=True, help="Leave out clips whose word is cut off, about one in six."),
     ),
 )
 

@@ -2,11 +2,13 @@
 
 import json
 
+import numpy as np
 import pytest
+import soundfile
 from click.testing import CliRunner
 
 from audiodiff.errors import DataError
-from recipes import drums, esc50, folder, gtzan, maestro, musdb18hq, nsynth
+from recipes import drums, esc50, folder, gtzan, maestro, musdb18hq, nsynth, piano
 from recipes._cli import command
 
 
@@ -149,3 +151,27 @@ def test_what_may_not_be_downloaded_says_where_it_is(module, tmp_path):
     with pytest.raises(DataError, match="no download here. Get it from "):
         module.RECIPE.download(tmp_path)
     assert "--download" not in CliRunner().invoke(command(module.RECIPE, module.__doc__), ["--help"]).output
+
+
+def test_piano(tmp_path, prepare):
+    time = np.arange(16000) / 16000
+    for name, frequency in (("FF_A3", 440.0), ("FF_C4", 523.25), ("Mp_A3", 440.0), ("readme", 100.0)):
+        soundfile.write(tmp_path / f"{name}.wav", 0.5 * np.sin(2 * np.pi * frequency * time), 16000)
+    parts = prepare(piano.RECIPE, tmp_path)["train"]
+    assert {name: (r.label, r.speaker) for name, r in parts.items()} == {
+        "FF_A3": ("A4", "ff"),
+        "FF_C4": ("C5", "ff"),
+        "Mp_A3": ("A4", "mp"),
+    }
+    for _ in range(2):  # what is filled in is no recording to fill in from
+        parts = prepare(piano.RECIPE, tmp_path, fill=True)["train"]
+        assert sorted(parts) == ["FF_A3", "FF_C4", "Mp_A3", "ff_As4", "ff_B4"]
+    for name, frequency in (("ff_As4", 466.16), ("ff_B4", 493.88)):
+        samples, rate = soundfile.read(parts[name].audio)
+        spectrum = np.abs(np.fft.rfft(samples * np.hanning(len(samples)), 10 * rate))
+        assert spectrum.argmax() / 10 == pytest.approx(frequency, rel=0.001)
+
+
+def test_notes_have_midi_numbers():
+    assert piano.midi_number("C4") == 60
+    assert all(piano.midi_number(piano.label_of(midi)) == midi for midi in range(21, 109))

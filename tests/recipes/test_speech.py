@@ -1,6 +1,8 @@
 """Speech corpora, fabricated in the layout that each is published in, become the manifests that they should."""
 
+import numpy as np
 import pytest
+import soundfile
 
 from audiodiff.errors import DataError
 from recipes import cmu_arctic, fsdd, librispeech, libritts, ljspeech, speech_commands, vctk, yesno
@@ -137,6 +139,19 @@ def test_words_of_speech_commands_can_be_chosen(commands, prepare):
     assert {recording.label for part in parts.values() for recording in part.values()} == {"yes", "two"}
     with pytest.raises(DataError, match="no word 'maybe'; it has eight, five"):
         list(speech_commands.find(commands, "maybe"))
+
+
+def test_clips_whose_word_is_cut_off_can_be_left_out(commands, capsys):
+    (path, *_) = sorted((commands / "yes").glob("*.wav"))
+    word = np.zeros(16000)
+    word[6000:10000] = 0.5
+    soundfile.write(path, word, 16000)
+    assert speech_commands.is_whole(path)
+    assert [item.audio for item in speech_commands.find(commands, "yes", whole=True)] == [path]  # the others are noise
+    assert "2 clips are left out" in capsys.readouterr().err
+    for cut in (word[9000:], word[:7000]):
+        soundfile.write(path, cut, 16000)
+        assert not speech_commands.is_whole(path)
 
 
 def test_without_lists_the_published_hash_decides(commands):
