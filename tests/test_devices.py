@@ -1,0 +1,203 @@
+"""Everything that computes on tensors does so on a CUDA device, pretended or real, as it does on the CPU."""
+
+from __future__ import annotations
+
+import copy
+import sys
+from itertools import islice
+from pathlib import Path
+
+import pytest
+import torch
+
+from audiodiff.audio.degradation import Clipping, Gaps, LowPass, Noise
+from audiodiff.checkpoint import load_model
+from audiodiff.config import EmbeddingConfig, NetworkConfig, WhiteningConfig
+from audiodiff.data.corpus import open_recordings
+from audiodiff.data.crops import CropReader
+from audiodiff.data.dataset import CropDataset
+from audiodiff.diffusion.samplers import SAMPLERS
+from audiodiff.evaluation.spectral import log_mel_distance, multi_resolution_stft_distance
+from audiodiff.networks.build import build_network
+from audiodiff.pipelines import Generator, Vocoder
+from audiodiff.pipelines.repair import RepairConfig, repair
+from audiodiff.training.distributed import Distributed
+from audiodiff.training.state import TrainState
+
+sys.path.append(str(Path(__file__).parent))
+from pretended_cuda import pretended_cuda
+
+NETWORKS = {
+    "stft": {"kind": "stft", "n_fft": 256, "hop_length": 64, "channels": 32},
+    "patches": {"kind": "diffwave", "patch": 8, "channels": 16},
+    "upsampled": {"kind": "diffwave", "channels": 16, "upsampling": "transposed", "upsampling_factors": (8, 8)},
+    "unet": {
+        "kind": "unet",
+        "patch": 4,
+        "channels": 16,
+        "factors": (4, 4),
+        "multipliers": (1, 1, 1),
+        "blocks": (1, 1, 1),
+    },
+}
+
+
+@pytest.fixture
+def cuda(monkeypatch):
+    with pretended_cuda(monkeypatch) as device:
+        yield device
+
+
+@pytest.fixture(scope="module")
+def models(tiny_vocoder_folder, tiny_generator_folder):
+    """A vocoder and a generator, read before there is a pretended device."""
+    return load_model(tiny_vocoder_folder, "cpu"), load_model(tiny_generator_folder, "cpu")
+
+
+@pytest.fixture(scope="module")
+def batches(tiny_run_config):
+    recordings, _ = open_recordings(tiny_run_config.data)
+    reader = CropReader.for_model(tiny_run_config.model, tiny_run_config.data)
+    return list(islice(CropDataset(recordings, reader, tiny_run_config.data, 0).batches(0, 2), 2))
+
+
+def moved(kind, model, device):
+    network, config = model
+    return kind(copy.deepcopy(network).to(device), config, "fp32")
+
+
+def network_of(config, kind):
+    network = NetworkConfig(**{"layers": 2, "embedding": EmbeddingConfig(width=16, centres=8)} | NETWORKS[kind])
+    config = config.model_copy(update={"network": network})
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        built = build_network(config).eval()
+        torch.nn.init.normal_(built.output.weight, std=0.1)
+    return built, config
+
+
+def mels(model, n_frames=10):
+    """Two mels `(2, n_mels, frames)` of noise, on the CPU."""
+    vocoder = Vocoder(*model, "fp32")
+    return vocoder.mel(0.1 * torch.randn(2, 64 * n_frames, generator=torch.Generator().manual_seed(0)))
+
+
+def compare(made, expected, tolerance=1e-5):
+    assert made.device.type == "cuda"
+    torch.testing.assert_close(made.detach().cpu(), expected.detach(), rtol=tolerance, atol=tolerance)
+
+
+def test_a_tensor_left_on_the_host_is_noticed(cuda):
+    there, here = torch.ones(3, device=cuda), torch.ones(3)
+    assert there.device.type == "cuda"
+    assert (there + 1 + torch.tensor(2.0)).cpu().tolist() == [4.0] * 3
+    for mistake in (
+        lambda: there + here,
+        lambda: here.mul_(there),
+        lambda: torch.cat([there, here]),
+        lambda: there.unsqueeze(0) @ here.unsqueeze(1),
+    ):
+        with pytest.raises(RuntimeError, match="same device"):
+            mistake()
+    with pytest.raises(TypeError, match="numpy"):
+        there.numpy()
+
+
+@pytest.mark.parametrize("start", ["noise", "griffin-lim"])
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_a_vocoder(models, cuda, sampler, start):
+    mel = mels(models[0])
+    made, expected = (
+        moved(Vocoder, models[0], device)(
+            mel, seed=[0, 1], sampler=sampler, steps=3, start=start, corrector_steps=1, griffin_lim_iterations=2
+        )
+        for device in (cuda, "cpu")
+    )
+    compare(made, expected)
+
+
+@pytest.mark.parametrize("kind", NETWORKS)
+def test_every_network_in_both_precisions_whole_and_streamed(models, cuda, kind):
+    model, mel = network_of(models[0][1], kind), mels(models[0])[0]
+    for start in ("noise", "griffin-lim"):
+        on_gpu, on_cpu = (moved(Vocoder, model, device) for device in (cuda, "cpu"))
+        compare(on_gpu(mel, start=start, zero_terminal=True), on_cpu(mel, start=start, zero_terminal=True), 1e-4)
+        assert on_gpu.with_dtype("bf16")(mel, start=start).device.type == "cuda"
+        if on_gpu.engine.reach_blocks is not None:
+            pieces = list(on_gpu.stream(iter(mel.split(3, -1)), start=start, chunk_seconds=0.05))
+            compare(torch.cat(pieces), on_cpu(mel, start=start), 1e-4)
+
+
+@pytest.mark.parametrize("changes", [{}, {"guidance": 2.0, "guidance_rescale": 0.5}, {"corrector_steps": 2}], ids=str)
+def test_a_generator(models, cuda, changes):
+    (network, config), made = models[1], []
+    model = network, config.model_copy(update={"condition_dropout": 0.1})
+    for device in (cuda, "cpu"):
+        made.append(moved(Generator, model, device).generate("yes", 2, steps=3, sampler="ddpm", **changes))
+    compare(*made)
+
+
+@pytest.mark.parametrize(
+    "degradation",
+    [Gaps(((0.02, 0.04),), 8000), Clipping(0.1), Noise(10.0), LowPass(1500.0, 8000)],
+    ids=lambda degradation: type(degradation).__name__,
+)
+@pytest.mark.parametrize(
+    "config", [RepairConfig(), RepairConfig(dps_strength=1.0, start="noise"), RepairConfig("griffin-lim")]
+)
+def test_repair(models, cuda, degradation, config):
+    audio = 0.1 * torch.randn(1, 1600, generator=torch.Generator().manual_seed(0))
+    made, expected = (
+        repair(moved(Vocoder, models[0], device), audio, degradation, config, steps=2) for device in (cuda, "cpu")
+    )
+    compare(made, expected, 1e-4)
+
+
+STEPS = {
+    "plain": ({}, {}),
+    "bf16 and checkpointing": ({}, {"precision": "bf16", "gradient_checkpointing": True}),
+    "few steps": (
+        {"synthesis": {"start": "griffin-lim", "griffin_lim_iterations": 2, "steps": 2}},
+        {"few_step_weight": 1.0},
+    ),
+    "few steps, ddpm": ({"synthesis": {"sampler": "ddpm", "steps": 2, "corrector_steps": 1}}, {"few_step_weight": 1.0}),
+    "weighted": ({}, {"loss_weighting": "min-snr", "spectral_weighting": 1.0}),
+    "learned variance": ({"diffusion": {"variance": "learned"}}, {}),
+    "learned levels": ({"diffusion": {"distribution": "learned"}}, {}),
+    "v": ({"diffusion": {"target": "v"}}, {}),
+}
+
+
+@pytest.mark.parametrize("case", STEPS)
+def test_a_training_step(tiny_run_config, batches, cuda, case):
+    parts, options = STEPS[case]
+    model = tiny_run_config.model
+    model = model.model_copy(
+        update={name: getattr(model, name).model_copy(update=values) for name, values in parts.items()}
+    )
+    training = tiny_run_config.training.model_copy(update=options)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network = build_network(model)
+    losses = []
+    for device in (cuda, torch.device("cpu")):
+        state, results = TrainState(network, model, training, Distributed(device), 0.5), []
+        for batch in batches:
+            results += state.step(batch)
+        results += state.flush()
+        losses.append([result.loss for result in results])
+        assert all(result.finite for result in results)
+        assert next(state.network.parameters()).device == device
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5 if "bf16" not in case else 0.1)
+
+
+@pytest.mark.parametrize("kind", ["none", "energy", "spectral"])
+def test_measuring_distances(tiny_run_config, batches, cuda, kind):
+    audio = batches[0].audio[:, 0] if hasattr(batches[0], "audio") else batches[0][0][:, 0]
+    noisy, bandwidth = audio + 0.1, torch.full((len(audio),), 3000.0)
+    for measure in (
+        lambda a, b: multi_resolution_stft_distance(a, b, sample_rate=8000, bandwidth=bandwidth),
+        lambda a, b: log_mel_distance(a, b, sample_rate=8000),
+    ):
+        compare(measure(noisy.to(cuda), audio.to(cuda)), measure(noisy, audio))
+    assert WhiteningConfig(kind=kind)
