@@ -10,7 +10,7 @@ import pytest
 import soundfile
 
 from audiodiff.config import load_run_config
-from audiodiff.training.loss_curve import differing, load_curve
+from audiodiff.training.loss_curve import differing_settings, load_curve
 from audiodiff.training.trainer import train
 
 ROOT = Path(__file__).parents[1]
@@ -128,7 +128,7 @@ def test_a_curve_can_be_kept(toy):
 @pytest.mark.parametrize("path", CURVES, ids=name)
 def test_a_shipped_curve_is_of_the_configuration_beside_it(path):
     config, curve = load_run_config(path.with_name(path.name.replace(".curve.json", ".yaml"))), load_curve(path)
-    assert differing(curve.settings, config) == []
+    assert differing_settings(curve.settings, config) == []
     assert curve.points[-1].step == config.training.steps
 
 

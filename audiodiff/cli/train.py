@@ -60,9 +60,9 @@ def command(
 
     config = load_run_config(conf, settings | ({"data.train": data} if data else {}))
     if dry_run:
-        from audiodiff.training.dry_run import in_words, measure_cost
+        from audiodiff.training.dry_run import format_cost, measure_cost
 
-        click.echo("\n".join(in_words(measure_cost(config))))
+        click.echo("\n".join(format_cost(measure_cost(config))))
         return
     run_dir = run_dir or Path("exp") / conf.stem
     curve = conf.with_suffix(".curve.json")

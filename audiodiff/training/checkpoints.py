@@ -1,4 +1,4 @@
-"""A run's folder: its configuration, its checkpoints, and the best and the last model.
+"""Checkpoints and everything else in a run's folder.
 
     config.yaml                  what `audiodiff train` was asked for
     checkpoints/step-00001000/   a model folder (the averaged weights), and training.pt with all that resuming needs
@@ -19,6 +19,7 @@ import logging
 import os
 import re
 import shutil
+import socket
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -35,7 +36,11 @@ from audiodiff.checkpoint import load_model, save_model
 from audiodiff.config import ModelConfig, RunConfig
 from audiodiff.errors import AudiodiffError, TrainingError
 from audiodiff.networks.build import Network
-from audiodiff.training.lock import locked
+
+try:
+    import fcntl
+except ImportError:  # Windows has no such locks; two runs in one folder are not noticed there
+    fcntl = None  # type: ignore[assignment]
 
 STATE = "training.pt"
 CHECKSUMS = "checksums.json"
@@ -238,3 +243,38 @@ def _checksum(path: Path) -> str:
         while block := file.read(2**20):
             digest.update(block)
     return digest.hexdigest()
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold a lock on a file, made with its folder if it is not there.
+
+    The lock is a POSIX record lock: it belongs to this process alone, not to those that it starts, so a killed run can
+    be resumed at once, even while processes that read its data have not noticed yet.
+
+    Args:
+        path: The file; its text says who holds it.
+
+    Yields:
+        Nothing.
+
+    Raises:
+        TrainingError: If another process holds it.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+", encoding="utf-8") as file:
+        try:
+            if fcntl is not None:
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError) as error:
+            file.seek(0)
+            holder = file.read().strip() or "another process"
+            raise TrainingError(
+                f"{path.parent} is in use by {holder}; two runs in one folder would spoil each other. Wait for it, "
+                "stop it, or choose another run folder."
+            ) from error
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+        file.flush()
+        yield
+        file.truncate(0)

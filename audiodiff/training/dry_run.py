@@ -36,7 +36,7 @@ class Cost:
         memory: Bytes at the peak of a step: on a GPU measured, elsewhere weights, average, gradient, optimiser and what
             the backward pass needs of the forward pass.
         step_seconds: Seconds per step, without waiting for data: the median.
-        waiting_share: Fraction of the measured time that was spent waiting for data.
+        waiting_fraction: Fraction of the measured time that was spent waiting for data.
         epoch_steps: Steps that see as many seconds as there are in the training recordings.
         steps: Steps of the run.
         checkpoint_bytes: Size of a checkpoint.
@@ -49,7 +49,7 @@ class Cost:
     operations_per_second: float
     memory: int
     step_seconds: float
-    waiting_share: float
+    waiting_fraction: float
     epoch_steps: float
     steps: int
     checkpoint_bytes: int
@@ -71,7 +71,7 @@ def measure_cost(config: RunConfig) -> Cost:
     with init_distributed(config.training.device) as distributed:
         stream = open_corpus(config, distributed.device).training
         state = begin(config, stream, distributed)
-        step_seconds, waiting_share, saved, peak = _measure_steps(state, config, stream)
+        step_seconds, waiting_fraction, saved, peak = _measure_steps(state, config, stream)
         operations = _count_operations(state, stream)
     weights = _bytes(state.ema.state_dict())
     stored = _bytes(state.state_dict())
@@ -86,7 +86,7 @@ def measure_cost(config: RunConfig) -> Cost:
         operations_per_second=operations / crop_seconds,
         memory=peak or weights + stored + gradient + saved,
         step_seconds=step_seconds,
-        waiting_share=waiting_share,
+        waiting_fraction=waiting_fraction,
         epoch_steps=stream.seconds / (n_clips * crop_seconds),
         steps=config.training.steps,
         checkpoint_bytes=checkpoint,
@@ -95,7 +95,7 @@ def measure_cost(config: RunConfig) -> Cost:
 
 
 def _measure_steps(state: TrainState, config: RunConfig, stream: CropStream) -> tuple[float, float, int, int]:
-    """Return seconds per step, share of waiting, bytes kept for the backward pass, and peak bytes on a GPU (or 0)."""
+    """Return seconds per step, waiting fraction, bytes kept for the backward pass, and peak bytes on a GPU (or 0)."""
     device = state.distributed.device
     on_gpu = device.type == "cuda"
     source = stream.batches(
@@ -156,14 +156,14 @@ def _bytes(value: Any) -> int:
     return sum(map(_bytes, value.values())) if isinstance(value, dict) else 0
 
 
-def in_words(cost: Cost) -> list[str]:
+def format_cost(cost: Cost) -> list[str]:
     """Return the lines that `audiodiff train --dry-run` prints."""
     epoch = cost.epoch_steps * cost.step_seconds
     return [
         f"parameters            {cost.parameters / 1e6:.2f} M, {cost.trained_parameters / 1e6:.2f} M trained",
         f"operations            {cost.operations_per_second / 1e9:.2f} GFLOP per second of audio and network call",
         f"memory                {_size(cost.memory)}",
-        f"step                  {cost.step_seconds:.3f} s; waiting for data took {cost.waiting_share:.1%} of the time",
+        f"step                  {cost.step_seconds:.3f} s; {cost.waiting_fraction:.1%} of the time waits for data",
         f"epoch                 {math.ceil(cost.epoch_steps)} steps, {_duration(epoch)}",
         f"run                   {cost.steps} steps, {_duration(cost.steps * cost.step_seconds)}, without validation",
         f"checkpoint            {_size(cost.checkpoint_bytes)}",

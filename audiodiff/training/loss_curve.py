@@ -1,4 +1,4 @@
-"""Is my loss normal? The validation losses of a run, beside a reference curve and beside the loss on training crops."""
+"""The loss curve of a run: compared with a reference run, and watched for overfitting."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from audiodiff.config import ModelConfig, RunConfig, flattened
 from audiodiff.errors import ConfigError
 from audiodiff.pipelines.base import noise_levels
 
-NEAR = 0.1
+TOLERANCE = 0.1
 """A loss within this fraction of the reference counts as near it."""
-LEAST_RISE = 0.01
-"""Fraction by which validation must have risen over its best before the gap to training counts as widening."""
-FAINT = -20.0
+OVERFITTING_RISE = 0.01
+"""Fraction by which validation must have risen over its best before the gap to training counts as overfitting."""
+HIGH_TERMINAL_SNR = -20.0
 """Terminal SNR in dB above which sampling from pure noise meets levels that training has not shown."""
 
-# What decides how large a loss is: beside another of these, a reference says nothing.
-_DECISIVE = (
+# What decides how large a loss is: where one of these differs, a comparison says nothing.
+_LOSS_SETTINGS = (
     *("model.sample_rate", "model.mel", "model.network", "model.whitening.kind", "model.whitening.exponent"),
     *("model.diffusion", "data.crop_seconds", "data.mask_bandwidth", "training.batch_size", "training.learning_rate"),
     *("training.few_step_weight", "training.validation_levels", "training.initial_model"),
@@ -89,7 +89,7 @@ def load_curve(path: Path) -> LossCurve:
         ) from error
 
 
-def decisive_settings(config: RunConfig, *, not_default: bool = False) -> dict[str, Any]:
+def loss_settings(config: RunConfig, *, not_default: bool = False) -> dict[str, Any]:
     """Return the settings that decide how large a loss is, as dotted names and plain values.
 
     Args:
@@ -97,12 +97,12 @@ def decisive_settings(config: RunConfig, *, not_default: bool = False) -> dict[s
         not_default: Leave out those that have the value they have by default.
     """
     document = flattened(config.model_dump(mode="json", exclude_defaults=not_default))
-    decisive = tuple(f"{name}." for name in _DECISIVE)
-    return {name: value for name, value in document.items() if f"{name}.".startswith(decisive)}
+    prefixes = tuple(f"{name}." for name in _LOSS_SETTINGS)
+    return {name: value for name, value in document.items() if f"{name}.".startswith(prefixes)}
 
 
 class LossMonitor:
-    """Keeps the curve of a run, and says in the log what it means.
+    """Keeps the loss curve of a run, compares it with a reference and warns of overfitting.
 
     Args:
         path: File of the run's own curve; it goes on from what is there, up to `first_step`.
@@ -114,9 +114,9 @@ class LossMonitor:
     def __init__(self, path: Path, config: RunConfig, first_step: int, reference: LossCurve | None = None) -> None:
         self._path = path
         earlier = load_curve(path).points if path.is_file() else ()
-        self.curve = LossCurve(decisive_settings(config), tuple(point for point in earlier if point.step <= first_step))
+        self.curve = LossCurve(loss_settings(config), tuple(point for point in earlier if point.step <= first_step))
         self._reference = None
-        if reference and (names := differing(reference.settings, config)):
+        if reference and (names := differing_settings(reference.settings, config)):
             _LOG.info("no comparison with the reference curve, which belongs to another %s", ", ".join(names))
         else:
             self._reference = reference
@@ -128,57 +128,59 @@ class LossMonitor:
             self.curve.save(self._path)
         except OSError as error:
             _LOG.warning("%s cannot be written: %s", self._path, error)
-        if self._reference is not None and (said := compared(point, self._reference)):
+        if self._reference is not None and (said := compare_with_reference(point, self._reference)):
             _LOG.info("step %d: %s", point.step, said)
-        if said := widening(self.curve):
+        if said := describe_overfitting(self.curve):
             _LOG.warning("step %d: %s", point.step, said)
 
 
-def differing(theirs: Mapping[str, Any], config: RunConfig) -> list[str]:
-    """Name the decisive settings that are others than those of a curve.
+def differing_settings(theirs: Mapping[str, Any], config: RunConfig) -> list[str]:
+    """Name the settings of the loss that are others than those of a curve.
 
     Args:
         theirs: Settings of the curve. A setting that was not there when it was made counts as its default.
         config: The run.
     """
-    stored, set_here = flattened(theirs), decisive_settings(config, not_default=True)
-    ours = decisive_settings(config)
+    stored, set_here = flattened(theirs), loss_settings(config, not_default=True)
+    ours = loss_settings(config)
     return sorted(name for name in ours if (stored[name] != ours[name] if name in stored else name in set_here))
 
 
-def compared(point: LossPoint, reference: LossCurve) -> str | None:
-    """Say how a validation loss lies to a reference; None where the reference does not reach."""
+def compare_with_reference(point: LossPoint, reference: LossCurve) -> str | None:
+    """Compare a validation loss with a reference, in words; None where the reference does not reach."""
     expected = reference.at(point.step)
     if expected is None:
         return None
     difference = point.valid / expected - 1
-    if abs(difference) <= NEAR:
+    if abs(difference) <= TOLERANCE:
         verdict = "as expected"
     else:
         verdict = "lower than there" if difference < 0 else "higher: other data, or a mistake"
     return f"validation loss is {difference:+.1%} of the reference curve's {expected:.4f}, {verdict}"
 
 
-def widening(curve: LossCurve) -> str | None:
-    """Say if validation has become worse since its best while the loss on training crops has gone on falling."""
+def describe_overfitting(curve: LossCurve) -> str | None:
+    """Return a warning if validation has become worse since its best while the loss on training crops kept falling."""
     best = min(curve.points, key=lambda point: point.valid)
     now = curve.points[-1]
-    if best.train is None or now.train is None or now.valid < best.valid * (1 + LEAST_RISE) or now.train >= best.train:
+    if best.train is None or now.train is None or now.train >= best.train:
+        return None
+    if now.valid < best.valid * (1 + OVERFITTING_RISE):
         return None
     return (
         f"validation loss has risen from {best.valid:.4f} at step {best.step} to {now.valid:.4f}, while on training "
-        f"crops it fell from {best.train:.4f} to {now.train:.4f}: the model learns its recordings by heart. best/ "
+        f"crops it fell from {best.train:.4f} to {now.train:.4f}: the model is overfitting. best/ "
         f"holds step {best.step}; more recordings or augmentation help, and training.patience ends such runs."
     )
 
 
-def terminal_snr(model: ModelConfig) -> Iterator[tuple[int, str]]:
+def check_terminal_snr(model: ModelConfig) -> Iterator[tuple[int, str]]:
     """Say how much signal is left at the noisiest level in training, with the level of the log it deserves."""
     decibels = 10 * model.diffusion.log_snr_min / math.log(10)
     amplitude = math.sqrt(1 / (1 + math.exp(-model.diffusion.log_snr_min)))
     said = f"terminal SNR {decibels:.1f} dB: at the noisiest level {amplitude:.1%} of the amplitude is signal"
     from_noise = model.synthesis.start == "noise"
-    if from_noise and decibels > FAINT:
+    if from_noise and decibels > HIGH_TERMINAL_SNR:
         yield logging.WARNING, f"{said}, but synthesis starts from noise alone. Lower model.diffusion.log_snr_min."
     else:
         yield logging.INFO, said

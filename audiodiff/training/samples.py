@@ -1,4 +1,4 @@
-"""What the model sounds like by now: a few clips made in the way a user would, each beside a recording."""
+"""Audio samples during training: a few clips made the way a user would make them, each beside a recording."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from audiodiff.errors import AudioError, DataError
 from audiodiff.evaluation.scoring import score
 from audiodiff.networks.build import Network
 from audiodiff.pipelines import Generator, Vocoder
-from audiodiff.training.events import Clip
+from audiodiff.training.callbacks import Clip
 
 SAMPLE_SECONDS = 3.0
 SAMPLES = 3
@@ -35,12 +35,12 @@ class Sample(NamedTuple):
     Attributes:
         name: Of the recording.
         audio: Its beginning `(1, time)`.
-        told: Label, speaker and vector of it, as far as the model takes them; None where it has none.
+        conditions: Its label, speaker and vector, as far as the model takes them; None where it has none.
     """
 
     name: str
     audio: Tensor
-    told: dict[str, Any]
+    conditions: dict[str, Any]
 
 
 def choose_samples(
@@ -69,18 +69,19 @@ def choose_samples(
                 raise
             on_failure(Failure(recording.audio, error))
             continue
-        samples.append(Sample(recording.audio.stem, example.audio, _told(recording, example, reader)))
+        samples.append(Sample(recording.audio.stem, example.audio, _conditions(recording, example, reader)))
     return samples
 
 
-def _told(recording: Recording, example: Example, reader: CropReader) -> dict[str, Any]:
-    told = {
-        "label": recording.label if reader.labels else None,
-        "speaker": recording.speaker if reader.speakers else None,
-        "vector": example.vector if example.vector.isfinite().all() else None,
+def _conditions(recording: Recording, example: Example, reader: CropReader) -> dict[str, Any]:
+    """Return label, speaker and vector as far as the model takes them; None where the recording has none."""
+    vector = example.vector if example.vector.isfinite().all() else None
+    known = {
+        "label": (reader.labels, recording.label),
+        "speaker": (reader.speakers, recording.speaker),
+        "vector": (reader.vector_width, vector),
     }
-    takes = {"label": reader.labels, "speaker": reader.speakers, "vector": reader.vector_width}
-    return {name: value for name, value in told.items() if takes[name]}
+    return {name: value for name, (taken, value) in known.items() if taken}
 
 
 def make_clips(network: Network, config: ModelConfig, samples: Sequence[Sample]) -> list[Clip]:
@@ -97,18 +98,18 @@ def make_clips(network: Network, config: ModelConfig, samples: Sequence[Sample])
     """
     clips = []
     scores: dict[str, float] = {}
-    for i, (name, reference, told) in enumerate(samples):
+    for i, (name, reference, conditions) in enumerate(samples):
         if config.mel is None and config.labels:
-            told = told | {"label": config.labels[i % len(config.labels)]}
-        if None in told.values() and not config.condition_dropout:
+            conditions = conditions | {"label": config.labels[i % len(config.labels)]}
+        if None in conditions.values() and not config.condition_dropout:
             continue
         if config.mel is not None:
-            vocoder = Vocoder(network, config).with_conditions(**told)
+            vocoder = Vocoder(network, config).with_conditions(**conditions)
             generated = vocoder(vocoder.mel(reference))
         else:
-            name = told.get("label") or f"sample {i}"
+            name = conditions.get("label") or f"sample {i}"
             seconds = reference.shape[-1] / config.sample_rate
-            generated = Generator(network, config).generate(**told, seconds=seconds, seed=i)[0]
+            generated = Generator(network, config).generate(**conditions, seconds=seconds, seed=i)[0]
         generated = generated.cpu().float()
         if config.mel is not None:
             scores = score(generated, reference, config.sample_rate, SCORES)

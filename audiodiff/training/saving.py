@@ -8,8 +8,8 @@ from collections.abc import Callable
 from audiodiff.config import ModelConfig, TrainingConfig
 from audiodiff.data.corpus import CropStream
 from audiodiff.errors import AudiodiffError, TrainingError
+from audiodiff.training.callbacks import TrainEvent
 from audiodiff.training.checkpoints import RunFolder
-from audiodiff.training.events import TrainEvent
 from audiodiff.training.state import TrainState
 
 FAILED_SAVES = 10

@@ -15,12 +15,11 @@ from audiodiff.data.crops import Example
 from audiodiff.data.dataset import validation_crops
 from audiodiff.errors import AudiodiffError, TrainingError
 from audiodiff.training.bad_recordings import BadRecordings
+from audiodiff.training.callbacks import Callback, TrainEvent, progress, tensorboard
 from audiodiff.training.checkpoints import RunFolder
 from audiodiff.training.distributed import init_distributed
-from audiodiff.training.events import Callback, TrainEvent
 from audiodiff.training.initialisation import start
-from audiodiff.training.loss_curve import LossCurve, LossMonitor, LossPoint, terminal_snr
-from audiodiff.training.reporting import progress, tensorboard
+from audiodiff.training.loss_curve import LossCurve, LossMonitor, LossPoint, check_terminal_snr
 from audiodiff.training.samples import choose_samples, make_clips
 from audiodiff.training.saving import Checkpointer
 from audiodiff.training.signals import StopSignal
@@ -167,11 +166,11 @@ class Trainer:
             )
         )
         self._loss_monitor = LossMonitor(folder.curve, config, state.progress.step, reference)
-        for level, said in terminal_snr(state.config):
+        for level, said in check_terminal_snr(state.config):
             _LOG.log(level, "%s", said)
 
     def run(self, stop_signal: StopSignal) -> bool:
-        """Train until the last step, an stop_signal, or the end of patience; a checkpoint is written in any case.
+        """Train until the last step, a signal, or the end of patience; a checkpoint is written in any case.
 
         Returns:
             Whether it was the end of patience.

@@ -5,7 +5,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from audiodiff.checkpoint import load_model
-from audiodiff.training.dry_run import in_words, measure_cost
+from audiodiff.training.dry_run import format_cost, measure_cost
 from audiodiff.training.trainer import train
 
 
@@ -54,7 +54,7 @@ def test_memory_grows_with_the_batch_and_shrinks_with_checkpointing(tiny_run_con
 
 
 def test_lines_have_units(cost):
-    lines = in_words(cost)
+    lines = format_cost(cost)
     assert len(lines) == 8
     assert lines[0] == f"parameters            {cost.parameters / 1e6:.2f} M, {cost.parameters / 1e6:.2f} M trained"
     assert any("GFLOP per second of audio" in line for line in lines)

@@ -1,4 +1,4 @@
-"""The watch says what a loss means: near a reference or not, learning by heart or not, starting from noise or not."""
+"""What a loss means: near a reference or not, overfitting or not, starting from noise or not."""
 
 import json
 import logging
@@ -11,12 +11,12 @@ from audiodiff.training.loss_curve import (
     LossCurve,
     LossMonitor,
     LossPoint,
-    compared,
-    decisive_settings,
-    differing,
+    check_terminal_snr,
+    compare_with_reference,
+    describe_overfitting,
+    differing_settings,
     load_curve,
-    terminal_snr,
-    widening,
+    loss_settings,
 )
 from audiodiff.training.trainer import train
 from audiodiff.training.validation import ValidationResult, Validator
@@ -37,15 +37,15 @@ def test_a_curve_is_a_line_between_its_points():
 def test_a_loss_is_compared(loss, said):
     import re
 
-    assert re.search(said.replace("+0.0%", r"\+0.0%"), compared(LossPoint(200, loss), REFERENCE))
-    assert compared(LossPoint(400, loss), REFERENCE) is None
+    assert re.search(said.replace("+0.0%", r"\+0.0%"), compare_with_reference(LossPoint(200, loss), REFERENCE))
+    assert compare_with_reference(LossPoint(400, loss), REFERENCE) is None
 
 
 @pytest.mark.parametrize(
     ("points", "wide"),
     [
         ([(1, 0.5, 0.5), (2, 0.6, 0.4)], True),
-        ([(1, 0.5, 0.5), (2, 0.6, 0.55)], False),  # both rise: not learnt by heart
+        ([(1, 0.5, 0.5), (2, 0.6, 0.55)], False),  # both rise: no overfitting
         ([(1, 0.5, 0.5), (2, 0.503, 0.4)], False),  # hardly any rise
         ([(1, 0.5, 0.5), (2, 0.4, 0.3)], False),
         ([(1, 0.5, None), (2, 0.6, None)], False),
@@ -53,9 +53,9 @@ def test_a_loss_is_compared(loss, said):
     ],
 )
 def test_a_widening_gap_is_named(points, wide):
-    said = widening(LossCurve({}, tuple(LossPoint(*point) for point in points)))
+    said = describe_overfitting(LossCurve({}, tuple(LossPoint(*point) for point in points)))
     assert (said is not None) is wide
-    assert not wide or ("by heart" in said and "best/ holds step 1" in said)
+    assert not wide or ("overfitting" in said and "best/ holds step 1" in said)
 
 
 def test_a_curve_goes_on_where_its_run_does(tmp_path, tiny_run_config):
@@ -66,25 +66,27 @@ def test_a_curve_goes_on_where_its_run_does(tmp_path, tiny_run_config):
     second = LossMonitor(path, tiny_run_config, 8)  # killed after 12, resumed from 8
     second.add(LossPoint(12, 0.25, None))
     assert load_curve(path).points == (LossPoint(4, 0.25, 0.1), LossPoint(8, 0.125, 0.1), LossPoint(12, 0.25, None))
-    assert load_curve(path).settings == json.loads(json.dumps(decisive_settings(tiny_run_config)))
+    assert load_curve(path).settings == json.loads(json.dumps(loss_settings(tiny_run_config)))
 
 
 def test_a_curve_is_of_other_settings_where_a_decisive_one_differs(tiny_run_config):
-    settings = decisive_settings(tiny_run_config)
+    settings = loss_settings(tiny_run_config)
     assert settings["training.batch_size"] == 4
     assert "training.seed" not in settings
-    assert differing(settings, tiny_run_config) == []
-    assert differing(settings | {"training.batch_size": 5}, tiny_run_config) == ["training.batch_size"]
+    assert differing_settings(settings, tiny_run_config) == []
+    assert differing_settings(settings | {"training.batch_size": 5}, tiny_run_config) == ["training.batch_size"]
     nested = {name: value for name, value in settings.items() if not name.startswith("model.network.")}
     network = tiny_run_config.model.network.model_dump(mode="json")
-    assert differing(nested | {"model.network": network | {"layers": 9}}, tiny_run_config) == ["model.network.layers"]
+    assert differing_settings(nested | {"model.network": network | {"layers": 9}}, tiny_run_config) == [
+        "model.network.layers"
+    ]
 
 
 def test_a_setting_younger_than_the_curve_counts_as_its_default(tiny_run_config):
-    settings = decisive_settings(tiny_run_config)
+    settings = loss_settings(tiny_run_config)
     younger = ("model.network.patch", "data.crop_seconds")
     older = {name: value for name, value in settings.items() if name not in younger}
-    assert differing(older, tiny_run_config) == ["data.crop_seconds"]  # which is not as by default
+    assert differing_settings(older, tiny_run_config) == ["data.crop_seconds"]  # which is not as by default
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"points": [[1]], "settings": {}}'])
@@ -148,6 +150,6 @@ def test_patience_ends_a_run_that_no_longer_improves_and_it_stays_ended(tmp_path
 )
 def test_the_terminal_snr_is_named(tiny_model_config, lowest, synthesis, levels):
     update = {"diffusion": DiffusionConfig(log_snr_min=lowest), "synthesis": synthesis}
-    said = list(terminal_snr(tiny_model_config.model_copy(update=update)))
+    said = list(check_terminal_snr(tiny_model_config.model_copy(update=update)))
     assert [level for level, _ in said] == levels
     assert f"terminal SNR {lowest * 4.342945:.1f} dB" in said[0][1]

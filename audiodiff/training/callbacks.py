@@ -1,4 +1,4 @@
-"""Listeners of a training run: a progress bar or lines in the log, and TensorBoard."""
+"""Callbacks of a training run: a progress bar or lines in the log, and TensorBoard."""
 
 from __future__ import annotations
 
@@ -6,15 +6,17 @@ import logging
 import math
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
-
-from audiodiff.training.events import Callback, Clip, TrainEvent
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -26,8 +28,49 @@ STEPS_BETWEEN_POINTS = 10
 _LOG = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True)
+class Clip:
+    """Audio made by the model in training, beside a recording.
+
+    Attributes:
+        name: Of the recording, or the label.
+        reference: The recording `(1, time)`.
+        generated: What the model made `(1, time)`.
+        picture: Both as waveforms and spectrograms, RGB `(height, width, 3)`, 8 bit.
+        scores: By name, of `audiodiff.evaluation.scoring.score`; empty where the model does not follow a recording.
+    """
+
+    name: str
+    reference: Tensor
+    generated: Tensor
+    picture: NDArray[np.uint8]
+    scores: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class TrainEvent:
+    """Something that happened after `step` steps were done.
+
+    Attributes:
+        kind: What happened.
+        step: Number of steps done.
+        values: For "step": loss, gradient_norm, learning_rate; for "skipped": skipped, the number of all so far; for
+            "validated": loss, and loss_at_<log-SNR> for each level.
+        clips: For "sampled".
+    """
+
+    kind: Literal["step", "skipped", "validated", "sampled", "saved"]
+    step: int
+    values: Mapping[str, float] = field(default_factory=dict)
+    clips: Sequence[Clip] = ()
+
+
+Callback = Callable[[TrainEvent], None]
+"""Called with everything that happens in a run."""
+
+
 class ThroughputMeter:
-    """Means over the steps since the last look.
+    """Mean losses and throughput over the steps since the last reading.
 
     Args:
         samples_per_step: Audio samples in a batch.
@@ -49,11 +92,11 @@ class ThroughputMeter:
 
     @property
     def seconds(self) -> float:
-        """Seconds since the last look."""
+        """Seconds since the last reading."""
         return self._clock() - self._began
 
-    def close(self) -> dict[str, float]:
-        """Return the means, `samples_per_second` and `steps_per_second`, and begin anew."""
+    def read(self) -> dict[str, float]:
+        """Return the means, `samples_per_second` and `steps_per_second`, and start again."""
         n_steps, seconds = len(self._values), max(self.seconds, 1e-9)
         means = {name: sum(values[name] for values in self._values) / n_steps for name in self._values[0]}
         means |= {
@@ -64,14 +107,14 @@ class ThroughputMeter:
         return means
 
 
-def line_reporter(total_steps: int, window: ThroughputMeter) -> Callback:
-    """Return a callback that writes a line into the log now and then, and what matters at once."""
+def log_lines(total_steps: int, meter: ThroughputMeter) -> Callback:
+    """Return a callback that logs a line every so often, and validations and skipped steps at once."""
 
     def report(event: TrainEvent) -> None:
         if event.kind == "step":
-            window.add(event)
-            if window.seconds > SECONDS_BETWEEN_LINES or event.step == total_steps:
-                means = window.close()
+            meter.add(event)
+            if meter.seconds > SECONDS_BETWEEN_LINES or event.step == total_steps:
+                means = meter.read()
                 _LOG.info(
                     "step %d of %d: loss %.4f, %.0f samples/s, %s left",
                     event.step,
@@ -97,7 +140,7 @@ def _report_the_rest(event: TrainEvent) -> None:
 
 
 @contextmanager
-def progress_bar(first_step: int, total_steps: int, window: ThroughputMeter) -> Iterator[Callback]:
+def progress_bar(first_step: int, total_steps: int, meter: ThroughputMeter) -> Iterator[Callback]:
     """Show a bar on stderr with loss, samples/s and time left; log lines appear above it."""
     with ExitStack() as stack:
         bar = stack.enter_context(tqdm(total=total_steps, initial=first_step, unit="step", file=sys.stderr))
@@ -107,9 +150,9 @@ def progress_bar(first_step: int, total_steps: int, window: ThroughputMeter) -> 
             if event.kind in ("step", "skipped"):
                 bar.update(event.step - bar.n)
             if event.kind == "step":
-                window.add(event)
-                if window.seconds > 1:
-                    means = window.close()
+                meter.add(event)
+                if meter.seconds > 1:
+                    means = meter.read()
                     bar.set_postfix_str(f"loss {means['loss']:.4f}, {means['samples_per_second']:,.0f} samples/s")
             _report_the_rest(event)
 
@@ -118,13 +161,13 @@ def progress_bar(first_step: int, total_steps: int, window: ThroughputMeter) -> 
 
 @contextmanager
 def progress(first_step: int, total_steps: int, samples_per_step: int) -> Iterator[Callback]:
-    """Give the callback that suits stderr: a bar on a terminal, lines elsewhere."""
-    window = ThroughputMeter(samples_per_step)
+    """Yield the callback that suits stderr: a bar on a terminal, lines elsewhere."""
+    meter = ThroughputMeter(samples_per_step)
     if sys.stderr.isatty():
-        with progress_bar(first_step, total_steps, window) as bar:
+        with progress_bar(first_step, total_steps, meter) as bar:
             yield bar
     else:
-        yield line_reporter(total_steps, window)
+        yield log_lines(total_steps, meter)
 
 
 def _write_clips(writer: SummaryWriter, event: TrainEvent, sample_rate: int) -> None:
@@ -147,7 +190,7 @@ def _mean_scores(clips: Sequence[Clip]) -> dict[str, float]:
 
 @contextmanager
 def tensorboard(folder: Path, first_step: int, samples_per_step: int, sample_rate: int) -> Iterator[Callback]:
-    """Give a callback that writes curves, pictures and sounds for TensorBoard.
+    """Yield a callback that writes curves, pictures and sounds for TensorBoard.
 
     Args:
         folder: Where to write.
@@ -164,7 +207,7 @@ def tensorboard(folder: Path, first_step: int, samples_per_step: int, sample_rat
         _LOG.warning("no curves, pictures or sounds will be written (%s). Run: pip install tensorboard", error)
         yield lambda event: None
         return
-    window = ThroughputMeter(samples_per_step)
+    meter = ThroughputMeter(samples_per_step)
     writer = SummaryWriter(str(folder), purge_step=first_step + 1)
     broken: list[OSError] = []
 
@@ -172,7 +215,7 @@ def tensorboard(folder: Path, first_step: int, samples_per_step: int, sample_rat
         if broken:
             return
         try:
-            _draw(writer, event, window, sample_rate)
+            _draw(writer, event, meter, sample_rate)
         except OSError as error:  # a full disk is no reason to lose the run
             broken.append(error)
             _LOG.warning("no more curves, pictures or sounds are written to %s: %s", folder, error)
@@ -184,11 +227,11 @@ def tensorboard(folder: Path, first_step: int, samples_per_step: int, sample_rat
             writer.close()
 
 
-def _draw(writer: SummaryWriter, event: TrainEvent, window: ThroughputMeter, sample_rate: int) -> None:
+def _draw(writer: SummaryWriter, event: TrainEvent, meter: ThroughputMeter, sample_rate: int) -> None:
     if event.kind == "step":
-        window.add(event)
-        if len(window) == STEPS_BETWEEN_POINTS:
-            for name, value in window.close().items():
+        meter.add(event)
+        if len(meter) == STEPS_BETWEEN_POINTS:
+            for name, value in meter.read().items():
                 writer.add_scalar(f"training/{name}", value, event.step)
     elif event.kind == "skipped":
         writer.add_scalar("training/skipped", event.values["skipped"], event.step)

@@ -12,9 +12,8 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from audiodiff.training import reporting
-from audiodiff.training.events import Clip, TrainEvent
-from audiodiff.training.reporting import ThroughputMeter, line_reporter, progress, tensorboard
+from audiodiff.training import callbacks
+from audiodiff.training.callbacks import Clip, ThroughputMeter, TrainEvent, log_lines, progress, tensorboard
 
 
 class Clock:
@@ -36,25 +35,25 @@ class Terminal(io.StringIO):
         return True
 
 
-def test_window_gives_means_and_speed_and_begins_anew():
+def test_the_meter_gives_means_and_speed_and_begins_anew():
     clock = Clock()
-    window = ThroughputMeter(1000, clock)
+    meter = ThroughputMeter(1000, clock)
     for number, loss in enumerate((1.0, 2.0, 6.0), 1):
-        window.add(step(number, loss))
+        meter.add(step(number, loss))
     clock.now += 2
-    assert window.close() == {
+    assert meter.read() == {
         "loss": 3.0,
         "gradient_norm": 1.0,
         "learning_rate": pytest.approx(1e-3),
         "samples_per_second": 1500.0,
         "steps_per_second": 1.5,
     }
-    assert (len(window), window.seconds) == (0, 0)
+    assert (len(meter), meter.seconds) == (0, 0)
 
 
 def test_lines_come_now_and_then_with_loss_speed_and_time_left(caplog):
     clock = Clock()
-    report = line_reporter(1000, ThroughputMeter(1000, clock))
+    report = log_lines(1000, ThroughputMeter(1000, clock))
     with caplog.at_level(logging.INFO):
         for number in range(1, 71):
             clock.now += 1
@@ -66,7 +65,7 @@ def test_lines_come_now_and_then_with_loss_speed_and_time_left(caplog):
 
 
 def test_the_last_step_validation_and_skipped_steps_are_always_reported(caplog):
-    report = line_reporter(3, ThroughputMeter(1000))
+    report = log_lines(3, ThroughputMeter(1000))
     with caplog.at_level(logging.INFO):
         report(step(1))
         report(TrainEvent("skipped", 2, {"skipped": 7}))
@@ -91,7 +90,7 @@ def test_a_bar_is_drawn_on_a_terminal_only(monkeypatch):
 def test_the_bar_shows_loss_and_speed(monkeypatch):
     terminal, clock = Terminal(), Clock()
     monkeypatch.setattr(sys, "stderr", terminal)
-    with reporting.progress_bar(0, 10, ThroughputMeter(1000, clock)) as report:
+    with callbacks.progress_bar(0, 10, ThroughputMeter(1000, clock)) as report:
         clock.now += 2
         report(step(1))
     assert "loss 0.5000, 500 samples/s" in terminal.getvalue()
