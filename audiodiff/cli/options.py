@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 # The names are repeated here because their homes import torch, and help must be instant; a test compares them.
 SAMPLERS = ("ddim", "heun", "ddpm", "dpmpp_2m", "dpmpp_2m_sde")
 DTYPES = ("auto", "fp32", "bf16")
-STARTS = ("noise", "griffin-lim")
+STARTS = ("noise", "phase-gradient", "griffin-lim")
 SCHEDULES = (
     *("uniform", "cosine", "sigmoid", "linear_beta", "fibonacci", "wavegrad"),
     *("diffwave", "diffwave_large", "diffwave_50", "diffwave_200"),

@@ -103,7 +103,7 @@ class SynthesisConfig(Config):
     searched: tuple[SearchedLevels, ...] = Field(
         (), description="what `audiodiff search schedule` found, one entry per number of steps, start and sampler"
     )
-    start: Literal["noise", "griffin-lim"] = Field(
+    start: Literal["noise", "griffin-lim", "phase-gradient"] = Field(
         "noise",
         description="what is diffused to the first noise level: nothing, or a Griffin-Lim estimate from the mel",
     )
@@ -203,8 +203,8 @@ class ModelConfig(Config):
             )
         if self.mel is None and self.whitening.kind != "none":
             raise ValueError(f"whitening {self.whitening.kind!r} needs a mel")
-        if self.mel is None and self.synthesis.start == "griffin-lim":
-            raise ValueError("start 'griffin-lim' needs a mel")
+        if self.mel is None and self.synthesis.start != "noise":
+            raise ValueError(f"start {self.synthesis.start!r} needs a mel")
         if self.mel is not None:
             self.network.check_hop(self.mel.hop_length)
         elif self.network.upsampling != "repeat":

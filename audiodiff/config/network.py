@@ -79,6 +79,16 @@ def _fitting_factors(product: int) -> str:
     return f"these do: {', '.join(map(str, fitting[:4]))}"
 
 
+class BranchConfig(Config):
+    """A stack of gated dilated layers on an STFT finer than the network's own."""
+
+    n_fft: int = Field(256, gt=0, description="window, in samples")
+    hop_length: int = Field(64, gt=0, description="hop, in samples; must divide the mel's hop length")
+    channels: int = Field(128, gt=0, description="width of the residual stream")
+    layers: int = Field(6, gt=0, description="residual layers")
+    dilation_cycle: int = Field(3, gt=0, description="dilation of layer i is 2 ** (i % dilation_cycle)")
+
+
 class NetworkConfig(Config):
     """The noise predictor: gated dilated residual layers on samples, patches or STFT frames, or a U-Net on patches."""
 
@@ -119,6 +129,19 @@ class NetworkConfig(Config):
     )
     n_fft: int = Field(1024, gt=0, description="window of the network's own STFT, in samples ('stft' only)")
     hop_length: int = Field(256, gt=0, description="hop of the network's own STFT, in samples ('stft' only)")
+    branches: tuple[BranchConfig, ...] = Field(
+        (), description="stacks on finer STFTs that add what the network's own window blurs in time ('stft' only)"
+    )
+    mel_encoder_layers: int = Field(
+        0, ge=0, description="convolutions over three mel frames each, by which a frame sees its neighbours ('stft' only)"
+    )
+    mel_encoder_channels: int = Field(128, gt=0, description="width of the mel encoder ('stft' only)")
+    look_ahead: int | None = Field(
+        None,
+        ge=0,
+        description="positions that all layers together see ahead: the dilated taps of the others lie in the past, for "
+        "streams of low latency; none for taps on both sides ('diffwave' and 'stft')",
+    )
     upsampling: Literal["repeat", "transposed", "transposed-per-layer"] = Field(
         "repeat",
         description="how mel frames reach the rate of the signal ('diffwave' only): each is repeated, and all layers "

@@ -121,7 +121,7 @@ class PlainEngine:
         self.reach_blocks: int | None = None
         if math.isfinite(network.receptive_field):
             self.reach_blocks = math.ceil(network.receptive_field / config.block_length)
-        self.context_frames = conditioner.context_frames if conditioner else 0
+        self.context_frames = network.context_frames
 
     def _autocast(self) -> contextlib.AbstractContextManager[object]:
         return torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=self.dtype == torch.bfloat16)
@@ -165,7 +165,7 @@ class TiledEngine:
         self.piece_blocks = max(1, tile // self._positions_per_block)
         self._weights = TiledDiffWave(network, dtype, self.piece_blocks * self._positions_per_block)
         self.reach_blocks: int | None = -(-self._weights.delay // self._positions_per_block)
-        self.context_frames = conditioner.context_frames if conditioner else 0
+        self.context_frames = network.context_frames
 
     def encode(self, mel: Tensor, start: int, stop: int) -> Tensor:
         """Prepare a condition; see `Engine.encode`."""

@@ -65,6 +65,11 @@ class ConditionedNetwork(nn.Module):
         self.variance: nn.Linear | None = None
 
     @property
+    def context_frames(self) -> int:
+        """Mel frames on either side that the encoded condition of a frame depends on."""
+        return self.stack.conditioner.context_frames if self.stack.conditioner else 0
+
+    @property
     def trunk(self) -> nn.ModuleList:
         """The stack without its conditioner, which holds most of the weights; a fine-tuning may freeze it."""
         return nn.ModuleList(part for name, part in self.stack.named_children() if name != "conditioner")
@@ -130,6 +135,7 @@ class DilatedNetwork(ConditionedNetwork):
             network.dilation_cycle,
             level_width=width,
             radial_centres=network.activation_centres if network.activation == "rbf" else 0,
+            look_ahead=network.look_ahead,
         )
         self.stack.conditioner = _conditioner(network, config.mel.n_mels if config.mel else 0)
         self.skip = nn.Linear(network.channels, network.channels)
@@ -137,9 +143,8 @@ class DilatedNetwork(ConditionedNetwork):
         if config.diffusion.variance == "learned":
             self.variance = zero_projection(network.channels, n_samples)
 
-    def _transform(self, features: Tensor, log_snr: Tensor, condition: Tensor | None, given: Tensor | None) -> Tensor:
+    def _transform(self, features: Tensor, level: Tensor, condition: Tensor | None) -> Tensor:
         """Map features `(batch, positions, n_inputs)` to `(batch, positions, n_outputs)`, the variance behind."""
-        level = self.embed_level(log_snr, given)
         h = torch.relu(self.input(features))
         h = torch.relu(self.skip(self.stack(h, level, condition)))
         transformed: Tensor = self.output(h)

@@ -48,5 +48,5 @@ class DiffWave(DilatedNetwork):
             TypeError: If something is given, but the network was built without conditions of whole clips.
         """
         patches = x[:, 0].unflatten(1, (-1, self.patch))
-        outputs = self._transform(patches, log_snr, condition, given).float().split(self.patch, dim=2)
+        outputs = self._transform(patches, self.embed_level(log_snr, given), condition).float().split(self.patch, dim=2)
         return torch.stack([output.flatten(1) for output in outputs], dim=1)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -11,19 +13,20 @@ from audiodiff.networks.gated import HALF, GatedResidual
 from audiodiff.networks.radial_unit import RadialUnit
 
 
-def dilated_taps(h: Tensor, dilation: int) -> Tensor:
+def dilated_taps(h: Tensor, dilation: int, ahead: int | None = None) -> Tensor:
     """Lay the three taps of a dilated convolution side by side, zeros beyond the ends.
 
     Args:
         h: Features `(batch, positions, channels)`.
         dilation: Distance between taps, in positions.
+        ahead: How far the last tap lies ahead, in positions; None for `dilation`, taps on both sides.
 
     Returns:
-        `(batch, positions, 3 * channels)`: past, present, future.
+        `(batch, positions, 3 * channels)`, from the earliest tap to the latest.
     """
-    n = h.shape[1]
-    padded = functional.pad(h, (0, 0, dilation, dilation))
-    return torch.cat([padded[:, :n], h, padded[:, 2 * dilation :]], dim=2)
+    n, ahead = h.shape[1], dilation if ahead is None else ahead
+    padded = functional.pad(h, (0, 0, 2 * dilation - ahead, ahead))
+    return torch.cat([padded[:, i * dilation : i * dilation + n] for i in range(3)], dim=2)
 
 
 class GatedResidualLayer(nn.Module):
@@ -33,11 +36,12 @@ class GatedResidualLayer(nn.Module):
         channels: Width of the residual stream.
         dilation: Distance between the three taps, in positions.
         level_width: Width of the noise-level embedding.
+        ahead: How far the last tap lies ahead, in positions; None for `dilation`, taps on both sides.
     """
 
-    def __init__(self, channels: int, dilation: int, level_width: int) -> None:
+    def __init__(self, channels: int, dilation: int, level_width: int, ahead: int | None = None) -> None:
         super().__init__()
-        self.dilation = dilation
+        self.dilation, self.ahead = dilation, dilation if ahead is None else ahead
         self.level = nn.Linear(level_width, channels)
         self.taps = nn.Linear(3 * channels, 2 * channels)
         self.output = nn.Linear(channels, 2 * channels)
@@ -53,9 +57,9 @@ class GatedResidualLayer(nn.Module):
         Returns:
             The new residual stream and the skip output, each `(batch, positions, channels)`.
         """
-        if torch.is_grad_enabled():
+        if torch.is_grad_enabled() and h.device.type == "cpu" and self.ahead == self.dilation:
             return self._run_and_record(h, level, condition)
-        y = self.taps(dilated_taps(h + self.level(level).unsqueeze(1), self.dilation))
+        y = self.taps(dilated_taps(h + self.level(level).unsqueeze(1), self.dilation, self.ahead))
         if condition is not None:
             y = y + condition
         gate, signal = y.chunk(2, dim=2)
@@ -102,6 +106,14 @@ class RadialResidualLayer(nn.Module):
         return (h + residual) * HALF, skip
 
 
+def _look_ahead(dilations: Sequence[int], look_ahead: int) -> list[int]:
+    """Spread what may be seen ahead over the layers whose taps are neighbours; all others see the past alone."""
+    ahead = []
+    for dilation in dilations:
+        ahead.append(1 if dilation == 1 and look_ahead > sum(ahead) else 0)
+    return ahead
+
+
 class DilatedStack(nn.Module):
     """The residual layers with their dilation cycle, and the conditioner that serves all of them.
 
@@ -111,23 +123,34 @@ class DilatedStack(nn.Module):
         dilation_cycle: Dilation of layer i is 2 ** (i % dilation_cycle).
         level_width: Width of the noise-level embedding.
         radial_centres: Centres per channel of layers with radial basis functions; 0 for gated layers.
+        look_ahead: Positions that all layers together see ahead, None for taps on both sides.
 
     Attributes:
-        receptive_field: Positions on either side that an output depends on.
+        receptive_field: Positions before an output that it depends on; as many behind it, without `look_ahead`.
+        look_ahead: Positions behind an output that it depends on.
         conditioner: What brings a mel to the layers; None until the network gives the stack one.
     """
 
     def __init__(
-        self, channels: int, layers: int, dilation_cycle: int, *, level_width: int, radial_centres: int = 0
+        self,
+        channels: int,
+        layers: int,
+        dilation_cycle: int,
+        *,
+        level_width: int,
+        radial_centres: int = 0,
+        look_ahead: int | None = None,
     ) -> None:
         super().__init__()
         dilations = [1 << i % dilation_cycle for i in range(layers)]
-        self.receptive_field: int = sum(dilations)
+        ahead = dilations if look_ahead is None else _look_ahead(dilations, look_ahead)
+        self.receptive_field: int = sum(2 * dilation - a for dilation, a in zip(dilations, ahead, strict=True))
+        self.look_ahead: int = sum(ahead)
         self.layers = nn.ModuleList(
             RadialResidualLayer(channels, dilation, level_width, radial_centres)
             if radial_centres
-            else GatedResidualLayer(channels, dilation, level_width)
-            for dilation in dilations
+            else GatedResidualLayer(channels, dilation, level_width, a)
+            for dilation, a in zip(dilations, ahead, strict=True)
         )
         self.conditioner: Conditioner | None = None
 

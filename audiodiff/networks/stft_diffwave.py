@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional
 
 from audiodiff.audio.stft import FramedSTFT
 from audiodiff.config import ModelConfig
-from audiodiff.networks.base import DilatedNetwork
+from audiodiff.config.network import BranchConfig
+from audiodiff.networks.base import DilatedNetwork, zero_projection
+from audiodiff.networks.conditioning import FrameConditioner
+from audiodiff.networks.layers import DilatedStack, dilated_taps
 
 
 class STFTDiffWave(DilatedNetwork):
@@ -17,21 +23,47 @@ class STFTDiffWave(DilatedNetwork):
     mask: y = ISTFT(mask * STFT(x) + residual). The noise follows as sigma x + alpha y, which is the best linear guess
     where y is zero and keeps y of unit scale at every noise level (Karras et al. 2022, section 5, preconditioning).
 
+    Branches on finer STFTs, each a stack of its own, add to y what the long window blurs in time; an encoder of the mel
+    lets every frame see its neighbours. Both start at zero, so that they can be added to a trained network.
+
     Args:
         config: The model; its network, diffusion range and conditions are used.
     """
 
     def __init__(self, config: ModelConfig) -> None:
-        stft = FramedSTFT(config.network.n_fft, config.network.hop_length)
-        super().__init__(
-            config, n_inputs=2 * stft.n_bins, n_outputs=3 * stft.n_bins, n_samples=config.network.hop_length
-        )
+        network, width = config.network, config.network.embedding.width
+        stft = FramedSTFT(network.n_fft, network.hop_length)
+        super().__init__(config, n_inputs=2 * stft.n_bins, n_outputs=3 * stft.n_bins, n_samples=network.hop_length)
         self.stft = stft
+        n_mels = config.mel.n_mels if config.mel else 0
+        self.branches = nn.ModuleList(
+            StftBranch(branch, n_mels, level_width=width, look_ahead=network.look_ahead) for branch in network.branches
+        )
+        self._widths = [2 * network.channels * network.layers, *(2 * b.channels * b.layers for b in network.branches)]
+        self.mel_encoder: MelEncoder | None = None
+        if n_mels and network.mel_encoder_layers:
+            self.mel_encoder = MelEncoder(n_mels, network.mel_encoder_channels, network.mel_encoder_layers, self._widths)
+
+    @property
+    def context_frames(self) -> int:
+        """Mel frames on either side that the encoded condition of a frame depends on."""
+        return self.mel_encoder.context_frames if self.mel_encoder else 0
 
     @property
     def receptive_field(self) -> int:
         """Samples on either side that an output depends on."""
-        return (self.stack.receptive_field + 1) * self.stft.hop_length + 2 * self.stft.margin
+        own = (self.stack.receptive_field + 1) * self.stft.hop_length + 2 * self.stft.margin
+        return max([own, *(branch.receptive_field for branch in self.branches)])
+
+    def encode(self, mel: Tensor) -> Tensor:
+        """Prepare a mel condition, of all branches side by side; see `ConditionedNetwork.encode`."""
+        encoded = [super().encode(mel)]
+        if self.normalise_mel is not None:
+            features = self.normalise_mel(mel)
+            encoded += [branch.encode(features) for branch in self.branches]
+            if self.mel_encoder is not None:
+                encoded = [own + seen for own, seen in zip(encoded, self.mel_encoder(features), strict=True)]
+        return torch.cat(encoded, dim=2)
 
     def forward(
         self, x: Tensor, log_snr: Tensor, condition: Tensor | None = None, given: Tensor | None = None
@@ -39,10 +71,88 @@ class STFTDiffWave(DilatedNetwork):
         """Predict the noise; arguments and result as in `DiffWave.forward`."""
         spectrum = self.stft(x[:, 0])
         features = torch.cat([spectrum.real, spectrum.imag], dim=2)
-        output = self._transform(features, log_snr, condition, given).float()
+        conditions = [None] * len(self._widths) if condition is None else condition.split(self._widths, dim=2)
+        level = self.embed_level(log_snr, given)
+        output = self._transform(features, level, conditions[0]).float()
         mask, real, imaginary = output[..., : 3 * self.stft.n_bins].chunk(3, dim=2)
         y = self.stft.inverse(torch.complex(mask * spectrum.real + real, mask * spectrum.imag + imaginary))
+        for branch, own in zip(self.branches, conditions[1:], strict=True):
+            y = y + branch(x[:, 0], level, own)
         alpha, sigma = (torch.sigmoid(sign * log_snr).sqrt().view(-1, 1, 1) for sign in (1, -1))
         noise = sigma * x + alpha * y.unsqueeze(1)
         variance = output[..., 3 * self.stft.n_bins :]
         return torch.cat([noise, variance.flatten(1).unsqueeze(1)], dim=1) if variance.shape[2] else noise
+
+
+class StftBranch(nn.Module):
+    """A stack on an STFT of its own, whose output adds to that of the main one: mask * STFT(x) + residual.
+
+    Args:
+        config: Its STFT and layers.
+        n_mels: Bins of the mel condition, 0 for none.
+        level_width: Width of the noise-level embedding.
+        look_ahead: As of the network.
+    """
+
+    def __init__(self, config: BranchConfig, n_mels: int, *, level_width: int, look_ahead: int | None) -> None:
+        super().__init__()
+        self.stft = FramedSTFT(config.n_fft, config.hop_length)
+        self.input = nn.Linear(2 * self.stft.n_bins, config.channels)
+        self.stack = DilatedStack(
+            config.channels,
+            config.layers,
+            config.dilation_cycle,
+            level_width=level_width,
+            look_ahead=look_ahead if look_ahead is None else 0,
+        )
+        if n_mels:
+            self.stack.conditioner = FrameConditioner(n_mels, config.channels, config.layers)
+        self.skip = nn.Linear(config.channels, config.channels)
+        self.output = zero_projection(config.channels, 3 * self.stft.n_bins)
+
+    @property
+    def receptive_field(self) -> int:
+        """Samples on either side that an output depends on."""
+        return (self.stack.receptive_field + 1) * self.stft.hop_length + 2 * self.stft.margin
+
+    def encode(self, features: Tensor) -> Tensor:
+        """Project mel features `(batch, frames, n_mels)` for all layers."""
+        if self.stack.conditioner is None:
+            raise TypeError("this branch was built without a mel condition")
+        encoded: Tensor = self.stack.conditioner.encode(features)
+        return encoded
+
+    def forward(self, x: Tensor, level: Tensor, condition: Tensor | None) -> Tensor:
+        """Return what a signal `(batch, time)` at an embedded noise level adds to y, of the shape of the signal."""
+        spectrum = self.stft(x)
+        h = torch.relu(self.input(torch.cat([spectrum.real, spectrum.imag], dim=2)))
+        h = torch.relu(self.skip(self.stack(h, level, condition)))
+        mask, real, imaginary = self.output(h).float().chunk(3, dim=2)
+        return self.stft.inverse(torch.complex(mask * spectrum.real + real, mask * spectrum.imag + imaginary))
+
+
+class MelEncoder(nn.Module):
+    """Residual convolutions over mel frames, projected for all layers of all branches; the projection starts at zero.
+
+    Args:
+        n_mels: Bins of the mel.
+        channels: Width.
+        layers: Convolutions over three frames each.
+        widths: Of the conditions of each branch.
+    """
+
+    def __init__(self, n_mels: int, channels: int, layers: int, widths: Sequence[int]) -> None:
+        super().__init__()
+        self.input = nn.Linear(n_mels, channels)
+        self.layers = nn.ModuleList(nn.Linear(3 * channels, channels) for _ in range(layers))
+        self.output = zero_projection(channels, sum(widths))
+        self.context_frames = layers
+        self._widths = list(widths)
+
+    def forward(self, features: Tensor) -> tuple[Tensor, ...]:
+        """Map mel features `(batch, frames, n_mels)` to conditions of each branch `(batch, frames, width)`."""
+        h = self.input(features)
+        for layer in self.layers:
+            h = h + functional.silu(layer(dilated_taps(h, 1)))
+        split: tuple[Tensor, ...] = self.output(functional.rms_norm(h, (h.shape[2],))).split(self._widths, dim=2)
+        return split

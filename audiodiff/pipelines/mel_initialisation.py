@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from audiodiff.audio.griffin_lim import griffin_lim_reach, waveform_from_mel
+from audiodiff.audio.griffin_lim import griffin_lim_reach, waveform_by_phase_gradient, waveform_from_mel
 from audiodiff.audio.mel import MelSpectrogram
 from audiodiff.audio.whitening import Whitening
 from audiodiff.config import SynthesisConfig
@@ -52,7 +52,8 @@ class MelInitialisation(nn.Module):
         hop_length = self.spectrogram.config.hop_length
         first, n_samples = start * hop_length, blocks.shape[-1] * hop_length
         phases = position_noise(seeds, PHASE_DRAW, start=first, n_samples=n_samples, device=blocks.device)
-        guess = waveform_from_mel(blocks, phases, self.spectrogram, iterations=settings.griffin_lim_iterations)
+        invert = waveform_from_mel if settings.start == "griffin-lim" else waveform_by_phase_gradient
+        guess = invert(blocks, phases, self.spectrogram, iterations=settings.griffin_lim_iterations)
         return self.whitening.whiten(guess, blocks)
 
     def reach(self, settings: SynthesisConfig) -> int:
