@@ -114,8 +114,10 @@ def waveform_from_mel(mel: Tensor, noise: Tensor, spectrogram: MelSpectrogram, *
     return griffin_lim(magnitude_from_mel(mel, spectrogram), noise[:, 0], stft, iterations=iterations).unsqueeze(1)
 
 
-def waveform_by_phase_gradient(mel: Tensor, noise: Tensor, spectrogram: MelSpectrogram, *, iterations: int = 1) -> Tensor:
-    """Estimate the waveform behind a mel, its phases by integration of their gradient; arguments and result likewise.
+def waveform_by_phase_gradient(
+    mel: Tensor, noise: Tensor, spectrogram: MelSpectrogram, *, iterations: int = 1
+) -> Tensor:
+    """Estimate the waveform behind a mel, its phases by integration of their gradient; arguments as above.
 
     Round trips of Griffin-Lim, without momentum, make the integrated phases consistent; one is worth 0.2 of PESQ, more
     next to nothing.
@@ -142,7 +144,7 @@ def random_phases(noise: Tensor, n_bins: int, hop_length: int) -> Tensor:
 
 
 def magnitude_from_mel(mel: Tensor, spectrogram: MelSpectrogram) -> Tensor:
-    """Estimate magnitudes `(batch, n_blocks, n_bins)` in the scale of `FramedSTFT` from mels `(batch, n_mels, n_blocks)`."""
+    """Estimate magnitudes `(batch, n_frames, n_bins)` in the scale of `FramedSTFT` from mels with a frame per hop."""
     magnitude = spectrogram.inverse(mel).transpose(1, 2) / spectrogram.config.hann_norm
     beyond = spectrogram.n_covered_bins
     magnitude[..., beyond:] = magnitude[..., beyond - EDGE_BINS : beyond].mean(-1, keepdim=True)

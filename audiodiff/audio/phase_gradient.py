@@ -1,11 +1,11 @@
 """Phases for given magnitudes by real-time phase-gradient heap integration, computed without a heap.
 
 Prusa and Sondergaard 2016, "Real-time spectrogram inversion using phase gradient heap integration": the magnitudes tell
-how phases change from frame to frame and from bin to bin, and these differences are integrated along the loudest path. A
-heap finds that path one bin at a time. The same paths follow from the magnitudes alone: a bin takes its phase from the
-previous frame or from a neighbouring bin, whichever lies on the path whose quietest member is loudest. Along the bins
-this is a scan of clamps, min(a, max(b, x)), which compose to clamps, so it is solved for all frames of a batch at once;
-only the phases themselves go from frame to frame.
+how phases change from frame to frame and from bin to bin, and these differences are integrated along the loudest path.
+A heap finds that path one bin at a time. The same paths follow from the magnitudes alone: a bin takes its phase from
+the previous frame or from a neighbouring bin, whichever lies on the path whose quietest member is loudest. Along the
+bins this is a scan of clamps, min(a, max(b, x)), which compose to clamps, so it is solved for all frames of a batch at
+once; only the phases themselves go from frame to frame.
 """
 
 from __future__ import annotations
@@ -51,8 +51,8 @@ class PhaseGradient:
             last: Whether the spectrogram ends with these frames.
 
         Returns:
-            Phases `(batch, frames that are complete, n_bins)` in radians, relative to the first sample of each frame, as
-            an FFT of the frame has them.
+            Phases `(batch, frames that are complete, n_bins)` in radians, relative to the first sample of each frame,
+            as an FFT of the frame has them.
         """
         log_magnitude = magnitude.clamp_min(_SMALLEST_MAGNITUDE).log()
         if self._context is not None and self._random is not None:

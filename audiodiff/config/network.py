@@ -133,7 +133,9 @@ class NetworkConfig(Config):
         (), description="stacks on finer STFTs that add what the network's own window blurs in time ('stft' only)"
     )
     mel_encoder_layers: int = Field(
-        0, ge=0, description="convolutions over three mel frames each, by which a frame sees its neighbours ('stft' only)"
+        0,
+        ge=0,
+        description="convolutions over three mel frames each, by which a frame sees its neighbours ('stft' only)",
     )
     mel_encoder_channels: int = Field(128, gt=0, description="width of the mel encoder ('stft' only)")
     look_ahead: int | None = Field(

@@ -148,6 +148,24 @@ class TrainingConfig(Config):
         description="weight of the M-STFT distance between the recording and the whole reverse process, unrolled with "
         "the model's synthesis settings; added to the denoising loss for a fine-tuning that serves few steps",
     )
+    few_step_counts: tuple[int, ...] = Field(
+        (),
+        description="numbers of steps that the few-step loss unrolls, one of them drawn for each training step, so "
+        "that more steps are never worse; none for the model's own number",
+    )
+    few_step_from_noise: float = Field(
+        0.0, ge=0, le=1, description="share of training steps whose few-step loss starts from noise, with 4 steps"
+    )
+    adversarial_weight: float = Field(
+        0.0,
+        ge=0,
+        description="gradient of the discriminators' judgement relative to that of the few-step loss; 0 trains without "
+        "discriminators. For a last fine-tuning, against blur",
+    )
+    feature_matching_weight: float = Field(
+        1.0, ge=0, description="gradient of the distance of discriminators' features, likewise"
+    )
+    discriminator_learning_rate: float = Field(2e-4, gt=0)
     condition_dropout: float = Field(
         0.0,
         ge=0,

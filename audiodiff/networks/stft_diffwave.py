@@ -42,7 +42,9 @@ class STFTDiffWave(DilatedNetwork):
         self._widths = [2 * network.channels * network.layers, *(2 * b.channels * b.layers for b in network.branches)]
         self.mel_encoder: MelEncoder | None = None
         if n_mels and network.mel_encoder_layers:
-            self.mel_encoder = MelEncoder(n_mels, network.mel_encoder_channels, network.mel_encoder_layers, self._widths)
+            self.mel_encoder = MelEncoder(
+                n_mels, network.mel_encoder_channels, network.mel_encoder_layers, self._widths
+            )
 
     @property
     def context_frames(self) -> int:

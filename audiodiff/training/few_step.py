@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from audiodiff.config import ModelConfig
+from audiodiff.config import ModelConfig, SynthesisConfig, TrainingConfig
 from audiodiff.diffusion.variance import answer_from
 from audiodiff.evaluation.spectral import multi_resolution_stft_distance
 from audiodiff.networks.build import Network
@@ -35,29 +36,54 @@ class FewStepLoss:
         self._config = config
         self._bf16 = bf16
 
-    def __call__(self, predict: Predict, batch: Batch, seeds: Sequence[int]) -> Tensor:
-        """Return the distance of each clip.
+    def generate(self, predict: Predict, batch: Batch, seeds: Sequence[int], settings: SynthesisConfig) -> Tensor:
+        """Run the reverse process `(batch, time)`; gradients flow through it.
 
         Args:
             predict: The network.
             batch: What `Objective.prepare` returned, with a mel.
             seeds: One for each clip.
-
-        Returns:
-            Distances `(batch,)`, float32; zero for a silent clip, and of its band only for a band-limited one.
+            settings: The reverse process.
         """
-        if batch.mel is None:
-            raise TypeError("the few-step loss needs mels")
+        mel = self._mel(batch)
 
         def predict_noise(x: Tensor, log_snr: Tensor) -> Tensor:
             with torch.autocast(x.device.type, dtype=torch.bfloat16, enabled=self._bf16):
-                output = predict(x, log_snr, batch.mel, batch.given)
+                output = predict(x, log_snr, mel, batch.given)
             return answer_from(output.float(), x, log_snr, self._config.diffusion)
 
-        generated = self._vocoder.synthesise(batch.mel, seeds, predictor=predict_noise)[:, 0]
-        reference = self._vocoder.colour(batch.clean, batch.mel)[:, 0]
+        return self._vocoder.synthesise(mel, seeds, predictor=predict_noise, settings=settings)[:, 0]
+
+    def reference(self, batch: Batch) -> Tensor:
+        """Return the recordings `(batch, time)`."""
+        return self._vocoder.colour(batch.clean, self._mel(batch))[:, 0]
+
+    def distance(self, generated: Tensor, reference: Tensor, bandwidth: Tensor | None) -> Tensor:
+        """Return the distance of each clip `(batch,)`: zero for a silent one, within its band for a limited one."""
         distance = multi_resolution_stft_distance(
-            generated, reference, sample_rate=self._config.sample_rate, bandwidth=batch.bandwidth
+            generated, reference, sample_rate=self._config.sample_rate, bandwidth=bandwidth
         )
         audible = reference.square().mean(1).sqrt() > SILENCE
         return torch.where(audible, distance, 0.0)
+
+    def __call__(self, predict: Predict, batch: Batch, seeds: Sequence[int]) -> Tensor:
+        """Return the distance of each clip with the model's own reverse process; arguments as of `generate`."""
+        generated = self.generate(predict, batch, seeds, self._config.synthesis)
+        return self.distance(generated, self.reference(batch), batch.bandwidth)
+
+    def draw_settings(self, training: TrainingConfig, step: int) -> SynthesisConfig:
+        """Draw the reverse process of a training step; (seed, step) alone decides it."""
+        own = self._config.synthesis
+        generator = np.random.default_rng([training.seed % 2**64, step, 4])
+        if generator.random() < training.few_step_from_noise:
+            return own.model_copy(
+                update={"start": "noise", "steps": 4, "start_log_snr": self._config.diffusion.log_snr_min}
+            )
+        if not training.few_step_counts:
+            return own
+        return own.model_copy(update={"steps": int(generator.choice(training.few_step_counts))})
+
+    def _mel(self, batch: Batch) -> Tensor:
+        if batch.mel is None:
+            raise TypeError("the few-step loss needs mels")
+        return batch.mel

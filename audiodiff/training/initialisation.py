@@ -23,6 +23,9 @@ _MEASURED_OR_SAID = ("whitening.gain", "mel.name", "synthesis", "provenance", "c
 _LEVELS = ("diffusion.log_snr_min", "diffusion.log_snr_max", "diffusion.distribution", "diffusion.levels")
 """Parts that may differ as well when weights are only a starting point."""
 
+_ADDED = ("network.branches", "network.mel_encoder_layers", "network.mel_encoder_channels", "network.look_ahead")
+"""Parts that may be added to a trained network: what is new of them starts at zero, or sees less ahead."""
+
 _LOG = logging.getLogger(__name__)
 
 
@@ -94,8 +97,13 @@ def begin(
     if training.initial_model is not None:
         name = training.initial_model
         network, initial = load_model(find_model(name))
-        refuse_other_model(initial, config.model, f"the initial model {name}", _MEASURED_OR_SAID + _LEVELS)
-        return TrainState(network, _as_far_as(config.model, initial), training, distributed, mel_noise_db)
+        refuse_other_model(initial, config.model, f"the initial model {name}", _MEASURED_OR_SAID + _LEVELS + _ADDED)
+        model = _as_far_as(config.model, initial)
+        if initial.network != model.network:
+            extended = _fresh_network(config)
+            extended.load_state_dict(extended.state_dict() | network.state_dict())
+            network = extended
+        return TrainState(network, model, training, distributed, mel_noise_db)
     network = _fresh_network(config)
     model = calibrate(stream, config.model, on_failure).applied_to(network, config.model)
     return TrainState(network, model, training, distributed, mel_noise_db)

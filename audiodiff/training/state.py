@@ -17,6 +17,7 @@ from audiodiff.data.crops import Example
 from audiodiff.errors import TrainingError
 from audiodiff.networks.build import Network
 from audiodiff.networks.embeddings import radial_parameters
+from audiodiff.training.adversarial import AdversarialTraining
 from audiodiff.training.distributed import Distributed
 from audiodiff.training.dropout import drop_conditions
 from audiodiff.training.few_step import FewStepLoss
@@ -132,6 +133,14 @@ class TrainState:
         self._weighting = Weighting(training, config.diffusion.target)
         wanted = training.few_step_weight > 0
         self.few_step = FewStepLoss(self.ema, config, bf16=self.objective.bf16) if wanted else None
+        self.adversarial: AdversarialTraining | None = None
+        if wanted and training.adversarial_weight:
+            self.adversarial = AdversarialTraining(
+                training,
+                config.sample_rate,
+                distributed.device,
+                bf16=self.objective.bf16 and distributed.device.type == "cuda",
+            )
         self.optimiser = make_optimiser(self.network.parameters(), training, radial_parameters(self.network))
         self.progress = Progress()
         self._mel_noise_db = mel_noise_db
@@ -182,7 +191,17 @@ class TrainState:
         loss = self.objective.loss(self._predict, met, log_snr, noise, self._weighting).mean()
         if self.few_step is not None:
             seeds = draw_seeds(len(prepared.clean), training.seed, step, replica)
-            loss = loss + training.few_step_weight * self.few_step(self._predict, prepared, seeds).mean()
+            settings = self.few_step.draw_settings(training, step)
+            generated = self.few_step.generate(self._predict, prepared, seeds, settings)
+            reference = self.few_step.reference(prepared)
+            leaf = generated.detach().requires_grad_() if self.adversarial else generated
+            distance = training.few_step_weight * self.few_step.distance(leaf, reference, prepared.bandwidth).mean()
+            if self.adversarial is None:
+                return loss + distance
+            pull = self.adversarial.gradient(leaf, reference, distance, prepared.bandwidth)
+            self.adversarial.step(leaf, reference, prepared.bandwidth)
+            surrogate = (generated * pull).sum()  # whose gradient is the pull, and whose value means nothing
+            loss = loss + distance.detach() + surrogate - surrogate.detach()
         return loss
 
     def _update(self, finite: Tensor, rate: float) -> None:
@@ -220,12 +239,15 @@ class TrainState:
         """
         if self._pending or self._mid_step:
             raise RuntimeError("there is nothing to save: the last step is not complete")
-        return {
+        state = {
             "progress": asdict(self.progress),
             "trained": describe_trainable(self.training),
             "network": self.network.state_dict(),
             "optimiser": self.optimiser.state_dict()["state"],
         }
+        if self.adversarial:
+            state["discriminator"] = self.adversarial.state_dict()
+        return state
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from what `state_dict` returned; settings of the optimiser are those of this run, not of that one.
@@ -244,3 +266,5 @@ class TrainState:
         self._updates.fill_(self.progress.step - self.progress.skipped)
         self.network.load_state_dict(state_dict["network"])
         self.optimiser.load_state_dict(self.optimiser.state_dict() | {"state": state_dict["optimiser"]})
+        if self.adversarial and "discriminator" in state_dict:
+            self.adversarial.load_state_dict(state_dict["discriminator"])
