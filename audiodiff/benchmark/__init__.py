@@ -1,1 +1,1 @@
-"""How fast this machine is with a model: every figure measured in one run, beside what the machine could do at best."""
+"""Speed and memory of a model on this machine, relative to its fastest matrix product and to a baseline."""

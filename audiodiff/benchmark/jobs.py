@@ -1,41 +1,54 @@
-"""Rows of a benchmark that need no training: the machine, synthesis, precision. Each runs in a process of its own."""
+"""Jobs of a benchmark: the machine, synthesis, precision, training. Each runs in a process of its own."""
 
 from __future__ import annotations
 
+import copy
+import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from audiodiff.benchmark.counting import count_operations
-from audiodiff.benchmark.machine import describe_machine, matrix_rates
-from audiodiff.benchmark.memory import MemoryWatch
-from audiodiff.benchmark.report import Machine, MatrixRate, Precision, Synthesis
-from audiodiff.benchmark.subjects import load_vocoder, noise_mel
-from audiodiff.benchmark.timing import Effort, time_one, waiting_for
+from audiodiff.benchmark.inputs import count_flops, load_network, load_vocoder, noise_crops, noise_mel, whole_blocks
+from audiodiff.benchmark.machine import MemoryMonitor, available_bytes, describe_machine, matmul_rates
+from audiodiff.benchmark.results import Machine, MatmulResult, PrecisionResult, SynthesisResult, TrainingResult
+from audiodiff.benchmark.timing import TimingOptions, synchroniser, time_function
 from audiodiff.checkpoint import choose_device
+from audiodiff.config import ModelConfig, TrainingConfig
 from audiodiff.engine.choose import Dtype
+from audiodiff.networks.build import Network
 from audiodiff.pipelines import SynthesisChanges, Vocoder
+from audiodiff.training.distributed import Distributed
+from audiodiff.training.state import TrainState
+
+CROP_SAMPLES = 16384
+"""Length of a training crop; rounded up to whole blocks of a model."""
+
+MEMORY_FRACTION = 0.6
+"""Of the free memory, for a training batch; the rest is for other programs."""
+
+Step = Callable[[], object]
 
 _WARM_UP_SECONDS = 1.0
-"""Length of the audio that warms up a CPU; a GPU is warmed up with the very shape that is measured."""
+"""Audio that warms up a CPU; a GPU is warmed up with the shape that is measured."""
 
 
 @dataclass(frozen=True)
-class Conditions:
-    """What all rows of a run have in common.
+class Environment:
+    """Device, threads and timing of all jobs of a run.
 
     Attributes:
         device: "cpu", "cuda", "cuda:1" ...
         threads: That torch computes with on the CPU.
-        effort: How long a row is measured.
+        timing: How long a job is measured.
     """
 
     device: str = "cpu"
     threads: int = 1
-    effort: Effort = field(default_factory=Effort)
+    timing: TimingOptions = field(default_factory=TimingOptions)
 
-    def prepare(self) -> torch.device:
+    def set_up(self) -> torch.device:
         """Set up this process, and return the device."""
         torch.set_num_threads(self.threads)
         return choose_device(self.device)
@@ -43,27 +56,27 @@ class Conditions:
 
 @dataclass(frozen=True)
 class MachineJob:
-    """Describe the machine and measure matrix products of some precisions; `square` as in `machine.matrix_shapes`."""
+    """Describe the machine and measure matrix products of some precisions; `square` as in `machine.matmul_shapes`."""
 
-    conditions: Conditions
+    environment: Environment
     dtypes: tuple[str, ...]
     square: int | None = None
 
     def __str__(self) -> str:
         return f"matrix products in {' and '.join(self.dtypes)}"
 
-    def run(self) -> tuple[Machine, tuple[MatrixRate, ...]]:
-        """Measure it here."""
-        device = self.conditions.prepare()
+    def run(self) -> tuple[Machine, tuple[MatmulResult, ...]]:
+        """Measure it in this process."""
+        device = self.environment.set_up()
         machine = describe_machine(device)
-        return machine, matrix_rates(device, self.dtypes, self.conditions.effort, self.square)
+        return machine, matmul_rates(device, self.dtypes, self.environment.timing, self.square)
 
 
 @dataclass(frozen=True)
 class SynthesisJob:
     """Time a model making audio; `steps` None is the model's own number."""
 
-    conditions: Conditions
+    environment: Environment
     model: str
     dtype: Dtype
     batch: int
@@ -74,36 +87,36 @@ class SynthesisJob:
         steps = f"{self.steps} steps, " if self.steps else ""
         return f"synthesis, {self.model}, {self.dtype}, {steps}batch {self.batch} x {self.seconds:g} s"
 
-    def run(self) -> Synthesis:
-        """Measure it here."""
-        device = self.conditions.prepare()
+    def run(self) -> SynthesisResult:
+        """Measure it in this process."""
+        device = self.environment.set_up()
         vocoder = load_vocoder(self.model, str(device), self.dtype)
-        steps = vocoder.settings(changes_of(self.steps)).steps
+        steps = vocoder.settings(synthesis_changes(self.steps)).steps
         noise_mel(vocoder, 1, 1.0)  # the library behind it takes memory when it is first used
-        watch = MemoryWatch(device)
+        monitor = MemoryMonitor(device)
         mel = noise_mel(vocoder, self.batch, self.seconds)
         warm_up(vocoder, mel, steps)
-        seconds = time_one(lambda: vocoder(mel, steps=steps), self.conditions.effort, waiting_for(device))
-        operations = count_operations(vocoder.network, vocoder.config, batch=self.batch, n_blocks=mel.shape[-1])
-        return Synthesis(
+        seconds = time_function(lambda: vocoder(mel, steps=steps), self.environment.timing, synchroniser(device))
+        flops = count_flops(vocoder.network, vocoder.config, batch=self.batch, n_frames=mel.shape[-1])
+        return SynthesisResult(
             model=self.model,
             dtype=self.dtype,
             batch=self.batch,
             clip_seconds=mel.shape[-1] * vocoder.mel_config.hop_length / vocoder.sample_rate,
             steps=steps,
             seconds=seconds,
-            operations=operations.of_loop(steps),
-            memory=watch.memory(),
+            flops=flops.of_loop(steps),
+            memory=monitor.memory(),
         )
 
 
-def changes_of(steps: int | None) -> SynthesisChanges:
+def synthesis_changes(steps: int | None) -> SynthesisChanges:
     """Return the settings that differ from a model's own."""
     return {} if steps is None else {"steps": steps}
 
 
 def warm_up(vocoder: Vocoder, mel: Tensor, steps: int) -> None:
-    """Have a vocoder prepare what later calls find ready: packed weights, compiled kernels, recorded graphs."""
+    """Pack weights, compile kernels and capture graphs before the clock starts."""
     if vocoder.device.type == "cuda":
         for _ in range(2):
             vocoder(mel, steps=steps)
@@ -114,9 +127,9 @@ def warm_up(vocoder: Vocoder, mel: Tensor, steps: int) -> None:
 
 @dataclass(frozen=True)
 class PrecisionJob:
-    """Hold the result in bf16 against the one in fp32, of the same mel, noise and weights."""
+    """Compare the output in bf16 with that in fp32, for the same mel, noise and weights."""
 
-    conditions: Conditions
+    environment: Environment
     model: str
     seconds: float
     steps: int | None = None
@@ -124,13 +137,13 @@ class PrecisionJob:
     def __str__(self) -> str:
         return f"bf16 against fp32, {self.model}, {self.seconds:g} s"
 
-    def run(self) -> Precision:
-        """Measure it here."""
-        device = self.conditions.prepare()
+    def run(self) -> PrecisionResult:
+        """Measure it in this process."""
+        device = self.environment.set_up()
         vocoder = load_vocoder(self.model, str(device), "fp32")
-        mel, steps = noise_mel(vocoder, 1, self.seconds), vocoder.settings(changes_of(self.steps)).steps
+        mel, steps = noise_mel(vocoder, 1, self.seconds), vocoder.settings(synthesis_changes(self.steps)).steps
         exact, rounded = (vocoder.with_dtype(dtype)(mel, steps=steps) for dtype in ("fp32", "bf16"))
-        return Precision(
+        return PrecisionResult(
             model=self.model,
             steps=steps,
             clip_seconds=exact.shape[-1] / vocoder.sample_rate,
@@ -142,3 +155,109 @@ def signal_to_noise(exact: Tensor, other: Tensor) -> float:
     """Return the power of a signal over that of another's difference from it, in dB."""
     ratio = exact.double().square().sum() / (other.double() - exact.double()).square().sum()
     return float(10 * ratio.log10())
+
+
+@dataclass(frozen=True)
+class TrainingLimits:
+    """Limits of a training job.
+
+    Attributes:
+        batch: Crops of a step, at most.
+        seconds: Of a step, extrapolated from one of a single crop.
+    """
+
+    batch: int = 16
+    seconds: float = 5.0
+
+
+@dataclass(frozen=True)
+class TrainingJob:
+    """Time training steps; the batch is made smaller where memory or time does not allow it."""
+
+    environment: Environment
+    model: str
+    dtype: Dtype
+    limits: TrainingLimits
+
+    def __str__(self) -> str:
+        return f"training, {self.model}, {self.dtype}, batch {self.limits.batch} x {CROP_SAMPLES}"
+
+    def run(self) -> tuple[TrainingResult, str]:
+        """Measure it in this process; return the result, and why its batch is smaller than asked for, or ""."""
+        device = self.environment.set_up()
+        network, config = load_network(self.model, str(device))
+        make_step = step_factory(network, config, self.dtype)
+        monitor, synchronise = MemoryMonitor(device), synchroniser(device)
+        batch, reason = largest_batch(make_step, self.limits, monitor, device)
+        step = make_step(batch)
+        if device.type == "cuda":
+            step()
+        seconds = time_function(step, self.environment.timing, synchronise)
+        n_samples = whole_blocks(config, CROP_SAMPLES)
+        memory = monitor.memory()
+        result = TrainingResult(
+            model=self.model, dtype=self.dtype, batch=batch, n_samples=n_samples, seconds=seconds, memory=memory
+        )
+        return result, f"{self}: done with batch {batch}, {reason}" if reason else ""
+
+
+def step_factory(network: Network, config: ModelConfig, dtype: Dtype) -> Callable[[int], Step]:
+    """Return a function of the batch size that makes a training step; all steps train the same weights.
+
+    Args:
+        network: The network, which stays as it is.
+        config: The model.
+        dtype: "fp32" or "bf16".
+    """
+    device = next(network.parameters()).device
+    precision = TrainingConfig.model_validate({"precision": dtype})
+    # `TrainState` freezes the network it is given, which may serve another job.
+    own = copy.deepcopy(network).requires_grad_(True)
+    state = TrainState(own, config, precision, Distributed(device))
+    n_samples = whole_blocks(config, CROP_SAMPLES)
+
+    def make_step(batch: int) -> Step:
+        crops = noise_crops(config, batch, n_samples)
+        return lambda: state.step(crops)
+
+    return make_step
+
+
+def largest_batch(
+    make_step: Callable[[int], Step],
+    limits: TrainingLimits,
+    monitor: MemoryMonitor,
+    device: torch.device,
+    clock: Callable[[], float] = time.perf_counter,
+) -> tuple[int, str]:
+    """Find a batch that fits into memory and time, by two steps on a single crop, which also warm up.
+
+    Args:
+        make_step: See `step_factory`.
+        limits: What it may cost.
+        monitor: Started after the network was loaded.
+        device: Where it runs.
+        clock: Seconds.
+
+    Returns:
+        The batch, halved until it fits, and why it is smaller, or an empty text.
+    """
+    step, synchronise = make_step(1), synchroniser(device)
+    step()  # the first one makes room for the state of the optimiser
+    synchronise()
+    started = clock()
+    step()
+    synchronise()
+    seconds = clock() - started
+    memory, available = monitor.memory(), available_bytes(device)
+    batch, reason = limits.batch, ""
+    if memory.before is not None and memory.peak is not None and available is not None:
+        bytes_per_crop = memory.peak - memory.before
+        while batch > 1 and batch * bytes_per_crop > MEMORY_FRACTION * available:
+            batch //= 2
+            reason = f"for one crop takes {bytes_per_crop / 1e9:.2f} GB, and {available / 1e9:.1f} GB are left"
+    if batch * seconds > limits.seconds and batch > 1:
+        while batch > 1 and batch * seconds > limits.seconds:
+            batch //= 2
+        reason = f"for one crop takes {seconds:.2f} s, and a step may take {limits.seconds:g} s at most"
+    return batch, reason

@@ -1,10 +1,12 @@
-"""What this machine is, and how fast it multiplies matrices."""
+"""The machine: its description, the speed of its matrix products, and the memory of this process."""
 
 from __future__ import annotations
 
 import os
 import platform
+import re
 import subprocess
+import sys
 from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -12,8 +14,8 @@ from pathlib import Path
 import torch
 
 from audiodiff import __version__
-from audiodiff.benchmark.report import Figure, Machine, MatrixRate
-from audiodiff.benchmark.timing import Effort, take_turns, waiting_for
+from audiodiff.benchmark.results import Machine, MatmulResult, Measurement, Memory
+from audiodiff.benchmark.timing import TimingOptions, synchroniser, time_interleaved
 from audiodiff.engine.choose import cpu_has_bf16
 from audiodiff.interop import published_base_config
 
@@ -23,7 +25,7 @@ _PACKAGES = ("torch", "triton", "numpy", "diffwave")
 _SQUARE = {"cpu": 2048, "cuda": 8192}
 """Sides of the square matrices of the roofline: large against every cache and every kernel's tile."""
 _ROWS = {"cpu": 4096, "cuda": 1 << 18}
-"""Rows of the products of DiffWave BASE: a tile of the CPU's engine, and a batch of clips on a GPU."""
+"""Rows of the products of DiffWave BASE: a tile of the CPU engine, and a batch of clips on a GPU."""
 
 
 def has_bf16(device: torch.device) -> bool:
@@ -35,7 +37,7 @@ def has_bf16(device: torch.device) -> bool:
 
 
 def describe_machine(device: torch.device) -> Machine:
-    """Return what a benchmark ran on.
+    """Describe the machine and the software on it.
 
     Args:
         device: Where it computes.
@@ -99,11 +101,11 @@ def commit_of_checkout() -> str | None:
     return run.stdout.strip() or None
 
 
-def matrix_shapes(device: torch.device, square: int | None = None) -> dict[str, tuple[int, int, int]]:
-    """Return the products that are measured, name to (m, k, n); the first is the roofline.
+def matmul_shapes(device: torch.device, square: int | None = None) -> dict[str, tuple[int, int, int]]:
+    """Return the matrix products to measure, name to (m, k, n); the first is the roofline.
 
     Args:
-        device: Which decides the sizes.
+        device: Decides the sizes.
         square: Side of the square matrices, in place of the usual one.
     """
     side, channels = square or _SQUARE[device.type], published_base_config().network.channels
@@ -116,42 +118,42 @@ def matrix_shapes(device: torch.device, square: int | None = None) -> dict[str, 
 
 
 @torch.inference_mode()
-def matrix_rates(
-    device: torch.device, dtypes: Iterable[str], effort: Effort, square: int | None = None
-) -> tuple[MatrixRate, ...]:
-    """Measure matrix products, all shapes of a precision taking turns.
+def matmul_rates(
+    device: torch.device, dtypes: Iterable[str], timing: TimingOptions, square: int | None = None
+) -> tuple[MatmulResult, ...]:
+    """Measure matrix products, all shapes of a precision in turns.
 
     Args:
         device: Where.
         dtypes: Names in `DTYPES`.
-        effort: For each precision.
-        square: As in `matrix_shapes`.
+        timing: For each precision.
+        square: As in `matmul_shapes`.
 
     Returns:
-        One row per precision and shape.
+        One result per precision and shape.
     """
     rates = []
-    shapes = matrix_shapes(device, square)
+    shapes = matmul_shapes(device, square)
     for dtype in dtypes:
         runs = {}
         for name, (m, k, n) in shapes.items():
             left, right = (torch.randn(size, device=device).to(DTYPES[dtype]) for size in ((m, k), (k, n)))
             out = torch.empty(m, n, device=device, dtype=DTYPES[dtype])
-            # A product that is over at once is repeated, so that a call is not what is measured.
+            # Small products are repeated, so that the overhead of a call does not count.
             count = max(1, round(2 * shapes["square"][0] ** 3 / (2 * m * k * n)))
             runs[name] = (_Product(left, right, out, count), 2.0 * m * k * n * count)
-        wait = waiting_for(device)
+        synchronise = synchroniser(device)
         for product, _ in runs.values():
             product()
-        times = take_turns({name: product for name, (product, _) in runs.items()}, effort, wait)
+        times = time_interleaved({name: product for name, (product, _) in runs.items()}, timing, synchronise)
         for name, (m, k, n) in shapes.items():
-            rate = Figure.of([runs[name][1] / seconds for seconds in times[name]])
-            rates.append(MatrixRate(name=name, m=m, k=k, n=n, dtype=dtype, rate=rate, roofline=name == "square"))
+            rate = Measurement.from_values([runs[name][1] / seconds for seconds in times[name]])
+            rates.append(MatmulResult(name=name, m=m, k=k, n=n, dtype=dtype, rate=rate, roofline=name == "square"))
     return tuple(rates)
 
 
 class _Product:
-    """A matrix product, several times over."""
+    """A matrix product, repeated."""
 
     def __init__(self, left: torch.Tensor, right: torch.Tensor, out: torch.Tensor, count: int) -> None:
         self._operands, self._out, self._count = (left, right), out, count
@@ -159,3 +161,55 @@ class _Product:
     def __call__(self) -> None:
         for _ in range(self._count):
             torch.mm(*self._operands, out=self._out)
+
+
+class MemoryMonitor:
+    """Memory of this process when monitoring starts, and its peak.
+
+    Each job runs in a process of its own, so the peak is that of the job; see `audiodiff.benchmark.timing`.
+
+    Args:
+        device: Whose memory; on a GPU, that of torch's allocator.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+            torch.cuda.reset_peak_memory_stats(device)
+        self._before = torch.cuda.memory_allocated(device) if device.type == "cuda" else _status_bytes("VmRSS")
+
+    def memory(self) -> Memory:
+        """Return the memory at the start and the peak until now."""
+        if self._device.type == "cuda":
+            return Memory(before=self._before, peak=torch.cuda.max_memory_allocated(self._device))
+        return Memory(before=self._before, peak=_status_bytes("VmHWM") or _peak_resident_set())
+
+
+def available_bytes(device: torch.device) -> int | None:
+    """Return the free memory, or None where the system does not tell."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    return _kilobytes(Path("/proc/meminfo"), "MemAvailable")
+
+
+def _status_bytes(name: str) -> int | None:
+    # Not from `resource`: what that reports includes the peak of the process that started this one.
+    return _kilobytes(Path("/proc/self/status"), name)
+
+
+def _kilobytes(path: Path, name: str) -> int | None:
+    if not path.is_file():
+        return None
+    found = re.search(rf"^{name}:\s*(\d+) kB", path.read_text(encoding="utf-8"), re.MULTILINE)
+    return int(found[1]) * 1024 if found else None
+
+
+def _peak_resident_set() -> int | None:
+    """Return the largest resident set of this process on systems without /proc."""
+    if sys.platform == "win32":
+        return None
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

@@ -1,4 +1,4 @@
-"""A whole run: which rows there are, one after the other, each in a process of its own."""
+"""A whole run: which jobs there are, one after the other, each in a process of its own."""
 
 from __future__ import annotations
 
@@ -8,32 +8,37 @@ from datetime import datetime, timezone
 from itertools import product
 from typing import Protocol, TypeVar
 
-from audiodiff.benchmark.contest import Key, SynthesisContest, TrainingContest
-from audiodiff.benchmark.jobs import Conditions, MachineJob, PrecisionJob, SynthesisJob
-from audiodiff.benchmark.learning import TrainingJob, TrainingLimits
+from audiodiff.benchmark.comparison import Key, SynthesisComparison, TrainingComparison
+from audiodiff.benchmark.jobs import (
+    Environment,
+    MachineJob,
+    PrecisionJob,
+    SynthesisJob,
+    TrainingJob,
+    TrainingLimits,
+)
 from audiodiff.benchmark.machine import commit_of_checkout
-from audiodiff.benchmark.processes import RowError, in_a_process
-from audiodiff.benchmark.report import Contest, Memory, Report
+from audiodiff.benchmark.results import Comparison, Memory, Report
+from audiodiff.benchmark.timing import JobError, run_in_process
 from audiodiff.engine.choose import Dtype
 
-PEER_SECONDS = {"cpu": 40.0, "cuda": 200.0}
-"""Seconds of audio in a batch up to which a peer is asked to take part: it takes ten times as long to make, or more,
-and its memory grows with them."""
+MAX_BASELINE_SECONDS = {"cpu": 40.0, "cuda": 200.0}
+"""Seconds of audio in a batch; the baseline takes ten times as long or more, and its memory grows with them."""
 
 PRECISION_SECONDS = 5.0
 """Length of the clip on which precisions are compared, at most."""
 
 Progress = Callable[[str, int, int], None]
-"""Called with the name of a row that begins, its number from 1 on, and how many there are."""
+"""Called with the name of the job that starts, its number from 1, and their total."""
 
-AnyContest = SynthesisContest | TrainingContest
+AnyComparison = SynthesisComparison | TrainingComparison
 Result = TypeVar("Result")
 Task = TypeVar("Task")
 _Result_co = TypeVar("_Result_co", covariant=True)
 
 
 class Job(Protocol[_Result_co]):
-    """A row to be measured; `str` names it."""
+    """A job to measure; `str` names it."""
 
     def run(self) -> _Result_co:
         """Measure it in this process."""
@@ -45,20 +50,20 @@ class Plan:
     """What is measured.
 
     Attributes:
-        conditions: Of all rows.
-        models: Names, see `audiodiff.benchmark.subjects.load_subject`.
+        environment: Of all jobs.
+        models: Names, see `audiodiff.benchmark.inputs.load_network`.
         lengths: Seconds of a clip.
         batches: Clips made together.
         steps: Of the reverse loop; None is a model's own number.
         dtypes: Precisions.
         every_combination: Measure the product of lengths, batches and steps; otherwise one of them is varied at a time,
             from the first of each, and in the last precision.
-        training: Limits of training rows; None leaves training out.
-        against: Whether the peer takes part.
+        training: Limits of training jobs; None leaves training out.
+        against: Whether a baseline is compared with.
         square: Side of the matrices of the roofline, in place of the usual one.
     """
 
-    conditions: Conditions
+    environment: Environment
     models: tuple[str, ...]
     lengths: tuple[float, ...] = (5.0,)
     batches: tuple[int, ...] = (1,)
@@ -70,7 +75,7 @@ class Plan:
     square: int | None = None
 
     def points(self) -> Iterator[tuple[int, float, int | None, Dtype]]:
-        """Yield (batch, seconds, steps, dtype) of every synthesis row of a model."""
+        """Yield (batch, seconds, steps, dtype) of every synthesis job of a model."""
         axes = (self.batches, self.lengths, self.steps)
         if self.every_combination:
             yield from product(*axes, self.dtypes)
@@ -82,66 +87,66 @@ class Plan:
         yield from ((first[0], first[1], steps, last) for steps in self.steps[1:])
 
     def synthesis(self) -> Iterator[SynthesisJob]:
-        """Yield the rows of synthesis."""
+        """Yield the jobs of synthesis."""
         for model in self.models:
             for batch, seconds, steps, dtype in self.points():
-                yield SynthesisJob(self.conditions, model, dtype, batch, seconds, steps)
+                yield SynthesisJob(self.environment, model, dtype, batch, seconds, steps)
 
     def precision(self) -> Iterator[PrecisionJob]:
-        """Yield the rows of bf16 against fp32, where both are measured."""
+        """Yield the jobs of bf16 against fp32, where both are measured."""
         if {"fp32", "bf16"} <= set(self.dtypes):
             seconds = min(self.lengths[0], PRECISION_SECONDS)
-            yield from (PrecisionJob(self.conditions, model, seconds, self.steps[0]) for model in self.models)
+            yield from (PrecisionJob(self.environment, model, seconds, self.steps[0]) for model in self.models)
 
-    def learning(self) -> Iterator[TrainingJob]:
-        """Yield the rows of training."""
+    def train(self) -> Iterator[TrainingJob]:
+        """Yield the jobs of training."""
         if self.training is not None:
             for model, dtype in product(self.models, self.dtypes):
-                yield TrainingJob(self.conditions, model, dtype, self.training)
+                yield TrainingJob(self.environment, model, dtype, self.training)
 
-    def contests(self) -> Iterator[SynthesisContest]:
-        """Yield the rows of synthesis against the peer."""
+    def comparisons(self) -> Iterator[SynthesisComparison]:
+        """Yield the jobs of synthesis against the baseline."""
         if self.against:
             for batch, seconds, steps in dict.fromkeys(point[:3] for point in self.points()):
-                yield SynthesisContest(self.conditions, self.dtypes, batch, seconds, steps)
+                yield SynthesisComparison(self.environment, self.dtypes, batch, seconds, steps)
 
     @property
-    def n_rows(self) -> int:
+    def n_jobs(self) -> int:
         """How many processes it takes."""
-        per_contest = 1 + len(self.dtypes) + 1  # all taking turns, then the memory of each
-        n_contests = len(list(self.contests())) + (self.against and self.training is not None)
-        rows = (self.synthesis(), self.precision(), self.learning())
-        return 1 + sum(len(list(jobs)) for jobs in rows) + n_contests * per_contest
+        per_comparison = 1 + len(self.dtypes) + 1  # all taking turns, then the memory of each
+        n_comparisons = len(list(self.comparisons())) + (self.against and self.training is not None)
+        jobs = (self.synthesis(), self.precision(), self.train())
+        return 1 + sum(len(list(kind)) for kind in jobs) + n_comparisons * per_comparison
 
 
 def _run(job: Job[Result]) -> Result:
     return job.run()
 
 
-def _memory(job: tuple[AnyContest, Key]) -> Memory:
+def _memory(job: tuple[AnyComparison, Key]) -> Memory:
     return job[0].memory(job[1])
 
 
 class _Runner:
-    """Measures rows one after the other, and notes down those that cannot be."""
+    """Run jobs one after the other, and note those that fail."""
 
-    def __init__(self, n_rows: int, progress: Progress) -> None:
-        self._n_rows, self._progress, self._number = n_rows, progress, 0
+    def __init__(self, n_jobs: int, progress: Progress) -> None:
+        self._n_jobs, self._progress, self._number = n_jobs, progress, 0
         self.notes: list[str] = []
 
     def __call__(self, job: Job[Result]) -> Result | None:
-        return self.ask(_run, job, str(job))
+        return self.call(_run, job, str(job))
 
-    def ask(self, function: Callable[[Task], Result], job: Task, name: str) -> Result | None:
+    def call(self, function: Callable[[Task], Result], job: Task, name: str) -> Result | None:
         self._number += 1
-        self._progress(name, self._number, self._n_rows)
+        self._progress(name, self._number, self._n_jobs)
         try:
-            return in_a_process(function, job)
-        except RowError as error:
+            return run_in_process(function, job)
+        except JobError as error:
             self.notes.append(f"{name}: not measured, {error}")
             return None
 
-    def all_of(self, jobs: Iterator[Job[Result]]) -> tuple[Result, ...]:
+    def all(self, jobs: Iterator[Job[Result]]) -> tuple[Result, ...]:
         return tuple(result for job in jobs if (result := self(job)) is not None)
 
     def with_note(self, job: Job[tuple[Result, str]]) -> Result | None:
@@ -153,7 +158,7 @@ class _Runner:
         return result
 
 
-def measure(plan: Plan, command: str, progress: Progress = lambda _name, _number, _total: None) -> Report:
+def run_benchmark(plan: Plan, command: str, progress: Progress = lambda _name, _number, _total: None) -> Report:
     """Measure everything in a plan.
 
     Args:
@@ -162,50 +167,50 @@ def measure(plan: Plan, command: str, progress: Progress = lambda _name, _number
         progress: See `Progress`.
 
     Returns:
-        The report. Rows that could not be measured are in its notes, with the reason.
+        The report. Jobs that failed are in its notes, with the reason.
 
     Raises:
-        RowError: If not even the machine could be described.
+        JobError: If the machine could not be described.
     """
-    run = _Runner(plan.n_rows, progress)
-    machine = run(MachineJob(plan.conditions, plan.dtypes, plan.square))
+    run = _Runner(plan.n_jobs, progress)
+    machine = run(MachineJob(plan.environment, plan.dtypes, plan.square))
     if machine is None:
-        raise RowError(run.notes[0])
-    synthesis = run.all_of(plan.synthesis())
-    precision = run.all_of(plan.precision())
-    training = tuple(row for job in plan.learning() if (row := run.with_note(job)) is not None)
-    contests = tuple(_contests(plan, run))
+        raise JobError(run.notes[0])
+    synthesis = run.all(plan.synthesis())
+    precision = run.all(plan.precision())
+    training = tuple(result for job in plan.train() if (result := run.with_note(job)) is not None)
+    comparisons = tuple(_comparisons(plan, run))
     return Report(
         command=command,
         date=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         commit=commit_of_checkout(),
         machine=machine[0],
-        matrix_products=machine[1],
+        matmuls=machine[1],
         synthesis=synthesis,
         precision=precision,
         training=training,
-        contests=contests,
+        comparisons=comparisons,
         notes=tuple(run.notes),
     )
 
 
-def _contests(plan: Plan, run: _Runner) -> Iterator[Contest]:
-    for job in plan.contests():
-        limit = PEER_SECONDS[plan.conditions.device.partition(":")[0]]
+def _comparisons(plan: Plan, run: _Runner) -> Iterator[Comparison]:
+    for job in plan.comparisons():
+        limit = MAX_BASELINE_SECONDS[plan.environment.device.partition(":")[0]]
         if job.batch * job.seconds > limit:
-            run.notes.append(f"{job}: left out, a peer is asked for {limit:g} s of audio at a time at most")
-        elif (contest := run(job)) is not None:
-            yield _with_memory(job, contest, run)
+            run.notes.append(f"{job}: left out, the baseline is given {limit:g} s of audio at a time at most")
+        elif (comparison := run(job)) is not None:
+            yield _with_memory(job, comparison, run)
     if plan.against and plan.training is not None:
-        learning = TrainingContest(plan.conditions, plan.dtypes, plan.training)
-        if (contest := run.with_note(learning)) is not None:
-            limits = replace(plan.training, batch=contest.batch)
-            yield _with_memory(replace(learning, limits=limits), contest, run)
+        job = TrainingComparison(plan.environment, plan.dtypes, plan.training)
+        if (comparison := run.with_note(job)) is not None:
+            limits = replace(plan.training, batch=comparison.batch)
+            yield _with_memory(replace(job, limits=limits), comparison, run)
 
 
-def _with_memory(job: AnyContest, contest: Contest, run: _Runner) -> Contest:
-    rows = []
-    for key, row in zip(job.keys, contest.contestants, strict=True):
-        memory = run.ask(_memory, (job, key), f"memory of {' '.join(key)} in {job}")
-        rows.append(row if memory is None else row.model_copy(update={"memory": memory}))
-    return contest.model_copy(update={"contestants": tuple(rows)})
+def _with_memory(job: AnyComparison, comparison: Comparison, run: _Runner) -> Comparison:
+    entries = []
+    for key, entry in zip(job.keys, comparison.entries, strict=True):
+        memory = run.call(_memory, (job, key), f"memory of {' '.join(key)} in {job}")
+        entries.append(entry if memory is None else entry.model_copy(update={"memory": memory}))
+    return comparison.model_copy(update={"entries": tuple(entries)})

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from audiodiff.benchmark.report import Contest, Contestant, Figure, Memory, Report
+from audiodiff.benchmark.results import Comparison, Entry, Measurement, Memory, Report
+from audiodiff.tables import Align, markdown_table, text_table
 
 
 @dataclass(frozen=True)
@@ -14,74 +15,58 @@ class Table:
 
     Attributes:
         title: One line above it.
-        header: Names of the columns; the first is aligned to the left.
+        header: Names of the columns.
         rows: As many cells each.
-        words: Whether the other columns hold words, and are aligned to the left too.
+        align: Of the columns after the first.
     """
 
     title: str
     header: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
-    words: bool = False
+    align: Align = "right"
 
 
-def tables_of(report: Report) -> list[Table]:
-    """Lay out everything a report holds, with derived figures.
+def report_tables(report: Report) -> list[Table]:
+    """Return the tables of a report, with derived figures.
 
     Args:
         report: The report.
 
     Returns:
-        Its tables, empty ones left out.
+        Its tables, without empty ones.
     """
-    made = [_machine(report), _matrix_products(report), _synthesis(report), _precision(report), _training(report)]
-    made += [_contest(report, contest) for contest in report.contests]
-    made.append(Table("Notes", ("",), tuple((note,) for note in report.notes)))
-    return [table for table in made if table.rows]
+    tables = [_machine(report), _matmuls(report), _synthesis(report), _precision(report), _training(report)]
+    tables += [_comparison(report, comparison) for comparison in report.comparisons]
+    tables.append(Table("Notes", ("",), tuple((note,) for note in report.notes)))
+    return [table for table in tables if table.rows]
 
 
 def as_text(tables: Sequence[Table]) -> str:
-    """Lay out tables in columns for a terminal."""
+    """Format tables for a terminal."""
     return "\n\n".join(_text(table) for table in tables) + "\n"
 
 
 def as_markdown(tables: Sequence[Table]) -> str:
-    """Lay out tables in Markdown, for a README."""
+    """Format tables in Markdown."""
     return "\n\n".join(_markdown(table) for table in tables) + "\n"
 
 
 def _text(table: Table) -> str:
-    lines = [line for line in (table.header, *table.rows) if any(line)]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(table.header))]
-    body = []
-    for line in lines:
-        first, *others = (
-            cell.ljust(width) if column == 0 or table.words else cell.rjust(width)
-            for column, (cell, width) in enumerate(zip(line, widths, strict=True))
-        )
-        body.append("  ".join([first, *others]).rstrip())
-    return "\n".join([table.title, *(f"  {line}" for line in body)])
+    rows = [row for row in (table.header, *table.rows) if any(row)]
+    return f"{table.title}\n{text_table(rows, align=table.align, indent=2)}"
 
 
 def _markdown(table: Table) -> str:
     if len(table.header) == 1:
         return "\n".join([f"{table.title}:", *(f"- {row[0]}" for row in table.rows)])
-    rule = ("---", *("---" if table.words else "---:" for _ in table.header[1:]))
-    lines = (table.header, rule, *table.rows)
-    return "\n".join(
-        [f"**{table.title}**", "", *(f"| {' | '.join(_escaped(cell) for cell in line)} |" for line in lines)]
-    )
+    return f"**{table.title}**\n\n{markdown_table((table.header, *table.rows), align=table.align)}"
 
 
-def _escaped(cell: str) -> str:
-    return cell.replace("|", "\\|")
-
-
-def number(value: float) -> str:
-    """Write a number with three digits, whole ones above 100 with commas.
+def format_number(value: float) -> str:
+    """Format a number with three digits, whole ones above 100 with commas.
 
     Example:
-        >>> [number(value) for value in (0.01234, 5.678, 45.67, 1234.5)]
+        >>> [format_number(value) for value in (0.01234, 5.678, 45.67, 1234.5)]
         ['0.0123', '5.68', '45.7', '1,234']
     """
     if abs(value) >= 100:
@@ -90,28 +75,28 @@ def number(value: float) -> str:
     return f"{value:.{digits}f}"
 
 
-def span(figure: Figure) -> str:
-    """Write a median with the lowest and the highest value, or alone where there was a single repeat.
+def format_measurement(measurement: Measurement) -> str:
+    """Format a median with the lowest and the highest value, or alone where there was a single repeat.
 
     Example:
-        >>> span(Figure.of([1.0, 2.0, 4.0])), span(Figure.of([2.0]))
-        ('2.00 (1.00-4.00)', '2.00 (once)')
+        >>> format_measurement(Measurement.from_values([1.0, 2.0, 4.0]))
+        '2.00 (1.00-4.00)'
     """
-    if figure.repeats == 1:
-        return f"{number(figure.median)} (once)"
-    return f"{number(figure.median)} ({number(figure.low)}-{number(figure.high)})"
+    if measurement.repeats == 1:
+        return f"{format_number(measurement.median)} (once)"
+    return f"{format_number(measurement.median)} ({format_number(measurement.low)}-{format_number(measurement.high)})"
 
 
-def gigabytes(memory: Memory) -> str:
-    """Write the peak, and how much of it came with the row."""
+def format_memory(memory: Memory) -> str:
+    """Format the peak in GB, and how much of it the job added."""
     if memory.peak is None:
         return "n/a"
-    grown = "" if memory.before is None else f" (+{(memory.peak - memory.before) / 1e9:.2f})"
-    return f"{memory.peak / 1e9:.2f}{grown}"
+    added = "" if memory.before is None else f" (+{(memory.peak - memory.before) / 1e9:.2f})"
+    return f"{memory.peak / 1e9:.2f}{added}"
 
 
-def share(report: Report, dtype: str, rate: float) -> str:
-    """Write operations per second as a share of what the large square product reached in the same run."""
+def utilisation(report: Report, dtype: str, rate: float) -> str:
+    """Format FLOP/s as a percentage of those of the large square product in the same run."""
     roofline = report.roofline(dtype)
     return "n/a" if roofline is None else f"{rate / roofline:.1%}"
 
@@ -130,18 +115,18 @@ def _machine(report: Report) -> Table:
         ("date", report.date),
         ("command", report.command),
     ]
-    return Table("Machine", ("", "this run"), tuple(rows), words=True)
+    return Table("Machine", ("", "this run"), tuple(rows), align="left")
 
 
-def _matrix_products(report: Report) -> Table:
+def _matmuls(report: Report) -> Table:
     rows = [
         (
             f"{row.name}{', the roofline' if row.roofline else ''}",
             f"{row.m} x {row.k} x {row.n}",
             row.dtype,
-            span(row.rate.times(1e-9)),
+            format_measurement(row.rate.scaled(1e-9)),
         )
-        for row in report.matrix_products
+        for row in report.matmuls
     ]
     return Table("Matrix products", ("product", "size", "dtype", "GFLOP/s"), tuple(rows))
 
@@ -154,12 +139,12 @@ def _synthesis(report: Report) -> Table:
             row.dtype,
             str(row.steps),
             str(row.batch),
-            number(row.clip_seconds),
-            span(row.seconds),
-            span(row.real_time_factor),
-            number(row.operations / 1e9),
-            share(report, row.dtype, row.operations / row.seconds.median),
-            gigabytes(row.memory),
+            format_number(row.clip_seconds),
+            format_measurement(row.seconds),
+            format_measurement(row.real_time_factor),
+            format_number(row.flops / 1e9),
+            utilisation(report, row.dtype, row.flops / row.seconds.median),
+            format_memory(row.memory),
         )
         for row in report.synthesis
     ]
@@ -168,7 +153,9 @@ def _synthesis(report: Report) -> Table:
 
 
 def _precision(report: Report) -> Table:
-    rows = [(row.model, str(row.steps), number(row.clip_seconds), f"{row.snr_db:.1f}") for row in report.precision]
+    rows = [
+        (row.model, str(row.steps), format_number(row.clip_seconds), f"{row.snr_db:.1f}") for row in report.precision
+    ]
     return Table("bf16 against fp32, from the same noise", ("model", "steps", "clip, s", "SNR, dB"), tuple(rows))
 
 
@@ -178,9 +165,9 @@ def _training(report: Report) -> Table:
             row.model,
             row.dtype,
             f"{row.batch} x {row.n_samples:,}",
-            span(row.seconds),
-            span(row.seconds.under(row.batch * row.n_samples)),
-            gigabytes(row.memory),
+            format_measurement(row.seconds),
+            format_measurement(row.seconds.rate_of(row.batch * row.n_samples)),
+            format_memory(row.memory),
         )
         for row in report.training
     ]
@@ -188,27 +175,28 @@ def _training(report: Report) -> Table:
     return Table(title, ("model", "dtype", "batch", "seconds per step", "samples/s", "peak GB"), tuple(rows))
 
 
-def _contest(report: Report, contest: Contest) -> Table:
-    audio_seconds = contest.n_samples / contest.sample_rate
-    what = f"batch {contest.batch} x {number(audio_seconds)} s, {contest.steps} steps"
-    if contest.task == "training":
-        what = f"batch {contest.batch} x {contest.n_samples:,} samples"
-    if contest.peer_steps_timed != contest.steps:
-        what += f" (of the peer {contest.peer_steps_timed} timed, and multiplied)"
+def _comparison(report: Report, comparison: Comparison) -> Table:
+    audio_seconds = comparison.n_samples / comparison.sample_rate
+    task = f"batch {comparison.batch} x {format_number(audio_seconds)} s, {comparison.steps} steps"
+    if comparison.task == "training":
+        task = f"batch {comparison.batch} x {comparison.n_samples:,} samples"
+    if comparison.baseline_steps_timed != comparison.steps:
+        task += f" (of the baseline {comparison.baseline_steps_timed} timed, and scaled up)"
     title = (
-        f"{contest.task.capitalize()} of DiffWave BASE, the same weights, taking turns: {what}; "
-        f"predictions differ by {contest.relative_difference:.1e}"
+        f"{comparison.task.capitalize()} of DiffWave BASE, the same weights, timed in turns: {task}; "
+        f"predictions differ by {comparison.relative_difference:.1e}"
     )
-    rate = "real-time factor" if contest.task == "synthesis" else "samples/s"
-    header = ("", "dtype", "seconds", rate, f"times {contest.peer}", "of roofline", "peak GB")
-    return Table(title, header, tuple(_contestant(report, contest, row) for row in contest.contestants))
+    rate = "real-time factor" if comparison.task == "synthesis" else "samples/s"
+    header = ("", "dtype", "seconds", rate, f"times {comparison.baseline}", "of roofline", "peak GB")
+    return Table(title, header, tuple(_entry(report, comparison, row) for row in comparison.entries))
 
 
-def _contestant(report: Report, contest: Contest, row: Contestant) -> tuple[str, ...]:
-    n_samples = contest.batch * contest.n_samples
-    pace, part = row.seconds.under(n_samples), "n/a"
-    if contest.task == "synthesis":
-        pace = row.seconds.times(contest.sample_rate / n_samples)
-        part = share(report, row.dtype, contest.operations / row.seconds.median)
-    ahead = "1" if row.advantage is None else span(row.advantage)
-    return (row.name, row.dtype, span(row.seconds), span(pace), ahead, part, gigabytes(row.memory))
+def _entry(report: Report, comparison: Comparison, row: Entry) -> tuple[str, ...]:
+    n_samples = comparison.batch * comparison.n_samples
+    rate, used = row.seconds.rate_of(n_samples), "n/a"
+    if comparison.task == "synthesis":
+        rate = row.seconds.scaled(comparison.sample_rate / n_samples)
+        used = utilisation(report, row.dtype, comparison.flops / row.seconds.median)
+    speedup = "1" if row.speedup is None else format_measurement(row.speedup)
+    times = (format_measurement(row.seconds), format_measurement(rate))
+    return (row.name, row.dtype, *times, speedup, used, format_memory(row.memory))

@@ -1,84 +1,154 @@
-"""Times of things that take turns, so that what disturbs the machine disturbs all of them alike."""
+"""Timing: functions in turns, so that a disturbance meets all of them alike, and jobs in processes of their own."""
 
 from __future__ import annotations
 
+import multiprocessing
 import time
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from multiprocessing.context import ForkServerContext, SpawnContext
+from typing import TypeVar
 
 import torch
 
-from audiodiff.benchmark.report import Figure
+from audiodiff.benchmark.results import Measurement
+from audiodiff.errors import AudiodiffError
+
+Job = TypeVar("Job")
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
-class Effort:
+class TimingOptions:
     """How long to measure.
 
     Attributes:
         repeats: Rounds at most.
-        seconds: After these no further round is begun; one is always taken.
+        max_seconds: No further round starts after these; there is always one.
     """
 
     repeats: int = 5
-    seconds: float = 10.0
+    max_seconds: float = 10.0
 
 
-def waiting_for(device: torch.device) -> Callable[[], None]:
-    """Return what waits until a device has done all it was asked to do."""
+def synchroniser(device: torch.device) -> Callable[[], None]:
+    """Return a function that waits until a device has finished."""
     return (lambda: torch.cuda.synchronize(device)) if device.type == "cuda" else (lambda: None)
 
 
-def take_turns(
-    contestants: Mapping[str, Callable[[], object]],
-    effort: Effort,
-    wait: Callable[[], None] = lambda: None,
+def time_interleaved(
+    functions: Mapping[str, Callable[[], object]],
+    options: TimingOptions,
+    synchronise: Callable[[], None] = lambda: None,
     clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, list[float]]:
-    """Time each of several things once per round, in their order.
+    """Time each of several functions once per round, in their order.
 
     Args:
-        contestants: Name to the thing that is timed, and nothing but that.
-        effort: How many rounds.
-        wait: Called before the clock is read for each, and after it, which counts: see `waiting_for`.
+        functions: By name.
+        options: How many rounds.
+        synchronise: Called before each starts, and before its end is timed; see `synchroniser`.
         clock: Seconds.
 
     Returns:
         Name to seconds, one value per round.
     """
-    times: dict[str, list[float]] = {name: [] for name in contestants}
+    times: dict[str, list[float]] = {name: [] for name in functions}
     began = clock()
-    for _ in range(effort.repeats):
-        for name, run in contestants.items():
-            wait()
+    for _ in range(options.repeats):
+        for name, run in functions.items():
+            synchronise()
             started = clock()
             run()
-            wait()
+            synchronise()
             times[name].append(clock() - started)
-        if clock() - began >= effort.seconds:
+        if clock() - began >= options.max_seconds:
             break
     return times
 
 
-def time_one(run: Callable[[], object], effort: Effort, wait: Callable[[], None] = lambda: None) -> Figure:
-    """Time a single thing, in seconds."""
-    return Figure.of(take_turns({"": run}, effort, wait)[""])
+def time_function(
+    run: Callable[[], object], options: TimingOptions, synchronise: Callable[[], None] = lambda: None
+) -> Measurement:
+    """Time a single function, in seconds."""
+    return Measurement.from_values(time_interleaved({"": run}, options, synchronise)[""])
 
 
-def advantage(ours: list[float], theirs: list[float]) -> Figure:
-    """Return how many times as long another takes: the ratio of the medians, with the span of the rounds' ratios.
+def speedup(ours: list[float], baseline: list[float]) -> Measurement:
+    """Return how many times as long a baseline takes: the ratio of medians, and the range of the rounds' ratios.
 
     Args:
         ours: Seconds, one value per round.
-        theirs: Seconds in the same rounds.
+        baseline: Seconds in the same rounds.
 
     Returns:
-        The ratio; above 1 the other is slower.
+        The ratio; above 1 the baseline is slower.
 
     Example:
-        >>> advantage([1.0, 2.0, 4.0], [6.0, 8.0, 10.0])
-        Figure(median=4.0, low=2.5, high=6.0, repeats=3)
+        >>> speedup([1.0, 2.0, 4.0], [6.0, 8.0, 10.0])
+        Measurement(median=4.0, low=2.5, high=6.0, repeats=3)
     """
-    by_round = Figure.of([their / our for our, their in zip(ours, theirs, strict=True)])
-    middle = Figure.of(theirs).median / Figure.of(ours).median
-    return by_round.model_copy(update={"median": middle})
+    by_round = Measurement.from_values([slow / fast for fast, slow in zip(ours, baseline, strict=True)])
+    ratio = Measurement.from_values(baseline).median / Measurement.from_values(ours).median
+    return by_round.model_copy(update={"median": ratio})
+
+
+class JobError(AudiodiffError):
+    """A job could not be measured."""
+
+
+def _serve(function: Callable[[Job], Result], job: Job, sender: Connection) -> None:
+    warnings.simplefilter("ignore", UserWarning)  # those of the library are about sound, and this is noise
+    try:
+        sender.send((function(job), None))
+    except (AudiodiffError, RuntimeError, MemoryError) as error:  # RuntimeError is torch without memory, for example
+        message = " ".join(str(error).split())
+        sender.send((None, message if isinstance(error, AudiodiffError) else f"{type(error).__name__}: {message}"))
+
+
+def _context() -> ForkServerContext | SpawnContext:
+    """Return how processes are started.
+
+    A fork of a process that has computed with threads may hang; that of one that has only imported torch does not, and
+    is there at once.
+    """
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["audiodiff.benchmark.suite"])
+    return context
+
+
+def run_in_process(function: Callable[[Job], Result], job: Job) -> Result:
+    """Call a function in a fresh process.
+
+    Args:
+        function: A function of a module.
+        job: Its argument; it can be pickled, and so can the result.
+
+    Returns:
+        The result.
+
+    Raises:
+        JobError: If the function failed, or its process was killed, for example because memory ran out.
+    """
+    context = _context()
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_serve, args=(function, job, sender), daemon=True)
+    process.start()
+    sender.close()
+    try:
+        result, reason = receiver.recv()
+    except EOFError:
+        process.join()
+        killed = " (killed, most likely because memory ran out)" if process.exitcode == -9 else ""
+        raise JobError(f"its process ended with code {process.exitcode}{killed}") from None
+    finally:
+        receiver.close()
+    process.join()
+    if reason is not None:
+        raise JobError(reason)
+    answer: Result = result
+    return answer

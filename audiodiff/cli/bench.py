@@ -13,7 +13,7 @@ import click
 from audiodiff.cli.options import DTYPES, Verb, device_option, expert_option, values
 
 if TYPE_CHECKING:
-    from audiodiff.benchmark.report import Report
+    from audiodiff.benchmark.results import Report
     from audiodiff.benchmark.suite import Plan
     from audiodiff.engine.choose import Dtype
 
@@ -110,13 +110,13 @@ def command(*, models: tuple[str, ...], json_path: str | None, table: Path | Non
     if table is not None:
         if models:
             raise click.UsageError("--table measures nothing. Leave the models out.")
-        from audiodiff.benchmark.report import read_report
+        from audiodiff.benchmark.results import read_report
 
         click.echo(_rendered(read_report(table), markdown=True), nl=False)
         return
-    from audiodiff.benchmark.suite import measure
+    from audiodiff.benchmark.suite import run_benchmark
 
-    report = measure(_plan(models, **options), shlex.join(["audiodiff", *sys.argv[1:]]), _show)
+    report = run_benchmark(_plan(models, **options), shlex.join(["audiodiff", *sys.argv[1:]]), _show)
     if json_path is not None:
         _write(report, json_path)
     if json_path != "-":
@@ -136,26 +136,25 @@ def _plan(
 ) -> Plan:
     import torch
 
-    from audiodiff.benchmark.jobs import Conditions
-    from audiodiff.benchmark.learning import TrainingLimits
+    from audiodiff.benchmark.baseline import check_baseline
+    from audiodiff.benchmark.inputs import BASE
+    from audiodiff.benchmark.jobs import Environment, TrainingLimits
     from audiodiff.benchmark.machine import has_bf16
-    from audiodiff.benchmark.peer import check_peer
-    from audiodiff.benchmark.subjects import BASE
     from audiodiff.benchmark.suite import Plan
-    from audiodiff.benchmark.timing import Effort
+    from audiodiff.benchmark.timing import TimingOptions
     from audiodiff.checkpoint import DEFAULT_MODEL, choose_device, find_model, load_config
 
     if against:
-        check_peer()
+        check_baseline()
     for model in models:
         if model != BASE:
             load_config(find_model(model))  # an error now, not after minutes
     usual: dict[str, Any] = QUICK if quick else USUAL
     where = choose_device(device)
-    effort = Effort(repeats or usual["repeats"], usual["row_seconds"])
+    timing = TimingOptions(repeats or usual["repeats"], usual["row_seconds"])
     dtypes: tuple[Dtype, ...] = ("fp32", "bf16") if has_bf16(where) else ("fp32",)
     return Plan(
-        Conditions(str(where), threads or torch.get_num_threads(), effort),
+        Environment(str(where), threads or torch.get_num_threads(), timing),
         models or (DEFAULT_MODEL, BASE),
         lengths=given["lengths"] or usual["lengths"],
         batches=given["batches"] or usual["batches"],
@@ -173,9 +172,9 @@ def _show(name: str, number: int, total: int) -> None:
 
 
 def _rendered(report: Report, *, markdown: bool) -> str:
-    from audiodiff.benchmark.tables import as_markdown, as_text, tables_of
+    from audiodiff.benchmark.tables import as_markdown, as_text, report_tables
 
-    return (as_markdown if markdown else as_text)(tables_of(report))
+    return (as_markdown if markdown else as_text)(report_tables(report))
 
 
 def _write(report: Report, path: str) -> None:

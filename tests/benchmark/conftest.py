@@ -1,21 +1,21 @@
-"""What tests of the benchmark share: small networks of every kind, and a report with every part."""
+"""What tests of the benchmark utilisation: small networks of every kind, and a report with every part."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
-from audiodiff.benchmark.report import (
-    Contest,
-    Contestant,
-    Figure,
+from audiodiff.benchmark.results import (
+    Comparison,
+    Entry,
     Machine,
-    MatrixRate,
+    MatmulResult,
+    Measurement,
     Memory,
-    Precision,
+    PrecisionResult,
     Report,
-    Synthesis,
-    Training,
+    SynthesisResult,
+    TrainingResult,
 )
 from audiodiff.config import ModelConfig, parse_config
 
@@ -53,7 +53,7 @@ def small_configs(tiny_model_config):
 def small_base(monkeypatch):
     """Make DiffWave BASE a small network, for rows that run in this process."""
     config = published_like()
-    for module in ("subjects", "peer", "machine"):
+    for module in ("inputs", "baseline", "machine"):
         monkeypatch.setattr(f"audiodiff.benchmark.{module}.published_base_config", lambda: config)
     threads = torch.get_num_threads()
     yield config
@@ -63,11 +63,11 @@ def small_base(monkeypatch):
 @pytest.fixture
 def report():
     """Give a report with every part, of round numbers."""
-    once, thrice = Figure.of([2.0]), Figure.of([1.0, 2.0, 4.0])
+    once, thrice = Measurement.from_values([2.0]), Measurement.from_values([1.0, 2.0, 4.0])
     memory = Memory(before=400_000_000, peak=1_500_000_000)
-    ours = Contestant(name="audiodiff", dtype="bf16", seconds=thrice, advantage=Figure.of([8.0]), memory=memory)
-    theirs = Contestant(name="diffwave", dtype="fp32", seconds=Figure.of([16.0]))
-    contest = dict(peer="diffwave", batch=2, n_samples=44100, sample_rate=22050, relative_difference=1e-6)
+    ours = Entry(name="audiodiff", dtype="bf16", seconds=thrice, speedup=Measurement.from_values([8.0]), memory=memory)
+    baseline = Entry(name="diffwave", dtype="fp32", seconds=Measurement.from_values([16.0]))
+    comparison = dict(baseline="diffwave", batch=2, n_samples=44100, sample_rate=22050, relative_difference=1e-6)
     machine = Machine(
         device="cpu", name="a CPU", cpu="a CPU", cores=2, threads=2, bf16=True, system="Linux", versions={"torch": "2"}
     )
@@ -76,25 +76,27 @@ def report():
         command="audiodiff bench",
         date="2026-01-01T00:00:00+00:00",
         machine=machine,
-        matrix_products=(
-            MatrixRate(name="square", dtype="bf16", rate=Figure.of([4e9]), roofline=True, **sizes),
-            MatrixRate(name="other", dtype="bf16", rate=Figure.of([1e9]), roofline=False, **sizes),
+        matmuls=(
+            MatmulResult(name="square", dtype="bf16", rate=Measurement.from_values([4e9]), roofline=True, **sizes),
+            MatmulResult(name="other", dtype="bf16", rate=Measurement.from_values([1e9]), roofline=False, **sizes),
         ),
         synthesis=(
-            Synthesis(
-                model="m", dtype="bf16", batch=2, clip_seconds=4, steps=6, seconds=thrice, operations=4e9, memory=memory
+            SynthesisResult(
+                model="m", dtype="bf16", batch=2, clip_seconds=4, steps=6, seconds=thrice, flops=4e9, memory=memory
             ),
-            Synthesis(
-                model="m", dtype="fp32", batch=1, clip_seconds=4, steps=6, seconds=once, operations=2e9, memory=Memory()
+            SynthesisResult(
+                model="m", dtype="fp32", batch=1, clip_seconds=4, steps=6, seconds=once, flops=2e9, memory=Memory()
             ),
         ),
-        precision=(Precision(model="m", steps=6, clip_seconds=4, snr_db=34.56),),
-        training=(Training(model="m", dtype="bf16", batch=3, n_samples=1000, seconds=thrice, memory=memory),),
-        contests=(
-            Contest(
-                task="synthesis", steps=6, peer_steps_timed=1, operations=2e9, contestants=(ours, theirs), **contest
+        precision=(PrecisionResult(model="m", steps=6, clip_seconds=4, snr_db=34.56),),
+        training=(TrainingResult(model="m", dtype="bf16", batch=3, n_samples=1000, seconds=thrice, memory=memory),),
+        comparisons=(
+            Comparison(
+                task="synthesis", steps=6, baseline_steps_timed=1, flops=2e9, entries=(ours, baseline), **comparison
             ),
-            Contest(task="training", steps=1, peer_steps_timed=1, operations=0, contestants=(ours, theirs), **contest),
+            Comparison(
+                task="training", steps=1, baseline_steps_timed=1, flops=0, entries=(ours, baseline), **comparison
+            ),
         ),
         notes=("a | b was left out",),
     )

@@ -1,17 +1,16 @@
-"""Which rows a plan has, and that a row that fails is one row."""
+"""Which jobs a plan has, and that a job that fails is one job."""
 
 import pytest
 
 from audiodiff.benchmark import suite
-from audiodiff.benchmark.jobs import Conditions, MachineJob
-from audiodiff.benchmark.learning import TrainingLimits
-from audiodiff.benchmark.processes import RowError
-from audiodiff.benchmark.suite import Plan, measure
+from audiodiff.benchmark.jobs import Environment, MachineJob, TrainingLimits
+from audiodiff.benchmark.suite import Plan, run_benchmark
+from audiodiff.benchmark.timing import JobError
 
 
 def plan(**changes):
     values = {"lengths": (5.0, 60.0), "batches": (1, 16), "steps": (None, 50), "dtypes": ("fp32", "bf16")}
-    return Plan(Conditions(), ("a", "b"), **values | changes)
+    return Plan(Environment(), ("a", "b"), **values | changes)
 
 
 def test_one_thing_is_varied_at_a_time():
@@ -28,22 +27,22 @@ def test_every_combination():
     assert len(set(plan(every_combination=True).points())) == 16
 
 
-def test_every_model_has_its_rows():
+def test_every_model_has_its_jobs():
     assert [job.model for job in plan().synthesis()] == ["a"] * 5 + ["b"] * 5
-    assert [(job.model, job.dtype) for job in plan().learning()] == [
+    assert [(job.model, job.dtype) for job in plan().train()] == [
         ("a", "fp32"),
         ("a", "bf16"),
         ("b", "fp32"),
         ("b", "bf16"),
     ]
     assert [job.seconds for job in plan().precision()] == [5.0, 5.0]
-    assert list(plan(training=None).learning()) == []
+    assert list(plan(training=None).train()) == []
     assert list(plan(dtypes=("bf16",)).precision()) == []
 
 
-def test_the_peer_is_met_once_at_every_point():
-    assert list(plan().contests()) == []
-    points = [(job.batch, job.seconds, job.steps) for job in plan(against=True).contests()]
+def test_the_baseline_is_compared_once_at_every_point():
+    assert list(plan().comparisons()) == []
+    points = [(job.batch, job.seconds, job.steps) for job in plan(against=True).comparisons()]
     assert points == [(1, 5.0, None), (1, 60.0, None), (16, 5.0, None), (1, 5.0, 50)]
 
 
@@ -54,27 +53,27 @@ def asked(monkeypatch):
 
     def refuse(function, job):
         if isinstance(job, MachineJob):
-            return MachineJob(job.conditions, job.dtypes, square=8).run()
-        raise RowError("not here")
+            return MachineJob(job.environment, job.dtypes, square=8).run()
+        raise JobError("not here")
 
-    monkeypatch.setattr(suite, "in_a_process", refuse)
+    monkeypatch.setattr(suite, "run_in_process", refuse)
     return names
 
 
-def test_a_row_that_fails_is_noted(asked):
+def test_a_job_that_fails_is_noted(asked):
     wanted = plan(against=True, training=TrainingLimits())
-    report = measure(wanted, "audiodiff bench", lambda name, number, total: asked.append((number, total)))
-    assert report.synthesis == report.training == report.contests == ()
+    report = run_benchmark(wanted, "audiodiff bench", lambda name, number, total: asked.append((number, total)))
+    assert report.synthesis == report.training == report.comparisons == ()
     assert "synthesis, b, bf16, batch 1 x 60 s: not measured, not here" in report.notes
-    assert any("batch 16 x 5 s: left out, a peer is asked for 40 s" in note for note in report.notes)
-    assert asked[0] == (1, wanted.n_rows)
+    assert any("batch 16 x 5 s: left out, the baseline is given 40 s" in note for note in report.notes)
+    assert asked[0] == (1, wanted.n_jobs)
     assert [number for number, _ in asked] == list(range(1, len(asked) + 1))
 
 
 def test_without_a_machine_there_is_no_report(monkeypatch):
     def refuse(function, job):
-        raise RowError("no memory")
+        raise JobError("no memory")
 
-    monkeypatch.setattr(suite, "in_a_process", refuse)
-    with pytest.raises(RowError, match="no memory"):
-        measure(plan(), "audiodiff bench")
+    monkeypatch.setattr(suite, "run_in_process", refuse)
+    with pytest.raises(JobError, match="no memory"):
+        run_benchmark(plan(), "audiodiff bench")

@@ -2,13 +2,13 @@
 
 import pytest
 
-from audiodiff.benchmark.report import Report, read_report
-from audiodiff.benchmark.tables import as_markdown, as_text, tables_of
+from audiodiff.benchmark.results import Report, read_report
+from audiodiff.benchmark.tables import as_markdown, as_text, report_tables
 from audiodiff.errors import ConfigError
 
 
 def cells(report, title):
-    (table,) = [table for table in tables_of(report) if table.title.startswith(title)]
+    (table,) = [table for table in report_tables(report) if table.title.startswith(title)]
     return [dict(zip(table.header, row, strict=True)) for row in table.rows]
 
 
@@ -28,37 +28,37 @@ def test_training(report):
 
 
 def test_contests(report):
-    ours, theirs = cells(report, "Synthesis of DiffWave BASE")
+    ours, baseline = cells(report, "Synthesis of DiffWave BASE")
     assert ours["times diffwave"] == "8.00 (once)"
     assert ours["real-time factor"] == "0.500 (0.250-1.00)"  # 2 s for 2 clips of 2 s
     assert ours["of roofline"] == "25.0%"
-    assert (theirs["times diffwave"], theirs["real-time factor"]) == ("1", "4.00 (once)")
+    assert (baseline["times diffwave"], baseline["real-time factor"]) == ("1", "4.00 (once)")
     learning, _ = cells(report, "Training of DiffWave BASE")
     assert learning["samples/s"] == "44,100 (22,050-88,200)"
-    titles = [table.title for table in tables_of(report)]
-    assert "6 steps (of the peer 1 timed, and multiplied)" in titles[-3]
+    titles = [table.title for table in report_tables(report)]
+    assert "6 steps (of the baseline 1 timed, and scaled up)" in titles[-3]
 
 
 def test_every_table_is_well_formed_markdown(report):
-    text = as_markdown(tables_of(report))
+    text = as_markdown(report_tables(report))
     blocks = [block.splitlines() for block in text.split("\n\n")]
     grids = [block for block in blocks if block[0].startswith("|")]
-    assert len(grids) == len(tables_of(report)) - 1  # notes are a list
+    assert len(grids) == len(report_tables(report)) - 1  # notes are a list
     for grid in grids:
         assert len({line.replace("\\|", "").count("|") for line in grid}) == 1
     assert "- a | b was left out" in text
 
 
 def test_columns_are_aligned_in_text(report):
-    lines = as_text(tables_of(report)).splitlines()
+    lines = as_text(report_tables(report)).splitlines()
     start = next(i for i, line in enumerate(lines) if line.startswith("Synthesis: "))
     header, *rows = lines[start + 1 : start + 4]
     assert {len(line) for line in (header, *rows)} == {len(header)}
 
 
 def test_what_was_not_measured_has_no_table(report):
-    bare = report.model_copy(update={"training": (), "contests": (), "notes": (), "precision": ()})
-    assert [table.title.split(":")[0] for table in tables_of(bare)] == ["Machine", "Matrix products", "Synthesis"]
+    bare = report.model_copy(update={"training": (), "comparisons": (), "notes": (), "precision": ()})
+    assert [table.title.split(":")[0] for table in report_tables(bare)] == ["Machine", "Matrix products", "Synthesis"]
 
 
 def test_a_report_survives_its_file(report, tmp_path):
@@ -85,4 +85,4 @@ def test_another_file_is_refused(text, message, tmp_path):
 
 def test_the_schema_names_units(report):
     schema = Report.model_json_schema()
-    assert "operations per second" in schema["$defs"]["MatrixRate"]["properties"]["rate"]["description"]
+    assert "FLOP/s" in schema["$defs"]["MatmulResult"]["properties"]["rate"]["description"]

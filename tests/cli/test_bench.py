@@ -7,7 +7,7 @@ import pytest
 from click.testing import CliRunner
 
 from audiodiff.benchmark import suite
-from audiodiff.benchmark.report import read_report
+from audiodiff.benchmark.results import read_report
 from audiodiff.cli.main import main
 
 
@@ -56,7 +56,7 @@ def test_table_measures_nothing(measured):
 def plans(monkeypatch, measured):
     """List the plans that would be measured, and answer with a report."""
     made, report = [], read_report(measured[1])
-    monkeypatch.setattr(suite, "measure", lambda plan, command, progress: (made.append(plan), report)[1])
+    monkeypatch.setattr(suite, "run_benchmark", lambda plan, command, progress: (made.append(plan), report)[1])
     return made
 
 
@@ -99,14 +99,14 @@ def test_options_change_the_plan(arguments, attribute, value, plans):
     ("arguments", "attribute", "value"),
     [(["--threads", "3"], "threads", 3), (["--device", "cpu"], "device", "cpu")],
 )
-def test_options_change_the_conditions(arguments, attribute, value, plans):
+def test_options_change_the_environment(arguments, attribute, value, plans):
     bench(*arguments)
-    assert getattr(plans[0].conditions, attribute) == value
+    assert getattr(plans[0].environment, attribute) == value
 
 
 def test_repeats(plans):
     bench("--repeats", 9)
-    assert plans[0].conditions.effort.repeats == 9
+    assert plans[0].environment.timing.repeats == 9
 
 
 @pytest.mark.parametrize(
@@ -132,7 +132,7 @@ def test_an_unknown_model_is_an_error_before_anything_is_measured(plans):
     assert result.stderr.startswith("error: nowhere is not a folder")
 
 
-def test_without_the_peer_it_says_what_to_install(plans, monkeypatch):
+def test_without_the_baseline_it_says_what_to_install(plans, monkeypatch):
     monkeypatch.setitem(sys.modules, "diffwave.model", None)
     result = bench("--against", "diffwave")
     assert (result.exit_code, plans) == (1, [])
@@ -140,7 +140,7 @@ def test_without_the_peer_it_says_what_to_install(plans, monkeypatch):
     assert "pip install 'audiodiff[bench]'" in result.stderr
 
 
-def test_the_peer_is_asked(plans):
+def test_the_baseline_is_asked(plans):
     pytest.importorskip("diffwave.model")
     bench("--against", "diffwave")
     assert plans[0].against

@@ -1,4 +1,4 @@
-"""What a benchmark reports: the schema of its JSON. Derived figures are computed from it, never stored beside it."""
+"""Results of a benchmark: the schema of its JSON. Derived figures are computed from it, never stored."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import Field
 
@@ -16,8 +16,8 @@ from audiodiff.errors import ConfigError
 FORMAT = 1
 
 
-class Figure(Config):
-    """A measured quantity: the median over its repeats, with the lowest and the highest."""
+class Measurement(Config):
+    """A measured quantity over its repeats: median, lowest, highest."""
 
     median: float
     low: float
@@ -25,28 +25,28 @@ class Figure(Config):
     repeats: int = Field(gt=0)
 
     @classmethod
-    def of(cls, values: Sequence[float]) -> Figure:
-        """Sum up measured values.
+    def from_values(cls, values: Sequence[float]) -> Measurement:
+        """Summarise measured values.
 
         Example:
-            >>> Figure.of([3.0, 1.0, 2.0])
-            Figure(median=2.0, low=1.0, high=3.0, repeats=3)
+            >>> Measurement.from_values([3.0, 1.0, 2.0])
+            Measurement(median=2.0, low=1.0, high=3.0, repeats=3)
         """
         return cls(median=median(values), low=min(values), high=max(values), repeats=len(values))
 
-    def times(self, factor: float) -> Figure:
-        """Return the figure in another unit: every value multiplied by a positive factor."""
+    def scaled(self, factor: float) -> Measurement:
+        """Return it in another unit: every value multiplied by a positive factor."""
         scaled = {"median": self.median * factor, "low": self.low * factor, "high": self.high * factor}
-        return Figure(**scaled, repeats=self.repeats)
+        return Measurement(**scaled, repeats=self.repeats)
 
-    def under(self, numerator: float) -> Figure:
-        """Return a quantity divided by this figure, for example samples per second from seconds."""
-        values = {"median": numerator / self.median, "low": numerator / self.high, "high": numerator / self.low}
-        return Figure(**values, repeats=self.repeats)
+    def rate_of(self, amount: float) -> Measurement:
+        """Return an amount per unit of this one, for example samples per second from seconds."""
+        values = {"median": amount / self.median, "low": amount / self.high, "high": amount / self.low}
+        return Measurement(**values, repeats=self.repeats)
 
 
 class Memory(Config):
-    """Bytes that a process of its own held: before the row, model loaded, and at its peak.
+    """Bytes that the process of a job held: before it, model loaded, and at its peak.
 
     On a CPU that is the resident set of the whole process, Python and torch among it; on a GPU what torch allocated
     there. None where the system does not tell.
@@ -57,7 +57,7 @@ class Memory(Config):
 
 
 class Machine(Config):
-    """What it ran on."""
+    """The machine and its software."""
 
     device: str
     name: str = Field(description="of the CPU or GPU that computed")
@@ -73,7 +73,7 @@ class Machine(Config):
     )
 
 
-class MatrixRate(Config):
+class MatmulResult(Config):
     """Matrix product of an `m x k` with a `k x n` matrix."""
 
     name: str
@@ -81,11 +81,11 @@ class MatrixRate(Config):
     k: int
     n: int
     dtype: str
-    rate: Figure = Field(description="operations per second, multiplications and additions counted separately")
-    roofline: bool = Field(description="whether shares are of this one")
+    rate: Measurement = Field(description="FLOP/s: a multiplication and an addition count as two")
+    roofline: bool = Field(description="whether utilisation is relative to this one")
 
 
-class Synthesis(Config):
+class SynthesisResult(Config):
     """One way of making audio; times are of a whole call, from mel to audio."""
 
     model: str
@@ -93,17 +93,19 @@ class Synthesis(Config):
     batch: int
     clip_seconds: float = Field(description="seconds of audio of one clip")
     steps: int
-    seconds: Figure
-    operations: float = Field(description="that the matrix products of the algorithm need, over all steps")
+    seconds: Measurement
+    flops: float = Field(description="of the network over all steps, its condition once")
     memory: Memory
 
+    RENAMED_KEYS: ClassVar = {"operations": "flops"}
+
     @property
-    def real_time_factor(self) -> Figure:
+    def real_time_factor(self) -> Measurement:
         """Seconds of computing per second of audio."""
-        return self.seconds.times(1 / (self.batch * self.clip_seconds))
+        return self.seconds.scaled(1 / (self.batch * self.clip_seconds))
 
 
-class Precision(Config):
+class PrecisionResult(Config):
     """How far the result in bfloat16 is from the one in float32, of the same noise."""
 
     model: str
@@ -112,60 +114,71 @@ class Precision(Config):
     snr_db: float
 
 
-class Training(Config):
+class TrainingResult(Config):
     """One way of training; times are of a whole step."""
 
     model: str
     dtype: str
     batch: int
     n_samples: int = Field(description="of a crop")
-    seconds: Figure
+    seconds: Measurement
     memory: Memory
 
 
-class Contestant(Config):
-    """One of those that took turns at the same task."""
+class Entry(Config):
+    """One network and precision of a comparison."""
+
+    RENAMED_KEYS: ClassVar = {"advantage": "speedup"}
 
     name: str
     dtype: str
-    seconds: Figure = Field(description="of the whole task")
-    advantage: Figure | None = Field(None, description="peer's seconds over these, round by round; None for the peer")
+    seconds: Measurement = Field(description="of the whole task")
+    speedup: Measurement | None = Field(None, description="seconds of the baseline over these; None for the baseline")
     memory: Memory = Memory()
 
 
-class Contest(Config):
-    """Ours and a peer's network on the same weights in one process, taking turns."""
+class Comparison(Config):
+    """Our network and a baseline with the same weights, timed in turns in one process."""
+
+    RENAMED_KEYS: ClassVar = {
+        "peer": "baseline",
+        "peer_steps_timed": "baseline_steps_timed",
+        "operations": "flops",
+        "contestants": "entries",
+    }
 
     task: str = Field(description="'synthesis' or 'training'")
-    peer: str
+    baseline: str
     batch: int
     n_samples: int = Field(description="of a clip")
     sample_rate: int
     steps: int = Field(description="of the reverse loop; 1 in training")
-    peer_steps_timed: int = Field(description="of which the peer took so many, and its time is multiplied up")
-    operations: float = Field(description="that the reverse loop needs, as in synthesis; 0 in training")
+    baseline_steps_timed: int = Field(description="steps of the baseline that were timed; its time is scaled up to all")
+    flops: float = Field(description="of the reverse loop, as in synthesis; 0 in training")
     relative_difference: float = Field(description="of the two networks' predictions, in float32")
-    contestants: tuple[Contestant, ...]
+    entries: tuple[Entry, ...]
 
 
 class Report(Config):
-    """Everything that one run of `audiodiff bench` found out."""
+    """All results of one run of `audiodiff bench`."""
+
+    RENAMED_KEYS: ClassVar = {"matrix_products": "matmuls", "contests": "comparisons"}
 
     audiodiff_benchmark: int = FORMAT
     command: str
     date: str = Field(description="UTC, ISO 8601")
     commit: str | None = Field(None, description="of the checkout it ran from; None for an installed package")
     machine: Machine
-    matrix_products: tuple[MatrixRate, ...] = ()
-    synthesis: tuple[Synthesis, ...] = ()
-    precision: tuple[Precision, ...] = ()
-    training: tuple[Training, ...] = ()
-    contests: tuple[Contest, ...] = ()
+    matmuls: tuple[MatmulResult, ...] = ()
+    synthesis: tuple[SynthesisResult, ...] = ()
+    precision: tuple[PrecisionResult, ...] = ()
+    training: tuple[TrainingResult, ...] = ()
+    comparisons: tuple[Comparison, ...] = ()
     notes: tuple[str, ...] = Field((), description="what was left out, made smaller, or failed, and why")
 
     def roofline(self, dtype: str) -> float | None:
-        """Return the operations per second that shares are of, or None where they were not measured."""
-        return next((row.rate.median for row in self.matrix_products if row.roofline and row.dtype == dtype), None)
+        """Return the FLOP/s that utilisation is relative to, or None where they were not measured."""
+        return next((row.rate.median for row in self.matmuls if row.roofline and row.dtype == dtype), None)
 
 
 def read_report(path: str | Path) -> Report:

@@ -1,11 +1,15 @@
-"""What is measured: models by name, DiffWave BASE with random weights, and mels and crops made of noise."""
+"""Inputs of a benchmark: models by name, DiffWave BASE with random weights, mels and crops of noise, FLOP counts."""
 
 from __future__ import annotations
 
+import copy
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
 from audiodiff.checkpoint import choose_device, find_model, load_model
 from audiodiff.config import ModelConfig
@@ -26,7 +30,7 @@ _GAUGE_BLOCKS = 16
 """Blocks of the signal that random weights are scaled on."""
 
 
-def load_subject(name: str | None, device: str) -> tuple[Network, ModelConfig]:
+def load_network(name: str | None, device: str) -> tuple[Network, ModelConfig]:
     """Load a model.
 
     Args:
@@ -75,8 +79,8 @@ def scale_output(network: Network, config: ModelConfig) -> float:
 
 
 def load_vocoder(name: str | None, device: str, dtype: Dtype) -> Vocoder:
-    """Load a vocoder; arguments and errors as in `load_subject`, and ModelError if the model takes no mel."""
-    return Vocoder(*load_subject(name, device), dtype)
+    """Load a vocoder; arguments and errors as in `load_network`, and ModelError if the model takes no mel."""
+    return Vocoder(*load_network(name, device), dtype)
 
 
 def noise_mel(vocoder: Vocoder, batch: int, seconds: float) -> Tensor:
@@ -119,3 +123,48 @@ def noise_crops(config: ModelConfig, batch: int, n_samples: int) -> Example:
 def whole_blocks(config: ModelConfig, n_samples: int) -> int:
     """Return a number of samples, rounded up to whole blocks of a model."""
     return math.ceil(n_samples / config.block_length) * config.block_length
+
+
+class Flops(NamedTuple):
+    """Floating-point operations of a batch of clips; a multiplication and an addition count as two.
+
+    Attributes:
+        step: Of one denoising step.
+        condition: Of the condition, which an utterance needs once.
+    """
+
+    step: int
+    condition: int
+
+    def of_loop(self, steps: int) -> int:
+        """Return those of a whole reverse process."""
+        return self.condition + steps * self.step
+
+
+@torch.no_grad()
+def count_flops(network: Network, config: ModelConfig, *, batch: int, n_frames: int) -> Flops:
+    """Count the matrix products and convolutions of a network, by `torch.utils.flop_counter` on meta tensors.
+
+    Everything else (gates, RBFs, Fourier transforms, Griffin-Lim, whitening, noise) is left out, so utilisation is that
+    of the matrix products alone.
+
+    Args:
+        network: The network, which stays as it is.
+        config: Its configuration.
+        batch: Number of clips.
+        n_frames: Length of a clip, in conditioning frames.
+    """
+    meta = copy.deepcopy(network).to("meta")
+    x = torch.empty(batch, 1, n_frames * config.block_length, device="meta")
+    mel = None if config.mel is None else torch.empty(batch, config.mel.n_mels, n_frames, device="meta")
+    log_snr = torch.zeros(batch, device="meta")
+    with sdpa_kernel(SDPBackend.MATH):  # the counter knows no other on a CPU
+        with FlopCounterMode(display=False) as of_condition:
+            condition = None if mel is None else meta.encode(mel)
+        with FlopCounterMode(display=False) as of_step:
+            meta(x, log_snr, condition)
+    # The published network projects its condition at every step, although it does not change.
+    projections = sum(
+        sum(flops.values()) for name, flops in of_step.get_flop_counts().items() if ".conditioner.projections." in name
+    )
+    return Flops(of_step.get_total_flops() - projections, of_condition.get_total_flops() + projections)
