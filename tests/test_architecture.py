@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[1]
 
 # Bottom first. A part imports parts of lower layers only, never its own layer; `SIDEWAYS` lists the exceptions.
 LAYERS = (
-    {"errors", "tables", "__version__"},
+    {"choices", "errors", "tables", "__version__"},
     {"config"},
     {"audio"},
     {"diffusion", "networks"},
@@ -42,6 +42,7 @@ NARROW = {
 }
 # Packages from outside, where they are limited; the standard library is always allowed.
 OUTSIDE = {
+    "choices": set(),
     "errors": set(),
     "tables": set(),
     "config": {"pydantic", "yaml"},

@@ -9,23 +9,18 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 import click
+
+from audiodiff.choices import Dtype, Sampler, Schedule, Start
 
 if TYPE_CHECKING:
     from tqdm import tqdm
 
     from audiodiff.pipelines.files import Job
 
-# The names are repeated here because their homes import torch, and help must be instant; a test compares them.
-SAMPLERS = ("ddim", "heun", "ddpm", "dpmpp_2m", "dpmpp_2m_sde")
-DTYPES = ("auto", "fp32", "bf16")
-STARTS = ("noise", "phase-gradient", "griffin-lim")
-SCHEDULES = (
-    *("uniform", "cosine", "sigmoid", "linear_beta", "fibonacci", "wavegrad"),
-    *("diffwave", "diffwave_large", "diffwave_50", "diffwave_200"),
-)
+SAMPLERS, SCHEDULES, STARTS, DTYPES = (get_args(choice) for choice in (Sampler, Schedule, Start, Dtype))
 SCHEDULES_OF_MODELS = (*SCHEDULES, "searched")
 """Those, and what only a model's own folder knows."""
 

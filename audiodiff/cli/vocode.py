@@ -135,7 +135,8 @@ def _on_ray(
 ) -> Iterator[VocodeResult]:
     from audiodiff.pipelines.vocode_files import vocode_files_on_ray
 
-    cluster = {"address": None if address == "local" else address, "processes": options.pop("processes") or 1}
+    cluster: dict[str, Any] = {"address": None if address == "local" else address}
+    cluster["processes"] = options.pop("processes") or 1
     gpus = options.pop("gpus") or 0.0
     if options.pop("rtf") is not None:
         raise click.UsageError("--rtf measures this machine, so it has no effect with --ray. Give --steps instead.")

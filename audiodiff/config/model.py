@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
+from audiodiff.choices import Sampler, Start
 from audiodiff.config.base import Config
 from audiodiff.config.mel import MelField
 from audiodiff.config.network import NetworkConfig
@@ -81,7 +82,7 @@ class SynthesisConfig(Config):
     """The reverse process as the model likes it best: what `vocode` and `generate` use unless told otherwise."""
 
     steps: int = Field(6, gt=0)
-    sampler: Literal["ddim", "heun", "ddpm", "dpmpp_2m", "dpmpp_2m_sde"] = "ddim"
+    sampler: Sampler = "ddim"
     corrector_steps: int = Field(
         0, ge=0, description="Langevin steps at every noise level, each one network call; for many steps of 'ddim'"
     )
@@ -103,9 +104,9 @@ class SynthesisConfig(Config):
     searched: tuple[SearchedLevels, ...] = Field(
         (), description="what `audiodiff search schedule` found, one entry per number of steps, start and sampler"
     )
-    start: Literal["noise", "griffin-lim", "phase-gradient"] = Field(
+    start: Start = Field(
         "noise",
-        description="what is diffused to the first noise level: nothing, or a Griffin-Lim estimate from the mel",
+        description="what is diffused to the first noise level: nothing, or an estimate from the mel",
     )
     start_log_snr: float = Field(-8.0, description="noise level of the first step")
     end_log_snr: float = Field(10.0, description="noise level of the last step, after which the signal is clean")

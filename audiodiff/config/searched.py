@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Literal
 
 from pydantic import Field, field_validator
 
+from audiodiff.choices import Start
 from audiodiff.config.base import Config
 from audiodiff.errors import ConfigError
 
@@ -29,7 +29,7 @@ class SearchedLevels(Config):
     """The best noise levels of one number of steps, for one start and one sampler: `audiodiff search schedule`."""
 
     levels: tuple[float, ...] = Field(min_length=1, description="log-SNR of each step, noisiest first")
-    start: Literal["noise", "griffin-lim", "phase-gradient"] = Field(description="what the levels were searched for")
+    start: Start = Field(description="what the levels were searched for")
     sampler: str = Field(description="likewise")
     metric: str = Field(description="a name of audiodiff.evaluation.registry")
     score: float = Field(description="mean of the metric over the validation recordings the search was made on")

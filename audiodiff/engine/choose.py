@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import math
-from typing import Literal, Protocol
+from typing import Protocol, get_args
 
 import torch
 from torch import Tensor
 
+from audiodiff.choices import Dtype as Dtype
 from audiodiff.config import ModelConfig
 from audiodiff.engine.fused import accelerated
 from audiodiff.engine.graphs import ReverseGraphs
@@ -19,8 +20,7 @@ from audiodiff.errors import ConfigError
 from audiodiff.networks.build import Network
 from audiodiff.networks.diffwave import DiffWave
 
-Dtype = Literal["auto", "fp32", "bf16"]
-DTYPES: tuple[Dtype, ...] = ("auto", "fp32", "bf16")
+DTYPES: tuple[Dtype, ...] = get_args(Dtype)
 
 PLAIN_PIECE_SECONDS = 12.0
 """Length of the pieces of a plain network: long against what it sees to either side, short against memory."""

@@ -21,8 +21,10 @@ from audiodiff.errors import AudiodiffError, AudioError, ConfigError, DataError,
 
 MEL_EXTENSIONS = (".npy", ".pt")
 _OUTPUT_EXTENSIONS = (".wav", ".flac")
-_DAMAGED = (OSError, EOFError, ValueError, TypeError, AttributeError, LookupError, RuntimeError, SyntaxError)
-_DAMAGED += (pickle.UnpicklingError, zipfile.BadZipFile)
+_DAMAGED = (
+    *(OSError, EOFError, ValueError, TypeError, AttributeError, LookupError, RuntimeError, SyntaxError),
+    *(pickle.UnpicklingError, zipfile.BadZipFile),
+)
 """What the readers of NumPy and PyTorch raise for damaged files."""
 _LOG = logging.getLogger(__name__)
 
