@@ -21,6 +21,12 @@ from audiodiff.cli.options import Verb, expert_option, settings_option
     type=click.Path(file_okay=False, path_type=Path),
     help="Folder for checkpoints, logs and the best model.  [default: exp/CONF]",
 )
+@click.option(
+    "--minutes",
+    metavar="MINUTES",
+    type=click.FloatRange(min=0, min_open=True),
+    help="End after this time, and let the learning rate follow it: training.minutes of the file.",
+)
 @settings_option("training.steps=20000")
 @click.option("--dry-run", is_flag=True, help="Take three steps, print the cost of the run, and write nothing.")
 @expert_option(
@@ -39,6 +45,7 @@ def command(
     run_dir: Path | None,
     resume: str,
     data: str | None,
+    minutes: float | None,
     dry_run: bool,
     keep_curve: bool,
     settings: dict[str, object],
@@ -58,7 +65,8 @@ def command(
     from audiodiff.training.loss_curve import load_curve
     from audiodiff.training.trainer import train
 
-    config = load_run_config(conf, settings | ({"data.train": data} if data else {}))
+    options = {"data.train": data, "training.minutes": minutes}
+    config = load_run_config(conf, settings | {key: value for key, value in options.items() if value is not None})
     if dry_run:
         from audiodiff.training.dry_run import format_cost, measure_cost
 

@@ -112,7 +112,13 @@ class TrainingConfig(Config):
 
     RENAMED_VALUES: ClassVar = {"trained": {"ends": "all_but_trunk"}}
 
-    steps: int = Field(1_000_000, gt=0)
+    steps: int = Field(1_000_000, gt=0, description="at most, where `minutes` is set")
+    minutes: float | None = Field(
+        None,
+        gt=0,
+        description="end after this wall-clock time, reading the data and the last checkpoint included, and let the "
+        "learning rate follow the time; a resumed run has what is left. Unset, the run has `steps`",
+    )
     batch_size: int = Field(16, gt=0, description="crops per step, in each process of a run on several")
     learning_rate: float = Field(2e-4, gt=0)
     final_learning_rate: float = Field(0.0, ge=0, description="reached by a cosine at the last step")
@@ -188,6 +194,9 @@ class TrainingConfig(Config):
     )
     sample_every: int = Field(5000, gt=0, description="steps between pictures and audio in TensorBoard")
     checkpoint_every: int = Field(1000, gt=0, description="steps")
+    checkpoint_minutes: float | None = Field(
+        None, gt=0, description="also save when the last checkpoint is this old; for machines that may be taken away"
+    )
     keep: int = Field(3, gt=0, description="newest checkpoints that stay")
     gradient_checkpointing: bool = Field(
         False, description="keep the input of each layer only and compute the rest again: less memory, a third slower"

@@ -107,21 +107,31 @@ class ThroughputMeter:
         return means
 
 
-def log_lines(total_steps: int, meter: ThroughputMeter) -> Callback:
-    """Return a callback that logs a line every so often, and validations and skipped steps at once."""
+def log_lines(
+    total_steps: int, meter: ThroughputMeter, seconds_left: Callable[[], float | None] = lambda: None
+) -> Callback:
+    """Return a callback that logs a line every so often, and validations and skipped steps at once.
+
+    Args:
+        total_steps: Of the run.
+        meter: What measures.
+        seconds_left: Of a run that has a time; else None, and the speed tells.
+    """
 
     def report(event: TrainEvent) -> None:
         if event.kind == "step":
             meter.add(event)
             if meter.seconds > SECONDS_BETWEEN_LINES or event.step == total_steps:
-                means = meter.read()
+                means, left = meter.read(), seconds_left()
+                if left is None:
+                    left = (total_steps - event.step) / means["steps_per_second"]
                 _LOG.info(
                     "step %d of %d: loss %.4f, %.0f samples/s, %s left",
                     event.step,
                     total_steps,
                     means["loss"],
                     means["samples_per_second"],
-                    tqdm.format_interval((total_steps - event.step) / means["steps_per_second"]),
+                    tqdm.format_interval(max(left, 0)),
                 )
         _report_the_rest(event)
 
@@ -160,14 +170,19 @@ def progress_bar(first_step: int, total_steps: int, meter: ThroughputMeter) -> I
 
 
 @contextmanager
-def progress(first_step: int, total_steps: int, samples_per_step: int) -> Iterator[Callback]:
+def progress(
+    first_step: int,
+    total_steps: int,
+    samples_per_step: int,
+    seconds_left: Callable[[], float | None] = lambda: None,
+) -> Iterator[Callback]:
     """Yield the callback that suits stderr: a bar on a terminal, lines elsewhere."""
     meter = ThroughputMeter(samples_per_step)
     if sys.stderr.isatty():
         with progress_bar(first_step, total_steps, meter) as bar:
             yield bar
     else:
-        yield log_lines(total_steps, meter)
+        yield log_lines(total_steps, meter, seconds_left)
 
 
 def _write_clips(writer: SummaryWriter, event: TrainEvent, sample_rate: int) -> None:

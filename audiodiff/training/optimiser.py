@@ -16,12 +16,13 @@ from audiodiff.networks.build import Network
 from audiodiff.training.lora import merged_weights
 
 
-def learning_rate(step: int, config: TrainingConfig) -> float:
+def learning_rate(step: int, config: TrainingConfig, elapsed: float = 0.0) -> float:
     """Return the learning rate of a step: a linear warm-up, then a cosine down to the final rate.
 
     Args:
         step: 0 for the first.
         config: Peak, final rate, and the number of steps of each part.
+        elapsed: Fraction of the run's time that is used, 0 to 1; the cosine is where the later of time and step is.
 
     Returns:
         The learning rate.
@@ -33,7 +34,7 @@ def learning_rate(step: int, config: TrainingConfig) -> float:
     """
     if step < config.warmup_steps:
         return config.learning_rate * (step + 1) / config.warmup_steps
-    done = min((step - config.warmup_steps) / max(config.steps - config.warmup_steps, 1), 1.0)
+    done = min(max((step - config.warmup_steps) / max(config.steps - config.warmup_steps, 1), elapsed), 1.0)
     swing = config.learning_rate - config.final_learning_rate
     return config.final_learning_rate + swing * (1 + math.cos(math.pi * done)) / 2
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable
 
 from audiodiff.config import ModelConfig, TrainingConfig
@@ -43,6 +44,7 @@ class Checkpointer:
         self._data = data
         self._notify = tell
         self._saved_step = state.progress.step
+        self._saved_at = time.monotonic()
         self._failures = 0
 
     @property
@@ -50,7 +52,9 @@ class Checkpointer:
         """Whether the step just done is to be saved."""
         step, every = self._state.progress.step, self._config.checkpoint_every
         again = self._failures > 0 and step % max(every // FAILED_SAVES, 1) == 0
-        return again or step % every == 0
+        minutes = self._config.checkpoint_minutes
+        old = minutes is not None and time.monotonic() - self._saved_at >= 60 * minutes
+        return again or old or step % every == 0
 
     def save(self) -> None:
         """Write a checkpoint, unless this step has one.
@@ -62,7 +66,7 @@ class Checkpointer:
         if done.step == self._saved_step:
             return
         self._folder.save(done.step, state.state_dict(), state.ema, self._described())
-        self._saved_step, self._failures = done.step, 0
+        self._saved_step, self._failures, self._saved_at = done.step, 0, time.monotonic()
         self._notify(TrainEvent("saved", done.step))
         self._folder.prune(self._config.keep)
 

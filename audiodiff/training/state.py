@@ -47,6 +47,7 @@ class Progress:
         skipped_in_a_row: How many of those were the last ones.
         best_loss: Lowest validation loss so far.
         best_step: When that was.
+        seconds: Wall-clock time used so far, of a run that has `training.minutes`.
     """
 
     step: int = 0
@@ -54,6 +55,7 @@ class Progress:
     skipped_in_a_row: int = 0
     best_loss: float = math.inf
     best_step: int = 0
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,7 @@ class StepResult:
 
 
 class _Pending(NamedTuple):
-    """Figures of a step, on their way from the device: loss, norm of the gradient, wish to stop."""
+    """Figures of a step, on their way from the device: loss, wish to stop, time used, norm of the gradient."""
 
     step: int
     learning_rate: float
@@ -146,18 +148,21 @@ class TrainState:
         self._mel_noise_db = mel_noise_db
         self._updates = torch.zeros((), dtype=torch.float64, device=distributed.device)
         self._pending: deque[_Pending] = deque()
+        self._elapsed = deque([(0, 0.0)])  # step, and the fraction of time that was used there
         self._mid_step = False  # whether an error has left weights, EMA and optimiser at different steps
         if training.gradient_checkpointing:
             checkpoint_layers(self.network)
         predict = distributed.wrap(self.network)
         self._predict = torch.compile(predict, dynamic=False) if training.compile else predict
 
-    def step(self, batch: Example, *, stop: bool = False) -> list[StepResult]:
+    def step(self, batch: Example, *, stop: bool = False, elapsed: float = 0.0) -> list[StepResult]:
         """Take one training step; where loss or gradient is not finite, the weights stay as they are.
 
         Args:
             batch: What the data yields for this step.
             stop: Whether this process wants to end the run; all learn of it.
+            elapsed: Fraction of the run's time that is used; the learning rate follows that of an earlier step, on which
+                all processes agree.
 
         Returns:
             The results that are known by now: of this step, or of the step `lag` steps before.
@@ -167,9 +172,9 @@ class TrainState:
             loss = self._loss(batch)
             loss.backward()
         norm = clip_grad_norm_(self.network.parameters(), self.training.gradient_clip)
-        wish = torch.full_like(norm, float(stop))
-        figures = torch.stack([*self.distributed.mean(torch.stack([loss.detach(), wish])), norm])
-        rate = learning_rate(self.progress.step, self.training)
+        shared = torch.stack([loss.detach(), torch.full_like(norm, float(stop)), torch.full_like(norm, elapsed)])
+        figures = torch.stack([*self.distributed.mean(shared), norm])
+        rate = learning_rate(self.progress.step, self.training, self._agreed_elapsed())
         self._mid_step = True
         self._update(figures.isfinite().all(), rate)
         self.progress.step += 1
@@ -213,6 +218,12 @@ class TrainState:
         weight = (1 - ema_decay(self._updates, self.training)) * finite
         update_ema(self.ema, self.network, weight)
 
+    def _agreed_elapsed(self) -> float:
+        """Return the fraction of time used `lag` steps before, which all processes know, also if one has flushed."""
+        while len(self._elapsed) > 1 and self._elapsed[1][0] <= self.progress.step - self.lag:
+            self._elapsed.popleft()
+        return self._elapsed[0][1]
+
     def flush(self) -> list[StepResult]:
         """Wait for the results that are still on their way, and return them."""
         return self._read(0)
@@ -223,7 +234,8 @@ class TrainState:
             step, rate, figures, arrival = self._pending.popleft()
             if arrival is not None:
                 arrival.synchronize()
-            loss, stop, norm = figures.tolist()
+            loss, stop, elapsed, norm = figures.tolist()
+            self._elapsed.append((step, elapsed))
             finite = math.isfinite(loss) and math.isfinite(norm)
             progress = self.progress
             progress.skipped += not finite
@@ -263,6 +275,8 @@ class TrainState:
                 "training.adapters, or begin another run with training.initial_model."
             )
         self.progress = Progress(**state_dict["progress"])
+        if self.training.minutes is not None:
+            self._elapsed = deque([(0, min(self.progress.seconds / (60 * self.training.minutes), 1.0))])
         self._updates.fill_(self.progress.step - self.progress.skipped)
         self.network.load_state_dict(state_dict["network"])
         self.optimiser.load_state_dict(self.optimiser.state_dict() | {"state": state_dict["optimiser"]})

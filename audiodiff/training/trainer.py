@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import signal
+import time
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from audiodiff.training.samples import choose_samples, make_clips
 from audiodiff.training.saving import Checkpointer
 from audiodiff.training.signals import StopSignal
 from audiodiff.training.state import StepResult, TrainState
+from audiodiff.training.time_budget import Clock, TimeBudget
 from audiodiff.training.validation import Validator
 
 _LOG = logging.getLogger(__name__)
@@ -60,6 +62,7 @@ def train(
     resume: str | Path = "auto",
     callback: Callback | None = None,
     reference: LossCurve | None = None,
+    clock: Clock = time.monotonic,
 ) -> TrainResult:
     """Train a model, or go on training it.
 
@@ -74,6 +77,7 @@ def train(
             else the folder of a checkpoint, or of a run, to go on from.
         callback: Called with what happens.
         reference: A loss curve to compare with.
+        clock: What `training.minutes` are measured by, in seconds.
 
     Returns:
         How it ended. SIGTERM and SIGINT end it between two steps, after saving.
@@ -82,6 +86,7 @@ def train(
         AudiodiffError: If data, model or checkpoint cannot be used, or another process trains in the folder; a
             `TrainingError` if the loss stays non-finite. Where the run has begun, it saves first.
     """
+    began = clock()
     with ExitStack() as stack:
         stop_signal = stack.enter_context(StopSignal())
         distributed = stack.enter_context(init_distributed(config.training.device))
@@ -94,11 +99,12 @@ def train(
             folder.bad_recordings, n_recordings, config.data.max_bad_fraction, write=distributed.is_main_process
         )
         state = start(config, folder, resume, corpus.training, distributed, bad.note)
+        budget = TimeBudget(config.training.minutes, state.progress.seconds, clock, began)
         callbacks: list[Callback] = []
         if distributed.is_main_process:
             folder.save_config(config)
-            callbacks += [*_reporters(stack, config, folder, corpus, state)] + ([callback] if callback else [])
-        trainer = Trainer(config, state, folder, corpus, bad, callbacks, reference)
+            callbacks += [*_reporters(stack, config, folder, corpus, state, budget)] + ([callback] if callback else [])
+        trainer = Trainer(config, state, folder, corpus, bad, callbacks, reference, budget)
         early = trainer.run(stop_signal)
     done = state.progress
     return TrainResult(
@@ -110,11 +116,11 @@ def train(
 
 
 def _reporters(
-    stack: ExitStack, config: RunConfig, folder: RunFolder, corpus: Corpus, state: TrainState
+    stack: ExitStack, config: RunConfig, folder: RunFolder, corpus: Corpus, state: TrainState, budget: TimeBudget
 ) -> Iterator[Callback]:
     step = state.progress.step
     samples_per_step = state.distributed.world_size * config.training.batch_size * corpus.training.reader.n_samples
-    yield stack.enter_context(progress(step, config.training.steps, samples_per_step))
+    yield stack.enter_context(progress(step, config.training.steps, samples_per_step, lambda: budget.left))
     yield stack.enter_context(
         tensorboard(folder.tensorboard, step, samples_per_step, corpus.training.reader.sample_rate)
     )
@@ -131,6 +137,7 @@ class Trainer:
         bad: Told of recordings that cannot be read.
         callbacks: Called with what happens, in the main process.
         reference: A loss curve to compare with.
+        budget: The time that the run has.
     """
 
     def __init__(
@@ -142,7 +149,9 @@ class Trainer:
         bad: BadRecordings,
         callbacks: Sequence[Callback],
         reference: LossCurve | None = None,
+        budget: TimeBudget | None = None,
     ) -> None:
+        self._budget = budget or TimeBudget(None)
         self._config = config.training
         self._workers = config.data.workers
         self._state = state
@@ -151,6 +160,7 @@ class Trainer:
         self._callbacks = callbacks
         self._checkpointer = Checkpointer(folder, state, config.training, corpus.training, self._notify)
         self._last_step = config.training.steps
+        self._validated_step = state.progress.step
         if not state.distributed.is_main_process:
             return
         reader, count = corpus.training.reader, config.training.validation_crops
@@ -178,11 +188,13 @@ class Trainer:
         done = self._state.progress
         if done.step >= self._config.steps:
             _LOG.info("%d steps are done, training.steps is %d: nothing to do", done.step, self._config.steps)
+        elif self._budget.is_over:
+            _LOG.info("training.minutes is %g, all of it used: nothing to do", self._config.minutes)
         elif not self._ran_out_of_patience():
             _LOG.info("training on %s, steps %d to %d", self._state.distributed.device, done.step, self._config.steps)
             self._train(stop_signal)
         if self._state.distributed.is_main_process:
-            self._checkpointer.save()
+            self._save_the_last()
         if stop_signal.received:
             _LOG.info("%s: stopped after step %d, saved", stop_signal.received.name, done.step)
         elif self._ran_out_of_patience():
@@ -217,7 +229,7 @@ class Trainer:
         state = self._state
         while state.progress.step < self._last_step:
             stop = stop_signal.received is not None or (
-                state.distributed.is_main_process and self._ran_out_of_patience()
+                state.distributed.is_main_process and (self._ran_out_of_patience() or self._budget.is_over)
             )
             if stop and state.distributed.world_size == 1:
                 break
@@ -226,7 +238,7 @@ class Trainer:
         self._flush()
 
     def _step(self, stream: Iterator[Example], stop: bool) -> None:
-        self._report(self._state.step(next(stream), stop=stop))
+        self._report(self._state.step(next(stream), stop=stop, elapsed=self._budget.fraction))
 
     def _flush(self) -> None:
         self._report(self._state.flush())
@@ -260,14 +272,34 @@ class Trainer:
         self._flush()
         if validate:
             self._validate_and_keep_best()
-        if sample:
-            state = self._state
-            self._notify(TrainEvent("sampled", step, clips=make_clips(state.ema, state.config, self._samples)))
+        if sample and self._budget.allows("samples"):
+            self._make_samples(step)
         if save:
-            self._checkpointer.try_to_save()
+            self._state.progress.seconds = self._budget.seconds
+            with self._budget.measured("checkpoint"):
+                self._checkpointer.try_to_save()
+
+    def _save_the_last(self) -> None:
+        """Write the last checkpoint; then, where the time ended the run, validate that too."""
+        done = self._state.progress
+        done.seconds = self._budget.seconds
+        self._checkpointer.save()
+        if self._budget.is_over and self._validated_step < done.step:
+            self._validate_and_keep_best()
+
+    def _make_samples(self, step: int) -> None:
+        state = self._state
+        with self._budget.measured("samples"):
+            clips = make_clips(state.ema, state.config, self._samples)
+            self._notify(TrainEvent("sampled", step, clips=clips))
 
     def _validate_and_keep_best(self) -> None:
+        with self._budget.measured("validation"):
+            self._validate_and_compare()
+
+    def _validate_and_compare(self) -> None:
         done, state = self._state.progress, self._state
+        self._validated_step = done.step
         result, on_training = self._validate(state.ema), None
         values = {"loss": result.loss}
         more = {"few_step": result.few_step, "bits_per_sample": result.bits}

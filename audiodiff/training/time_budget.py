@@ -1,0 +1,72 @@
+"""A run that has minutes, not steps: how much of its time is used, and when it must end so that all is saved."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+Clock = Callable[[], float]
+"""Seconds, from any start."""
+
+_SPARE = 1.5
+"""What is kept for the last validation and checkpoint, as a multiple of the longest so far."""
+_LEAST, _UNKNOWN, _MOST = 0.01, 0.04, 0.2
+"""Fractions of the time that are kept for them: at least, as long as neither was measured, and at most."""
+
+
+class TimeBudget:
+    """The wall-clock time of a run, over all its sessions.
+
+    Args:
+        minutes: How long the run may take; None is without limit.
+        used: Seconds that earlier sessions took.
+        clock: The time; a session begins when the budget is made, or at `began` of that clock.
+        began: When this session began.
+    """
+
+    def __init__(
+        self, minutes: float | None, used: float = 0.0, clock: Clock = time.monotonic, began: float | None = None
+    ) -> None:
+        self._total = None if minutes is None else 60 * minutes
+        self._clock = clock
+        self._start = (clock() if began is None else began) - used
+        self._longest: dict[str, float] = {}
+
+    @property
+    def seconds(self) -> float:
+        """Seconds used so far; 0 without a limit, where nobody asks and a checkpoint is to stay the same."""
+        return 0.0 if self._total is None else self._clock() - self._start
+
+    @property
+    def left(self) -> float | None:
+        """Seconds until the last step, or None without a limit."""
+        return None if self._total is None else self._total - self._reserve(self._total) - self.seconds
+
+    @property
+    def fraction(self) -> float:
+        """Fraction of the time for steps that is used, 0 to 1; 0 without a limit."""
+        if self._total is None:
+            return 0.0
+        return min(self.seconds / (self._total - self._reserve(self._total)), 1.0)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it is time to end."""
+        return self.fraction >= 1
+
+    @contextmanager
+    def measured(self, what: str) -> Iterator[None]:
+        """Note how long the block takes, which is done between steps."""
+        began = self._clock()
+        yield
+        self._longest[what] = max(self._longest.get(what, 0.0), self._clock() - began)
+
+    def allows(self, what: str) -> bool:
+        """Tell whether something fits that has been measured before."""
+        return self.left is None or self.left > _SPARE * self._longest.get(what, 0.0)
+
+    def _reserve(self, total: float) -> float:
+        known = [self._longest[what] for what in ("validation", "checkpoint") if what in self._longest]
+        least = (_LEAST if len(known) == 2 else _UNKNOWN) * total
+        return min(max(_SPARE * sum(known), least), _MOST * total)
