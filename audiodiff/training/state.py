@@ -161,8 +161,8 @@ class TrainState:
         Args:
             batch: What the data yields for this step.
             stop: Whether this process wants to end the run; all learn of it.
-            elapsed: Fraction of the run's time that is used; the learning rate follows that of an earlier step, on which
-                all processes agree.
+            elapsed: Fraction of the run's time that is used; the learning rate follows that of an earlier step, where
+                all processes agree on it.
 
         Returns:
             The results that are known by now: of this step, or of the step `lag` steps before.
