@@ -110,7 +110,9 @@ class SynthesisConfig(Config):
     )
     start_log_snr: float = Field(-8.0, description="noise level of the first step")
     end_log_snr: float = Field(10.0, description="noise level of the last step, after which the signal is clean")
-    griffin_lim_iterations: int = Field(32, gt=0)
+    griffin_lim_iterations: int = Field(
+        32, ge=0, description="rounds; after 'phase-gradient' 1 makes phases consistent and 0 looks less far ahead"
+    )
     guidance: float = Field(
         1.0,
         ge=0,

@@ -42,9 +42,8 @@ class STFTDiffWave(DilatedNetwork):
         self._widths = [2 * network.channels * network.layers, *(2 * b.channels * b.layers for b in network.branches)]
         self.mel_encoder: MelEncoder | None = None
         if n_mels and network.mel_encoder_layers:
-            self.mel_encoder = MelEncoder(
-                n_mels, network.mel_encoder_channels, network.mel_encoder_layers, self._widths
-            )
+            channels, layers = network.mel_encoder_channels, network.mel_encoder_layers
+            self.mel_encoder = MelEncoder(n_mels, channels, layers, self._widths, causal=network.look_ahead is not None)
 
     @property
     def context_frames(self) -> int:
@@ -141,20 +140,22 @@ class MelEncoder(nn.Module):
         channels: Width.
         layers: Convolutions over three frames each.
         widths: Of the conditions of each branch.
+        causal: Whether a frame sees those before it only.
     """
 
-    def __init__(self, n_mels: int, channels: int, layers: int, widths: Sequence[int]) -> None:
+    def __init__(self, n_mels: int, channels: int, layers: int, widths: Sequence[int], *, causal: bool = False) -> None:
         super().__init__()
         self.input = nn.Linear(n_mels, channels)
         self.layers = nn.ModuleList(nn.Linear(3 * channels, channels) for _ in range(layers))
         self.output = zero_projection(channels, sum(widths))
-        self.context_frames = layers
+        self._ahead = 0 if causal else 1
+        self.context_frames = (2 - self._ahead) * layers
         self._widths = list(widths)
 
     def forward(self, features: Tensor) -> tuple[Tensor, ...]:
         """Map mel features `(batch, frames, n_mels)` to conditions of each branch `(batch, frames, width)`."""
         h = self.input(features)
         for layer in self.layers:
-            h = h + functional.silu(layer(dilated_taps(h, 1)))
+            h = h + functional.silu(layer(dilated_taps(h, 1, self._ahead)))
         split: tuple[Tensor, ...] = self.output(functional.rms_norm(h, (h.shape[2],))).split(self._widths, dim=2)
         return split

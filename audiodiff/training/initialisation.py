@@ -23,8 +23,10 @@ _MEASURED_OR_SAID = ("whitening.gain", "mel.name", "synthesis", "provenance", "c
 _LEVELS = ("diffusion.log_snr_min", "diffusion.log_snr_max", "diffusion.distribution", "diffusion.levels")
 """Parts that may differ as well when weights are only a starting point."""
 
-_ADDED = ("network.branches", "network.mel_encoder_layers", "network.mel_encoder_channels", "network.look_ahead")
-"""Parts that may be added to a trained network: what is new of them starts at zero, or sees less ahead."""
+_ADDED = tuple(
+    f"network.{name}" for name in ("branches", "mel_encoder_layers", "mel_encoder_channels", "look_ahead", "n_fft")
+)
+"""Parts of a network that weights as a starting point may lack or have otherwise; see `_extended`."""
 
 _LOG = logging.getLogger(__name__)
 
@@ -100,9 +102,7 @@ def begin(
         refuse_other_model(initial, config.model, f"the initial model {name}", _MEASURED_OR_SAID + _LEVELS + _ADDED)
         model = _as_far_as(config.model, initial)
         if initial.network != model.network:
-            extended = _fresh_network(config)
-            extended.load_state_dict(extended.state_dict() | network.state_dict())
-            network = extended
+            network = _extended(network, config)
         return TrainState(network, model, training, distributed, mel_noise_db)
     network = _fresh_network(config)
     model = calibrate(stream, config.model, on_failure).applied_to(network, config.model)
@@ -113,6 +113,17 @@ def _fresh_network(config: RunConfig) -> Network:
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(config.training.seed)
         return build_network(config.model)
+
+
+def _extended(trained: Network, config: RunConfig) -> Network:
+    """Return the network of a run with all trained weights that have the same shape there."""
+    network = _fresh_network(config)
+    fresh, weights = network.state_dict(), trained.state_dict()
+    fitting = {name: weights[name] for name in fresh if name in weights and weights[name].shape == fresh[name].shape}
+    network.load_state_dict(fresh | fitting)
+    new = sorted(fresh.keys() - fitting.keys())
+    _LOG.info("%d of %d weights are those of the initial model; new: %s", len(fitting), len(fresh), ", ".join(new))
+    return network
 
 
 def _as_far_as(config: ModelConfig, trained: ModelConfig) -> ModelConfig:
