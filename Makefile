@@ -8,13 +8,18 @@ CLIP ?= audiodiff/assets/clips/sense-and-sensibility.flac#  the recording of the
 OUT ?= out#               where `make demo` writes
 VOCODE ?= --resample --picture --score --overwrite#  options of `audiodiff vocode` in the demo
 PYTEST ?=#                further arguments for pytest
+GPU_OUT ?= out/gpu#       where `make gpu` writes logs and JSON
+GPU_STAGES ?= tests bench train#  what `make gpu` does, in this order
+GPU_SECONDS ?= 120#       time limit of its tests; benchmark and training have twice and half of it
 
 BIN := $(VENV)/bin
 PIP_INSTALL = $(BIN)/python -m pip install --disable-pip-version-check $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
+# With PYTHON on the command line, `make gpu` runs that interpreter as it is: GPU machines may have no package index.
+GPU_PYTHON = $(if $(filter command line,$(origin PYTHON)),$(PYTHON),$(BIN)/python)
 SAY = @printf '\n==> %s\n'
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test quick test-all test-gpu lint format clean
+.PHONY: help demo test quick test-all gpu lint format clean
 .DELETE_ON_ERROR:
 
 help: ## show this list
@@ -41,9 +46,39 @@ test-all: lint ## the same with the slow tests
 	$(SAY) "Running all tests that need no GPU"
 	$(BIN)/python -m pytest -m "not gpu" $(PYTEST)
 
-test-gpu: $(VENV)/.installed-dev ## run the tests that need a CUDA device
-	$(SAY) "Running the GPU tests"
-	$(BIN)/python -m pytest -m gpu $(PYTEST)
+gpu: $(if $(filter command line,$(origin PYTHON)),,$(VENV)/.installed-dev) ## on a CUDA device: its tests, then a benchmark, then training; logs and JSON in GPU_OUT
+	@mkdir -p $(GPU_OUT)
+	@nvidia-smi --query-gpu=name,memory.total,driver_version --format=csv,noheader | tee $(GPU_OUT)/device.txt
+	@failed=; for stage in $(GPU_STAGES); do $(MAKE) --no-print-directory gpu-$$stage PYTHON=$(GPU_PYTHON) || failed="$$failed $$stage"; done; \
+	  ls -l $(GPU_OUT); [ -z "$$failed" ] || { echo "failed or cut off:$$failed"; exit 1; }
+
+gpu-%: SHELL := /bin/bash
+gpu-%: .SHELLFLAGS := -o pipefail -c
+gpu-%: export PYTHONPATH := $(CURDIR)$(if $(PYTHONPATH),:$(PYTHONPATH))
+gpu-%: export PYTHONUNBUFFERED := 1
+gpu-%: LIMIT = timeout --signal=INT --kill-after=10 $$(( $(GPU_SECONDS) $(1) )) $(PYTHON)
+
+gpu-tests:
+	$(SAY) "GPU tests, at most $(GPU_SECONDS) s"
+	@mkdir -p $(GPU_OUT)
+	@$(call LIMIT) -m pytest -m gpu -p no:cacheprovider --durations=10 --junitxml=$(GPU_OUT)/tests.xml $(PYTEST) tests 2>&1 | tee $(GPU_OUT)/tests.log
+
+gpu-bench:
+	$(SAY) "Benchmark, at most twice as long"
+	@mkdir -p $(GPU_OUT)
+	@against=; $(PYTHON) -c 'import diffwave.model' 2> /dev/null && against="--against diffwave"; \
+	  $(call LIMIT,* 2) -m audiodiff bench speech-22k $$against --device cuda --dtype bf16 --lengths 5 --batches 1,16 --no-memory \
+	    --json $(GPU_OUT)/bench.json 2>&1 | tee $(GPU_OUT)/bench.log
+	@$(PYTHON) -m audiodiff bench --table $(GPU_OUT)/bench.json > $(GPU_OUT)/bench.md
+
+gpu-train:
+	$(SAY) "Training throughput, at most half as long"
+	@mkdir -p $(GPU_OUT)
+	@run=$$(mktemp -d); trap 'rm -rf "$$run"' EXIT; \
+	  $(call LIMIT,/ 2) -m audiodiff -v train egs/speech/vocoder/conf/denoise.yaml --run "$$run" \
+	  --set data.train=audiodiff/assets/clips --set data.valid=null --set data.valid_fraction=0.2 --set training.device=cuda \
+	  --set training.batch_size=128 --set training.steps=400 --set training.validate_every=400 --set training.sample_every=400 \
+	  2>&1 | tee $(GPU_OUT)/train.log
 
 lint: $(VENV)/.installed-dev ## check style (ruff) and types (mypy)
 	$(SAY) "Checking style"

@@ -163,7 +163,6 @@ STEPS = {
     "few steps, ddpm": ({"synthesis": {"sampler": "ddpm", "steps": 2, "corrector_steps": 1}}, {"few_step_weight": 1.0}),
     "weighted": ({}, {"loss_weighting": "min-snr", "spectral_weighting": 1.0}),
     "learned variance": ({"diffusion": {"variance": "learned"}}, {}),
-    "learned levels": ({"diffusion": {"distribution": "learned"}}, {}),
     "v": ({"diffusion": {"target": "v"}}, {}),
 }
 

@@ -6,13 +6,21 @@ import copy
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from audiodiff.benchmark.inputs import count_flops, load_network, load_vocoder, noise_crops, noise_mel, whole_blocks
-from audiodiff.benchmark.machine import MemoryMonitor, available_bytes, describe_machine, matmul_rates
-from audiodiff.benchmark.results import Machine, MatmulResult, PrecisionResult, SynthesisResult, TrainingResult
+from audiodiff.benchmark.machine import MemoryMonitor, available_bytes, copy_rate, describe_machine, matmul_rates
+from audiodiff.benchmark.results import (
+    Machine,
+    MatmulResult,
+    Measurement,
+    PrecisionResult,
+    SynthesisResult,
+    TrainingResult,
+)
 from audiodiff.benchmark.timing import TimingOptions, synchroniser, time_function
 from audiodiff.checkpoint import choose_device
 from audiodiff.config import ModelConfig, TrainingConfig
@@ -54,9 +62,23 @@ class Environment:
         return choose_device(self.device)
 
 
+class MachineResult(NamedTuple):
+    """A machine and its limits.
+
+    Attributes:
+        machine: The machine.
+        matmuls: Rates of matrix products.
+        copy_rate: Bytes per second, read and written, of a large copy in memory.
+    """
+
+    machine: Machine
+    matmuls: tuple[MatmulResult, ...]
+    copy_rate: Measurement
+
+
 @dataclass(frozen=True)
 class MachineJob:
-    """Describe the machine and measure matrix products of some precisions; `square` as in `machine.matmul_shapes`."""
+    """Describe the machine, and measure matrix products and a copy; `square` as in `machine.matmul_shapes`."""
 
     environment: Environment
     dtypes: tuple[str, ...]
@@ -65,11 +87,12 @@ class MachineJob:
     def __str__(self) -> str:
         return f"matrix products in {' and '.join(self.dtypes)}"
 
-    def run(self) -> tuple[Machine, tuple[MatmulResult, ...]]:
+    def run(self) -> MachineResult:
         """Measure it in this process."""
-        device = self.environment.set_up()
+        device, timing = self.environment.set_up(), self.environment.timing
         machine = describe_machine(device)
-        return machine, matmul_rates(device, self.dtypes, self.environment.timing, self.square)
+        matmuls = matmul_rates(device, self.dtypes, timing, self.square)
+        return MachineResult(machine, matmuls, copy_rate(device, timing))
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,10 @@ _ROWS = {"cpu": 4096, "cuda": 1 << 18}
 """Rows of the products of DiffWave BASE: a tile of the CPU engine, and a batch of clips on a GPU."""
 
 
+_COPIED_BYTES = {"cpu": 1 << 28, "cuda": 1 << 32}
+"""Size of the copy that measures memory bandwidth."""
+
+
 def has_bf16(device: torch.device) -> bool:
     """Return whether a device multiplies bfloat16 matrices in hardware."""
     if device.type == "cuda":
@@ -150,6 +154,21 @@ def matmul_rates(
             rate = Measurement.from_values([runs[name][1] / seconds for seconds in times[name]])
             rates.append(MatmulResult(name=name, m=m, k=k, n=n, dtype=dtype, rate=rate, roofline=name == "square"))
     return tuple(rates)
+
+
+@torch.inference_mode()
+def copy_rate(device: torch.device, timing: TimingOptions) -> Measurement:
+    """Measure memory bandwidth: bytes per second, read and written, of a copy larger than every cache.
+
+    Args:
+        device: Whose memory.
+        timing: How long to measure.
+    """
+    source = torch.ones(_COPIED_BYTES[device.type] // 4, device=device)
+    target, synchronise = torch.empty_like(source), synchroniser(device)
+    target.copy_(source)
+    times = time_interleaved({"": lambda: target.copy_(source)}, timing, synchronise)[""]
+    return Measurement.from_values([2.0 * source.nbytes / seconds for seconds in times])
 
 
 class _Product:

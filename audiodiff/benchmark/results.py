@@ -170,6 +170,7 @@ class Report(Config):
     commit: str | None = Field(None, description="of the checkout it ran from; None for an installed package")
     machine: Machine
     matmuls: tuple[MatmulResult, ...] = ()
+    copy_rate: Measurement | None = Field(None, description="bytes per second, read and written, of a large copy")
     synthesis: tuple[SynthesisResult, ...] = ()
     precision: tuple[PrecisionResult, ...] = ()
     training: tuple[TrainingResult, ...] = ()

@@ -60,6 +60,7 @@ class Plan:
             from the first of each, and in the last precision.
         training: Limits of training jobs; None leaves training out.
         against: Whether a baseline is compared with.
+        memory: Whether the memory of each side of a comparison is measured too, in a process of its own.
         square: Side of the matrices of the roofline, in place of the usual one.
     """
 
@@ -72,6 +73,7 @@ class Plan:
     every_combination: bool = False
     training: TrainingLimits | None = field(default_factory=TrainingLimits)
     against: bool = False
+    memory: bool = True
     square: int | None = None
 
     def points(self) -> Iterator[tuple[int, float, int | None, Dtype]]:
@@ -113,7 +115,7 @@ class Plan:
     @property
     def n_jobs(self) -> int:
         """How many processes it takes."""
-        per_comparison = 1 + len(self.dtypes) + 1  # all taking turns, then the memory of each
+        per_comparison = 1 + (len(self.dtypes) + 1) * self.memory  # all taking turns, then the memory of each
         n_comparisons = len(list(self.comparisons())) + (self.against and self.training is not None)
         jobs = (self.synthesis(), self.precision(), self.train())
         return 1 + sum(len(list(kind)) for kind in jobs) + n_comparisons * per_comparison
@@ -146,9 +148,6 @@ class _Runner:
             self.notes.append(f"{name}: not measured, {error}")
             return None
 
-    def all(self, jobs: Iterator[Job[Result]]) -> tuple[Result, ...]:
-        return tuple(result for job in jobs if (result := self(job)) is not None)
-
     def with_note(self, job: Job[tuple[Result, str]]) -> Result | None:
         answer = self(job)
         if answer is None:
@@ -158,13 +157,19 @@ class _Runner:
         return result
 
 
-def run_benchmark(plan: Plan, command: str, progress: Progress = lambda _name, _number, _total: None) -> Report:
+def run_benchmark(
+    plan: Plan,
+    command: str,
+    progress: Progress = lambda _name, _number, _total: None,
+    save: Callable[[Report], object] = lambda _report: None,
+) -> Report:
     """Measure everything in a plan.
 
     Args:
         plan: What.
         command: The command line that asked for it, for the report.
         progress: See `Progress`.
+        save: Called after every job with the results so far, so that a run that is killed loses none.
 
     Returns:
         The report. Jobs that failed are in its notes, with the reason.
@@ -176,22 +181,27 @@ def run_benchmark(plan: Plan, command: str, progress: Progress = lambda _name, _
     machine = run(MachineJob(plan.environment, plan.dtypes, plan.square))
     if machine is None:
         raise JobError(run.notes[0])
-    synthesis = run.all(plan.synthesis())
-    precision = run.all(plan.precision())
-    training = tuple(result for job in plan.train() if (result := run.with_note(job)) is not None)
-    comparisons = tuple(_comparisons(plan, run))
-    return Report(
+    report = Report(
         command=command,
         date=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         commit=commit_of_checkout(),
-        machine=machine[0],
-        matmuls=machine[1],
-        synthesis=synthesis,
-        precision=precision,
-        training=training,
-        comparisons=comparisons,
-        notes=tuple(run.notes),
+        machine=machine.machine,
+        matmuls=machine.matmuls,
+        copy_rate=machine.copy_rate,
     )
+    save(report)
+    parts: dict[str, Iterator[object]] = {
+        "synthesis": map(run, plan.synthesis()),
+        "precision": map(run, plan.precision()),
+        "training": map(run.with_note, plan.train()),
+        "comparisons": _comparisons(plan, run),
+    }
+    for name, results in parts.items():
+        for result in results:
+            found = getattr(report, name) + (() if result is None else (result,))
+            report = report.model_copy(update={name: found, "notes": tuple(run.notes)})
+            save(report)
+    return report.model_copy(update={"notes": tuple(run.notes)})
 
 
 def _comparisons(plan: Plan, run: _Runner) -> Iterator[Comparison]:
@@ -200,15 +210,17 @@ def _comparisons(plan: Plan, run: _Runner) -> Iterator[Comparison]:
         if job.batch * job.seconds > limit:
             run.notes.append(f"{job}: left out, the baseline is given {limit:g} s of audio at a time at most")
         elif (comparison := run(job)) is not None:
-            yield _with_memory(job, comparison, run)
+            yield _with_memory(plan, job, comparison, run)
     if plan.against and plan.training is not None:
         job = TrainingComparison(plan.environment, plan.dtypes, plan.training)
         if (comparison := run.with_note(job)) is not None:
             limits = replace(plan.training, batch=comparison.batch)
-            yield _with_memory(replace(job, limits=limits), comparison, run)
+            yield _with_memory(plan, replace(job, limits=limits), comparison, run)
 
 
-def _with_memory(job: AnyComparison, comparison: Comparison, run: _Runner) -> Comparison:
+def _with_memory(plan: Plan, job: AnyComparison, comparison: Comparison, run: _Runner) -> Comparison:
+    if not plan.memory:
+        return comparison
     entries = []
     for key, entry in zip(job.keys, comparison.entries, strict=True):
         memory = run.call(_memory, (job, key), f"memory of {' '.join(key)} in {job}")

@@ -110,6 +110,10 @@ def _machine(report: Report) -> Table:
         ("features", ", ".join(machine.features)),
         ("system", machine.system),
         ("versions", ", ".join(f"{name} {version}" for name, version in machine.versions.items())),
+        (
+            "memory bandwidth",
+            "n/a" if report.copy_rate is None else f"{format_measurement(report.copy_rate.scaled(1e-9))} GB/s",
+        ),
         ("load before", "n/a" if machine.load is None else f"{machine.load:g}"),
         ("commit", report.commit or "n/a"),
         ("date", report.date),

@@ -53,6 +53,7 @@ def _dtype(word: str) -> str:
 @click.argument("models", nargs=-1, metavar="[MODEL ...]")
 @click.option("--quick", is_flag=True, help="Half a minute: one short clip, small training batches, few repeats.")
 @click.option("--against", type=click.Choice(["diffwave"]), help="Compare with this PyPI package on the same weights.")
+@click.option("--memory/--no-memory", default=True, show_default=True, help="Measure memory in comparisons too.")
 @click.option("--training/--no-training", default=True, show_default=True, help="Benchmark training steps too.")
 @click.option(
     "--json", "json_path", metavar="FILE|-", help="Write everything as JSON; - is stdout, in place of tables."
@@ -116,7 +117,11 @@ def command(*, models: tuple[str, ...], json_path: str | None, table: Path | Non
         return
     from audiodiff.benchmark.suite import run_benchmark
 
-    report = run_benchmark(_plan(models, **options), shlex.join(["audiodiff", *sys.argv[1:]]), _show)
+    def save(report: Report) -> None:
+        if json_path is not None and json_path != "-":
+            _write(report, json_path)
+
+    report = run_benchmark(_plan(models, **options), shlex.join(["audiodiff", *sys.argv[1:]]), _show, save)
     if json_path is not None:
         _write(report, json_path)
     if json_path != "-":
@@ -132,6 +137,7 @@ def _plan(
     threads: int | None,
     repeats: int | None,
     training: bool,
+    memory: bool,
     **given: Any,
 ) -> Plan:
     import torch
@@ -161,6 +167,7 @@ def _plan(
         steps=given["steps"] or (None,),
         dtypes=given["dtypes"] or dtypes,
         every_combination=given["every_combination"],
+        memory=memory,
         training=TrainingLimits(seconds=usual["step_seconds"]) if training else None,
         against=against is not None,
         square=usual["square"] if where.type == "cpu" else None,

@@ -72,7 +72,8 @@ def test_synthesis_job(tiny_vocoder_folder):
 
 
 def test_machine_job():
-    machine, rates = MachineJob(ENVIRONMENT, ("fp32", "bf16"), square=64).run()
+    machine, rates, copies = MachineJob(ENVIRONMENT, ("fp32", "bf16"), square=64).run()
+    assert copies.low > 1e8
     assert (machine.threads, machine.device) == (1, "cpu")
     assert [(rate.dtype, rate.roofline) for rate in rates] == [
         (dtype, first) for dtype in ("fp32", "bf16") for first in (True, False, False)
@@ -239,7 +240,8 @@ def test_jobs_on_a_gpu(dtype):
     row = SynthesisJob(environment, BASE, dtype, 2, 2.0).run()
     assert row.memory.peak > row.memory.before > 0
     assert row.real_time_factor.median < 1
-    machine, rates = MachineJob(environment, (dtype,)).run()
+    machine, rates, copies = MachineJob(environment, (dtype,)).run()
+    assert copies.median > 1e11
     assert machine.device == "cuda"
     assert rates[0].rate.median > 1e12
     comparison = SynthesisComparison(environment, (dtype,), 1, 2.0).run()

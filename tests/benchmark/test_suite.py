@@ -70,6 +70,27 @@ def test_a_job_that_fails_is_noted(asked):
     assert [number for number, _ in asked] == list(range(1, len(asked) + 1))
 
 
+def test_results_are_saved_as_they_come(monkeypatch, report):
+    def answer(function, job):
+        if isinstance(job, MachineJob):
+            return MachineJob(job.environment, job.dtypes, square=8).run()
+        if len(saved) == 2:
+            raise KeyboardInterrupt
+        return report.synthesis[0]
+
+    saved = []
+    monkeypatch.setattr(suite, "run_in_process", answer)
+    with pytest.raises(KeyboardInterrupt):
+        run_benchmark(plan(), "audiodiff bench", save=saved.append)
+    assert [part.synthesis for part in saved] == [(), report.synthesis[:1]]
+    assert saved[-1].copy_rate.median > 0
+
+
+def test_memory_may_be_left_out():
+    with_memory, without = (plan(against=True, training=None, memory=memory) for memory in (True, False))
+    assert with_memory.n_jobs - without.n_jobs == 3 * len(list(without.comparisons()))
+
+
 def test_without_a_machine_there_is_no_report(monkeypatch):
     def refuse(function, job):
         raise JobError("no memory")

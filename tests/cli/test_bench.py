@@ -56,7 +56,7 @@ def test_table_measures_nothing(measured):
 def plans(monkeypatch, measured):
     """List the plans that would be measured, and answer with a report."""
     made, report = [], read_report(measured[1])
-    monkeypatch.setattr(suite, "run_benchmark", lambda plan, command, progress: (made.append(plan), report)[1])
+    monkeypatch.setattr(suite, "run_benchmark", lambda plan, command, progress, save: (made.append(plan), report)[1])
     return made
 
 
