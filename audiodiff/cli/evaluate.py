@@ -239,7 +239,10 @@ def sets(
     help="Minimum of updates, in whole epochs; the same for classifiers of different sets to compare.",
 )
 def classifier(*, output: Path, clips: Sequence[Path], held_out: Path | None, updates: int | None) -> None:
-    """Train a classifier on labelled CLIPS (folders or manifests) for `audiodiff evaluate sets`."""
+    """Train a classifier for `audiodiff evaluate sets`.
+
+    CLIPS are folders or manifests of labelled recordings.
+    """
     from audiodiff.evaluation.classifier import save_classifier, train_classifier
 
     length: dict[str, Any] = {} if updates is None else {"epochs": 1, "min_updates": updates}
@@ -291,7 +294,10 @@ def tables(*, markdown: Path) -> None:
 @command.command("ratings")
 @click.argument("files", nargs=-1, required=True, type=EXISTING_FILE, metavar="FILES.csv...")
 def ratings(*, files: Sequence[Path]) -> None:
-    """Print the results of listening tests, from the CSV files that listeners downloaded."""
+    """Print the results of listening tests.
+
+    FILES are what listeners downloaded from the page of `audiodiff evaluate pairs --report`.
+    """
     from audiodiff.evaluation.listening_test import rating_tables, read_ratings
 
     click.echo(rating_tables(read_ratings(files)))

@@ -185,7 +185,9 @@ schedule_option = expert_option(
     help=f"{', '.join(SCHEDULES_OF_MODELS)}; searched is what `audiodiff search schedule` found.",
 )
 start_option = expert_option(
-    "--start", type=click.Choice(STARTS), help="Start from noise, or from a Griffin-Lim estimate of the mel."
+    "--start",
+    type=click.Choice(STARTS),
+    help="Start from noise, or from an estimate of the mel with phases of this method.",
 )
 start_options = _all(
     start_option,
@@ -213,7 +215,9 @@ synthesis_options = _all(
     sampler_option,
     schedule_option,
     expert_option(
+        "--log-snrs",
         "--levels",
+        "levels",
         callback=values(float, "a list of log-SNRs such as -2,1,4,8"),
         metavar="LOG_SNR,...",
         help="Log-SNR of each step, noisiest first, instead of --steps and --schedule.",

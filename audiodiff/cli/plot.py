@@ -114,7 +114,7 @@ def mel(*, recording: Path, convention: str | None, output: Path) -> None:
 @schedule_option
 @start_option
 def steps(*, recording: Path, model: str | None, seed: int, seconds: float, output: Path, **options: Any) -> None:
-    """Plot the reverse process of a vocoder step by step, from the mel of a recording."""
+    """Plot the reverse process of a vocoder step by step."""
     from audiodiff.audio.io import audio_info, load_audio
     from audiodiff.evaluation.plots import plot_reverse_process
     from audiodiff.pipelines import Vocoder
@@ -158,7 +158,10 @@ def _reverse_states(vocoder: Vocoder, audio: Tensor, seed: int, wanted: Synthesi
 @click.argument("models", nargs=-1, metavar="[NAME|FOLDER]...")
 @output_option
 def rbf(*, models: Sequence[str], output: Path) -> None:
-    """Plot the radial basis functions of the noise-level embedding of models; without one, of the bundled vocoder."""
+    """Plot the RBF noise-level embeddings of models.
+
+    Without a model, that of the bundled vocoder.
+    """
     from audiodiff.checkpoint import find_model, load_model
     from audiodiff.errors import ModelError
     from audiodiff.evaluation.plots import plot_radial_basis
@@ -194,9 +197,9 @@ def rbf(*, models: Sequence[str], output: Path) -> None:
     "--log-snr-max", type=float, default=10.0, show_default=True, metavar="LOG_SNR", help="Upper end of the schedules."
 )
 def schedule(*, names: Sequence[str], steps: int, log_snr_min: float, log_snr_max: float, output: Path) -> None:
-    """Plot noise schedules (all unless some are named), and the scales of signal and noise over log-SNR.
+    """Plot noise schedules, and the scales of signal and noise over log-SNR.
 
-    Dots on the right are the steps of the first schedule.
+    All schedules are plotted unless some are named. Dots on the right are the steps of the first schedule.
     """
     from audiodiff.diffusion.schedules import make_schedule
     from audiodiff.evaluation.plots import plot_scales, plot_schedules
@@ -215,7 +218,10 @@ def schedule(*, names: Sequence[str], steps: int, log_snr_min: float, log_snr_ma
 @click.argument("runs", nargs=-1, required=True, type=EXISTING)
 @output_option
 def training(*, runs: Sequence[Path], output: Path) -> None:
-    """Plot the losses and scores of a run's folder; of several runs, their losses side by side."""
+    """Plot the losses and scores of a training run.
+
+    RUNS are run folders; of several, the losses are plotted side by side.
+    """
     from audiodiff.evaluation.plots import group_curves, plot_curves, read_curves
 
     if len(runs) > 1:
@@ -237,10 +243,10 @@ def training(*, runs: Sequence[Path], output: Path) -> None:
     _save(figure, output)
 
 
-@command.command("levels")
+@command.command("loss-by-noise-level")
 @click.argument("runs", nargs=-1, required=True, type=EXISTING)
 @output_option
-def levels(*, runs: Sequence[Path], output: Path) -> None:
+def loss_by_noise_level(*, runs: Sequence[Path], output: Path) -> None:
     """Plot the validation loss of runs by noise level, and print the means.
 
     Where training used a grid of noise levels (model.diffusion.levels), dots mark them, and the means on the grid and
@@ -261,7 +267,10 @@ def levels(*, runs: Sequence[Path], output: Path) -> None:
 @output_option
 @click.option("--metric", default="pesq_wb", show_default=True, metavar="NAME", help="Metric of the vertical axis.")
 def quality(*, evaluations: Sequence[Path], metric: str, output: Path) -> None:
-    """Plot a metric against the real-time factor, from what `audiodiff evaluate pairs --timings --json` stored."""
+    """Plot a metric against the real-time factor.
+
+    EVALUATIONS are files that `audiodiff evaluate pairs --timings --json` stored.
+    """
     from audiodiff.evaluation.plots import plot_score_by_speed
     from audiodiff.evaluation.results import read_json
 

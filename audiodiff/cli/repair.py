@@ -118,15 +118,19 @@ def _read_level(_context: click.Context, _parameter: click.Parameter, value: str
     metavar="SCALE",
     help="Diffusion posterior sampling: step size of the gradient, at twice the cost; 0.1 to 0.3 against seams.",
 )
-@expert_option("--free", is_flag=True, help="Do not replace what is known at every step, to measure what that brings.")
 @expert_option(
-    "--try",
-    "attempt",
+    "--replace/--no-replace",
+    default=True,
+    show_default=True,
+    help="Put what is known back at every step.",
+)
+@expert_option(
+    "--degrade",
     is_flag=True,
     help="INPUTS are clean: degrade them first, write degraded/, baseline/ and repaired/ into PATH, and score them.",
 )
 @synthesis_options
-def command(*, inputs: tuple[Path, ...], output: Path, overwrite: bool, attempt: bool, **options: Any) -> None:
+def command(*, inputs: tuple[Path, ...], output: Path, overwrite: bool, degrade: bool, **options: Any) -> None:
     """Restore damaged recordings with a model that was not trained to.
 
     INPUTS are audio files, folders or manifests (.jsonl). Give one of --gap, --declip, --denoise and --extend. At every
@@ -139,15 +143,15 @@ def command(*, inputs: tuple[Path, ...], output: Path, overwrite: bool, attempt:
         raise click.UsageError(
             f"give one of --gap, --declip, --denoise and --extend, got {', '.join(chosen) or 'none'}."
         )
-    if attempt and options["declip"] == "auto":
-        raise click.UsageError("--try needs the level to clip at: --declip LEVEL.")
-    if attempt and output.suffix.lower() in (".wav", ".flac"):
-        raise click.UsageError(f"--try writes several files of each recording; --output {output} must be a folder.")
-    jobs, pending = plan(inputs, output / "repaired" if attempt else output, overwrite=overwrite)
+    if degrade and options["declip"] == "auto":
+        raise click.UsageError("--degrade needs the level to clip at: --declip LEVEL.")
+    if degrade and output.suffix.lower() in (".wav", ".flac"):
+        raise click.UsageError(f"--degrade writes several files of each recording; --output {output} must be a folder.")
+    jobs, pending = plan(inputs, output / "repaired" if degrade else output, overwrite=overwrite)
     mels = [job.source for job in jobs if job.is_mel]
     if mels:
         raise click.UsageError(f"{mels[0]} is a mel; only recordings can be repaired.")
-    failures = _repair(pending, output if attempt else None, **options) if pending else []
+    failures = _repair(pending, output if degrade else None, **options) if pending else []
     report_failures(len(jobs), len(jobs) - len(pending), failures)
 
 
@@ -184,7 +188,7 @@ def _options(try_folder: Path | None, options: dict[str, Any]) -> RepairOptions:
             ("label", "speaker", "seed", "resample"),
         )
     )
-    config = RepairConfig(replace=not options["free"], **repairing)
+    config = RepairConfig(replace=options["replace"], **repairing)
     return RepairOptions(_degradation(options), config, changes(**synthesis), try_folder=try_folder, **own)
 
 

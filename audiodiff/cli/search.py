@@ -187,7 +187,7 @@ def _line(found: Found, judge: Judge) -> str:
     scores = [f"{'none' if trial.score is None else f'{trial.score:.3f}'}" for trial in (best, uniform, trained)]
     return (
         f"{len(best.levels)} steps  {judge.metric} {scores[0]}  evenly spaced {scores[1]}, over all levels {scores[2]}"
-        f"  {found.n_trials} trials  --levels {levels}"
+        f"  {found.n_trials} trials  --log-snrs {levels}"
     )
 
 

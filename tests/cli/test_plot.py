@@ -109,14 +109,14 @@ def test_losses_by_noise_level_of_a_run_on_a_grid_and_of_one_on_all_levels(plot,
                 writer.add_scalar(f"validation/loss_at_{level:+.1f}", 9.0, 4)
                 writer.add_scalar(f"validation/loss_at_{level:+.1f}", loss, 8)
         Path(run, "config.yaml").write_text(yaml.safe_dump(document), encoding="utf-8")
-    result = plot("levels", "grid", "all", "-o", "x.png")
+    result = plot("loss-by-noise-level", "grid", "all", "-o", "x.png")
     assert result.stdout.splitlines() == [
         "grid: step 8, mean 0.3200; at the training levels 0.2000, between them 0.5000, "
         "+0.3000 relative to the mean of their neighbours",
         "all: step 8, mean 0.3200",
         "x.png",
     ]
-    assert plot("levels", "all", "-o", "y.png").exit_code == 0
+    assert plot("loss-by-noise-level", "all", "-o", "y.png").exit_code == 0
     assert Path("x.png").read_bytes() != Path("y.png").read_bytes()
 
 
@@ -127,7 +127,7 @@ def test_a_run_without_a_validation_has_no_levels(plot, tiny_run_config):
     with SummaryWriter("run/tensorboard") as writer:
         writer.add_scalar("training/loss", 1.0, 1)
     Path("run/config.yaml").write_text(yaml.safe_dump(tiny_run_config.model_dump(mode="json")), encoding="utf-8")
-    assert "has not been validated yet" in plot("levels", "run", "-o", "x.png").stderr
+    assert "has not been validated yet" in plot("loss-by-noise-level", "run", "-o", "x.png").stderr
 
 
 def test_quality_from_stored_results(plot):

@@ -42,7 +42,7 @@ def test_gaps_are_filled_and_the_rest_is_kept(repair):
 
 @pytest.mark.parametrize("kind", [("--declip", 0.2), ("--denoise", 10), ("--extend", 1500), ("--gap", "0.1-0.2")])
 def test_a_sound_recording_is_damaged_first_and_measured(repair, kind):
-    result = repair("in.wav", "-o", "out", *kind, "--try", "--steps", 2)
+    result = repair("in.wav", "-o", "out", *kind, "--degrade", "--steps", 2)
     assert result.exit_code == 0, result.stderr
     figures = r"SNR (-?\d+\.\d\d|inf) dB, LSD \d+\.\d\d dB"
     assert re.fullmatch(
@@ -71,7 +71,7 @@ def test_the_peak_tells_where_a_recording_was_clipped(repair):
         ("--start-log-snr", 3),
         ("--rounds", 1),
         ("--dps", 0.5),
-        ("--free",),
+        ("--no-replace",),
         ("--steps", 4),
         ("--sampler", "ddpm"),
         ("--corrector-steps", 1),
@@ -116,8 +116,8 @@ def test_rates_files_that_are_there_and_failures(repair, save_voice):
         (("--denoise", 3, "--extend", 100), "got denoise, extend"),
         (("--gap", "0.2"), "is not FROM-TO in seconds"),
         (("--declip", 7), "is not above 0 and at most 1"),
-        (("--declip", "--try"), "--try needs the level to clip at"),
-        (("--extend", 100, "--try"), "must be a folder"),
+        (("--declip", "--degrade"), "--degrade needs the level to clip at"),
+        (("--extend", 100, "--degrade"), "must be a folder"),
     ],
 )
 def test_wrong_usage_is_2(repair, arguments, message):

@@ -168,7 +168,7 @@ def test_batches_change_nothing(vocode, save_voice, vocoder):
         ("--schedule", "cosine"),
         ("--start", "griffin-lim"),
         ("--seed", 1),
-        ("--levels", "-8,0,9"),
+        ("--log-snrs", "-8,0,9"),
     ],
     ids=lambda option: option[0],
 )

@@ -39,7 +39,7 @@ synthesise() { each_run vocode_one; }
 evaluate() {
   score=yes each_run vocode_one
   for what in 50-{rbf,fourier,sinusoidal} 9-{rbf,fourier,sinusoidal} plain rbf-layers min-snr; do
-    audiodiff plot levels "$exp/small-$what" --output "$exp/levels-$what.svg"
+    audiodiff plot loss-by-noise-level "$exp/small-$what" --output "$exp/levels-$what.svg"
   done
 }
 source "$here/../../run.sh"

@@ -15,7 +15,7 @@ synthesise() {
   local kind
   for kind in "${kinds[@]}"; do
     # shellcheck disable=SC2046 # the options are words
-    audiodiff repair "$exp/data/test.jsonl" --try $(damage "$kind") --output "$exp/$kind" --overwrite | tee "$exp/$kind.txt"
+    audiodiff repair "$exp/data/test.jsonl" --degrade $(damage "$kind") --output "$exp/$kind" --overwrite | tee "$exp/$kind.txt"
   done
 }
 evaluate() {
