@@ -29,6 +29,15 @@ from pretended_cuda import pretended_cuda
 
 NETWORKS = {
     "stft": {"kind": "stft", "n_fft": 256, "hop_length": 64, "channels": 32},
+    "branches": {
+        "kind": "stft",
+        "n_fft": 256,
+        "hop_length": 64,
+        "channels": 16,
+        "mel_encoder_layers": 2,
+        "look_ahead": 1,
+        "branches": ({"n_fft": 64, "hop_length": 16, "channels": 8, "layers": 2},),
+    },
     "patches": {"kind": "diffwave", "patch": 8, "channels": 16},
     "upsampled": {"kind": "diffwave", "channels": 16, "upsampling": "transposed", "upsampling_factors": (8, 8)},
     "unet": {
@@ -103,7 +112,7 @@ def test_a_tensor_left_on_the_host_is_noticed(cuda):
         there.numpy()
 
 
-@pytest.mark.parametrize("start", ["noise", "griffin-lim"])
+@pytest.mark.parametrize("start", ["noise", "griffin-lim", "phase-gradient"])
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_a_vocoder(models, cuda, sampler, start):
     mel = mels(models[0])
@@ -159,6 +168,15 @@ STEPS = {
     "few steps": (
         {"synthesis": {"start": "griffin-lim", "griffin_lim_iterations": 2, "steps": 2}},
         {"few_step_weight": 1.0},
+    ),
+    "few steps of several counts, with discriminators": (
+        {"synthesis": {"start": "phase-gradient", "griffin_lim_iterations": 1, "steps": 2}},
+        {
+            "few_step_weight": 1.0,
+            "few_step_counts": (1, 2, 4),
+            "few_step_from_noise": 0.5,
+            "adversarial_weight": 0.5,
+        },
     ),
     "few steps, ddpm": ({"synthesis": {"sampler": "ddpm", "steps": 2, "corrector_steps": 1}}, {"few_step_weight": 1.0}),
     "weighted": ({}, {"loss_weighting": "min-snr", "spectral_weighting": 1.0}),

@@ -68,7 +68,7 @@ class PhaseGradient:
             phases = random[:, :0]
             stop = first
         self._context, self._random = log_magnitude[:, max(stop - 1, 0) :], random[:, stop - first :]
-        return phases + math.pi * (torch.arange(phases.shape[2], device=phases.device) % 2)
+        return phases + math.pi * (torch.arange(phases.shape[2], device=phases.device) % 2).to(phases)
 
 
 class _Steps(NamedTuple):
