@@ -8,9 +8,11 @@ CLIP ?= audiodiff/assets/clips/sense-and-sensibility.flac#  the recording of the
 OUT ?= out#               where `make demo` writes
 VOCODE ?= --resample --picture --score --overwrite#  options of `audiodiff vocode` in the demo
 PYTEST ?=#                further arguments for pytest
-GPU_OUT ?= out/gpu#       where `make gpu` writes logs and JSON
+GPU_OUT ?= out/gpu#       where `make gpu` and `make gpu-models` write
 GPU_STAGES ?= tests bench train#  what `make gpu` does, in this order
 GPU_SECONDS ?= 120#       time limit of its tests; benchmark and training have twice and half of it
+GPU_RUNS ?= egs/gpu-runs.txt#  what `make gpu-models` trains: a line per run
+DATA ?= data#             what `make gpu-models` trains on: a folder with lists/ and recordings
 
 BIN := $(VENV)/bin
 PIP_INSTALL = $(BIN)/python -m pip install --disable-pip-version-check $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
@@ -19,7 +21,7 @@ GPU_PYTHON = $(if $(filter command line,$(origin PYTHON)),$(PYTHON),$(BIN)/pytho
 SAY = @printf '\n==> %s\n'
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test quick test-all gpu lint format clean
+.PHONY: help demo test quick test-all gpu gpu-models lint format clean
 .DELETE_ON_ERROR:
 
 help: ## show this list
@@ -79,6 +81,9 @@ gpu-train:
 	  --set data.train=audiodiff/assets/clips --set data.valid=null --set data.valid_fraction=0.2 --set training.device=cuda \
 	  --set training.batch_size=128 --set training.steps=400 --set training.validate_every=400 --set training.sample_every=400 \
 	  2>&1 | tee $(GPU_OUT)/train.log
+
+gpu-models: ## train the models of GPU_RUNS on DATA with the interpreter PYTHON, each for its minutes, into GPU_OUT
+	PYTHON=$(PYTHON) egs/gpu-train.sh $(GPU_RUNS) $(GPU_OUT) $(DATA)
 
 lint: $(VENV)/.installed-dev ## check style (ruff) and types (mypy)
 	$(SAY) "Checking style"
