@@ -34,7 +34,7 @@ train() {
   fi
   limit=$(awk "BEGIN {print int(60 * $minutes + 30)}") # the run ends by itself; should it hang, the next one begins
   say "$name: $conf for $minutes minutes from $initial"
-  timeout --signal=TERM --kill-after=10 "$limit" "$python" -m audiodiff train "$conf" --run "$exp/$name" \
+  timeout --signal=TERM --kill-after=10 "$limit" "$python" -m audiodiff -v train "$conf" --run "$exp/$name" \
     --minutes "$minutes" ${options[@]+"${options[@]}"} --set training.checkpoint_minutes=0.75 "$@" &
   pid=$!
   while kill -0 "$pid" 2> /dev/null; do

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import yaml
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from audiodiff.config.base import Config, change, parse_config
 from audiodiff.config.model import ModelConfig
@@ -86,6 +86,12 @@ class DataConfig(Config):
         description="fraction of the recordings that may turn out unreadable; they are skipped and listed. Beyond it, "
         "the run saves and stops",
     )
+
+    @field_validator("resident", mode="before")
+    @classmethod
+    def _switch(cls, value: object) -> object:
+        """Take what YAML makes of on and off."""
+        return {True: "on", False: "off"}.get(value, value) if isinstance(value, bool) else value
 
     @model_validator(mode="after")
     def _check(self) -> DataConfig:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+import yaml
 
 from audiodiff.config import DataConfig, RunConfig, TransformConfig
 from audiodiff.data import resident
@@ -156,6 +157,11 @@ def test_the_configuration_decides(recordings, tmp_path, tiny_model_config, choi
     write_manifest(tmp_path / "valid.jsonl", recordings[3:])
     data = DataConfig(train=str(tmp_path / "train.jsonl"), valid=str(tmp_path / "valid.jsonl"), resident=choice)
     assert type(open_corpus(RunConfig(model=tiny_model_config, data=data)).training) is kind
+
+
+@pytest.mark.parametrize("choice", ["on", "off", "auto"])
+def test_the_choice_may_be_written_as_in_yaml(choice):
+    assert DataConfig(train="x", resident=yaml.safe_load(choice)).resident == choice
 
 
 def test_shards_are_streamed(tmp_path, tiny_model_config):
