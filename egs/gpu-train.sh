@@ -32,7 +32,7 @@ train() {
   if [[ $lists != - ]]; then
     options+=(--data "$data/lists/$lists-train.jsonl" --set "data.valid=$data/lists/$lists-valid.jsonl")
   fi
-  limit=$(awk "BEGIN {print int(60 * $minutes + 30)}") # the run ends by itself; should it hang, the next one begins
+  limit=$(awk "BEGIN {print int(60 * $minutes + 45)}") # the run ends by itself; should it hang, the next one begins
   say "$name: $conf for $minutes minutes from $initial"
   timeout --signal=TERM --kill-after=10 "$limit" "$python" -m audiodiff -v train "$conf" --run "$exp/$name" \
     --minutes "$minutes" ${options[@]+"${options[@]}"} --set training.checkpoint_minutes=0.75 "$@" &
