@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from audiodiff.cli.options import DTYPES, Verb, device_option, expert_option, values
+from audiodiff.cli import options as opt
 
 if TYPE_CHECKING:
     from audiodiff.benchmark.results import Report
@@ -44,12 +44,12 @@ def _length(word: str) -> float:
 
 
 def _dtype(word: str) -> str:
-    if word not in DTYPES[1:]:
+    if word not in opt.DTYPES[1:]:
         raise ValueError(word)
     return word
 
 
-@click.command("bench", cls=Verb)
+@click.command("bench", cls=opt.Verb)
 @click.argument("models", nargs=-1, metavar="[MODEL ...]")
 @click.option("--quick", is_flag=True, help="Half a minute: one short clip, small training batches, few repeats.")
 @click.option("--against", type=click.Choice(["diffwave"]), help="Compare with this PyPI package on the same weights.")
@@ -59,45 +59,37 @@ def _dtype(word: str) -> str:
     "--json", "json_path", metavar="FILE|-", help="Write everything as JSON; - is stdout, in place of tables."
 )
 @click.option(
-    "--table",
-    type=click.Path(dir_okay=False, path_type=Path),
-    metavar="FILE.json",
-    help="Measure nothing; print what --json wrote as Markdown tables.",
+    "--table", type=opt.FILE, metavar="FILE.json", help="Measure nothing; print what --json wrote as Markdown tables."
 )
-@expert_option(
+@opt.expert(
     "--lengths",
-    callback=values(_length, "seconds above 0, such as 5,60"),
+    callback=opt.values(_length, "seconds above 0, such as 5,60"),
     metavar="SECONDS,...",
     help="Lengths of a clip.  [default: 5,60; quick: 1]",
 )
-@expert_option(
+@opt.expert(
     "--batches",
-    callback=values(_count, "whole numbers from 1 on, such as 1,16"),
+    callback=opt.values(_count, "whole numbers from 1 on, such as 1,16"),
     metavar="CLIPS,...",
     help="Batch sizes.  [default: 1,16; quick: 1]",
 )
-@expert_option(
+@opt.expert(
     "--steps",
-    callback=values(_count, "whole numbers from 1 on, such as 6,50"),
+    callback=opt.values(_count, "whole numbers from 1 on, such as 6,50"),
     metavar="N,...",
     help="Denoising steps.  [default: the model's own]",
 )
-@expert_option(
+@opt.expert(
     "--dtype",
     "dtypes",
-    callback=values(_dtype, "fp32, bf16 or both with a comma"),
+    callback=opt.values(_dtype, "fp32, bf16 or both with a comma"),
     metavar="fp32|bf16,...",
     help="Precisions of matrix products.  [default: fp32, and bf16 where the hardware has it]",
 )
-@expert_option("--all", "every_combination", is_flag=True, help="Measure every combination, not one varied at a time.")
-@device_option
-@expert_option("--threads", type=click.IntRange(min=1), metavar="N", help="CPU threads.  [default: torch's choice]")
-@expert_option(
-    "--repeats",
-    type=click.IntRange(min=1),
-    metavar="N",
-    help="Most repeats of a measurement.  [default: 5; quick: 2]",
-)
+@opt.expert("--all", "every_combination", is_flag=True, help="Measure every combination, not one varied at a time.")
+@opt.device
+@opt.expert("--threads", type=opt.COUNT, metavar="N", help="CPU threads.  [default: torch's choice]")
+@opt.expert("--repeats", type=opt.COUNT, metavar="N", help="Most repeats of a measurement.  [default: 5; quick: 2]")
 def command(*, models: tuple[str, ...], json_path: str | None, table: Path | None, **options: Any) -> None:
     """Benchmark synthesis and training on this machine. Stop other programs first.
 

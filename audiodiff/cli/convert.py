@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from audiodiff.cli.options import Verb, expert_option
+from audiodiff.cli import options as opt
 
 
 def _parse_betas(
@@ -29,9 +29,9 @@ def _parse_betas(
     return betas
 
 
-@click.command("convert", cls=Verb)
-@click.argument("checkpoint", metavar="CHECKPOINT", type=click.Path(path_type=Path))
-@click.argument("folder", metavar="FOLDER", type=click.Path(file_okay=False, path_type=Path))
+@click.command("convert", cls=opt.Verb)
+@click.argument("checkpoint", metavar="CHECKPOINT", type=opt.PATH)
+@click.argument("folder", metavar="FOLDER", type=opt.FOLDER)
 @click.option(
     "--from",
     "project",
@@ -40,14 +40,11 @@ def _parse_betas(
     show_default=True,
     help="Project of the checkpoint; auto judges by the names of its tensors.",
 )
-@expert_option("--sample-rate", type=click.IntRange(min=1), metavar="HZ", help="Where the file does not say.")
-@expert_option(
-    "--dilation-cycle",
-    type=click.IntRange(min=1),
-    metavar="N",
-    help="Layers per dilation cycle, where the file does not say.",
+@opt.expert("--sample-rate", type=opt.COUNT, metavar="HZ", help="Where the file does not say.")
+@opt.expert(
+    "--dilation-cycle", type=opt.COUNT, metavar="N", help="Layers per dilation cycle, where the file does not say."
 )
-@expert_option(
+@opt.expert(
     "--betas",
     callback=_parse_betas,
     metavar="FIRST:LAST:COUNT",

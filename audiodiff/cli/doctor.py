@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from audiodiff.cli.options import Verb, expert_option, progress_bar, workers_option
+from audiodiff.cli import options as opt
 
 if TYPE_CHECKING:
     from audiodiff.data.doctor import Finding, Report, Source
@@ -20,18 +20,18 @@ _NAMED = 3
 """How many files a line names before it only counts."""
 
 
-@click.command("doctor", cls=Verb)
-@click.argument("data", nargs=-1, required=True, metavar="DATA...", type=click.Path(exists=True, path_type=Path))
+@click.command("doctor", cls=opt.Verb)
+@click.argument("data", nargs=-1, required=True, metavar="DATA...", type=opt.EXISTING)
 @click.option("--json", "as_json", is_flag=True, help="Print everything as JSON, with all file names.")
-@expert_option(
+@opt.expert(
     "--crop-seconds",
-    type=click.FloatRange(min=0, min_open=True),
+    type=opt.POSITIVE,
     default=0.75,
     show_default=True,
     metavar="SECONDS",
     help="Length of a training crop (data.crop_seconds).",
 )
-@workers_option
+@opt.workers
 def command(*, data: tuple[Path, ...], crop_seconds: float, workers: int | None, as_json: bool) -> None:
     """Check recordings before training on them.
 
@@ -44,7 +44,7 @@ def command(*, data: tuple[Path, ...], crop_seconds: float, workers: int | None,
     workers = workers or default_workers()
     sources = [source for path in data for source in _open(path, workers)]
     total = len({recording.audio for source in sources for recording in source.recordings})
-    with progress_bar(total) as bar:
+    with opt.progress_bar(total) as bar:
         report = examine(sources, crop_seconds, workers, bar.update)
     click.echo(json.dumps(_facts(report), indent=1, ensure_ascii=False) if as_json else "\n".join(_lines(report)))
     if report.must_mend:

@@ -9,17 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from audiodiff.cli.options import VerbGroup, expert_option, progress_bar, workers_option
+from audiodiff.cli import options as opt
 
 if TYPE_CHECKING:
     from audiodiff.evaluation.results import Evaluation
 
-FILE = click.Path(dir_okay=False, path_type=Path)
-EXISTING_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 _LOG = logging.getLogger(__name__)
 
 
-class _Evaluate(VerbGroup):
+class _Evaluate(opt.VerbGroup):
     """The group; an earlier spelling, in which options chose between the commands, still works with a warning."""
 
     def resolve_command(
@@ -67,7 +65,7 @@ def command() -> None:
 def _systems_options(function: Any) -> Any:
     """Add the recordings that are evaluated, and what is stored."""
     for add in (
-        click.option("--json", "json_path", type=FILE, metavar="FILE", help="Store everything as JSON."),
+        click.option("--json", "json_path", type=opt.FILE, metavar="FILE", help="Store everything as JSON."),
         click.option(
             "--compare",
             "-c",
@@ -77,8 +75,8 @@ def _systems_options(function: Any) -> Any:
             help="Another system, scored and compared with GENERATED; may be repeated.",
         ),
         click.option("--name", metavar="NAME", help="Name of GENERATED in tables.  [default: that of the folder]"),
-        click.argument("reference", type=click.Path(path_type=Path)),
-        click.argument("generated", type=click.Path(path_type=Path)),
+        click.argument("reference", type=opt.PATH),
+        click.argument("generated", type=opt.PATH),
     ):
         function = add(function)
     return function
@@ -94,53 +92,53 @@ def _systems_options(function: Any) -> Any:
     show_default=True,
     help="Metrics, or sets of them; `audiodiff evaluate metrics` lists them.",
 )
-@click.option("--csv", "csv_path", type=FILE, metavar="FILE", help="Store a line per recording as CSV.")
+@click.option("--csv", "csv_path", type=opt.FILE, metavar="FILE", help="Store a line per recording as CSV.")
 @click.option(
     "--report",
-    type=click.Path(file_okay=False, path_type=Path),
+    type=opt.FOLDER,
     metavar="DIR",
     help="Write DIR/index.html: players, spectrograms, tables, ABX and MOS listening tests.",
 )
-@expert_option(
+@opt.expert(
     "--report-items",
-    type=click.IntRange(min=1),
+    type=opt.COUNT,
     metavar="N",
     default=12,
     show_default=True,
     help="Recordings on that page, evenly chosen.",
 )
-@expert_option(
+@opt.expert(
     "--max-length-difference",
-    type=click.FloatRange(min=0),
+    type=opt.NOT_NEGATIVE,
     metavar="SECONDS",
     default=0.1,
     show_default=True,
     help="Pairs that differ more in length are not compared; the longer is cut.",
 )
-@expert_option(
+@opt.expert(
     "--max-lag",
-    type=click.FloatRange(min=0),
+    type=opt.NOT_NEGATIVE,
     metavar="MS",
     default=50.0,
     show_default=True,
     help="Pairs with a larger delay are not compared.",
 )
-@expert_option("--align", is_flag=True, help="Undo the delay of each recording first.")
-@expert_option(
+@opt.expert("--align", is_flag=True, help="Undo the delay of each recording first.")
+@opt.expert(
     "--mcd-alignment",
     type=click.Choice(["none", "dtw"]),
     default="none",
     show_default=True,
     help="How frames are matched for MCD.",
 )
-@expert_option(
+@opt.expert(
     "--timings",
-    type=EXISTING_FILE,
+    type=opt.EXISTING_FILE,
     metavar="FILE",
     help="Saved output of `audiodiff vocode`, for the real-time factor.",
 )
-@workers_option
-@expert_option("--jobs", "-j", "workers", type=click.IntRange(min=1), metavar="N", hidden=True)
+@opt.workers
+@opt.expert("--jobs", "-j", "workers", type=opt.COUNT, metavar="N", hidden=True)
 def pairs(*, generated: Path, reference: Path, name: str | None, others: Sequence[str], **options: Any) -> None:
     """Score recordings against references of the same name.
 
@@ -158,7 +156,7 @@ def pairs(*, generated: Path, reference: Path, name: str | None, others: Sequenc
     for note in notes:
         click.echo(note, err=True)
     n_pairs = sum(len(match_files(path, reference)[0]) for path in systems.values())
-    with progress_bar(n_pairs) as bar:
+    with opt.progress_bar(n_pairs) as bar:
         evaluation = evaluate(
             systems,
             reference,
@@ -176,19 +174,19 @@ def pairs(*, generated: Path, reference: Path, name: str | None, others: Sequenc
 @_systems_options
 @click.option(
     "--classifier",
-    type=EXISTING_FILE,
+    type=opt.EXISTING_FILE,
     metavar="FILE",
     help="Accuracy, inception score, diversity, distinct bins and nearest training clip by this classifier.",
 )
 @click.option("--frechet", is_flag=True, help="Fréchet distance of the classifier's or --embedder's features.")
 @click.option("--music", is_flag=True, help="Compare onsets and pitches.")
-@expert_option(
+@opt.expert(
     "--embedder",
-    type=EXISTING_FILE,
+    type=opt.EXISTING_FILE,
     metavar="FILE",
     help="A TorchScript model for --frechet, from (1, time) at 16 kHz to features.",
 )
-@expert_option("--force", is_flag=True, help="Allow --frechet on fewer than 1,000 clips, which is mostly noise.")
+@opt.expert("--force", is_flag=True, help="Allow --frechet on fewer than 1,000 clips, which is mostly noise.")
 def sets(
     *,
     generated: Path,
@@ -218,23 +216,23 @@ def sets(
     systems = _systems(name or generated.stem, generated, others)
     n_passes = bool(classifier) + options["music"]
     total = n_passes * sum(len(list_recordings(path)) for path in (reference, *systems.values()))
-    with progress_bar(total) as bar:
+    with opt.progress_bar(total) as bar:
         evaluation = evaluate_sets(systems, reference, wanted, bar.update)
     _finish(evaluation, json_path)
 
 
 @command.command("classifier")
-@click.argument("output", type=FILE)
-@click.argument("clips", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path), metavar="CLIPS...")
+@click.argument("output", type=opt.FILE)
+@click.argument("clips", nargs=-1, required=True, type=opt.EXISTING, metavar="CLIPS...")
 @click.option(
     "--held-out",
-    type=click.Path(exists=True, path_type=Path),
+    type=opt.EXISTING,
     metavar="PATH",
     help="Clips to measure the accuracy on.  [default: a tenth of CLIPS, by speaker where known]",
 )
-@expert_option(
+@opt.expert(
     "--updates",
-    type=click.IntRange(min=1),
+    type=opt.COUNT,
     metavar="N",
     help="Minimum of updates, in whole epochs; the same for classifiers of different sets to compare.",
 )
@@ -246,7 +244,7 @@ def classifier(*, output: Path, clips: Sequence[Path], held_out: Path | None, up
     from audiodiff.evaluation.classifier import save_classifier, train_classifier
 
     length: dict[str, Any] = {} if updates is None else {"epochs": 1, "min_updates": updates}
-    with progress_bar(1) as bar:
+    with opt.progress_bar(1) as bar:
         trained = train_classifier(clips, held_out=held_out, on_progress=bar.update, **length)
     save_classifier(output, trained)
     config = trained.config
@@ -269,7 +267,7 @@ def metrics() -> None:
 
 
 @command.command("show")
-@click.argument("files", nargs=-1, required=True, type=EXISTING_FILE, metavar="FILES.json...")
+@click.argument("files", nargs=-1, required=True, type=opt.EXISTING_FILE, metavar="FILES.json...")
 def show(*, files: Sequence[Path]) -> None:
     """Print the tables of results that --json stored."""
     from audiodiff.evaluation.results import read_json
@@ -279,7 +277,7 @@ def show(*, files: Sequence[Path]) -> None:
 
 
 @command.command("tables")
-@click.argument("markdown", type=EXISTING_FILE, metavar="FILE.md")
+@click.argument("markdown", type=opt.EXISTING_FILE, metavar="FILE.md")
 def tables(*, markdown: Path) -> None:
     """Rewrite the marked tables of a Markdown file from stored results.
 
@@ -292,7 +290,7 @@ def tables(*, markdown: Path) -> None:
 
 
 @command.command("ratings")
-@click.argument("files", nargs=-1, required=True, type=EXISTING_FILE, metavar="FILES.csv...")
+@click.argument("files", nargs=-1, required=True, type=opt.EXISTING_FILE, metavar="FILES.csv...")
 def ratings(*, files: Sequence[Path]) -> None:
     """Print the results of listening tests.
 
@@ -332,7 +330,7 @@ def _finish(
         write_csv(_with_folder(csv_path), evaluation)
     if report:
         page = _with_folder(report / "index.html")
-        with progress_bar(1) as bar:
+        with opt.progress_bar(1) as bar:
             write_report(page, evaluation, report_items, bar.update)
         click.echo(f"report: {click.format_filename(page)}", err=True)
     if evaluation.problems:

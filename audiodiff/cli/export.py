@@ -6,20 +6,20 @@ from pathlib import Path
 
 import click
 
-from audiodiff.cli.options import Verb, settings_option
+from audiodiff.cli import options as opt
 
 
-@click.command("export", cls=Verb)
+@click.command("export", cls=opt.Verb)
 @click.argument("model", metavar="MODEL")
-@click.argument("folder", metavar="FOLDER", type=click.Path(file_okay=False, path_type=Path))
+@click.argument("folder", metavar="FOLDER", type=opt.FOLDER)
 @click.option("--half", is_flag=True, help="Store matrices in float16: half the size, no audible difference.")
 @click.option(
     "--provenance",
     metavar="FILE.yaml",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    type=opt.EXISTING_FILE,
     help="Facts to add to the model's provenance: data, licences, hours, scores.",
 )
-@settings_option("synthesis.steps=4")
+@opt.settings("synthesis.steps=4")
 def command(*, model: str, folder: Path, half: bool, provenance: Path | None, settings: dict[str, object]) -> None:
     """Export MODEL, such as the `best` of a run, to FOLDER."""
     import yaml

@@ -8,75 +8,51 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from audiodiff.cli.options import (
-    Verb,
-    changes,
-    expert_option,
-    progress_bar,
-    report_failures,
-    set_progress,
-    synthesis_options,
-    warnings_logged,
-)
+from audiodiff.cli import options as opt
 
 if TYPE_CHECKING:
     from audiodiff.engine.choose import Dtype
     from audiodiff.pipelines.generate_files import GenerateOptions
 
 
-@click.command("generate", cls=Verb)
+@click.command("generate", cls=opt.Verb)
 @click.option("--model", required=True, metavar="NAME|FOLDER", help="A bundled model, a model folder or a hub id.")
-@click.option(
-    "--output",
-    "-o",
-    required=True,
-    type=click.Path(path_type=Path, file_okay=False),
-    metavar="DIR",
-    help="Folder for the clips.",
-)
+@click.option("--output", "-o", required=True, type=opt.FOLDER, metavar="DIR", help="Folder for the clips.")
 @click.option("--label", metavar="NAME", help="Class; `audiodiff info MODEL` lists a model's labels.")
-@click.option("--count", type=click.IntRange(min=1), default=1, show_default=True, metavar="N", help="How many clips.")
-@click.option(
-    "--seconds",
-    type=click.FloatRange(min=0, min_open=True),
-    metavar="SECONDS",
-    help="Length of each clip.",
-)
+@click.option("--count", type=opt.COUNT, default=1, show_default=True, metavar="N", help="How many clips.")
+@click.option("--seconds", type=opt.POSITIVE, metavar="SECONDS", help="Length of each clip.")
 @click.option(
     "--guidance",
-    type=click.FloatRange(min=0),
+    type=opt.NOT_NEGATIVE,
     metavar="SCALE",
     help="Classifier-free guidance scale: 1 is none; 2 to 4 gives clearer, less varied clips at twice the cost.",
 )
-@expert_option("--speaker", metavar="NAME", help="Speaker; `audiodiff info MODEL` lists a model's speakers.")
-@expert_option(
+@opt.expert("--speaker", metavar="NAME", help="Speaker; `audiodiff info MODEL` lists a model's speakers.")
+@opt.expert(
     "--vector",
-    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    type=opt.EXISTING_FILE,
     metavar="FILE.npy",
     help="Embedding to condition on, of the model's vector_width.",
 )
-@expert_option(
+@opt.expert(
     "--guidance-rescale",
     type=click.FloatRange(min=0, max=1),
     metavar="FRACTION",
     help="How far to undo the increase in level by guidance, 0 to 1.",
 )
-@expert_option(
-    "--guidance-interval",
-    type=(float, float),
-    metavar="LOW HIGH",
-    help="Log-SNR range in which guidance acts.",
+@opt.expert(
+    "--guidance-interval", type=(float, float), metavar="LOW HIGH", help="Log-SNR range in which guidance acts."
 )
-@expert_option(
+@opt.expert(
     "--as-dataset", is_flag=True, help="Make a labelled dataset: --count clips of every label, and DIR/train.jsonl."
 )
-@expert_option(
+@opt.expert(
     "--training",
-    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    type=opt.EXISTING_FILE,
     metavar="MANIFEST",
     help="With --as-dataset: the model's training clips, to note the nearest of them for each clip.",
 )
-@synthesis_options
+@opt.synthesis
 def command(
     *,
     output: Path,
@@ -104,9 +80,9 @@ def command(
     """
     from audiodiff.pipelines.generate_files import GenerateOptions
 
-    how = GenerateOptions(speaker, vector, seconds, changes(**options))
+    how = GenerateOptions(speaker, vector, seconds, opt.changes(**options))
     where = {"model": model, "device": device, "dtype": dtype}
-    with warnings_logged():
+    with opt.warnings_logged():
         if as_dataset:
             if label is not None:
                 raise click.UsageError("--as-dataset makes clips of every label. Leave --label out.")
@@ -130,7 +106,7 @@ def _generate(
             click.echo(f"{click.format_filename(path)}  skipped: it exists")
     if pending:
         generator, _ = _load(**model)
-        with progress_bar(len(pending)) as bar:
+        with opt.progress_bar(len(pending)) as bar:
             for clip in generate_files(generator, pending, label, how, bar.update):
                 factor = clip.synthesis_seconds / clip.seconds
                 with bar.external_write_mode():
@@ -138,28 +114,19 @@ def _generate(
                         f"{click.format_filename(clip.path)}  {clip.seconds:.2f} s, "
                         f"made in {clip.synthesis_seconds:.2f} s, real-time factor {factor:.3f}"
                     )
-    report_failures(len(targets), len(targets) - len(pending), [])
+    opt.report_failures(len(targets), len(targets) - len(pending), [])
 
 
 def _generate_dataset(
-    how: GenerateOptions,
-    output: Path,
-    count: int,
-    seed: int,
-    training: Path | None,
-    overwrite: bool,
-    **model: Any,
+    how: GenerateOptions, output: Path, count: int, seed: int, training: Path | None, overwrite: bool, **model: Any
 ) -> None:
     from audiodiff.pipelines.generate_files import Dataset, generate_dataset
 
     generator, folder = _load(**model)
     dataset = Dataset(output, folder, count, seed, how, training)
-    with progress_bar(0) as bar:
+    with opt.progress_bar(0) as bar:
         result = generate_dataset(
-            generator,
-            dataset,
-            overwrite=overwrite,
-            on_progress=lambda done, total: set_progress(bar, done, total),
+            generator, dataset, overwrite=overwrite, on_progress=lambda done, total: opt.set_progress(bar, done, total)
         )
     if result.similarities:
         line = f"nearest training clip: similarity {_median_and_largest(result.similarities)}"

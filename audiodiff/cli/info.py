@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from audiodiff.cli.options import Verb
+from audiodiff.cli import options as opt
 
 if TYPE_CHECKING:
     from audiodiff.config import ModelConfig
@@ -24,7 +24,7 @@ UNUSED = {
 PACKAGES = ("torch", "torchaudio", "librosa", "soundfile", "numpy")
 
 
-@click.command("info", cls=Verb)
+@click.command("info", cls=opt.Verb)
 @click.argument("model", required=False, metavar="[MODEL]")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(*, model: str | None, as_json: bool) -> None:

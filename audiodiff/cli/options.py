@@ -25,9 +25,15 @@ SCHEDULES_OF_MODELS = (*SCHEDULES, "searched")
 """Those, and what only a model's own folder knows."""
 
 REVERSE = ("steps", "sampler", "corrector_steps", "corrector_snr", "schedule", "levels", "zero_terminal")
-"""Names of the options of `synthesis_options` that are fields of `audiodiff.config.SynthesisConfig`."""
+"""Names of the options of `synthesis` that are fields of `audiodiff.config.SynthesisConfig`."""
 VOCODING = (*REVERSE, "start", "griffin_lim_iterations")
-"""Those, and the names of the options of `start_options`."""
+"""Those, and the names of the options of `initialisation`."""
+
+COUNT, POSITIVE, NOT_NEGATIVE = click.IntRange(min=1), click.FloatRange(min=0, min_open=True), click.FloatRange(min=0)
+FRACTION = click.FloatRange(0, 1, max_open=True)
+PATH, EXISTING = click.Path(path_type=Path), click.Path(exists=True, path_type=Path)
+FILE, EXISTING_FILE = (click.Path(exists=exists, dir_okay=False, path_type=Path) for exists in (False, True))
+FOLDER, EXISTING_FOLDER = (click.Path(exists=exists, file_okay=False, path_type=Path) for exists in (False, True))
 
 _LOG = logging.getLogger(__name__)
 _Function = TypeVar("_Function", bound=Callable[..., Any])
@@ -44,7 +50,7 @@ class GlobalOption(click.Option):
     """An option that every verb has; help lists it last."""
 
 
-expert_option = partial(click.option, cls=ExpertOption)
+expert = partial(click.option, cls=ExpertOption)
 """`click.option` for what few users need."""
 
 
@@ -144,56 +150,52 @@ def values(kind: Callable[[str], Any], wanted: str) -> Callable[..., Any]:
     return parse
 
 
-file_arguments = _all(
-    click.argument("inputs", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="INPUTS..."),
+files = _all(
+    click.argument("inputs", nargs=-1, required=True, type=PATH, metavar="INPUTS..."),
     click.option(
         "--output",
         "-o",
         required=True,
-        type=click.Path(path_type=Path),
+        type=PATH,
         metavar="PATH",
         help="A folder; or, for one input file, a .wav or .flac file.",
     ),
 )
 """The files that go in, and where the audio goes."""
 
-model_option = click.option(
+model = click.option(
     "--model",
     metavar="NAME|FOLDER",
     help="A bundled model, a model folder or a hub id.  [default: the bundled vocoder]",
 )
-resample_option = click.option("--resample", is_flag=True, help="Resample recordings to the model's sample rate.")
-device_option = expert_option(
-    "--device", default="auto", metavar="DEVICE", show_default=True, help="auto, cpu, cuda, cuda:1 ..."
-)
-dtype_option = expert_option(
+resample = click.option("--resample", is_flag=True, help="Resample recordings to the model's sample rate.")
+device = expert("--device", default="auto", metavar="DEVICE", show_default=True, help="auto, cpu, cuda, cuda:1 ...")
+dtype = expert(
     "--dtype",
     type=click.Choice(DTYPES),
     default="auto",
     show_default=True,
     help="Precision of the network's matrix products; auto is bf16 where the hardware has it.",
 )
-workers_option = expert_option(
-    "--workers", type=click.IntRange(min=1), metavar="N", help="Parallel processes.  [default: one per core]"
-)
-steps_option = click.option("--steps", type=click.IntRange(min=1), metavar="N", help="Denoising steps.")
-sampler_option = expert_option("--sampler", type=click.Choice(SAMPLERS), metavar="NAME", help=", ".join(SAMPLERS) + ".")
-schedule_option = expert_option(
+workers = expert("--workers", type=COUNT, metavar="N", help="Parallel processes.  [default: one per core]")
+steps = click.option("--steps", type=COUNT, metavar="N", help="Denoising steps.")
+sampler = expert("--sampler", type=click.Choice(SAMPLERS), metavar="NAME", help=", ".join(SAMPLERS) + ".")
+schedule = expert(
     "--schedule",
     type=click.Choice(SCHEDULES_OF_MODELS),
     metavar="NAME",
     help=f"{', '.join(SCHEDULES_OF_MODELS)}; searched is what `audiodiff search schedule` found.",
 )
-start_option = expert_option(
+start = expert(
     "--start",
     type=click.Choice(STARTS),
     help="Start from noise, or from an estimate of the mel with phases of this method.",
 )
-start_options = _all(
-    start_option,
-    expert_option(
+initialisation = _all(
+    start,
+    expert(
         "--griffin-lim-iterations",
-        type=click.IntRange(min=1),
+        type=COUNT,
         metavar="N",
         help="Griffin-Lim iterations of the estimate; fewer are faster and lower the latency.",
     ),
@@ -201,20 +203,20 @@ start_options = _all(
 """What a vocoder starts from."""
 
 
-def seed_option(what: str = "of the noise") -> Callable[[_Function], _Function]:
+def seed(what: str = "of the noise") -> Callable[[_Function], _Function]:
     """Return the option of the random seed."""
     return click.option(
         "--seed", type=click.IntRange(min=0), default=0, metavar="N", show_default=True, help=f"Random seed {what}."
     )
 
 
-synthesis_options = _all(
-    steps_option,
-    seed_option(),
+synthesis = _all(
+    steps,
+    seed(),
     click.option("--overwrite", is_flag=True, help="Replace existing files; else they are skipped."),
-    sampler_option,
-    schedule_option,
-    expert_option(
+    sampler,
+    schedule,
+    expert(
         "--log-snrs",
         "--levels",
         "levels",
@@ -222,42 +224,42 @@ synthesis_options = _all(
         metavar="LOG_SNR,...",
         help="Log-SNR of each step, noisiest first, instead of --steps and --schedule.",
     ),
-    expert_option(
+    expert(
         "--zero-terminal/--no-zero-terminal",
         default=None,
         help="Stretch the schedule down to the lowest trained log-SNR, for a start from noise.",
     ),
-    expert_option(
+    expert(
         "--corrector-steps",
         type=click.IntRange(min=0),
         metavar="N",
         help="Langevin steps at every noise level, each one more network call.",
     ),
-    expert_option(
+    expert(
         "--corrector-snr",
         type=click.FloatRange(0, 1, min_open=True, max_open=True),
         metavar="RATIO",
         help="Size of a Langevin step, as the ratio of drift to noise.",
     ),
-    device_option,
-    dtype_option,
+    device,
+    dtype,
 )
 """The reverse process; `changes` picks the options that were given out of the arguments."""
 
-study_options = _all(
+study = _all(
     click.option(
         "--study",
         required=True,
-        type=click.Path(dir_okay=False, path_type=Path),
+        type=FILE,
         metavar="FILE",
         help="File of the trials; rerun the same command to resume from it.",
     ),
-    seed_option("of all trials"),
+    seed("of all trials"),
 )
 """What all searches have."""
 
 
-def settings_option(example: str) -> Callable[[_Function], _Function]:
+def settings(example: str) -> Callable[[_Function], _Function]:
     """Return `--set KEY=VALUE`, which changes a value of a configuration; its help gives an example."""
     return click.option(
         "--set",

@@ -8,19 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from audiodiff.cli.options import (
-    SCHEDULES,
-    VerbGroup,
-    changes,
-    expert_option,
-    model_option,
-    sampler_option,
-    schedule_option,
-    seed_option,
-    start_option,
-    steps_option,
-    warnings_logged,
-)
+from audiodiff.cli import options as opt
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -29,23 +17,17 @@ if TYPE_CHECKING:
 
     from audiodiff.pipelines import SynthesisChanges, Vocoder
 
-EXISTING = click.Path(exists=True, path_type=Path)
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
 def output_option(function: _Function) -> _Function:
     """Add --output."""
     return click.option(
-        "--output",
-        "-o",
-        required=True,
-        type=click.Path(dir_okay=False, path_type=Path),
-        metavar="FILE",
-        help="The figure: .png, .svg or .pdf.",
+        "--output", "-o", required=True, type=opt.FILE, metavar="FILE", help="The figure: .png, .svg or .pdf."
     )(function)
 
 
-@click.group("plot", cls=VerbGroup)
+@click.group("plot", cls=opt.VerbGroup)
 def command() -> None:
     """Plot audio, a model, a training run or results, as PNG, SVG or PDF.
 
@@ -54,7 +36,7 @@ def command() -> None:
 
 
 @command.command("waveform")
-@click.argument("recording", type=EXISTING)
+@click.argument("recording", type=opt.EXISTING)
 @output_option
 def waveform(*, recording: Path, output: Path) -> None:
     """Plot the waveform of a recording, channel by channel."""
@@ -70,7 +52,7 @@ def waveform(*, recording: Path, output: Path) -> None:
 
 
 @command.command("mel")
-@click.argument("recording", type=EXISTING)
+@click.argument("recording", type=opt.EXISTING)
 @click.option(
     "--mel",
     "convention",
@@ -97,22 +79,22 @@ def mel(*, recording: Path, convention: str | None, output: Path) -> None:
 
 
 @command.command("steps")
-@click.argument("recording", type=EXISTING)
+@click.argument("recording", type=opt.EXISTING)
 @output_option
-@model_option
-@steps_option
+@opt.model
+@opt.steps
 @click.option(
     "--seconds",
-    type=click.FloatRange(min=0, min_open=True),
+    type=opt.POSITIVE,
     default=3.0,
     show_default=True,
     metavar="SECONDS",
     help="Length of the plot, from the beginning of the recording.",
 )
-@seed_option()
-@sampler_option
-@schedule_option
-@start_option
+@opt.seed()
+@opt.sampler
+@opt.schedule
+@opt.start
 def steps(*, recording: Path, model: str | None, seed: int, seconds: float, output: Path, **options: Any) -> None:
     """Plot the reverse process of a vocoder step by step."""
     from audiodiff.audio.io import audio_info, load_audio
@@ -120,10 +102,10 @@ def steps(*, recording: Path, model: str | None, seed: int, seconds: float, outp
     from audiodiff.pipelines import Vocoder
 
     n_samples = min(round(seconds * audio_info(recording).sample_rate), audio_info(recording).n_samples)
-    with warnings_logged():
+    with opt.warnings_logged():
         vocoder = Vocoder.from_pretrained(model)
         audio = load_audio(recording, vocoder.sample_rate, n_samples=n_samples)
-        states = _reverse_states(vocoder, audio, seed, changes(**options))
+        states = _reverse_states(vocoder, audio, seed, opt.changes(**options))
     figure, rows = _figure(
         2, len(states), (3.6 * len(states) + 1, 5), height_ratios=(1, 1.6), sharex=True, sharey="row"
     )
@@ -185,15 +167,13 @@ def rbf(*, models: Sequence[str], output: Path) -> None:
 
 
 @command.command("schedule")
-@click.argument("names", nargs=-1, type=click.Choice(SCHEDULES))
+@click.argument("names", nargs=-1, type=click.Choice(opt.SCHEDULES))
 @output_option
-@click.option(
-    "--steps", type=click.IntRange(min=1), default=12, show_default=True, metavar="N", help="Steps of each schedule."
-)
-@expert_option(
+@click.option("--steps", type=opt.COUNT, default=12, show_default=True, metavar="N", help="Steps of each schedule.")
+@opt.expert(
     "--log-snr-min", type=float, default=-8.0, show_default=True, metavar="LOG_SNR", help="Lower end of the schedules."
 )
-@expert_option(
+@opt.expert(
     "--log-snr-max", type=float, default=10.0, show_default=True, metavar="LOG_SNR", help="Upper end of the schedules."
 )
 def schedule(*, names: Sequence[str], steps: int, log_snr_min: float, log_snr_max: float, output: Path) -> None:
@@ -206,7 +186,7 @@ def schedule(*, names: Sequence[str], steps: int, log_snr_min: float, log_snr_ma
 
     if log_snr_min >= log_snr_max:
         raise click.UsageError(f"--log-snr-min {log_snr_min:g} must be below --log-snr-max {log_snr_max:g}.")
-    names = names or SCHEDULES
+    names = names or opt.SCHEDULES
     ends = {"log_snr_min": log_snr_min, "log_snr_max": log_snr_max}
     figure, ((left, right),) = _figure(1, 2, (11, 4))
     plot_schedules(left, steps, **ends, names=names)
@@ -215,7 +195,7 @@ def schedule(*, names: Sequence[str], steps: int, log_snr_min: float, log_snr_ma
 
 
 @command.command("training")
-@click.argument("runs", nargs=-1, required=True, type=EXISTING)
+@click.argument("runs", nargs=-1, required=True, type=opt.EXISTING)
 @output_option
 def training(*, runs: Sequence[Path], output: Path) -> None:
     """Plot the losses and scores of a training run.
@@ -244,7 +224,7 @@ def training(*, runs: Sequence[Path], output: Path) -> None:
 
 
 @command.command("loss-by-noise-level")
-@click.argument("runs", nargs=-1, required=True, type=EXISTING)
+@click.argument("runs", nargs=-1, required=True, type=opt.EXISTING)
 @output_option
 def loss_by_noise_level(*, runs: Sequence[Path], output: Path) -> None:
     """Plot the validation loss of runs by noise level, and print the means.
@@ -263,7 +243,7 @@ def loss_by_noise_level(*, runs: Sequence[Path], output: Path) -> None:
 
 
 @command.command("quality")
-@click.argument("evaluations", nargs=-1, required=True, type=EXISTING)
+@click.argument("evaluations", nargs=-1, required=True, type=opt.EXISTING)
 @output_option
 @click.option("--metric", default="pesq_wb", show_default=True, metavar="NAME", help="Metric of the vertical axis.")
 def quality(*, evaluations: Sequence[Path], metric: str, output: Path) -> None:

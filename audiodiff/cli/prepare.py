@@ -8,12 +8,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from audiodiff.cli.options import Verb, expert_option, progress_bar, set_progress, workers_option
+from audiodiff.cli import options as opt
 
 if TYPE_CHECKING:
     from audiodiff.data.manifest import Scan
-
-LIST = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
 def _names(path: Path | None) -> list[str]:
@@ -27,19 +25,19 @@ def _scan(folder: Path, workers: int | None, *, bandwidth: bool) -> Scan:
     from audiodiff.data.parallel import default_workers
 
     workers = workers or default_workers()
-    with progress_bar(0) as bar:
-        show = partial(set_progress, bar)
+    with opt.progress_bar(0) as bar:
+        show = partial(opt.set_progress, bar)
         scan = scan_folder(folder, workers, show)
         return note_bandwidth(scan, workers, show) if bandwidth else scan
 
 
-@click.command("prepare", cls=Verb)
-@click.argument("folder", metavar="FOLDER", type=click.Path(exists=True, file_okay=False, path_type=Path))
-@click.argument("out_dir", metavar="OUT_DIR", type=click.Path(file_okay=False, path_type=Path))
+@click.command("prepare", cls=opt.Verb)
+@click.argument("folder", metavar="FOLDER", type=opt.EXISTING_FOLDER)
+@click.argument("out_dir", metavar="OUT_DIR", type=opt.FOLDER)
 @click.option(
     "--valid-fraction",
     metavar="FRACTION",
-    type=click.FloatRange(0, 1, max_open=True),
+    type=opt.FRACTION,
     default=0.05,
     show_default=True,
     help="Fraction of the recordings for validation.",
@@ -47,22 +45,22 @@ def _scan(folder: Path, workers: int | None, *, bandwidth: bool) -> Scan:
 @click.option(
     "--test-fraction",
     metavar="FRACTION",
-    type=click.FloatRange(0, 1, max_open=True),
+    type=opt.FRACTION,
     default=0.05,
     show_default=True,
     help="Fraction of the recordings for the test set.",
 )
 @click.option("--seed", metavar="N", type=int, default=0, show_default=True, help="Random seed of the split.")
-@expert_option("--valid-list", metavar="FILE", type=LIST, help="Names of the validation recordings.")
-@expert_option("--test-list", metavar="FILE", type=LIST, help="Names of the test recordings.")
-@expert_option("--bandwidth", is_flag=True, help="Measure the true bandwidth of each recording, and note it.")
-@expert_option(
+@opt.expert("--valid-list", metavar="FILE", type=opt.EXISTING_FILE, help="Names of the validation recordings.")
+@opt.expert("--test-list", metavar="FILE", type=opt.EXISTING_FILE, help="Names of the test recordings.")
+@opt.expert("--bandwidth", is_flag=True, help="Measure the true bandwidth of each recording, and note it.")
+@opt.expert(
     "--shards",
     metavar="N",
-    type=click.IntRange(min=1),
+    type=opt.COUNT,
     help="Also pack the training set into N WebDataset shards and OUT_DIR/train.shards.json.",
 )
-@workers_option
+@opt.workers
 def command(
     *,
     folder: Path,

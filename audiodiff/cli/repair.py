@@ -8,21 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from audiodiff.cli.options import (
-    REVERSE,
-    Verb,
-    arrow,
-    changes,
-    expert_option,
-    file_arguments,
-    model_option,
-    plan,
-    progress_bar,
-    report_failures,
-    resample_option,
-    synthesis_options,
-    warnings_logged,
-)
+from audiodiff.cli import options as opt
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -61,8 +47,8 @@ def _read_level(_context: click.Context, _parameter: click.Parameter, value: str
     return level
 
 
-@click.command("repair", cls=Verb)
-@file_arguments
+@click.command("repair", cls=opt.Verb)
+@opt.files
 @click.option(
     "--gap",
     "gaps",
@@ -81,55 +67,47 @@ def _read_level(_context: click.Context, _parameter: click.Parameter, value: str
 )
 @click.option("--denoise", type=float, metavar="SNR_DB", help="Remove white noise of this signal-to-noise ratio.")
 @click.option(
-    "--extend",
-    type=click.FloatRange(min=0, min_open=True),
-    metavar="HZ",
-    help="Extend the bandwidth of a recording that ends at this frequency.",
+    "--extend", type=opt.POSITIVE, metavar="HZ", help="Extend the bandwidth of a recording that ends at this frequency."
 )
-@model_option
-@resample_option
-@expert_option("--label", metavar="NAME", help="Class of the recordings, for a model with labels.")
-@expert_option("--speaker", metavar="NAME", help="Speaker, for a model with speakers.")
-@expert_option(
+@opt.model
+@opt.resample
+@opt.expert("--label", metavar="NAME", help="Class of the recordings, for a model with labels.")
+@opt.expert("--speaker", metavar="NAME", help="Speaker, for a model with speakers.")
+@opt.expert(
     "--start",
     type=click.Choice(["baseline", "griffin-lim", "noise"]),
     default="baseline",
     show_default=True,
     help="What is diffused: a repair without a model, its mel inverted by Griffin-Lim (for long gaps), or nothing.",
 )
-@expert_option(
+@opt.expert(
     "--start-log-snr",
     type=float,
     metavar="LOG_SNR",
     help="Log-SNR of the first step; lower changes more.  [default: 0 for gaps, else 4]",
 )
-@expert_option(
+@opt.expert(
     "--rounds",
-    type=click.IntRange(min=1),
+    type=opt.COUNT,
     metavar="N",
     help="Times each step is taken (RePaint); more fit gaps better.  [default: 2 for gaps, else 1]",
 )
-@expert_option(
+@opt.expert(
     "--dps",
     "dps_strength",
-    type=click.FloatRange(min=0),
+    type=opt.NOT_NEGATIVE,
     default=0.0,
     show_default=True,
     metavar="SCALE",
     help="Diffusion posterior sampling: step size of the gradient, at twice the cost; 0.1 to 0.3 against seams.",
 )
-@expert_option(
-    "--replace/--no-replace",
-    default=True,
-    show_default=True,
-    help="Put what is known back at every step.",
-)
-@expert_option(
+@opt.expert("--replace/--no-replace", default=True, show_default=True, help="Put what is known back at every step.")
+@opt.expert(
     "--degrade",
     is_flag=True,
     help="INPUTS are clean: degrade them first, write degraded/, baseline/ and repaired/ into PATH, and score them.",
 )
-@synthesis_options
+@opt.synthesis
 def command(*, inputs: tuple[Path, ...], output: Path, overwrite: bool, degrade: bool, **options: Any) -> None:
     """Restore damaged recordings with a model that was not trained to.
 
@@ -147,12 +125,12 @@ def command(*, inputs: tuple[Path, ...], output: Path, overwrite: bool, degrade:
         raise click.UsageError("--degrade needs the level to clip at: --declip LEVEL.")
     if degrade and output.suffix.lower() in (".wav", ".flac"):
         raise click.UsageError(f"--degrade writes several files of each recording; --output {output} must be a folder.")
-    jobs, pending = plan(inputs, output / "repaired" if degrade else output, overwrite=overwrite)
+    jobs, pending = opt.plan(inputs, output / "repaired" if degrade else output, overwrite=overwrite)
     mels = [job.source for job in jobs if job.is_mel]
     if mels:
         raise click.UsageError(f"{mels[0]} is a mel; only recordings can be repaired.")
     failures = _repair(pending, output if degrade else None, **options) if pending else []
-    report_failures(len(jobs), len(jobs) - len(pending), failures)
+    opt.report_failures(len(jobs), len(jobs) - len(pending), failures)
 
 
 def _repair(
@@ -162,8 +140,8 @@ def _repair(
     from audiodiff.pipelines.repair_files import load_pipeline, repair_files
 
     failures = []
-    how = _options(try_folder, changes(**options))
-    with warnings_logged(), progress_bar(len(jobs)) as bar:
+    how = _options(try_folder, opt.changes(**options))
+    with opt.warnings_logged(), opt.progress_bar(len(jobs)) as bar:
         for result in repair_files(load_pipeline(model, device, dtype), jobs, how):
             bar.update(1)
             if result.error is not None:
@@ -171,7 +149,7 @@ def _repair(
                 continue
             scores = [f"  {name} SNR {snr:.2f} dB, LSD {lsd:.2f} dB" for name, (snr, lsd) in result.scores.items()]
             with bar.external_write_mode():
-                click.echo(arrow(result.job) + "".join(scores))
+                click.echo(opt.arrow(result.job) + "".join(scores))
     return failures
 
 
@@ -184,12 +162,12 @@ def _options(try_folder: Path | None, options: dict[str, Any]) -> RepairOptions:
         {name: options[name] for name in names if name in options}
         for names in (
             ("start", "dps_strength", "rounds"),
-            (*REVERSE, "start_log_snr"),
+            (*opt.REVERSE, "start_log_snr"),
             ("label", "speaker", "seed", "resample"),
         )
     )
     config = RepairConfig(replace=options["replace"], **repairing)
-    return RepairOptions(_degradation(options), config, changes(**synthesis), try_folder=try_folder, **own)
+    return RepairOptions(_degradation(options), config, opt.changes(**synthesis), try_folder=try_folder, **own)
 
 
 def _degradation(options: dict[str, Any]) -> Callable[[Tensor, int], Degradation]:

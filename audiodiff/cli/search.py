@@ -8,20 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from audiodiff.cli.options import (
-    VerbGroup,
-    changes,
-    device_option,
-    dtype_option,
-    expert_option,
-    progress_bar,
-    resample_option,
-    sampler_option,
-    settings_option,
-    start_option,
-    study_options,
-    warnings_logged,
-)
+from audiodiff.cli import options as opt
 
 if TYPE_CHECKING:
     from audiodiff.search.judge import Judge
@@ -30,7 +17,7 @@ if TYPE_CHECKING:
     from audiodiff.search.schedule import Found
 
 
-@click.group("search", cls=VerbGroup)
+@click.group("search", cls=opt.VerbGroup)
 def command() -> None:
     """Search the noise levels of few steps, or the embedding of the noise level.
 
@@ -60,42 +47,32 @@ def parse_counts(_context: click.Context, _parameter: click.Parameter, value: st
 @click.option(
     "--steps", callback=parse_counts, default="4", show_default=True, metavar="N|N-N", help="Numbers of steps."
 )
-@study_options
+@opt.study
 @click.option(
     "--output",
     "-o",
-    type=click.Path(file_okay=False, path_type=Path),
+    type=opt.FOLDER,
     metavar="DIR",
     help="Folder for a copy of the model with the levels.  [default: MODEL itself gets them]",
 )
-@resample_option
-@expert_option(
+@opt.resample
+@opt.expert(
     "--method",
     type=click.Choice(["grid", "random", "coordinate"]),
     default="coordinate",
     show_default=True,
     help="grid and random search all levels; coordinate takes a coarse grid of ends, then one level at a time.",
 )
-@expert_option(
+@opt.expert(
     "--trials", type=click.IntRange(min=2), default=60, show_default=True, metavar="N", help="For each number of steps."
 )
-@expert_option("--metric", metavar="NAME", help="Metric to optimise.  [default: PESQ-WB if installed, else M-STFT]")
-@expert_option(
-    "--seconds",
-    type=click.FloatRange(min=0, min_open=True),
-    metavar="SECONDS",
-    help="Use the beginning of each recording only.",
-)
-@sampler_option
-@start_option
-@expert_option(
-    "--picture",
-    type=click.Path(dir_okay=False, path_type=Path),
-    metavar="FILE",
-    help="Plot the score against steps and real-time factor.",
-)
-@device_option
-@dtype_option
+@opt.expert("--metric", metavar="NAME", help="Metric to optimise.  [default: PESQ-WB if installed, else M-STFT]")
+@opt.expert("--seconds", type=opt.POSITIVE, metavar="SECONDS", help="Use the beginning of each recording only.")
+@opt.sampler
+@opt.start
+@opt.expert("--picture", type=opt.FILE, metavar="FILE", help="Plot the score against steps and real-time factor.")
+@opt.device
+@opt.dtype
 def schedule(
     *, model: str, steps: tuple[int, ...], output: Path | None, picture: Path | None, study: Path, **options: Any
 ) -> None:
@@ -109,12 +86,12 @@ def schedule(
 
     folder, target = _folders(model, output)
     wanted = {name: options.pop(name) for name in ("method", "trials")}
-    with warnings_logged():
+    with opt.warnings_logged():
         judge, words = _judge(folder, **options)
         trials = Study(study, judge.subject(folder))
         found: dict[int, Found] = {}
         best: Levels = ()
-        with progress_bar(len(steps) * wanted["trials"]) as bar:
+        with opt.progress_bar(len(steps) * wanted["trials"]) as bar:
             for number, n in enumerate(steps):
                 more = [_stretched(best, n)] if best else []
                 found[n] = search_levels(judge, Wanted(n, seed=options["seed"], **wanted), trials, more, bar.update)
@@ -167,7 +144,7 @@ def _judge(
     clips = read_clips(open_source(data), vocoder.sample_rate, seconds=seconds, resample=resample)
     length = sum(clip.audio.shape[-1] for clip in clips) / vocoder.sample_rate
     words = f"{len(clips)} recordings, {length:.0f} s, of {Path(data).name}"
-    return Judge(vocoder, clips, metric, changes(**wanted), seed), words
+    return Judge(vocoder, clips, metric, opt.changes(**wanted), seed), words
 
 
 def _stretched(levels: tuple[float, ...], steps: int) -> tuple[float, ...]:
@@ -212,32 +189,28 @@ def _draw(found: Mapping[int, Found], judge: Judge, picture: Path) -> None:
 
 
 @command.command("rbf")
-@click.argument("conf", metavar="CONF.yaml", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@study_options
+@click.argument("conf", metavar="CONF.yaml", type=opt.EXISTING_FILE)
+@opt.study
 @click.option(
     "--output",
     "-o",
     required=True,
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=opt.FILE,
     metavar="FILE.yaml",
     help="Write the configuration with the best embedding here.",
 )
 @click.option("--data", metavar="FOLDER|MANIFEST|SHARDS", help="Training data, instead of data.train of the file.")
-@settings_option("training.batch_size=8")
-@expert_option(
+@opt.settings("training.batch_size=8")
+@opt.expert(
     "--method",
     type=click.Choice(["grid", "random", "gradient"]),
     default="random",
     show_default=True,
     help="grid and random draw configurations; gradient trains centres and spreads once and prints them.",
 )
-@expert_option(
-    "--trials", type=click.IntRange(min=1), default=20, show_default=True, metavar="N", help="Runs of grid or random."
-)
-@expert_option(
-    "--trial-steps", type=click.IntRange(min=1), default=300, show_default=True, metavar="N", help="Steps of each run."
-)
-@expert_option("--over", multiple=True, metavar="FIELD", help="Search only this field; may be repeated.")
+@opt.expert("--trials", type=opt.COUNT, default=20, show_default=True, metavar="N", help="Runs of grid or random.")
+@opt.expert("--trial-steps", type=opt.COUNT, default=300, show_default=True, metavar="N", help="Steps of each run.")
+@opt.expert("--over", multiple=True, metavar="FIELD", help="Search only this field; may be repeated.")
 def rbf(
     *, conf: Path, data: str | None, study: Path, output: Path, settings: dict[str, object], over: Any, **options: Any
 ) -> None:
@@ -260,7 +233,7 @@ def rbf(
     config = load_run_config(conf, settings | ({"data.train": data} if data else {}))
     steps, trials = options["trial_steps"], 1 if options["method"] == "gradient" else options["trials"]
     wanted = Wanted(config, options["method"], trials, steps, options["seed"], over or tuple(names))
-    with progress_bar(trials * steps) as bar:
+    with opt.progress_bar(trials * steps) as bar:
         found = search_rbf(wanted, study, lambda: bar.update(1))
     document = with_embedding(config, found.embedding).model_dump(mode="json")
     head = f"# audiodiff search rbf --method {wanted.method}: validation loss {found.loss:.5f} after {steps} steps\n"

@@ -7,36 +7,36 @@ from pathlib import Path
 
 import click
 
-from audiodiff.cli.options import Verb, expert_option, settings_option
+from audiodiff.cli import options as opt
 
 
-@click.command("train", cls=Verb)
-@click.argument("conf", metavar="CONF.yaml", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.command("train", cls=opt.Verb)
+@click.argument("conf", metavar="CONF.yaml", type=opt.EXISTING_FILE)
 @click.option("--data", metavar="FOLDER|MANIFEST|SHARDS", help="Training data, instead of data.train of the file.")
 @click.option(
     "--run",
     "--run-dir",
     "run_dir",
     metavar="DIR",
-    type=click.Path(file_okay=False, path_type=Path),
+    type=opt.FOLDER,
     help="Folder for checkpoints, logs and the best model.  [default: exp/CONF]",
 )
 @click.option(
     "--minutes",
     metavar="MINUTES",
-    type=click.FloatRange(min=0, min_open=True),
+    type=opt.POSITIVE,
     help="End after this time, and let the learning rate follow it: training.minutes of the file.",
 )
-@settings_option("training.steps=20000")
+@opt.settings("training.steps=20000")
 @click.option("--dry-run", is_flag=True, help="Take three steps, print the cost of the run, and write nothing.")
-@expert_option(
+@opt.expert(
     "--resume",
     metavar="auto|never|PATH",
     default="auto",
     show_default=True,
     help="auto resumes from the newest checkpoint in DIR, if any; PATH is a checkpoint or another run.",
 )
-@expert_option(
+@opt.expert(
     "--keep-curve", is_flag=True, help="Store the validation losses as CONF.curve.json, to compare later runs with."
 )
 def command(

@@ -10,22 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from audiodiff.cli.options import (
-    VOCODING,
-    Verb,
-    arrow,
-    changes,
-    expert_option,
-    file_arguments,
-    model_option,
-    plan,
-    progress_bar,
-    report_failures,
-    resample_option,
-    start_options,
-    synthesis_options,
-    warnings_logged,
-)
+from audiodiff.cli import options as opt
 
 if TYPE_CHECKING:
     from audiodiff.engine.choose import Dtype
@@ -36,43 +21,38 @@ SHOWN_SCORES = ("pesq_wb", "estoi", "distillmos", "m_stft", "log_mel")
 BATCH_SIZE_ON_RAY = 16
 
 
-@click.command("vocode", cls=Verb)
-@file_arguments
-@model_option
-@resample_option
+@click.command("vocode", cls=opt.Verb)
+@opt.files
+@opt.model
+@opt.resample
 @click.option("--score", is_flag=True, help="Score each output against its recording.")
-@expert_option("--picture", is_flag=True, help="Draw input and output (their first channel) into a .png beside it.")
-@expert_option(
+@opt.expert("--picture", is_flag=True, help="Draw input and output (their first channel) into a .png beside it.")
+@opt.expert(
     "--batch-size",
-    type=click.IntRange(min=1),
+    type=opt.COUNT,
     metavar="CLIPS",
     help="Clips of equal length synthesised together; changes the speed only.  [default: 1; on Ray 16]",
 )
-@expert_option(
+@opt.expert(
     "--chunk",
     "chunk_seconds",
-    type=click.FloatRange(min=0, min_open=True),
+    type=opt.POSITIVE,
     metavar="SECONDS",
     help="Length of the chunks that long audio is made in; changes memory and speed, not the result.",
 )
-@expert_option(
+@opt.expert(
     "--rtf",
-    type=click.FloatRange(min=0, min_open=True),
+    type=opt.POSITIVE,
     metavar="FACTOR",
     help="Keep this real-time factor: take fewer steps or a faster dtype if a short trial says so.",
 )
-@expert_option(
-    "--ray", metavar="ADDRESS|local", help="Vocode on all machines of a Ray cluster, or with Ray on this one."
+@opt.expert("--ray", metavar="ADDRESS|local", help="Vocode on all machines of a Ray cluster, or with Ray on this one.")
+@opt.expert(
+    "--processes", type=opt.COUNT, metavar="N", help="With --ray: processes, each with the model.  [default: 1]"
 )
-@expert_option(
-    "--processes",
-    type=click.IntRange(min=1),
-    metavar="N",
-    help="With --ray: processes, each with the model.  [default: 1]",
-)
-@expert_option("--gpus", type=click.FloatRange(min=0), metavar="N", help="With --ray: GPUs per process, such as 0.5.")
-@synthesis_options
-@start_options
+@opt.expert("--gpus", type=opt.NOT_NEGATIVE, metavar="N", help="With --ray: GPUs per process, such as 0.5.")
+@opt.synthesis
+@opt.initialisation
 def command(*, inputs: tuple[Path, ...], output: Path, overwrite: bool, ray: str | None, **options: Any) -> None:
     """Turn recordings or mel spectrograms into audio.
 
@@ -85,18 +65,18 @@ def command(*, inputs: tuple[Path, ...], output: Path, overwrite: bool, ray: str
     """
     if ray is not None:
         inputs, output = tuple(path.absolute() for path in inputs), output.absolute()
-    jobs, pending = plan(inputs, output, overwrite=overwrite)
+    jobs, pending = opt.plan(inputs, output, overwrite=overwrite)
     mels = [job.source for job in jobs if job.is_mel]
     if options["picture"] and mels:
         raise click.UsageError(f"--picture compares with a recording, and {mels[0]} is a mel. Leave --picture out.")
     failures = _vocode(pending, ray, **options) if pending else []
-    report_failures(len(jobs), len(jobs) - len(pending), failures)
+    opt.report_failures(len(jobs), len(jobs) - len(pending), failures)
 
 
 def _vocode(jobs: Sequence[Job], ray: str | None, **options: Any) -> list[str]:
     """Vocode, print a line per result, and return the reasons of those that failed."""
     failures, scored = [], []
-    with warnings_logged(), progress_bar(len(jobs)) as bar:
+    with opt.warnings_logged(), opt.progress_bar(len(jobs)) as bar:
         results = _on_ray(jobs, ray, bar.update, **options) if ray else _here(jobs, bar.update, **options)
         for result in results:
             if result.error is not None:
@@ -104,7 +84,7 @@ def _vocode(jobs: Sequence[Job], ray: str | None, **options: Any) -> list[str]:
                 continue
             scored += [result.scores] if result.scores else []
             with bar.external_write_mode():
-                click.echo(f"{arrow(result.job)}  {_figures(result, score=options['score'])}")
+                click.echo(f"{opt.arrow(result.job)}  {_figures(result, score=options['score'])}")
     if len(scored) > 1:
         means = {name: sum(scores[name] for scores in scored) / len(scored) for name in scored[0]}
         click.echo(f"mean of {len(scored)}  {_scores(means)}")
@@ -149,7 +129,7 @@ def _on_ray(
 def _options(default_batch_size: int, **options: Any) -> VocodeOptions:
     from audiodiff.pipelines.vocode_files import VocodeOptions
 
-    settings = changes(**{name: options.pop(name) for name in VOCODING})
+    settings = opt.changes(**{name: options.pop(name) for name in opt.VOCODING})
     if options["score"] and not (find_spec("pesq") and find_spec("pystoi")):
         click.echo("PESQ-WB and ESTOI are left out: they need `pip install 'audiodiff[eval]'`", err=True)
     options["batch_size"] = options["batch_size"] or default_batch_size
