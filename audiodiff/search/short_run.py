@@ -13,7 +13,7 @@ from audiodiff.errors import TrainingError
 from audiodiff.networks.build import Network
 from audiodiff.networks.embeddings import RadialBasis
 from audiodiff.training.distributed import init_distributed
-from audiodiff.training.initialisation import begin
+from audiodiff.training.initialisation import initialise
 from audiodiff.training.validation import Validator
 
 _WARMUP_SHARE = 0.1
@@ -55,7 +55,7 @@ def short_run(config: RunConfig, steps: int, on_step: Callable[[], object] = lam
     corpus = open_corpus(config)
     stream = corpus.training
     with init_distributed(training.device) as distributed:
-        state = begin(config, stream, distributed)
+        state = initialise(config, stream, distributed)
         before = _basis(state.ema).spread.detach().clone()
         batches = stream.batches(0, training.batch_size, config.data.workers, replica=distributed.replica)
         for _ in range(steps):

@@ -18,7 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from audiodiff.config import RunConfig
 from audiodiff.data.corpus import CropStream, open_corpus
 from audiodiff.training.distributed import init_distributed
-from audiodiff.training.initialisation import begin
+from audiodiff.training.initialisation import initialise
 from audiodiff.training.state import TrainState
 
 MEASURED_STEPS = 3
@@ -70,7 +70,7 @@ def measure_cost(config: RunConfig) -> Cost:
     """
     with init_distributed(config.training.device) as distributed:
         stream = open_corpus(config, distributed.device).training
-        state = begin(config, stream, distributed)
+        state = initialise(config, stream, distributed)
         step_seconds, waiting_fraction, saved, peak = _measure_steps(state, config, stream)
         operations = _count_operations(state, stream)
     weights = _bytes(state.ema.state_dict())
@@ -145,7 +145,7 @@ def _count_operations(state: TrainState, stream: CropStream) -> int:
     counter = FlopCounterMode(display=False)
     with torch.no_grad(), counter:
         condition = None if prepared.mel is None else state.ema.encode(prepared.mel)
-        state.ema(prepared.clean, log_snr, condition, state.ema.embed(prepared.given))
+        state.ema(prepared.clean, log_snr, condition, state.ema.embed(prepared.global_conditions))
     return counter.get_total_flops()
 
 

@@ -49,7 +49,7 @@ class FewStepLoss:
 
         def predict_noise(x: Tensor, log_snr: Tensor) -> Tensor:
             with torch.autocast(x.device.type, dtype=torch.bfloat16, enabled=self._bf16):
-                output = predict(x, log_snr, mel, batch.given)
+                output = predict(x, log_snr, mel, batch.global_conditions)
             return answer_from(output.float(), x, log_snr, self._config.diffusion)
 
         return self._vocoder.synthesise(mel, seeds, predictor=predict_noise, settings=settings)[:, 0]

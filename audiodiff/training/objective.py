@@ -1,4 +1,4 @@
-"""What training minimises: from a batch of audio to one loss per clip, and the randomness of a step."""
+"""The training loss: from a batch of crops to one loss per clip."""
 
 from __future__ import annotations
 
@@ -6,51 +6,48 @@ import math
 from collections.abc import Callable
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from audiodiff.audio.mel import MelSpectrogram, align_to_blocks
 from audiodiff.audio.whitening import Whitening
-from audiodiff.config import DiffusionConfig, MelConfig, ModelConfig
+from audiodiff.config import MelConfig, ModelConfig, TrainingConfig
 from audiodiff.data.crops import Example, context_blocks
-from audiodiff.data.dataset import SINGLE_PROCESS, Replica
 from audiodiff.diffusion.likelihood import noise_error, variance_loss
-from audiodiff.diffusion.process import diffuse, sample_log_snr, training_target, weighted_mse
+from audiodiff.diffusion.process import Target, diffuse, min_snr_weight, training_target, weighted_mse
 from audiodiff.diffusion.variance import split_answer
 from audiodiff.networks.build import Network
 from audiodiff.networks.given import Conditions
-from audiodiff.training.weighting import Weighting
 
 Predict = Callable[[Tensor, Tensor, Tensor | None, Conditions | None], Tensor]
-"""(x `(batch, 1, time)`, log_snr `(batch,)`, mel or None, what is given or None) -> prediction of the shape of x."""
+"""(x `(batch, 1, time)`, log_snr `(batch,)`, mel or None, global conditions or None) -> prediction shaped like x."""
 
 MelNoise = Callable[[Tensor, MelConfig], Tensor]
 """(mel `(batch, n_mels, frames)`, its convention) -> a noisy mel of that shape."""
 
 
 class Batch(NamedTuple):
-    """A batch as the network meets it, on its device.
+    """What the network is trained on in one step, on its device.
 
     Attributes:
         clean: Whitened audio `(batch, 1, time)`.
         mel: One frame per block `(batch, n_mels, n_blocks)`, or None for a model without.
-        given: Class, speaker and vector of each clip as far as the model takes them, or None for a model without.
+        global_conditions: Class, speaker and vector of each clip as far as the model takes them, or None.
         bandwidth: Hz `(batch,)`, or None where every clip is full band.
     """
 
     clean: Tensor
     mel: Tensor | None
-    given: Conditions | None
+    global_conditions: Conditions | None
     bandwidth: Tensor | None
 
 
 def predict_with(network: Network) -> Predict:
-    """Return the whole forward pass of a network, condition included, as one function."""
+    """Return the whole forward pass of a network, conditions included, as one function."""
 
-    def predict(x: Tensor, log_snr: Tensor, mel: Tensor | None, given: Conditions | None) -> Tensor:
+    def predict(x: Tensor, log_snr: Tensor, mel: Tensor | None, global_conditions: Conditions | None) -> Tensor:
         condition = None if mel is None else network.encode(mel)
-        predicted: Tensor = network(x, log_snr, condition, network.embed(given))
+        predicted: Tensor = network(x, log_snr, condition, network.embed(global_conditions))
         return predicted
 
     return predict
@@ -74,19 +71,19 @@ class Objective:
         self._whitening = Whitening(config.whitening, config.mel).to(device)
 
     @torch.no_grad()
-    def prepare(self, batch: Example, noise_on_mel: MelNoise | None = None) -> Batch:
-        """Move a batch to the device, compute its mels and whiten it.
+    def prepare(self, examples: Example, noise_on_mel: MelNoise | None = None) -> Batch:
+        """Move examples to the device, compute their mels and whiten them.
 
         Args:
-            batch: Audio `(batch, 1, context + time + context)`, label, bandwidth and speaker `(batch,)`, and vector, as
-                they come from the data.
+            examples: Audio `(batch, 1, context + time + context)`, label, bandwidth and speaker `(batch,)`, and
+                vector, as they come from the data.
             noise_on_mel: Noise for the mels, by which the audio is whitened too, as in synthesis.
 
         Returns:
             The batch as the network meets it, without context.
         """
-        limited = bool(batch.bandwidth.isfinite().any())  # asked here, where it costs no wait for a GPU
-        audio, label, bandwidth, speaker, vector = (field.to(self.device, non_blocking=True) for field in batch)
+        limited = bool(examples.bandwidth.isfinite().any())  # asked here, where it costs no wait for a GPU
+        audio, label, bandwidth, speaker, vector = (field.to(self.device, non_blocking=True) for field in examples)
         mel = None
         if self._spectrogram is not None and self.config.mel is not None:
             n_blocks = audio.shape[-1] // self.config.mel.hop_length
@@ -97,25 +94,7 @@ class Objective:
         if mel is not None and self._context:
             clean = clean.unflatten(-1, (mel.shape[-1], -1))[..., self._context : -self._context, :].flatten(-2)
             mel = mel[..., self._context : -self._context]
-        return Batch(clean, mel, self._given(label, speaker, vector), bandwidth if limited else None)
-
-    def _given(self, label: Tensor, speaker: Tensor, vector: Tensor) -> Conditions | None:
-        """Return what the model takes of this."""
-        config = self.config
-        given = Conditions(
-            label if config.labels else None,
-            speaker if config.speakers else None,
-            vector if config.vector_width else None,
-        )
-        return given if any(part is not None for part in given) else None
-
-    def autocast(self) -> torch.autocast:
-        """Return what the network runs under."""
-        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.bf16)
-
-    def log_scale(self, batch: Batch) -> Tensor:
-        """Return the mean logarithm of what whitening multiplied a batch by, block by block; see `Whitening`."""
-        return self._whitening.log_scale(batch.mel)
+        return Batch(clean, mel, self._global_conditions(label, speaker, vector), bandwidth if limited else None)
 
     def loss(
         self,
@@ -123,7 +102,7 @@ class Objective:
         batch: Batch,
         log_snr: Tensor,
         noise: Tensor,
-        weighting: Weighting | None = None,
+        weighting: LossWeighting | None = None,
     ) -> Tensor:
         """Return the mean squared error of each clip at given noise levels, with a learned variance its loss added.
 
@@ -139,14 +118,14 @@ class Objective:
         """
         x = diffuse(batch.clean, noise, log_snr)
         with self.autocast():
-            prediction, variance = split_answer(predict(x, log_snr, batch.mel, batch.given), x)
+            prediction, variance = split_answer(predict(x, log_snr, batch.mel, batch.global_conditions), x)
         target = training_target(batch.clean, noise, log_snr, self.config.diffusion.target)
         loss = self._mse(prediction, target, batch.bandwidth, log_snr, weighting)
         if variance is None:
             return loss
         error = noise_error(prediction, x, noise, log_snr, self.config.diffusion).detach()
         if batch.bandwidth is not None:
-            error = in_band(error, batch.bandwidth, self.config.sample_rate)
+            error = band_limited(error, batch.bandwidth, self.config.sample_rate)
         return loss + variance_loss(variance, error, log_snr, self.config.diffusion)
 
     def _mse(
@@ -155,15 +134,33 @@ class Objective:
         target: Tensor,
         bandwidth: Tensor | None,
         log_snr: Tensor,
-        weighting: Weighting | None,
+        weighting: LossWeighting | None,
     ) -> Tensor:
-        weight = None if weighting is None else weighting.of_levels(log_snr)
-        by_frequency = weighting.of_frequencies if weighting is not None and weighting.by_frequency else None
+        weight = None if weighting is None else weighting.by_noise_level(log_snr)
+        by_frequency = None if weighting is None else weighting.by_frequency
         if bandwidth is None and by_frequency is None:
             return weighted_mse(prediction, target, weight)
         bandwidth = torch.full_like(log_snr, math.inf) if bandwidth is None else bandwidth
         error = band_limited_mse(prediction, target, bandwidth, self.config.sample_rate, by_frequency)
         return error if weight is None else error * weight
+
+    def _global_conditions(self, label: Tensor, speaker: Tensor, vector: Tensor) -> Conditions | None:
+        """Return those that the model takes."""
+        config = self.config
+        conditions = Conditions(
+            label if config.labels else None,
+            speaker if config.speakers else None,
+            vector if config.vector_width else None,
+        )
+        return conditions if any(value is not None for value in conditions) else None
+
+    def autocast(self) -> torch.autocast:
+        """Return what the network runs under."""
+        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.bf16)
+
+    def log_scale(self, batch: Batch) -> Tensor:
+        """Return the mean logarithm of what whitening multiplied a batch by, block by block; see `Whitening`."""
+        return self._whitening.log_scale(batch.mel)
 
 
 def band_limited_mse(
@@ -202,7 +199,7 @@ def band_limited_mse(
     return error
 
 
-def in_band(error: Tensor, bandwidth: Tensor, sample_rate: int) -> Tensor:
+def band_limited(error: Tensor, bandwidth: Tensor, sample_rate: int) -> Tensor:
     """Return what an error is below a frequency, scaled such that a white error keeps its power.
 
     Arguments as in `band_limited_mse`; the result is of the shape of `error`.
@@ -214,70 +211,36 @@ def in_band(error: Tensor, bandwidth: Tensor, sample_rate: int) -> Tensor:
     return limited
 
 
-def draw(
-    batch: Batch, config: DiffusionConfig, seed: int, step: int, replica: Replica = SINGLE_PROCESS
-) -> tuple[Tensor, Tensor]:
-    """Draw the noise levels and the noise of a training step; (seed, step) alone decides them.
+class LossWeighting:
+    """Weights of the training loss: noise levels by their SNR, frequencies by how finely the ear resolves them.
+
+    Validation is never weighted, so its loss compares between runs whatever they were trained with.
 
     Args:
-        batch: Tells shape and device.
-        config: Range and distribution of the levels.
-        seed: The run's seed.
-        step: The step.
-        replica: Rank and world size. Everything is drawn for all processes, so that together they draw what one would
-            with a batch so many times as large.
+        config: `loss_weighting`, `min_snr_gamma` and `spectral_weighting`.
+        target: What the network predicts.
 
-    Returns:
-        Noise levels `(batch,)` and standard normal noise of the shape of the audio.
+    Attributes:
+        by_frequency: From frequencies in Hz to weights, of which only the proportions matter; None where all are alike.
     """
-    n_clips = len(batch.clean)
-    log_snr_seed, noise_seed = _seeds(seed, step, 1, 2)
-    log_snr = sample_log_snr(replica.world_size * n_clips, config, torch.Generator().manual_seed(log_snr_seed))
-    mine = slice(replica.rank * n_clips, (replica.rank + 1) * n_clips)
-    noise = _normal(batch.clean, noise_seed, replica)
-    return log_snr[mine].to(batch.clean.device, non_blocking=True), noise
+
+    def __init__(self, config: TrainingConfig, target: Target) -> None:
+        self._gamma = config.min_snr_gamma if config.loss_weighting == "min-snr" else None
+        self._target = target
+        exponent = config.spectral_weighting
+        self.by_frequency = (lambda frequency: auditory_bandwidth(frequency) ** -exponent) if exponent else None
+
+    def by_noise_level(self, log_snr: Tensor) -> Tensor | None:
+        """Return the weights of noise levels `(batch,)`, or None where all are alike."""
+        return None if self._gamma is None else min_snr_weight(log_snr, self._target, self._gamma)
 
 
-def draw_seeds(n_clips: int, seed: int, step: int, replica: Replica = SINGLE_PROCESS) -> list[int]:
-    """Draw a seed for the reverse process of each clip of a training step; (seed, step) alone decides them."""
-    seeds: list[int] = (
-        np.random.SeedSequence([seed % 2**64, step, 2]).generate_state(replica.world_size * n_clips).tolist()
-    )
-    return seeds[replica.rank * n_clips : (replica.rank + 1) * n_clips]
+def auditory_bandwidth(frequency: Tensor) -> Tensor:
+    """Return the equivalent rectangular bandwidth of the ear's filters, in Hz (Glasberg and Moore 1990).
 
-
-def mel_noise(deviation_db: float, seed: int, step: int, replica: Replica = SINGLE_PROCESS) -> MelNoise:
-    """Return what adds normal noise to the mels of a training step; (seed, step) alone decides it.
-
-    Args:
-        deviation_db: Standard deviation of the noise, in dB.
-        seed: The run's seed.
-        step: The step.
-        replica: As in `draw`.
-
-    Returns:
-        A function of mels `(batch, n_mels, frames)` and their convention; no value falls below the convention's floor.
+    Example:
+        >>> import torch
+        >>> auditory_bandwidth(torch.tensor([100.0, 1000.0, 10000.0])).round().tolist()
+        [35.0, 133.0, 1104.0]
     """
-    (noise_seed,) = _seeds(seed, step, 3, 1)
-
-    def add(mel: Tensor, config: MelConfig) -> Tensor:
-        natural = config.log == "natural"
-        per_db = config.multiplier * config.power * (math.log(10) if natural else 1.0) / 20
-        lowest = config.multiplier * (math.log if natural else math.log10)(config.floor) + config.offset
-        noisy = mel + deviation_db * per_db * _normal(mel, noise_seed, replica)
-        low, high = config.clip or (-math.inf, math.inf)
-        return noisy.clamp(max(low, lowest), high)
-
-    return add
-
-
-def _seeds(seed: int, step: int, purpose: int, count: int) -> list[int]:
-    seeds: list[int] = np.random.SeedSequence([seed % 2**64, step, purpose]).generate_state(count, np.uint64).tolist()
-    return seeds
-
-
-def _normal(like: Tensor, seed: int, replica: Replica) -> Tensor:
-    """Draw standard normal noise for the batches of all processes, and return this one's."""
-    shape = (replica.world_size * len(like), *like.shape[1:])
-    noise = torch.randn(shape, generator=torch.Generator(like.device).manual_seed(seed), device=like.device)
-    return noise[replica.rank * len(like) : (replica.rank + 1) * len(like)]
+    return 24.7 * (4.37e-3 * frequency + 1)

@@ -1,4 +1,4 @@
-"""A network that learns: what one training step does, and everything that must be kept to go on later."""
+"""The state of training and its step: the network, its EMA and the optimiser."""
 
 from __future__ import annotations
 
@@ -19,10 +19,9 @@ from audiodiff.networks.build import Network
 from audiodiff.networks.embeddings import radial_parameters
 from audiodiff.training.adversarial import AdversarialTraining
 from audiodiff.training.distributed import Distributed
-from audiodiff.training.dropout import drop_conditions
 from audiodiff.training.few_step import FewStepLoss
 from audiodiff.training.lora import describe_trainable, set_trainable
-from audiodiff.training.objective import Objective, draw, draw_seeds, mel_noise
+from audiodiff.training.objective import Batch, LossWeighting, Objective
 from audiodiff.training.optimiser import (
     checkpoint_layers,
     ema_decay,
@@ -31,7 +30,7 @@ from audiodiff.training.optimiser import (
     set_learning_rate,
     update_ema,
 )
-from audiodiff.training.weighting import Weighting
+from audiodiff.training.randomness import draw_noise, draw_seeds, drop_conditions, mel_noise
 
 _RENAMED = {"ends": "all_but_trunk"}
 """What checkpoints of older versions call `training.trained`."""
@@ -87,12 +86,22 @@ class StepResult:
 
 
 class _Pending(NamedTuple):
-    """Figures of a step, on their way from the device: loss, wish to stop, time used, norm of the gradient."""
+    """Figures of a step on their way from the device: loss, whether to stop, time used, norm of the gradient."""
 
     step: int
     learning_rate: float
     figures: Tensor
     arrival: torch.cuda.Event | None
+
+    @classmethod
+    def send(cls, step: int, learning_rate: float, figures: Tensor) -> _Pending:
+        """Begin to copy figures to the host, without waiting for them."""
+        if not figures.is_cuda:
+            return cls(step, learning_rate, figures, None)
+        figures = figures.to("cpu", non_blocking=True)
+        arrival = torch.cuda.Event()
+        arrival.record()
+        return cls(step, learning_rate, figures, arrival)
 
 
 class TrainState:
@@ -121,9 +130,7 @@ class TrainState:
         distributed: Distributed,
         mel_noise_db: float = 0.0,
     ) -> None:
-        dropout = max(
-            config.condition_dropout, training.condition_dropout
-        )  # a fine-tuning keeps what was learnt before
+        dropout = max(config.condition_dropout, training.condition_dropout)  # fine-tuning keeps what was learnt before
         self.config = config = config.model_copy(update={"condition_dropout": dropout})
         self.training = training
         self.distributed = distributed
@@ -132,7 +139,7 @@ class TrainState:
         set_trainable(self.network, training)
         self.ema = copy.deepcopy(ema).to(distributed.device).eval().requires_grad_(False)
         self.objective = Objective(config, distributed.device, bf16=training.precision == "bf16")
-        self._weighting = Weighting(training, config.diffusion.target)
+        self._weighting = LossWeighting(training, config.diffusion.target)
         wanted = training.few_step_weight > 0
         self.few_step = FewStepLoss(self.ema, config, bf16=self.objective.bf16) if wanted else None
         self.adversarial: AdversarialTraining | None = None
@@ -155,11 +162,11 @@ class TrainState:
         predict = distributed.wrap(self.network)
         self._predict = torch.compile(predict, dynamic=False) if training.compile else predict
 
-    def step(self, batch: Example, *, stop: bool = False, elapsed: float = 0.0) -> list[StepResult]:
+    def step(self, examples: Example, *, stop: bool = False, elapsed: float = 0.0) -> list[StepResult]:
         """Take one training step; where loss or gradient is not finite, the weights stay as they are.
 
         Args:
-            batch: What the data yields for this step.
+            examples: What the data yields for this step.
             stop: Whether this process wants to end the run; all learn of it.
             elapsed: Fraction of the run's time that is used; the learning rate follows that of an earlier step, where
                 all processes agree on it.
@@ -169,7 +176,7 @@ class TrainState:
         """
         self.optimiser.zero_grad(set_to_none=True)
         with parametrize.cached():  # adapters are merged once per step, however often the network is called
-            loss = self._loss(batch)
+            loss = self._loss(examples)
             loss.backward()
         norm = clip_grad_norm_(self.network.parameters(), self.training.gradient_clip)
         shared = torch.stack([loss.detach(), torch.full_like(norm, float(stop)), torch.full_like(norm, elapsed)])
@@ -179,35 +186,34 @@ class TrainState:
         self._update(figures.isfinite().all(), rate)
         self.progress.step += 1
         self._mid_step = False
-        arrival = None
-        if figures.is_cuda:
-            figures = figures.to("cpu", non_blocking=True)
-            arrival = torch.cuda.Event()
-            arrival.record()
-        self._pending.append(_Pending(self.progress.step, rate, figures, arrival))
+        self._pending.append(_Pending.send(self.progress.step, rate, figures))
         return self._read(self.lag)
 
-    def _loss(self, batch: Example) -> Tensor:
+    def _loss(self, examples: Example) -> Tensor:
         training, step, replica = self.training, self.progress.step, self.distributed.replica
         noise_on_mel = mel_noise(self._mel_noise_db, training.seed, step, replica) if self._mel_noise_db else None
-        prepared = self.objective.prepare(batch, noise_on_mel)
-        log_snr, noise = draw(prepared, self.config.diffusion, training.seed, step, replica)
-        met = drop_conditions(prepared, training.condition_dropout, self.config, training.seed, step, replica)
-        loss = self.objective.loss(self._predict, met, log_snr, noise, self._weighting).mean()
+        batch = self.objective.prepare(examples, noise_on_mel)
+        log_snr, noise = draw_noise(batch, self.config.diffusion, training.seed, step, replica)
+        partial = drop_conditions(batch, training.condition_dropout, self.config, training.seed, step, replica)
+        loss = self.objective.loss(self._predict, partial, log_snr, noise, self._weighting).mean()
         if self.few_step is not None:
-            seeds = draw_seeds(len(prepared.clean), training.seed, step, replica)
-            settings = self.few_step.draw_settings(training, step)
-            generated = self.few_step.generate(self._predict, prepared, seeds, settings)
-            reference = self.few_step.reference(prepared)
-            leaf = generated.detach().requires_grad_() if self.adversarial else generated
-            distance = training.few_step_weight * self.few_step.distance(leaf, reference, prepared.bandwidth).mean()
-            if self.adversarial is None:
-                return loss + distance
-            pull = self.adversarial.gradient(leaf, reference, distance, prepared.bandwidth)
-            self.adversarial.step(leaf, reference, prepared.bandwidth)
-            surrogate = (generated * pull).sum()  # whose gradient is the pull, and whose value means nothing
-            loss = loss + distance.detach() + surrogate - surrogate.detach()
+            loss = loss + self._few_step_loss(self.few_step, batch)
         return loss
+
+    def _few_step_loss(self, few_step: FewStepLoss, batch: Batch) -> Tensor:
+        """Return the weighted loss of the unrolled reverse process, with that of the discriminators in its gradient."""
+        training, step = self.training, self.progress.step
+        seeds = draw_seeds(len(batch.clean), training.seed, step, self.distributed.replica)
+        generated = few_step.generate(self._predict, batch, seeds, few_step.draw_settings(training, step))
+        reference = few_step.reference(batch)
+        leaf = generated.detach().requires_grad_() if self.adversarial else generated
+        distance = training.few_step_weight * few_step.distance(leaf, reference, batch.bandwidth).mean()
+        if self.adversarial is None:
+            return distance
+        gradient = self.adversarial.gradient(leaf, reference, distance, batch.bandwidth)
+        self.adversarial.step(leaf, reference, batch.bandwidth)
+        surrogate = (generated * gradient).sum()  # for its gradient only: its value is taken off again
+        return distance.detach() + surrogate - surrogate.detach()
 
     def _update(self, finite: Tensor, rate: float) -> None:
         """Move weights and EMA if `finite` is true; the host does not look."""

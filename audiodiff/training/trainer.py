@@ -17,12 +17,11 @@ from audiodiff.data.dataset import validation_crops
 from audiodiff.errors import AudiodiffError, TrainingError
 from audiodiff.training.bad_recordings import BadRecordings
 from audiodiff.training.callbacks import Callback, TrainEvent, progress, tensorboard
-from audiodiff.training.checkpoints import RunFolder
+from audiodiff.training.checkpoints import Checkpointer, RunFolder
 from audiodiff.training.distributed import init_distributed
-from audiodiff.training.initialisation import start
+from audiodiff.training.initialisation import resume_or_initialise
 from audiodiff.training.loss_curve import LossCurve, LossMonitor, LossPoint, check_terminal_snr
 from audiodiff.training.samples import choose_samples, make_clips
-from audiodiff.training.saving import Checkpointer
 from audiodiff.training.signals import StopSignal
 from audiodiff.training.state import StepResult, TrainState
 from audiodiff.training.time_budget import Clock, TimeBudget
@@ -98,7 +97,7 @@ def train(
         bad = BadRecordings(
             folder.bad_recordings, n_recordings, config.data.max_bad_fraction, write=distributed.is_main_process
         )
-        state = start(config, folder, resume, corpus.training, distributed, bad.note)
+        state = resume_or_initialise(config, folder, resume, corpus.training, distributed, bad.note)
         budget = TimeBudget(config.training.minutes, state.progress.seconds, clock, began)
         callbacks: list[Callback] = []
         if distributed.is_main_process:
@@ -211,7 +210,7 @@ class Trainer:
         except (AudiodiffError, OSError, RuntimeError):  # such as lost data, or a full GPU
             if self._state.distributed.is_main_process:
                 self._flush()
-                self._checkpointer.rescue()
+                self._checkpointer.save_after_error()
             raise
 
     def _batches(self) -> Generator[Example, None, None]:

@@ -13,8 +13,8 @@ from audiodiff.config import TrainingConfig
 from audiodiff.data.crops import Example
 from audiodiff.diffusion.noise import position_noise
 from audiodiff.networks.build import Network
-from audiodiff.training.bits import bits_per_sample
 from audiodiff.training.few_step import FewStepLoss
+from audiodiff.training.likelihood import bits_per_sample
 from audiodiff.training.objective import Batch, Objective, Predict, predict_with
 
 
@@ -26,7 +26,7 @@ class ValidationResult:
         loss: What training minimises: the mean over all noise levels, plus the weighted few-step loss where it is used.
         by_level: Log-SNR to the mean denoising loss there.
         few_step: The few-step loss, where training uses it.
-        bits: Variational bound in bits per sample, where it is wanted; see `audiodiff.training.bits`.
+        bits: Variational bound in bits per sample, where it is wanted; see `audiodiff.training.likelihood`.
     """
 
     loss: float

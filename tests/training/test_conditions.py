@@ -13,7 +13,7 @@ from audiodiff.data.corpus import open_corpus
 from audiodiff.data.dataset import validation_crops
 from audiodiff.data.manifest import scan_folder, write_manifest
 from audiodiff.training.distributed import Distributed
-from audiodiff.training.initialisation import begin
+from audiodiff.training.initialisation import initialise
 from audiodiff.training.samples import choose_samples, make_clips
 from audiodiff.training.validation import Validator
 
@@ -61,8 +61,8 @@ def config(tmp_path_factory):
 def trained(config):
     corpus, distributed = open_corpus(config), Distributed(torch.device("cpu"))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("audiodiff.training.calibration.CALIBRATION_CROPS", 48)
-        state = begin(config, corpus.training, distributed)
+        patch.setattr("audiodiff.training.initialisation.STATISTICS_CROPS", 48)
+        state = initialise(config, corpus.training, distributed)
     batches = list(islice(corpus.training.batches(0, config.training.batch_size), 6))
     for step in range(config.training.steps):
         state.step(batches[step % len(batches)])
@@ -99,8 +99,8 @@ def test_samples_follow_their_recordings(trained, monkeypatch):
         monkeypatch.setattr(f"audiodiff.training.samples.{drawing}", lambda *_: np.zeros((2, 2, 3), np.uint8))
     state, corpus = trained
     samples = choose_samples(corpus.validation, corpus.training.reader, 16)
-    assert [sample.told["speaker"] for sample in samples] == [corpus.validation[i].speaker for i in (0, 2, 5)]
-    turned = [sample._replace(told=sample.told | {"speaker": None}) for sample in samples]
+    assert [sample.conditions["speaker"] for sample in samples] == [corpus.validation[i].speaker for i in (0, 2, 5)]
+    turned = [sample._replace(conditions=sample.conditions | {"speaker": None}) for sample in samples]
     clips, others = (make_clips(state.ema, state.config, chosen) for chosen in (samples, turned))
     assert len(clips) == 3
     assert not any(torch.equal(a.generated, b.generated) for a, b in zip(clips, others, strict=True))

@@ -12,7 +12,7 @@ from audiodiff.errors import ConfigError, ModelError, TrainingError
 from audiodiff.networks.build import build_network
 from audiodiff.training.checkpoints import RunFolder
 from audiodiff.training.distributed import Distributed, init_distributed
-from audiodiff.training.initialisation import begin, start
+from audiodiff.training.initialisation import initialise, resume_or_initialise
 
 DISTRIBUTED = Distributed(torch.device("cpu"))
 
@@ -32,7 +32,7 @@ def folder(tmp_path):
 @pytest.fixture
 def saved(folder, tiny_run_config, dataset):
     """A run folder with a checkpoint of step 3."""
-    state = begin(tiny_run_config, dataset, DISTRIBUTED)
+    state = initialise(tiny_run_config, dataset, DISTRIBUTED)
     state.progress.step = 3
     folder.save(3, state.state_dict(), state.ema, state.config)
     return state
@@ -58,43 +58,45 @@ def training(config, **settings):
 def test_fresh_weights_depend_on_the_seed_alone(tiny_run_config, dataset):
     torch.manual_seed(1)
     state = torch.get_rng_state()
-    first, second = begin(tiny_run_config, dataset, DISTRIBUTED), begin(tiny_run_config, dataset, DISTRIBUTED)
+    first, second = initialise(tiny_run_config, dataset, DISTRIBUTED), initialise(tiny_run_config, dataset, DISTRIBUTED)
     assert torch.equal(torch.get_rng_state(), state)
     assert torch.equal(flat(first.network), flat(second.network))
     assert not torch.equal(
-        flat(first.network), flat(begin(training(tiny_run_config, seed=1), dataset, DISTRIBUTED).network)
+        flat(first.network), flat(initialise(training(tiny_run_config, seed=1), dataset, DISTRIBUTED).network)
     )
 
 
 def test_fresh_models_are_calibrated(tiny_run_config, dataset):
-    state = begin(tiny_run_config, dataset, DISTRIBUTED)
+    state = initialise(tiny_run_config, dataset, DISTRIBUTED)
     assert len(state.config.whitening.gain) == 64
     for network in (state.network, state.ema):
         assert float(network.normalise_mel.mean.abs().max()) > 1
 
 
 def test_auto_begins_where_there_is_nothing(folder, tiny_run_config, dataset):
-    assert start(tiny_run_config, folder, "auto", dataset, DISTRIBUTED).progress.step == 0
+    assert resume_or_initialise(tiny_run_config, folder, "auto", dataset, DISTRIBUTED).progress.step == 0
 
 
 def test_auto_goes_on_where_there_is_something(folder, saved, tiny_run_config, dataset):
-    state = start(tiny_run_config, folder, "auto", dataset, DISTRIBUTED)
+    state = resume_or_initialise(tiny_run_config, folder, "auto", dataset, DISTRIBUTED)
     assert state.progress.step == 3
     assert state.config == saved.config
 
 
 def test_never_refuses_a_folder_with_checkpoints(folder, tiny_run_config, dataset, saved):
     with pytest.raises(TrainingError, match="already has checkpoints, up to step-00000003"):
-        start(tiny_run_config, folder, "never", dataset, DISTRIBUTED)
+        resume_or_initialise(tiny_run_config, folder, "never", dataset, DISTRIBUTED)
 
 
 def test_never_begins_in_an_empty_folder(folder, tiny_run_config, dataset):
-    assert start(tiny_run_config, folder, "never", dataset, DISTRIBUTED).progress.step == 0
+    assert resume_or_initialise(tiny_run_config, folder, "never", dataset, DISTRIBUTED).progress.step == 0
 
 
 @pytest.mark.parametrize("inside", ["", "checkpoints/step-00000003"])
 def test_another_run_or_checkpoint_can_be_gone_on_from(folder, saved, tiny_run_config, dataset, tmp_path, inside):
-    state = start(tiny_run_config, RunFolder(tmp_path / "other"), folder.path / inside, dataset, DISTRIBUTED)
+    state = resume_or_initialise(
+        tiny_run_config, RunFolder(tmp_path / "other"), folder.path / inside, dataset, DISTRIBUTED
+    )
     assert state.progress.step == 3
 
 
@@ -102,13 +104,15 @@ def test_two_runs_are_not_mixed(folder, saved, tiny_run_config, dataset, tmp_pat
     other = RunFolder(tmp_path / "other")
     other.save(1, saved.state_dict(), saved.ema, saved.config)
     with pytest.raises(TrainingError, match="would mix two runs"):
-        start(tiny_run_config, other, folder.path, dataset, DISTRIBUTED)
-    assert start(tiny_run_config, folder, folder.checkpoints()[-1], dataset, DISTRIBUTED).progress.step == 3
+        resume_or_initialise(tiny_run_config, other, folder.path, dataset, DISTRIBUTED)
+    assert (
+        resume_or_initialise(tiny_run_config, folder, folder.checkpoints()[-1], dataset, DISTRIBUTED).progress.step == 3
+    )
 
 
 def test_resuming_from_nothing_is_refused(folder, tiny_run_config, dataset, tmp_path):
     with pytest.raises(TrainingError, match="absent is no checkpoint"):
-        start(tiny_run_config, folder, tmp_path / "absent", dataset, DISTRIBUTED)
+        resume_or_initialise(tiny_run_config, folder, tmp_path / "absent", dataset, DISTRIBUTED)
 
 
 @pytest.mark.parametrize(
@@ -123,24 +127,24 @@ def test_resuming_from_nothing_is_refused(folder, tiny_run_config, dataset, tmp_
 )
 def test_another_model_is_refused_by_name(folder, saved, tiny_run_config, dataset, part, named):
     with pytest.raises(TrainingError, match=named):
-        start(changed(tiny_run_config, **part), folder, "auto", dataset, DISTRIBUTED)
+        resume_or_initialise(changed(tiny_run_config, **part), folder, "auto", dataset, DISTRIBUTED)
 
 
 def test_what_does_not_touch_the_weights_may_change(folder, saved, tiny_run_config, dataset):
     config = changed(
         tiny_run_config, synthesis__steps=9, provenance={"licence": "CC0"}, clip_seconds=2.0, mel__name="of ours"
     )
-    state = start(config, folder, "auto", dataset, DISTRIBUTED)
+    state = resume_or_initialise(config, folder, "auto", dataset, DISTRIBUTED)
     assert state.config.synthesis.steps == 9
     assert state.config.whitening == saved.config.whitening
 
 
 def test_an_initial_model_lends_weights_and_calibration(tiny_run_config, dataset, tmp_path):
-    other = begin(training(tiny_run_config, seed=5), dataset, DISTRIBUTED)
+    other = initialise(training(tiny_run_config, seed=5), dataset, DISTRIBUTED)
     lent = changed(tiny_run_config, whitening__gain=(2.0,) * 64).model
     save_model(tmp_path / "model", other.ema.state_dict(), lent)
     config = training(tiny_run_config, initial_model=str(tmp_path / "model"))
-    state = begin(changed(config, diffusion__log_snr_max=9.0), dataset, DISTRIBUTED)
+    state = initialise(changed(config, diffusion__log_snr_max=9.0), dataset, DISTRIBUTED)
     assert torch.equal(flat(state.network), flat(other.ema))
     assert state.config.whitening.gain == (2.0,) * 64
     assert state.config.diffusion.log_snr_max == 9.0
@@ -151,9 +155,9 @@ def test_an_initial_model_of_another_shape_is_refused(tiny_run_config, dataset, 
     other = changed(tiny_run_config, network__embedding=EmbeddingConfig(width=8, centres=8)).model
     save_model(tmp_path / "model", build_network(other).state_dict(), other)
     with pytest.raises(TrainingError, match="initial model .*model.network.embedding.width is 8 there and 16 here"):
-        begin(training(tiny_run_config, initial_model=str(tmp_path / "model")), dataset, DISTRIBUTED)
+        initialise(training(tiny_run_config, initial_model=str(tmp_path / "model")), dataset, DISTRIBUTED)
     with pytest.raises(ModelError):
-        begin(training(tiny_run_config, initial_model=str(tmp_path / "absent")), dataset, DISTRIBUTED)
+        initialise(training(tiny_run_config, initial_model=str(tmp_path / "absent")), dataset, DISTRIBUTED)
 
 
 def test_a_missing_gpu_is_said(monkeypatch):

@@ -11,8 +11,8 @@ from audiodiff.data.crops import Example
 from audiodiff.data.dataset import Replica
 from audiodiff.diffusion.likelihood import noise_error, variance_loss
 from audiodiff.diffusion.process import alpha_sigma, diffuse
-from audiodiff.training.objective import Batch, Objective, band_limited_mse, draw, draw_seeds, in_band, mel_noise
-from audiodiff.training.weighting import Weighting
+from audiodiff.training.objective import Batch, LossWeighting, Objective, band_limited, band_limited_mse
+from audiodiff.training.randomness import draw_noise, draw_seeds, mel_noise
 
 RATE = 8000
 CPU = torch.device("cpu")
@@ -70,7 +70,7 @@ def test_only_the_limited_clips_of_a_batch_are_limited():
 def test_no_gradient_flows_from_the_empty_band(tiny_model_config):
     objective = Objective(tiny_model_config, CPU)
     batch = objective.prepare(example(1, bandwidth=1000.0))
-    log_snr, noise = draw(batch, tiny_model_config.diffusion, 0, 0)
+    log_snr, noise = draw_noise(batch, tiny_model_config.diffusion, 0, 0)
     error = tone(3000.0, 26 * 64).requires_grad_()
     (gradient,) = torch.autograd.grad(
         objective.loss(lambda x, *_: noise + 0.1 * error, batch, log_snr, noise).sum(), error
@@ -79,13 +79,13 @@ def test_no_gradient_flows_from_the_empty_band(tiny_model_config):
 
 
 def weighted(**settings):
-    return Weighting(TrainingConfig(**settings), "epsilon")
+    return LossWeighting(TrainingConfig(**settings), "epsilon")
 
 
 @pytest.mark.parametrize("n_samples", [2**16, 2**16 - 1])
 @pytest.mark.parametrize("exponent", [0.5, 1.0, 2.0])
 def test_a_white_error_has_the_same_loss_at_any_spectral_weighting(n_samples, exponent):
-    curve = weighted(spectral_weighting=exponent).of_frequencies
+    curve = weighted(spectral_weighting=exponent).by_frequency
     noise = torch.randn(4, 1, n_samples, generator=torch.Generator().manual_seed(2))
     for band in (1000.0, math.inf):
         error = band_limited_mse(noise, torch.zeros_like(noise), torch.full((4,), band), RATE, curve)
@@ -95,7 +95,7 @@ def test_a_white_error_has_the_same_loss_at_any_spectral_weighting(n_samples, ex
 def test_an_error_counts_by_how_narrow_the_band_is_in_which_the_ear_hears_it():
     # Glasberg and Moore 1990: 35.5 Hz wide at 100 Hz, 240.6 Hz at 2 kHz
     for exponent in (0.5, 1.0):
-        curve = weighted(spectral_weighting=exponent).of_frequencies
+        curve = weighted(spectral_weighting=exponent).by_frequency
         low, high = (
             band_limited_mse(tone(f, 8000), torch.zeros(1, 1, 8000), torch.tensor([math.inf]), RATE, curve)
             for f in (100.0, 2000.0)
@@ -111,7 +111,7 @@ def test_weightings_of_levels_and_frequencies_and_the_band_of_a_recording_combin
     def predict(*_):
         return noise + tone(500.0, noise.shape[-1])
 
-    rates = weighted(loss_weighting="min-snr").of_levels(log_snr)
+    rates = weighted(loss_weighting="min-snr").by_noise_level(log_snr)
     assert rates.tolist() == pytest.approx([1.0, 1.0, 5 * math.exp(-4)])
     losses = []
     for batch in batches:
@@ -128,7 +128,7 @@ def test_weightings_of_levels_and_frequencies_and_the_band_of_a_recording_combin
 
 def test_gamma_says_from_where_on_levels_weigh_less():
     log_snr = torch.tensor([2.5])
-    weights = [weighted(loss_weighting="min-snr", min_snr_gamma=gamma).of_levels(log_snr) for gamma in (1, 5, 20)]
+    weights = [weighted(loss_weighting="min-snr", min_snr_gamma=gamma).by_noise_level(log_snr) for gamma in (1, 5, 20)]
     assert torch.cat(weights).tolist() == pytest.approx([math.exp(-2.5), 5 * math.exp(-2.5), 1.0])
 
 
@@ -137,7 +137,7 @@ def test_loss_is_zero_for_the_right_answer_and_nothing_else(tiny_model_config, t
     config = tiny_model_config.model_copy(update={"diffusion": DiffusionConfig(target=target)})
     objective = Objective(config, CPU)
     batch = objective.prepare(example())
-    log_snr, noise = draw(batch, config.diffusion, 0, 0)
+    log_snr, noise = draw_noise(batch, config.diffusion, 0, 0)
     alpha, sigma = (scale.view(-1, 1, 1) for scale in alpha_sigma(log_snr))
     answers = {"epsilon": noise, "x0": batch.clean, "v": alpha * noise - sigma * batch.clean}
     losses = {
@@ -153,7 +153,7 @@ def test_network_is_given_the_noisy_signal_and_its_conditions(tiny_model_config)
     config = tiny_model_config.model_copy(update={"labels": ("a", "b")})
     objective = Objective(config, CPU)
     batch = objective.prepare(example(n_labels=1))
-    log_snr, noise = draw(batch, config.diffusion, 0, 0)
+    log_snr, noise = draw_noise(batch, config.diffusion, 0, 0)
     given = []
     objective.loss(lambda *arguments: given.extend(arguments) or noise, batch, log_snr, noise)
     x, level, mel, conditions = given
@@ -169,7 +169,7 @@ def test_network_is_given_the_noisy_signal_and_its_conditions(tiny_model_config)
 def test_a_model_without_mel_or_labels_is_given_none():
     config = ModelConfig(sample_rate=RATE, network=NetworkConfig(patch=8))
     batch = Objective(config, CPU).prepare(example())
-    assert (batch.mel, batch.given, batch.bandwidth) == (None, None, None)
+    assert (batch.mel, batch.global_conditions, batch.bandwidth) == (None, None, None)
 
 
 def test_mels_of_both_centrings_have_one_frame_per_block(tiny_model_config):
@@ -204,7 +204,7 @@ def test_bf16_reaches_the_network_and_not_the_loss(tiny_model_config):
     for bf16 in (False, True):
         objective = Objective(tiny_model_config, CPU, bf16=bf16)
         batch = objective.prepare(example())
-        log_snr, noise = draw(batch, tiny_model_config.diffusion, 0, 0)
+        log_snr, noise = draw_noise(batch, tiny_model_config.diffusion, 0, 0)
         assert objective.loss(predict, batch, log_snr, noise).dtype == torch.float32
     assert seen == [torch.float32, torch.bfloat16]
 
@@ -236,13 +236,13 @@ def test_noise_on_the_mel_depends_on_seed_and_step_and_respects_the_floor(tiny_m
 def test_a_team_draws_what_one_process_draws_for_a_batch_as_large(tiny_model_config):
     whole = Batch(torch.zeros(6, 1, 100), None, None, None)
     part = Batch(torch.zeros(2, 1, 100), None, None, None)
-    shares = [Replica(rank, 3) for rank in range(3)]
-    drawn = [draw(part, DiffusionConfig(), 1, 2, share) for share in shares]
-    for together, alone in zip(zip(*drawn, strict=True), draw(whole, DiffusionConfig(), 1, 2), strict=True):
+    replicas = [Replica(rank, 3) for rank in range(3)]
+    drawn = [draw_noise(part, DiffusionConfig(), 1, 2, replica) for replica in replicas]
+    for together, alone in zip(zip(*drawn, strict=True), draw_noise(whole, DiffusionConfig(), 1, 2), strict=True):
         assert torch.equal(torch.cat(together), alone)
-    assert list(chain(*(draw_seeds(2, 1, 2, share) for share in shares))) == draw_seeds(6, 1, 2)
+    assert list(chain(*(draw_seeds(2, 1, 2, replica) for replica in replicas))) == draw_seeds(6, 1, 2)
     mel = torch.zeros(6, 20, 7)
-    noisy = [mel_noise(1.0, 1, 2, share)(mel[:2], tiny_model_config.mel) for share in shares]
+    noisy = [mel_noise(1.0, 1, 2, replica)(mel[:2], tiny_model_config.mel) for replica in replicas]
     assert torch.equal(torch.cat(noisy), mel_noise(1.0, 1, 2)(mel, tiny_model_config.mel))
 
 
@@ -251,12 +251,12 @@ def test_seed_and_step_alone_decide_the_draw():
     config = DiffusionConfig()
 
     def drawn(seed, step):
-        return torch.cat([field.flatten() for field in draw(batch, config, seed, step)])
+        return torch.cat([field.flatten() for field in draw_noise(batch, config, seed, step)])
 
     assert torch.equal(drawn(3, 7), drawn(3, 7))
     others = [drawn(*place) for place in ((3, 7), (3, 8), (4, 7), (7, 3), (-3, 7), (2**70, 7))]
     assert not any(torch.equal(others[i], others[j]) for i in range(len(others)) for j in range(i))
-    log_snr, noise = draw(batch, config, 3, 7)
+    log_snr, noise = draw_noise(batch, config, 3, 7)
     assert sorted(((log_snr - config.log_snr_min) / (18 / 16)).long().tolist()) == list(range(16))
     assert abs(float(noise.std()) - 1) < 0.06
 
@@ -269,7 +269,7 @@ def test_a_learned_variance_adds_its_own_loss_and_leaves_the_mean_to_the_mse(tin
         diffusion = DiffusionConfig(target=target, variance=variance)
         objective = Objective(tiny_model_config.model_copy(update={"diffusion": diffusion}), CPU)
         batch = objective.prepare(example(2, bandwidth=bandwidth))
-        log_snr, noise = draw(batch, diffusion, 0, 0)
+        log_snr, noise = draw_noise(batch, diffusion, 0, 0)
         mean, second = torch.zeros_like(batch.clean), torch.full_like(batch.clean, 0.4)
         outputs = [mean.requires_grad_()] + [second.requires_grad_()] * (variance == "learned")
         losses[variance] = objective.loss(lambda *_, o=outputs: torch.cat(o, dim=1), batch, log_snr, noise)
@@ -279,5 +279,5 @@ def test_a_learned_variance_adds_its_own_loss_and_leaves_the_mean_to_the_mse(tin
     added = losses["learned"] - losses["fixed"]
     x = diffuse(batch.clean, noise, log_snr)
     error = noise_error(torch.zeros_like(x), x, noise, log_snr, diffusion)
-    error = error if math.isinf(bandwidth) else in_band(error, torch.full((2,), bandwidth), RATE)
+    error = error if math.isinf(bandwidth) else band_limited(error, torch.full((2,), bandwidth), RATE)
     torch.testing.assert_close(added, variance_loss(second, error, log_snr, diffusion), rtol=1e-2, atol=1e-4)

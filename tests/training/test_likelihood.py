@@ -8,8 +8,8 @@ import torch
 from audiodiff.config import DiffusionConfig, MelConfig, ModelConfig, NetworkConfig, WhiteningConfig
 from audiodiff.diffusion.process import training_target
 from audiodiff.diffusion.variance import posterior
-from audiodiff.training.bits import SAMPLE_WIDTH, bits_per_sample
-from audiodiff.training.objective import Batch, Objective, in_band
+from audiodiff.training.likelihood import SAMPLE_WIDTH, bits_per_sample
+from audiodiff.training.objective import Batch, Objective, band_limited
 
 DEVIATION = 0.8
 """Of the whitened audio, whose samples are independent and normal."""
@@ -116,7 +116,7 @@ def test_the_log_scale_is_the_determinant_of_whitening(kind):
 
 def test_an_error_in_band_keeps_what_is_below_and_its_power():
     noise = torch.randn(2, 1, 2**14, generator=torch.Generator().manual_seed(2))
-    limited = in_band(noise, torch.tensor([1000.0, math.inf]), 8000)
+    limited = band_limited(noise, torch.tensor([1000.0, math.inf]), 8000)
     assert float(limited[0].square().mean()) == pytest.approx(1.0, abs=0.05)
     above = torch.fft.rfft(limited[0, 0])[2**12 + 2 :]
     assert float(above.abs().max()) < 1e-2

@@ -14,8 +14,8 @@ from audiodiff.errors import ConfigError
 from audiodiff.networks.build import build_network
 from audiodiff.networks.given import Conditions
 from audiodiff.training.distributed import Distributed
-from audiodiff.training.dropout import drop_conditions
 from audiodiff.training.objective import Batch
+from audiodiff.training.randomness import drop_conditions
 from audiodiff.training.state import TrainState
 
 TINY = NetworkConfig(channels=4, layers=2, patch=8)
@@ -28,8 +28,8 @@ def batch(n_clips, n_labels=3):
 
 
 def full_batch(n_clips):
-    given = Conditions(torch.arange(n_clips) % 3, torch.arange(n_clips) % 2, torch.ones(n_clips, 2))
-    return Batch(torch.zeros(n_clips, 1, 8), None, given, None)
+    conditions = Conditions(torch.arange(n_clips) % 3, torch.arange(n_clips) % 2, torch.ones(n_clips, 2))
+    return Batch(torch.zeros(n_clips, 1, 8), None, conditions, None)
 
 
 def near(rate, count):
@@ -40,19 +40,21 @@ def near(rate, count):
 @pytest.mark.parametrize("rate", [0.1, 0.5])
 def test_so_many_clips_lose_their_label(rate):
     before = batch(20)
-    after = torch.stack([drop_conditions(before, rate, MODEL, 0, step).given.label for step in range(1000)])
+    after = torch.stack([drop_conditions(before, rate, MODEL, 0, step).global_conditions.label for step in range(1000)])
     dropped = after == 3
     assert float(dropped.float().mean()) == near(rate, 20000)
     assert all(float(share) == near(rate, 1000) for share in dropped.float().mean(0))  # no place is preferred
-    assert torch.equal(torch.where(dropped, before.given.label, after), before.given.label.expand(1000, -1))
+    assert torch.equal(
+        torch.where(dropped, before.global_conditions.label, after), before.global_conditions.label.expand(1000, -1)
+    )
 
 
 def test_of_several_conditions_all_go_together_as_often_as_each_by_itself():
     rate, before = 0.2, full_batch(20)
     kept = []
     for step in range(500):
-        given = drop_conditions(before, rate, BOTH, 0, step).given
-        kept.append(torch.stack([given.label < 3, given.speaker < 2, given.vector.isfinite().all(1)]))
+        conditions = drop_conditions(before, rate, BOTH, 0, step).global_conditions
+        kept.append(torch.stack([conditions.label < 3, conditions.speaker < 2, conditions.vector.isfinite().all(1)]))
     kept = torch.cat(kept, dim=1).float()
     assert float((kept.sum(0) == 0).float().mean()) == near(rate + (1 - rate) * rate**3, 10000)
     for condition in range(3):
@@ -62,27 +64,32 @@ def test_of_several_conditions_all_go_together_as_often_as_each_by_itself():
 
 
 def test_a_rate_of_zero_or_one_leaves_or_takes_all():
-    assert drop_conditions(batch(5), 0.0, MODEL, 0, 0).given.label.tolist() == batch(5).given.label.tolist()
-    given = drop_conditions(full_batch(5), 1.0, BOTH, 0, 0).given
-    assert (given.label.tolist(), given.speaker.tolist()) == ([3] * 5, [2] * 5)
-    assert given.vector.isnan().all()
-    nothing = batch(5)._replace(given=None)
+    assert (
+        drop_conditions(batch(5), 0.0, MODEL, 0, 0).global_conditions.label.tolist()
+        == batch(5).global_conditions.label.tolist()
+    )
+    conditions = drop_conditions(full_batch(5), 1.0, BOTH, 0, 0).global_conditions
+    assert (conditions.label.tolist(), conditions.speaker.tolist()) == ([3] * 5, [2] * 5)
+    assert conditions.vector.isnan().all()
+    nothing = batch(5)._replace(global_conditions=None)
     assert drop_conditions(nothing, 1.0, MODEL, 0, 0) == nothing
 
 
 def test_seed_and_step_alone_decide():
     places = ((0, 7), (0, 7), (0, 8), (1, 7))
-    drawn = [drop_conditions(batch(64), 0.5, MODEL, seed, step).given.label for seed, step in places]
+    drawn = [drop_conditions(batch(64), 0.5, MODEL, seed, step).global_conditions.label for seed, step in places]
     assert torch.equal(drawn[0], drawn[1])
     assert not any(torch.equal(one, other) for one, other in itertools.combinations(drawn[1:], 2))
 
 
 def test_a_team_drops_what_one_process_drops_of_a_batch_as_large():
-    whole = drop_conditions(full_batch(12), 0.5, BOTH, 0, 3).given
+    whole = drop_conditions(full_batch(12), 0.5, BOTH, 0, 3).global_conditions
     for rank in range(3):
         mine = slice(4 * rank, 4 * rank + 4)
-        given = Conditions(*(value[mine] for value in full_batch(12).given))
-        part = drop_conditions(full_batch(4)._replace(given=given), 0.5, BOTH, 0, 3, Replica(rank, 3)).given
+        conditions = Conditions(*(value[mine] for value in full_batch(12).global_conditions))
+        part = drop_conditions(
+            full_batch(4)._replace(global_conditions=conditions), 0.5, BOTH, 0, 3, Replica(rank, 3)
+        ).global_conditions
         for ours, theirs in zip(part, whole, strict=True):
             torch.testing.assert_close(ours, theirs[mine], equal_nan=True)
 

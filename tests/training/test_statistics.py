@@ -1,4 +1,4 @@
-"""After calibration mels are standardised and whitened audio has unit variance, in every band there is."""
+"""After statistics mels are standardised and whitened audio has unit variance, in every band there is."""
 
 import logging
 import math
@@ -17,7 +17,7 @@ from audiodiff.data.dataset import CropDataset
 from audiodiff.data.manifest import scan_folder
 from audiodiff.errors import DataError
 from audiodiff.networks.build import build_network
-from audiodiff.training.calibration import CALIBRATION_CROPS, calibrate
+from audiodiff.training.initialisation import STATISTICS_CROPS, measure_statistics
 from audiodiff.training.objective import Objective
 
 CPU = torch.device("cpu")
@@ -35,7 +35,7 @@ def dataset(speech_folder, tiny_model_config):
 
 @pytest.fixture(scope="module")
 def crops(dataset):
-    return default_collate([dataset[i].example for i in range(CALIBRATION_CROPS)])
+    return default_collate([dataset[i].example for i in range(STATISTICS_CROPS)])
 
 
 def whitened_by(kind, config):
@@ -54,7 +54,7 @@ def noise_folder(tmp_path, cut_at=None, sample_rate=8000):
 
 def test_mel_becomes_standard(dataset, crops, tiny_model_config):
     network = build_network(tiny_model_config)
-    calibrate(dataset, tiny_model_config).applied_to(network, tiny_model_config)
+    measure_statistics(dataset, tiny_model_config).applied_to(network, tiny_model_config)
     features = network.normalise_mel(Objective(tiny_model_config, CPU).prepare(crops).mel)
     torch.testing.assert_close(features.mean((0, 1)), torch.zeros(20), atol=1e-4, rtol=0)
     torch.testing.assert_close(features.std((0, 1)), torch.ones(20), atol=1e-3, rtol=0)
@@ -63,9 +63,9 @@ def test_mel_becomes_standard(dataset, crops, tiny_model_config):
 @pytest.mark.parametrize("kind", ["none", "energy", "spectral"])
 def test_whitened_audio_has_unit_variance(dataset, crops, tiny_model_config, kind):
     config = whitened_by(kind, tiny_model_config)
-    calibrated = calibrate(dataset, config).applied_to(build_network(config), config)
-    assert len(calibrated.whitening.gain) == (64 if kind == "spectral" else 1)
-    clean = Objective(calibrated, CPU).prepare(crops).clean
+    model = measure_statistics(dataset, config).applied_to(build_network(config), config)
+    assert len(model.whitening.gain) == (64 if kind == "spectral" else 1)
+    clean = Objective(model, CPU).prepare(crops).clean
     assert float(clean.square().mean()) == pytest.approx(1, abs=0.03 if kind == "spectral" else 1e-4)
 
 
@@ -76,15 +76,15 @@ def test_spectral_whitening_is_flat_across_the_bands(dataset, crops, tiny_model_
         return float(torch.nn.functional.avg_pool1d(variance.log()[None], 9, 1).std())
 
     config = whitened_by("spectral", tiny_model_config)
-    calibrated = calibrate(dataset, config).applied_to(build_network(config), config)
-    assert unevenness(calibrated) < 0.2 < 1.5 < unevenness(config)
+    model = measure_statistics(dataset, config).applied_to(build_network(config), config)
+    assert unevenness(model) < 0.2 < 1.5 < unevenness(config)
 
 
 def test_a_model_without_mel_gets_one_gain(dataset):
     config = ModelConfig(sample_rate=8000, network=NetworkConfig(patch=8))
-    calibration = calibrate(dataset, config)
-    assert calibration.mel_mean is None
-    assert len(calibration.applied_to(build_network(config), config).whitening.gain) == 1
+    statistics = measure_statistics(dataset, config)
+    assert statistics.mel_mean is None
+    assert len(statistics.applied_to(build_network(config), config).whitening.gain) == 1
 
 
 def test_a_band_limited_recording_does_not_count_above_its_band(tmp_path, tiny_model_config):
@@ -96,7 +96,7 @@ def test_a_band_limited_recording_does_not_count_above_its_band(tmp_path, tiny_m
     (narrow,) = noise_folder(limited, cut_at=2000)
     said = narrow.model_copy(update={"bandwidth": 2000.0})
     gain = {
-        name: np.array(calibrate(dataset_of(recordings, config), config).gain)
+        name: np.array(measure_statistics(dataset_of(recordings, config), config).gain)
         for name, recordings in {"wide": wide, "said": [*wide, said], "unsaid": [*wide, narrow]}.items()
     }
     np.testing.assert_allclose(gain["said"], gain["wide"], rtol=0.06)
@@ -108,7 +108,7 @@ def test_where_no_recording_reaches_the_gain_goes_on(tmp_path, tiny_model_config
     (narrow,) = noise_folder(tmp_path, cut_at=2000)
     with caplog.at_level(logging.WARNING):
         said = narrow.model_copy(update={"bandwidth": 2000.0})
-        gain = calibrate(dataset_of([said], tiny_model_config), tiny_model_config).gain
+        gain = measure_statistics(dataset_of([said], tiny_model_config), tiny_model_config).gain
     assert gain[40:] == (gain[40],) * 24
     assert not caplog.records
 
@@ -116,7 +116,7 @@ def test_where_no_recording_reaches_the_gain_goes_on(tmp_path, tiny_model_config
 def test_an_empty_band_that_nobody_declared_is_reported(tmp_path, tiny_model_config, caplog):
     config = tiny_model_config.model_copy(update={"whitening": WhiteningConfig(kind="spectral", exponent=0)})
     with caplog.at_level(logging.WARNING):
-        gain = calibrate(dataset_of(noise_folder(tmp_path, cut_at=2000), config), config).gain
+        gain = measure_statistics(dataset_of(noise_folder(tmp_path, cut_at=2000), config), config).gain
     assert re.search(r"spectrum from [23]\d{3} Hz on are empty", caplog.text)
     assert "`bandwidth`" in caplog.text
     assert max(gain) < 1.1e3 * min(gain)  # 60 dB, not the 140 dB that float32 would allow
@@ -125,10 +125,10 @@ def test_an_empty_band_that_nobody_declared_is_reported(tmp_path, tiny_model_con
 def test_a_stated_gain_is_kept(dataset, tiny_model_config):
     stated = WhiteningConfig(kind="energy", gain=(2.5,))
     config = tiny_model_config.model_copy(update={"whitening": stated})
-    assert calibrate(dataset, config).applied_to(build_network(config), config) == config
+    assert measure_statistics(dataset, config).applied_to(build_network(config), config) == config
 
 
 def test_silence_is_refused(tmp_path, tiny_model_config):
     soundfile.write(tmp_path / "silence.wav", np.zeros(8000), 8000)
     with pytest.raises(DataError, match="silent"):
-        calibrate(dataset_of(scan_folder(tmp_path).recordings, tiny_model_config), tiny_model_config)
+        measure_statistics(dataset_of(scan_folder(tmp_path).recordings, tiny_model_config), tiny_model_config)

@@ -1,8 +1,8 @@
-"""How many bits a sample of a recording costs under a model: the variational bound, as a figure of validation.
+"""The variational bound on the likelihood, in bits per sample: a figure of validation.
 
 The recording counts as 16-bit audio: its samples are intervals of 2^-15 of full scale. Whitening stretches them, by its
-determinant block by block, so models with different whitenings compare. What a mel or a label tells is not counted, as
-the bound is on the likelihood given these.
+determinant block by block, so models with different whitenings compare. The bound is on the likelihood given
+the mel and the label.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ SAMPLE_WIDTH = 2.0**-15
 STEPS_EVALUATED = 32
 """Steps of the process at which a clip is looked at; they stand for all."""
 
-LEAST_SHARE = 1e-3
+LEAST_VARIANCE_FRACTION = 1e-3
 """Smallest learned variance of the clean signal behind the last level, in units of what the noise there leaves open."""
 
 _TO_BITS = 1 / math.log(2)
@@ -53,13 +53,13 @@ def bits_per_sample(objective: Objective, predict: Predict, batch: Batch, seeds:
     for number in range(n_evaluated):
         level = config.log_snr_min + int((number + 0.5) * stride) * config.step_width
         log_snr = torch.full((len(batch.clean),), level, device=batch.clean.device)
-        error, variance = _ask(objective, predict, batch, log_snr, seeds, number + 1)
+        error, variance = _predict_error(objective, predict, batch, log_snr, seeds, number + 1)
         ratio = torch.zeros(()) if variance is None else log_ratio(variance, log_snr, config.step_width)
         total = total + stride * step_divergence(error, ratio.to(error), config.step_width).flatten(1).mean(1)
-    return _TO_BITS * (total + _decoder(objective, predict, batch, seeds))
+    return _TO_BITS * (total + _decoder_cost(objective, predict, batch, seeds))
 
 
-def _ask(
+def _predict_error(
     objective: Objective, predict: Predict, batch: Batch, log_snr: Tensor, seeds: Sequence[int], draw: int
 ) -> tuple[Tensor, Tensor | None]:
     """Return the error of the predicted noise, and the second output if there is one."""
@@ -67,26 +67,25 @@ def _ask(
     noise = position_noise(seeds, draw, n_samples=n_samples, channels=channels, device=batch.clean.device)
     x = diffuse(batch.clean, noise, log_snr)
     with objective.autocast():
-        output, variance = split_answer(predict(x, log_snr, batch.mel, batch.given), x)
+        output, variance = split_answer(predict(x, log_snr, batch.mel, batch.global_conditions), x)
     variance = None if variance is None else variance.float()
     return noise_error(output, x, noise, log_snr, objective.config.diffusion), variance
 
 
-def _decoder(objective: Objective, predict: Predict, batch: Batch, seeds: Sequence[int]) -> Tensor:
+def _decoder_cost(objective: Objective, predict: Predict, batch: Batch, seeds: Sequence[int]) -> Tensor:
     """Return the cost of the quantised signal, given the last level, in nats per sample.
 
     Mean is the predicted clean signal; the variance is that of the last step's upper bound, sigma^2 (Ho et al. 2020,
-    Eq. 13), or the learned share of it.
+    Eq. 13), or the learned fraction of it.
     """
     config = objective.config.diffusion
     log_snr = torch.full((len(batch.clean),), config.log_snr_max, device=batch.clean.device)
-    error, variance = _ask(objective, predict, batch, log_snr, seeds, 0)
+    error, variance = _predict_error(objective, predict, batch, log_snr, seeds, 0)
     alpha, deviation = (scale.view(-1, 1, 1) for scale in alpha_sigma(log_snr.double()))
     distance = deviation / alpha * error  # of the predicted clean signal
     if variance is not None:
-        deviation = (
-            deviation * variance_fraction_from(variance, log_snr, config.step_width).clamp_min(LEAST_SHARE).sqrt()
-        )
+        fraction = variance_fraction_from(variance, log_snr, config.step_width)
+        deviation = deviation * fraction.clamp_min(LEAST_VARIANCE_FRACTION).sqrt()
     width = SAMPLE_WIDTH * objective.log_scale(batch).exp().unsqueeze(1)
     if width.shape[-1] > 1:
         width = width.repeat_interleave(error.shape[-1] // width.shape[-1], -1)
