@@ -63,7 +63,8 @@ gpu-%: LIMIT = timeout --signal=INT --kill-after=10 $$(( $(GPU_SECONDS) $(1) )) 
 gpu-tests:
 	$(SAY) "GPU tests, at most $(GPU_SECONDS) s"
 	@mkdir -p $(GPU_OUT)
-	@$(call LIMIT) -m pytest -m gpu -p no:cacheprovider --durations=10 --junitxml=$(GPU_OUT)/tests.xml $(PYTEST) tests 2>&1 | tee $(GPU_OUT)/tests.log
+	@$(call LIMIT) -m pytest -m gpu -p no:cacheprovider --durations=10 --junitxml=$(GPU_OUT)/tests.xml $(PYTEST) \
+	  $$(grep -rl 'mark.gpu' tests --include='test_*.py') 2>&1 | tee $(GPU_OUT)/tests.log
 
 gpu-bench:
 	$(SAY) "Benchmark, at most twice as long"

@@ -11,8 +11,10 @@ import pytest
 import torch
 
 from audiodiff.audio.degradation import Clipping, Gaps, LowPass, Noise
+from audiodiff.audio.io import load_audio
+from audiodiff.benchmark.inputs import BASE, load_network, noise_mel
 from audiodiff.checkpoint import load_model
-from audiodiff.config import EmbeddingConfig, NetworkConfig, WhiteningConfig
+from audiodiff.config import EmbeddingConfig, NetworkConfig
 from audiodiff.data.corpus import open_recordings
 from audiodiff.data.crops import CropReader
 from audiodiff.data.dataset import CropDataset
@@ -21,6 +23,7 @@ from audiodiff.evaluation.spectral import log_mel_distance, multi_resolution_stf
 from audiodiff.networks.build import build_network
 from audiodiff.pipelines import Generator, Vocoder
 from audiodiff.pipelines.repair import RepairConfig, repair
+from audiodiff.training import objective
 from audiodiff.training.distributed import Distributed
 from audiodiff.training.state import TrainState
 
@@ -185,36 +188,140 @@ STEPS = {
 }
 
 
-@pytest.mark.parametrize("case", STEPS)
-def test_a_training_step(tiny_run_config, batches, cuda, case):
+def step_losses(run_config, batches, case, devices):
+    """Return the losses of a few training steps on each of some devices."""
     parts, options = STEPS[case]
-    model = tiny_run_config.model
+    model = run_config.model
     model = model.model_copy(
         update={name: getattr(model, name).model_copy(update=values) for name, values in parts.items()}
     )
-    training = tiny_run_config.training.model_copy(update=options)
+    training = run_config.training.model_copy(update=options)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         network = build_network(model)
     losses = []
-    for device in (cuda, torch.device("cpu")):
+    for device in devices:
         state, results = TrainState(network, model, training, Distributed(device), 0.5), []
         for batch in batches:
             results += state.step(batch)
         results += state.flush()
         losses.append([result.loss for result in results])
         assert all(result.finite for result in results)
-        assert next(state.network.parameters()).device == device
+        assert next(state.network.parameters()).device.type == device.type
+    return losses
+
+
+@pytest.mark.parametrize("case", STEPS)
+def test_a_training_step(tiny_run_config, batches, cuda, case):
+    losses = step_losses(tiny_run_config, batches, case, [cuda, torch.device("cpu")])
     assert losses[0] == pytest.approx(losses[1], rel=1e-5 if "bf16" not in case else 0.1)
 
 
-@pytest.mark.parametrize("kind", ["none", "energy", "spectral"])
-def test_measuring_distances(tiny_run_config, batches, cuda, kind):
-    audio = batches[0].audio[:, 0] if hasattr(batches[0], "audio") else batches[0][0][:, 0]
+def test_measuring_distances(batches, cuda):
+    audio = batches[0].audio[:, 0]
     noisy, bandwidth = audio + 0.1, torch.full((len(audio),), 3000.0)
     for measure in (
         lambda a, b: multi_resolution_stft_distance(a, b, sample_rate=8000, bandwidth=bandwidth),
         lambda a, b: log_mel_distance(a, b, sample_rate=8000),
     ):
         compare(measure(noisy.to(cuda), audio.to(cuda)), measure(noisy, audio))
-    assert WhiteningConfig(kind=kind)
+
+
+# --- on a real GPU ----------------------------------------------------------------------------------------------------
+
+
+def snr_db(made, expected):
+    """Power of the expected over that of the difference, in dB; NaN where anything is not finite."""
+    made, expected = made.detach().cpu().double(), expected.detach().cpu().double()
+    assert made.shape == expected.shape
+    return float(10 * torch.log10(expected.square().sum() / (made - expected).square().sum().clamp_min(1e-30)))
+
+
+@pytest.fixture(scope="module")
+def recordings():
+    """Four different stretches `(4, time)` of a bundled recording, 0.74 s at 22,050 Hz."""
+    clip = Path(__file__).parents[1] / "audiodiff/assets/clips/sense-and-sensibility.flac"
+    audio = load_audio(clip, sample_rate=22050)[0]
+    return torch.stack([audio[start * 22050 :][:16384] for start in range(4)])
+
+
+@pytest.fixture(scope="module")
+def on_cpu(recordings):
+    """The bundled vocoder in fp32 on the CPU, mels of `recordings`, and what it makes of them with one seed each."""
+    vocoder = Vocoder.from_pretrained(None, "cpu", "fp32")
+    mel = vocoder.mel(recordings)
+    made = {
+        start: vocoder(mel, seed=range(4), start=start, steps=2) for start in ("noise", vocoder.config.synthesis.start)
+    }
+    return vocoder, mel, made
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(("dtype", "least"), [("fp32", 60), ("bf16", 30)])
+def test_the_default_vocoder_on_a_gpu(on_cpu, dtype, least):
+    _, mel, expected = on_cpu
+    on_gpu = Vocoder.from_pretrained(None, "cuda", dtype)
+    found = {start: snr_db(on_gpu(mel, seed=range(4), start=start, steps=2), made) for start, made in expected.items()}
+    print(dtype, found)
+    assert on_gpu.device.type == "cuda"
+    assert min(found.values()) > least, found
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+def test_a_batch_and_a_callback_change_nothing_on_a_gpu(on_cpu, dtype):
+    _, mel, _ = on_cpu
+    on_gpu, steps = Vocoder.from_pretrained(None, "cuda", dtype), []
+    many = on_gpu(mel.repeat(4, 1, 1), seed=range(16))
+    told = on_gpu(mel, seed=range(4), on_step=lambda step, x: steps.append((step, x.shape)))
+    found = snr_db(told, many[:4]), snr_db(on_gpu(mel[0], seed=0), many[0])
+    assert steps
+    assert min(found) > (60 if dtype == "fp32" else 30), found
+
+
+@pytest.mark.gpu
+def test_long_audio_and_streams_are_whole_on_a_gpu(on_cpu):
+    _, mel, _ = on_cpu
+    on_gpu, mel = Vocoder.from_pretrained(None, "cuda", "fp32"), torch.cat(list(mel), dim=-1)
+    whole = on_gpu(mel, start="noise")
+    assert snr_db(on_gpu(mel, start="noise", chunk_seconds=1.0), whole) > 60
+    assert snr_db(torch.cat(list(on_gpu.stream(iter(mel.split(37, -1)), start="noise"))), whole) > 60
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(("dtype", "least"), [("fp32", 60), ("bf16", 30)])
+@pytest.mark.parametrize("sampler", ["ddpm", "dpmpp_2m"])
+def test_base_with_its_kernels_and_graphs_on_a_gpu(sampler, dtype, least, monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)  # the upsampler's convolutions are not ours
+    (network, config), found = load_network(BASE, "cpu"), {}
+    on_cpu, on_gpu = Vocoder(network, config, "fp32"), Vocoder(*load_network(BASE, "cuda"), dtype)
+    mel = noise_mel(on_cpu, 2, 0.5)
+    expected = on_cpu(mel, seed=[0, 1], steps=2, sampler=sampler)
+    for name, options in {"graph": {}, "again": {}, "eager": {"on_step": lambda step, x: None}}.items():
+        found[name] = snr_db(on_gpu(mel, seed=[0, 1], steps=2, sampler=sampler, **options), expected)
+    print(sampler, dtype, found)
+    assert on_gpu.engine.graphs is not None
+    assert min(found.values()) > least, found
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", ["words-16k", "drums-22k"])
+def test_the_bundled_generators_on_a_gpu(name):
+    on_cpu, on_gpu = (Generator.from_pretrained(name, device, "fp32") for device in ("cpu", "cuda"))
+    label = on_cpu.config.labels[0]
+    expected = on_cpu.generate(label, 2, steps=4, guidance=1.5)
+    assert snr_db(on_gpu.generate(label, 2, steps=4, guidance=1.5), expected) > 60
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("case", STEPS)
+def test_a_training_step_on_a_gpu(tiny_run_config, batches, case, monkeypatch):
+    def draw(like, seed, replica):
+        shape = (replica.world_size * len(like), *like.shape[1:])
+        noise = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+        return noise[replica.rank * len(like) : (replica.rank + 1) * len(like)].to(like.device)
+
+    monkeypatch.setattr(objective, "_normal", draw)  # a GPU has other random numbers
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    losses = step_losses(tiny_run_config, batches, case, [torch.device("cuda"), torch.device("cpu")])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3 if "bf16" not in case else 0.1)

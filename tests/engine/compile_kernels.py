@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import subprocess
 import sys
@@ -11,15 +10,8 @@ import tempfile
 import warnings
 from pathlib import Path
 
-os.environ["TRITON_INTERPRET"] = "0"
-warnings.simplefilter("ignore")
-
-import triton  # noqa: E402
-from triton.backends.compiler import GPUTarget  # noqa: E402
-from triton.compiler import ASTSource  # noqa: E402
-
-from audiodiff.diffusion import noise_kernel  # noqa: E402
-from audiodiff.engine import kernels  # noqa: E402
+from audiodiff.diffusion import noise_kernel
+from audiodiff.engine import kernels
 
 POINTERS = {"bfloat16": "*bf16", "float16": "*fp16", "float32": "*fp32"}
 
@@ -40,6 +32,8 @@ def noise(job):
 
 
 def usage(binary: bytes) -> dict[str, int]:
+    import triton
+
     tool = Path(triton.__file__).with_name("backends") / "nvidia" / "bin" / "cuobjdump"
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(binary)
@@ -49,6 +43,11 @@ def usage(binary: bytes) -> dict[str, int]:
 
 
 def main() -> None:
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    warnings.simplefilter("ignore")
     work = json.load(sys.stdin)
     for job in work["jobs"]:
         kernel, types, constants, attributes = (noise if job["kernel"] == "noise" else layer)(job)

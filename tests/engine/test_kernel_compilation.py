@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 import subprocess
 import sys
@@ -40,7 +41,10 @@ def compiled(jobs: list[dict], architecture: int) -> list[dict]:
     """Compile kernels in a process of its own, where Triton does not interpret, and return what each takes."""
     program = Path(__file__).with_name("compile_kernels.py")
     text = json.dumps({"architecture": architecture, "jobs": jobs})
-    run = subprocess.run([sys.executable, str(program)], input=text, capture_output=True, text=True, check=False)
+    plain = os.environ | {"TRITON_INTERPRET": "0"}
+    run = subprocess.run(
+        [sys.executable, str(program)], env=plain, input=text, capture_output=True, text=True, check=False
+    )
     assert run.returncode == 0, run.stderr[-3000:]
     return [json.loads(line) for line in run.stdout.splitlines()]
 

@@ -396,7 +396,7 @@ def test_a_clip_that_cannot_be_made_is_refused(generator, arguments, message):
 @pytest.mark.gpu
 @pytest.mark.parametrize("start", ["noise", "griffin-lim"])
 def test_cuda_makes_what_the_cpu_makes(vocoder, mel, tiny_vocoder_folder, start):
-    on_gpu = Vocoder.from_pretrained(tiny_vocoder_folder, "cuda")
+    on_gpu, vocoder = Vocoder.from_pretrained(tiny_vocoder_folder, "cuda", "fp32"), vocoder.with_dtype("fp32")
     made = on_gpu(mel, seed=[0, 1], sampler="ddpm", steps=4, start=start)
     assert made.device.type == "cuda"
     expected = vocoder(mel, seed=[0, 1], sampler="ddpm", steps=4, start=start)
@@ -404,7 +404,8 @@ def test_cuda_makes_what_the_cpu_makes(vocoder, mel, tiny_vocoder_folder, start)
 
 
 @pytest.mark.gpu
-def test_cuda_generates_what_the_cpu_generates(generator, tiny_generator_folder):
-    on_gpu = Generator.from_pretrained(tiny_generator_folder, "cuda")
+def test_cuda_generates_what_the_cpu_generates(tiny_generator_folder):
+    on_gpu = Generator.from_pretrained(tiny_generator_folder, "cuda", "fp32")
+    on_cpu = Generator.from_pretrained(tiny_generator_folder, "cpu", "fp32")
     made = on_gpu.generate("yes", 3, sampler="ddpm", steps=4).cpu()
-    assert difference(made, generator.generate("yes", 3, sampler="ddpm", steps=4)) < 1e-3
+    assert difference(made, on_cpu.generate("yes", 3, sampler="ddpm", steps=4)) < 1e-3
