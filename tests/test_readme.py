@@ -1,4 +1,4 @@
-"""The commands of the README exist as they are written there: verbs, options and files."""
+"""The commands of the README and of the egs exist as they are written there: verbs, options and files."""
 
 import re
 import shlex
@@ -12,13 +12,27 @@ from audiodiff.cli.main import VERBS, main
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-LINES = re.sub(r"\\\n", " ", "\n".join(re.findall(r"```sh\n(.*?)```", README, re.DOTALL))).splitlines()
-COMMANDS = [words for line in LINES if (words := shlex.split(line, comments=True)) and words[0] == "audiodiff"]
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    ROOT / "egs" / "README.md",
+    *sorted(ROOT.glob("egs/*/*/README.md")),
+]
+
+
+def commands(text):
+    """Return the words of every `audiodiff` command of a page, in its code blocks and between backticks."""
+    blocks = re.findall(r"```sh\n(.*?)```", text, re.DOTALL)
+    lines = re.sub(r"\\\n", " ", "\n".join(blocks)).splitlines()
+    lines += re.findall(r"`(audiodiff [a-z][^`]*)`", re.sub(r"```.*?```", "", text, flags=re.DOTALL))
+    return [words for line in lines if (words := shlex.split(line, comments=True)) and words[0] == "audiodiff"]
+
+
+COMMANDS = [words for page in PAGES for words in commands(page.read_text(encoding="utf-8"))]
 
 
 def test_every_verb_is_shown():
-    shown = {words[1] for words in COMMANDS}
-    assert shown >= {*VERBS} - {"export"}  # it is shown in the egs
+    assert {words[1] for words in commands(README)} >= {*VERBS}
 
 
 @pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
@@ -29,7 +43,7 @@ def test_a_command_has_known_options_and_configurations(words):
     if isinstance(command, click.Group):
         command = command.get_command(context, words[2])
         assert command is not None
-    known = {name for parameter in command.params for name in parameter.opts}
+    known = {name for parameter in command.params for name in (*parameter.opts, *parameter.secondary_opts)}
     assert {word for word in words if word.startswith("-")} <= known
     for word in words:
         if word.startswith("egs/"):
@@ -62,14 +76,13 @@ def test_bundled_models_are_shown_and_small():
         assert f"`{name}`" in README
 
 
-def test_the_score_tables_are_those_of_the_stored_results(tmp_path):
+@pytest.mark.parametrize("page", [page for page in PAGES if "<!-- scores:" in page.read_text("utf-8")], ids=str)
+def test_the_score_tables_are_those_of_the_stored_results(page, tmp_path):
     from click.testing import CliRunner
 
-    shutil.copytree(
-        ROOT / "egs" / "speech" / "vocoder" / "results", tmp_path / "egs" / "speech" / "vocoder" / "results"
-    )
-    copy = tmp_path / "README.md"
-    copy.write_text(README, encoding="utf-8")
+    copy = tmp_path / page.name
+    shutil.copy(page, copy)
+    shutil.copytree(page.parent / "results", tmp_path / "results")
     result = CliRunner().invoke(main, ["evaluate", "tables", str(copy)])
     assert result.exit_code == 0, result.output
-    assert copy.read_text(encoding="utf-8") == README
+    assert copy.read_text(encoding="utf-8") == page.read_text(encoding="utf-8")
