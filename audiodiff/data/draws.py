@@ -55,7 +55,8 @@ def uniform_draws(seed: int, indices: Sequence[int] | range, count: int) -> NDAr
     key = _seed_words(entropy)
     blocks = [_philox(block + 1, key) for block in range(-(-count // 4))]
     bits = np.concatenate(blocks)[:count].T
-    return (bits >> np.uint64(11)) * 2.0**-53
+    draws: NDArray[np.float64] = (bits >> np.uint64(11)) * 2.0**-53
+    return draws
 
 
 def _seed_words(entropy: list[Words]) -> list[LongWords]:
@@ -67,11 +68,13 @@ def _seed_words(entropy: list[Words]) -> list[LongWords]:
         value = value ^ np.uint32(constant)
         constant = constant * 0x931E8875 & _WORD
         value = value * np.uint32(constant)
-        return value ^ (value >> np.uint32(16))
+        value ^= value >> np.uint32(16)
+        return value
 
     def mixed(left: Words, right: Words) -> Words:
-        result = left * np.uint32(0xCA01F9DD) - right * np.uint32(0x4973F715)
-        return result ^ (result >> np.uint32(16))
+        result: Words = left * np.uint32(0xCA01F9DD) - right * np.uint32(0x4973F715)
+        result ^= result >> np.uint32(16)
+        return result
 
     zero = np.zeros_like(entropy[0])
     pool = [hashed(entropy[i] if i < len(entropy) else zero) for i in range(_POOL)]

@@ -11,6 +11,7 @@ import logging
 import os
 import time
 from collections.abc import Generator, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -160,9 +161,11 @@ class ResidentCorpus:
     def _load(self) -> None:
         """Read all files, several at a time; one that several recordings share is held once."""
         unique = {recording.audio: recording for recording in self.recordings}
-        pieces, slots, end = [], {}, self.reader.context
+        pieces: list[Tensor] = []
+        slots: dict[Path, list[_Slot]] = {}
+        failures: dict[Path, Failure] = {}
+        end = self.reader.context
         silence = torch.zeros(self.reader.context, dtype=torch.int16)
-        failures = {}
         for audio, read in zip(unique, parallel_map(self._read, unique.values(), default_workers()), strict=True):
             if isinstance(read, AudiodiffError):
                 failures[audio] = Failure(audio, read)
@@ -191,7 +194,7 @@ class ResidentCorpus:
             return AudioError(f"{recording.audio} cannot be read: {error}.")
         return [(*_quantised(samples), overhang) for samples, overhang in whole]
 
-    def _describe(self, failures: dict[object, Failure]) -> None:
+    def _describe(self, failures: dict[Path, Failure]) -> None:
         """Gather what goes with the audio of each recording at each speed."""
         examples = []
         for index, recording in enumerate(self.recordings):
@@ -264,10 +267,12 @@ class ResidentCorpus:
         return _Drawn(recording, position, speed, (turn < 0.5) & self.config.time_reversal, gain)
 
     def _found(self, draws: NDArray[np.float64]) -> NDArray[np.int64]:
-        return np.searchsorted(self._ends[:-1], draws * self._ends[-1], side="right")
+        found: NDArray[np.int64] = np.searchsorted(self._ends[:-1], draws * self._ends[-1], side="right")
+        return found
 
     def _draw_again(self, index: int, count: int, on_failure: OnFailure | None) -> NDArray[np.float64]:
         """Draw other recordings for an example until one is readable."""
+        failure: Failure | None = None
         for attempt in range(ATTEMPTS):
             draws = example_generator(self.seed, index, attempt).random(count)
             failure = self._failed.get(int(self._found(draws[:1])[0]))
@@ -276,9 +281,8 @@ class ResidentCorpus:
             if on_failure is None:
                 raise failure.error
             on_failure(failure)
-        raise DataError(
-            f"nothing can be read any more; the last of many failures: {failure.error} Are the files whole?"
-        )
+        why = failure.error if failure else ""
+        raise DataError(f"nothing can be read any more; the last of many failures: {why} Are the files whole?")
 
     def _cut(self, drawn: _Drawn) -> Tensor:
         """Return the audio of a batch `(batch, 1, context + time + context)`; the host does not wait for the device."""
@@ -294,8 +298,8 @@ class ResidentCorpus:
         audio = reader.shape(audio, n_there.clamp_max(reader.n_samples))
         if self.config.time_reversal:
             audio = torch.where(reverse.bool().unsqueeze(1), audio.flip(-1), audio)
-        audio = audio * gain.unsqueeze(1)
-        return audio.unsqueeze(1)
+        batch: Tensor = audio.unsqueeze(1) * gain.view(-1, 1, 1)
+        return batch
 
     def _sent(self, values: NDArray[np.generic]) -> Tensor:
         """Return an array on the device, whose copy is not waited for."""
