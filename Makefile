@@ -1,9 +1,9 @@
-# audiodiff: from nothing to audio (`make demo`) and from nothing to passing tests (`make test`).
-# Every variable can be set on the command line: make demo PYTHON=python3.12 TORCH_INDEX=https://download.pytorch.org/whl/cpu
+# `make demo` installs audiodiff and vocodes a recording; `make test` installs it and runs the tests.
+# Variables can be set on the command line: make demo PYTHON=python3.12 TORCH_INDEX=https://download.pytorch.org/whl/cpu
 
-PYTHON ?= python3#        the interpreter that the virtual environment is made with, 3.10 or newer
+PYTHON ?= python3#        the interpreter for the virtual environment, 3.10 or newer
 VENV ?= .venv#            the virtual environment
-TORCH_INDEX ?=#           a further package index for torch, such as PyTorch's own for machines without a GPU
+TORCH_INDEX ?=#           an extra package index for torch, such as that of CPU builds
 CLIP ?= audiodiff/assets/clips/sense-and-sensibility.flac#  the recording of the demo
 OUT ?= out#               where `make demo` writes
 VOCODE ?= --resample --picture --score --overwrite#  options of `audiodiff vocode` in the demo
@@ -24,27 +24,28 @@ SAY = @printf '\n==> %s\n'
 .PHONY: help demo test quick test-all gpu gpu-models lint format clean
 .DELETE_ON_ERROR:
 
-help: ## show this list
-	@echo "make TARGET, where TARGET is"
+help: ## list the targets and variables
+	@echo "usage: make TARGET [VARIABLE=value ...]"; echo; echo "targets"
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 14
-	@echo "and, if the defaults do not fit, VARIABLE=value, where VARIABLE is"
+	@echo; echo "variables [default]"
 	@sed -n 's/^\([A-Z_]*\) ?= *\([^#]*\)#* *\(.*\)/  \1\t\3 [\2]/p' $(firstword $(MAKEFILE_LIST)) | expand -t 16
 
-demo: $(VENV)/.installed ## vocode one real recording with the bundled model into OUT
+demo: $(VENV)/.installed ## install, then vocode a recording with the bundled model into OUT
 	$(SAY) "Vocoding $(CLIP) into $(OUT)/"
 	$(BIN)/audiodiff vocode $(CLIP) --output $(OUT) $(VOCODE)
-	$(SAY) "Done. Listen to it and look at it in $(OUT)/:"
+	$(SAY) "Done. Listen to and look at the results in $(OUT)/:"
 	@ls $(OUT)
+	@echo; echo "To use the command audiodiff in this shell: source $(BIN)/activate"
 
-test: lint ## check style and types, then run the quick tests
+test: lint ## install, check style and types, run the quick tests
 	$(SAY) "Running the quick tests"
 	$(BIN)/python -m pytest $(PYTEST)
 
-quick: $(VENV)/.installed-dev ## train, synthesise and score a tiny model: all stages of egs/quick/vocoder
+quick: $(VENV)/.installed-dev ## train, synthesise with and score a tiny model (egs/quick/vocoder)
 	$(SAY) "Running egs/quick/vocoder"
 	$(BIN)/python -m pytest -m slow tests/test_egs.py -k test_the_quick_eg
 
-test-all: lint ## the same with the slow tests
+test-all: lint ## like test, with the slow tests too
 	$(SAY) "Running all tests that need no GPU"
 	$(BIN)/python -m pytest -m "not gpu" $(PYTEST)
 
@@ -93,32 +94,32 @@ lint: $(VENV)/.installed-dev ## check style (ruff) and types (mypy)
 	$(SAY) "Checking types"
 	$(BIN)/mypy
 
-format: $(VENV)/.installed-dev ## let ruff format the code and mend what it can
+format: $(VENV)/.installed-dev ## format the code, and fix what ruff can
 	$(SAY) "Formatting"
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-clean: ## delete the virtual environment, caches and build products; OUT and exp/ stay
+clean: ## delete the virtual environment, caches and build products; OUT and exp/ are kept
 	$(SAY) "Deleting $(VENV), caches and build products"
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/.created:
-	@command -v $(PYTHON) > /dev/null || { echo "error: no $(PYTHON) here; install Python 3.10 or newer, or say which: make PYTHON=/path/to/python3"; exit 1; }
+	@command -v $(PYTHON) > /dev/null || { echo "error: $(PYTHON) was not found. Install Python 3.10 or newer, or choose one: make PYTHON=/path/to/python3"; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' \
-	  || { echo "error: $$($(PYTHON) --version) is too old; audiodiff needs 3.10 or newer: make PYTHON=/path/to/python3"; exit 1; }
-	$(SAY) "Making a virtual environment in $(VENV) with $$($(PYTHON) --version)"
+	  || { echo "error: $$($(PYTHON) --version) is too old. audiodiff needs 3.10 or newer: make PYTHON=/path/to/python3"; exit 1; }
+	$(SAY) "Creating a virtual environment in $(VENV) with $$($(PYTHON) --version)"
 	$(PYTHON) -m venv $(VENV)
 	@touch $@
 
 $(VENV)/.installed: $(VENV)/.created pyproject.toml
-	$(SAY) "Installing audiodiff and what it needs (some hundred MB)"
+	$(SAY) "Installing audiodiff and its dependencies (several hundred MB)"
 	@$(call cpu_hint)
 	$(PIP_INSTALL) --editable .
 	@touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.created pyproject.toml
-	$(SAY) "Installing audiodiff, what it needs (some hundred MB) and what its tests need"
+	$(SAY) "Installing audiodiff, its dependencies (several hundred MB) and those of its tests"
 	@$(call cpu_hint)
 	$(PIP_INSTALL) --editable '.[dev]'
 	@touch $(VENV)/.installed $@
