@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -261,9 +262,8 @@ def metrics() -> None:
         best = "" if metric.best is None else f"; a recording against itself {metric.best:g}"
         click.echo(f"{name}  {metric.title} (set {metric.belongs_to}{'' if metric.installed else ', not installed'})")
         click.echo(f"    range    {metric.range}; {directions[metric.better]}{best}")
-        click.echo(f"    source   {metric.source}")
-        click.echo(f"    caution  {metric.caution}")
         click.echo(f"    cost     {metric.cost:g} s per second of audio")
+        click.echo(textwrap.indent(metric.description, "    "))
 
 
 @command.command("show")

@@ -181,12 +181,14 @@ def _tables(evaluation: Evaluation) -> str:
     if evaluation.problems:
         lines = "".join(f"<li>{html.escape(problem)}</li>" for problem in evaluation.problems)
         parts.append(f"<h3>In no mean</h3><ul>{lines}</ul>")
-    cautions = "".join(
+    descriptions = "".join(
         f"<dt>{html.escape(METRICS[name].title)}</dt><dd>{html.escape(METRICS[name].range)}. "
-        f"{html.escape(METRICS[name].caution)} <i>{html.escape(METRICS[name].source)}.</i></dd>"
+        f"{html.escape(METRICS[name].description)}</dd>"
         for name in evaluation.metrics
     )
-    parts.append(f"<details><summary>What the numbers are, and mislead about</summary><dl>{cautions}</dl></details>")
+    parts.append(
+        f"<details><summary>What the numbers are, and mislead about</summary><dl>{descriptions}</dl></details>"
+    )
     return "\n".join(parts)
 
 

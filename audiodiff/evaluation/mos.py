@@ -18,7 +18,10 @@ from audiodiff.evaluation.signal import SPEECH_RATE
 
 
 def distillmos(pair: Pair) -> float:
-    """Return DistillMOS (Stahl and Gamper 2025), a MOS predicted from the generated alone, at 16 kHz."""
+    """Return DistillMOS (Stahl and Gamper 2025), a MOS predicted from the generated alone, at 16 kHz.
+
+    A network predicts it: it does not notice other words or another speaker.
+    """
     return pair.mean_over_channels(SPEECH_RATE, lambda generated, _: _distillmos(generated))
 
 
@@ -38,12 +41,18 @@ def _distillmos_model() -> torch.nn.Module:
 
 
 def dnsmos_overall(pair: Pair) -> float:
-    """Return the overall MOS of DNSMOS P.835 (Reddy, Gopal and Cutler 2022) of the generated, at 16 kHz."""
+    """Return the overall MOS of DNSMOS P.835 (Reddy, Gopal and Cutler 2022) of the generated, at 16 kHz.
+
+    Made for noise suppression: it cannot tell DiffWave BASE from LARGE. Short clips are repeated up to 9 s.
+    """
     return _dnsmos(pair, "ovrl_mos")
 
 
 def dnsmos_p808(pair: Pair) -> float:
-    """Return DNSMOS P.808 (Reddy, Gopal and Cutler 2021), a MOS predicted from the generated alone, at 16 kHz."""
+    """Return DNSMOS P.808 (Reddy, Gopal and Cutler 2021), a MOS predicted from the generated alone, at 16 kHz.
+
+    Its limits are those of `dnsmos_overall`.
+    """
     return _dnsmos(pair, "p808_mos")
 
 
@@ -64,6 +73,8 @@ def _run_dnsmos(samples: Samples) -> dict[str, float]:
 
 def speaker_similarity(pair: Pair) -> float:
     """Return the cosine of Resemblyzer's voice embeddings (Wan et al. 2018) of both recordings, at 16 kHz.
+
+    Vocoders all lie above 0.98; two unlike speakers still reach 0.5.
 
     Raises:
         AudioError: If no voice is found in one of them.

@@ -33,17 +33,28 @@ _QUIET = 1e-4
 
 
 def m_stft(pair: Pair) -> float:
-    """Return the multi-resolution STFT distance; see `audiodiff.evaluation.spectral`."""
+    """Return the multi-resolution STFT distance (Yamamoto et al. 2020, Eq. 4-6), with the resolutions of auraloss.
+
+    It flatters models trained on it. Its log part weighs near silence like speech, so an empty band costs much. See
+    `audiodiff.evaluation.spectral`.
+    """
     return float(multi_resolution_stft_distance(pair.generated, pair.reference).mean())
 
 
 def log_mel(pair: Pair) -> float:
-    """Return the log-mel distance; see `audiodiff.evaluation.spectral`."""
+    """Return the mean absolute difference of the hifigan-22k mel, up to 8 kHz, in nepers.
+
+    It compares within one model family only: it ranks Griffin-Lim above GAN vocoders and diffusion. See
+    `audiodiff.evaluation.spectral`.
+    """
     return float(log_mel_distance(pair.generated, pair.reference, sample_rate=pair.sample_rate).mean())
 
 
 def rms_ratio_db(pair: Pair) -> float:
-    """Return the level of the generated over that of the reference, in dB."""
+    """Return the RMS level of the generated over that of the reference, in dB.
+
+    It shows a wrong gain and says nothing of quality.
+    """
     return 20 * math.log10(_rms(pair.generated) / _rms(pair.reference))
 
 
@@ -52,7 +63,10 @@ def _rms(audio: Tensor) -> float:
 
 
 def peak(pair: Pair) -> float:
-    """Return the largest absolute sample of the generated; full scale is 1."""
+    """Return the largest absolute sample of the generated; full scale is 1, beyond it are only files in floating point.
+
+    It says nothing of quality; a 1.000 is probably clipped.
+    """
     return float(pair.generated.abs().max())
 
 
@@ -61,6 +75,8 @@ def lag_ms(pair: Pair) -> float:
 
     The envelope is the level in dB, because phases are free and waveforms need not correlate. Lags up to half a second
     are looked at; digital zeros at an end can cost a millisecond.
+
+    It says nothing of quality; a lag lowers M-STFT, MCD, PESQ and STOI, which compare by time.
 
     Raises:
         AudioError: If a recording is silent, so that nothing can be told.
@@ -91,7 +107,10 @@ def _envelope(audio: Tensor, step: int) -> Samples:
 
 
 def real_time_factor(_pair: Pair) -> float:
-    """Refuse: a recording does not tell how long its synthesis took; `evaluate` replaces this function.
+    """Return the seconds of synthesis per second of audio, as `audiodiff vocode` printed them.
+
+    It belongs to one machine, its load and the length of the clips. A recording does not tell it, so this function only
+    refuses; `evaluate` replaces it.
 
     Raises:
         AudioError: Always.
@@ -105,6 +124,8 @@ def periodicity_rmse(pair: Pair) -> float:
     Periodicity is the highest normalised autocorrelation between 60 and 500 Hz, divided by that of the window (Boersma
     1993): 1 for a steady tone, near 0 for noise. The idea is that of Morrison et al. 2022 (CARGAN), who take it from a
     network instead; values do not compare with theirs.
+
+    Frames 40 dB below the loudest do not count.
 
     Raises:
         AudioError: If the recordings are shorter than a frame.
