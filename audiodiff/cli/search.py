@@ -11,10 +11,10 @@ import click
 from audiodiff.cli import options as opt
 
 if TYPE_CHECKING:
-    from audiodiff.search.judge import Judge
     from audiodiff.search.proposals import Levels
-    from audiodiff.search.rbf import Found as RbfFound
-    from audiodiff.search.schedule import Found
+    from audiodiff.search.rbf import SearchResult as RBFSearchResult
+    from audiodiff.search.schedule import SearchResult
+    from audiodiff.search.scorer import Scorer
 
 
 @click.group("search", cls=opt.VerbGroup)
@@ -81,27 +81,29 @@ def schedule(
     The search begins with evenly spaced log-SNRs, so on these recordings it never ends worse. The best levels are
     stored in the model's folder per number of steps, start and sampler; `vocode --schedule searched` uses them.
     """
-    from audiodiff.search.schedule import Wanted, as_searched, search_levels, store
+    from audiodiff.search.schedule import SearchConfig, as_searched, search_levels, store
     from audiodiff.search.study import Study
 
     folder, target = _folders(model, output)
     wanted = {name: options.pop(name) for name in ("method", "trials")}
     with opt.warnings_logged():
-        judge, words = _judge(folder, **options)
-        trials = Study(study, judge.subject(folder))
-        found: dict[int, Found] = {}
+        scorer, words = _scorer(folder, **options)
+        trials = Study(study, scorer.fingerprint(folder))
+        found: dict[int, SearchResult] = {}
         best: Levels = ()
         with opt.progress_bar(len(steps) * wanted["trials"]) as bar:
             for number, n in enumerate(steps):
                 more = [_stretched(best, n)] if best else []
-                found[n] = search_levels(judge, Wanted(n, seed=options["seed"], **wanted), trials, more, bar.update)
+                found[n] = search_levels(
+                    scorer, SearchConfig(n, seed=options["seed"], **wanted), trials, more, bar.update
+                )
                 best = found[n].best.levels
-                store(folder, target, as_searched(found[n], judge, words))
+                store(folder, target, as_searched(found[n], scorer, words))
                 bar.update((number + 1) * wanted["trials"] - bar.n)
                 with bar.external_write_mode():
-                    click.echo(_line(found[n], judge))
+                    click.echo(_line(found[n], scorer))
     if picture is not None:
-        _draw(found, judge, picture)
+        _draw(found, scorer, picture)
     click.echo(click.format_filename(target))
 
 
@@ -116,7 +118,7 @@ def _folders(model: str, output: Path | None) -> tuple[Path, Path]:
     return folder, output or folder
 
 
-def _judge(
+def _scorer(
     folder: Path,
     *,
     data: str,
@@ -127,14 +129,14 @@ def _judge(
     device: str,
     dtype: Any,
     **wanted: Any,
-) -> tuple[Judge, str]:
+) -> tuple[Scorer, str]:
     """Return what scores levels, and what it scores them on, in words."""
     from audiodiff.data.corpus import open_source
     from audiodiff.errors import ConfigError
     from audiodiff.evaluation.registry import METRICS
     from audiodiff.evaluation.scoring import resolve_metrics
     from audiodiff.pipelines import Vocoder
-    from audiodiff.search.judge import Judge, read_clips
+    from audiodiff.search.scorer import Scorer, read_clips
 
     metric = metric or ("pesq_wb" if METRICS["pesq_wb"].installed else "m_stft")
     resolve_metrics([metric])
@@ -144,7 +146,7 @@ def _judge(
     clips = read_clips(open_source(data), vocoder.sample_rate, seconds=seconds, resample=resample)
     length = sum(clip.audio.shape[-1] for clip in clips) / vocoder.sample_rate
     words = f"{len(clips)} recordings, {length:.0f} s, of {Path(data).name}"
-    return Judge(vocoder, clips, metric, opt.changes(**wanted), seed), words
+    return Scorer(vocoder, clips, metric, opt.changes(**wanted), seed), words
 
 
 def _stretched(levels: tuple[float, ...], steps: int) -> tuple[float, ...]:
@@ -158,17 +160,17 @@ def _stretched(levels: tuple[float, ...], steps: int) -> tuple[float, ...]:
     return rounded(np.interp(np.linspace(0, len(levels) - 1, steps), range(len(levels)), levels))
 
 
-def _line(found: Found, judge: Judge) -> str:
+def _line(found: SearchResult, scorer: Scorer) -> str:
     best, uniform, trained = found.best, found.uniform, found.trained
     levels = ",".join(f"{level:g}" for level in best.levels)
     scores = [f"{'none' if trial.score is None else f'{trial.score:.3f}'}" for trial in (best, uniform, trained)]
     return (
-        f"{len(best.levels)} steps  {judge.metric} {scores[0]}  evenly spaced {scores[1]}, over all levels {scores[2]}"
+        f"{len(best.levels)} steps  {scorer.metric} {scores[0]}  evenly spaced {scores[1]}, over all levels {scores[2]}"
         f"  {found.n_trials} trials  --log-snrs {levels}"
     )
 
 
-def _draw(found: Mapping[int, Found], judge: Judge, picture: Path) -> None:
+def _draw(found: Mapping[int, SearchResult], scorer: Scorer, picture: Path) -> None:
     from matplotlib.figure import Figure
 
     from audiodiff.audio.plots import save_figure
@@ -177,12 +179,12 @@ def _draw(found: Mapping[int, Found], judge: Judge, picture: Path) -> None:
     named = {"searched": "best", "evenly spaced, the model's ends": "uniform", "evenly spaced, all levels": "trained"}
     trials = {name: {n: getattr(each, kind).score for n, each in found.items()} for name, kind in named.items()}
     curves = {name: {n: score for n, score in each.items() if score is not None} for name, each in trials.items()}
-    timed = judge.real_time_factors([each.best.levels for each in found.values()])
+    timed = scorer.real_time_factors([each.best.levels for each in found.values()])
     factors = dict(zip(found, timed, strict=True))
     figure = Figure(figsize=(11, 4), layout="constrained")
     left, right = figure.subplots(1, 2)
-    plot_score_by_steps(left, curves, judge.metric)
-    plot_score_by_steps(right, curves, judge.metric, factors)
+    plot_score_by_steps(left, curves, scorer.metric)
+    plot_score_by_steps(right, curves, scorer.metric, factors)
     picture.parent.mkdir(parents=True, exist_ok=True)
     save_figure(figure, picture)
     click.echo(click.format_filename(picture))
@@ -223,16 +225,16 @@ def rbf(
 
     from audiodiff.audio.replacing import replacing
     from audiodiff.config import load_run_config
-    from audiodiff.search.rbf import KNOBS, Wanted, search_rbf, with_embedding
+    from audiodiff.search.rbf import SEARCH_PARAMETERS, SearchConfig, search_rbf, with_embedding
 
-    names = [knob.name for knob in KNOBS]
+    names = [parameter.name for parameter in SEARCH_PARAMETERS]
     if unknown := [name for name in over if name not in names]:
         raise click.UsageError(
             f"--over {unknown[0]} is not a field that can be searched; choose from {', '.join(names)}."
         )
     config = load_run_config(conf, settings | ({"data.train": data} if data else {}))
     steps, trials = options["trial_steps"], 1 if options["method"] == "gradient" else options["trials"]
-    wanted = Wanted(config, options["method"], trials, steps, options["seed"], over or tuple(names))
+    wanted = SearchConfig(config, options["method"], trials, steps, options["seed"], over or tuple(names))
     with opt.progress_bar(trials * steps) as bar:
         found = search_rbf(wanted, study, lambda: bar.update(1))
     document = with_embedding(config, found.embedding).model_dump(mode="json")
@@ -243,7 +245,7 @@ def rbf(
     _print_rbf(found, output)
 
 
-def _print_rbf(found: RbfFound, output: Path) -> None:
+def _print_rbf(found: RBFSearchResult, output: Path) -> None:
     own = "" if found.own_loss is None else f", {found.own_loss:.5f} with the embedding of the configuration"
     click.echo(f"validation loss {found.loss:.5f}{own}; {found.trials} trials, {found.crashed} crashed")
     click.echo(", ".join(f"{name} {value}" for name, value in found.embedding.items()))

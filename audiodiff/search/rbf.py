@@ -14,9 +14,15 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 import numpy as np
 
 from audiodiff.config import EmbeddingConfig, RunConfig, change, parse_config
+from audiodiff.data.corpus import open_corpus
+from audiodiff.data.dataset import validation_crops
 from audiodiff.errors import AudiodiffError, ConfigError, TrainingError
-from audiodiff.search.short_run import short_run
+from audiodiff.networks.build import Network
+from audiodiff.networks.embeddings import RadialBasis
 from audiodiff.search.study import Study
+from audiodiff.training.distributed import init_distributed
+from audiodiff.training.initialisation import initialise
+from audiodiff.training.validation import Validator
 
 if TYPE_CHECKING:
     import optuna
@@ -28,9 +34,11 @@ OnStep = Callable[[], object]
 EMBEDDING = "model.network.embedding"
 _CRASHES = (AudiodiffError, RuntimeError, ValueError, ArithmeticError, MemoryError)
 """What a trial may end with that says nothing of the others."""
+_WARMUP_FRACTION = 0.1
+"""Longest warm-up, as a fraction of the steps: that of a whole run would be all of a short one."""
 
 
-class Knob(NamedTuple):
+class SearchParameter(NamedTuple):
     """A field of `EmbeddingConfig` that is searched.
 
     Attributes:
@@ -54,8 +62,8 @@ class Knob(NamedTuple):
         return round(value) if isinstance(self.grid[0], int) else round(value, 3)
 
 
-def _all_of(name: str) -> Knob:
-    """Return the knob of a field that has a few values only."""
+def _all_of(name: str) -> SearchParameter:
+    """Return the search parameter of a field with few values."""
     kinds = [EmbeddingConfig.model_fields[name].annotation]
     values: list[Value] = []
     while kinds:
@@ -65,19 +73,19 @@ def _all_of(name: str) -> Knob:
         else:
             values += [True, False] if kind is bool else []
             kinds += get_args(kind)
-    return Knob(name, tuple(values))
+    return SearchParameter(name, tuple(values))
 
 
-KNOBS = (
-    Knob("centres", (8, 16, 32, 64)),
-    Knob("spread", (0.5, 1.0, 2.0)),
+SEARCH_PARAMETERS = (
+    SearchParameter("centres", (8, 16, 32, 64)),
+    SearchParameter("spread", (0.5, 1.0, 2.0)),
     *(_all_of(name) for name in ("initialisation", "domain", "learnable")),
 )
 """What is searched, in one place."""
 
 
 @dataclass(frozen=True)
-class Wanted:
+class SearchConfig:
     """What is searched.
 
     Attributes:
@@ -86,7 +94,7 @@ class Wanted:
         trials: How many runs, that of the configuration itself among them.
         steps: Training steps of each.
         seed: Of what the method draws; training has its own.
-        over: Names of the knobs that are turned; the others stay as the configuration has them.
+        over: Names of the parameters that are searched; the others stay as in the configuration.
     """
 
     config: RunConfig
@@ -94,15 +102,15 @@ class Wanted:
     trials: int
     steps: int
     seed: int = 0
-    over: tuple[str, ...] = tuple(knob.name for knob in KNOBS)
+    over: tuple[str, ...] = tuple(parameter.name for parameter in SEARCH_PARAMETERS)
 
     @property
-    def knobs(self) -> list[Knob]:
-        """What is turned."""
-        return [knob for knob in KNOBS if knob.name in self.over]
+    def parameters(self) -> list[SearchParameter]:
+        """What is searched."""
+        return [parameter for parameter in SEARCH_PARAMETERS if parameter.name in self.over]
 
     @property
-    def subject(self) -> dict[str, Any]:
+    def fingerprint(self) -> dict[str, Any]:
         """What results depend on, for a study file."""
         config = json.dumps(self.config.model_dump(mode="json"), sort_keys=True).encode()
         checksum = blake2b(config, digest_size=8).hexdigest()
@@ -110,7 +118,7 @@ class Wanted:
 
 
 @dataclass(frozen=True)
-class Found:
+class SearchResult:
     """What a search came to.
 
     Attributes:
@@ -132,11 +140,11 @@ class Found:
     spreads: Sequence[float] = field(default=())
 
 
-def search_rbf(wanted: Wanted, study: Path, on_step: OnStep = lambda: None) -> Found:
+def search_rbf(search: SearchConfig, study: Path, on_step: OnStep = lambda: None) -> SearchResult:
     """Search the embedding of a run's model, or go on searching.
 
     Args:
-        wanted: What and how.
+        search: What and how.
         study: A file that keeps the trials; of optuna's journal storage, or for `gradient` JSON lines.
         on_step: Called after every training step.
 
@@ -148,7 +156,7 @@ def search_rbf(wanted: Wanted, study: Path, on_step: OnStep = lambda: None) -> F
             study belongs to something else; or optuna is not installed.
         TrainingError: If no trial came through.
     """
-    config = wanted.config
+    config = search.config
     if config.model.network.embedding.kind != "rbf":
         kind = config.model.network.embedding.kind
         raise ConfigError(f"{EMBEDDING}.kind is {kind!r}; search rbf needs 'rbf'. Add --set {EMBEDDING}.kind=rbf.")
@@ -158,7 +166,7 @@ def search_rbf(wanted: Wanted, study: Path, on_step: OnStep = lambda: None) -> F
             "with fresh weights. Add --set training.initial_model=null."
         )
     study.parent.mkdir(parents=True, exist_ok=True)
-    return _by_gradient(wanted, study, on_step) if wanted.method == "gradient" else _by_trials(wanted, study, on_step)
+    return _by_gradient(search, study, on_step) if search.method == "gradient" else _by_trials(search, study, on_step)
 
 
 def with_embedding(config: RunConfig, embedding: Mapping[str, Value]) -> RunConfig:
@@ -174,49 +182,52 @@ def with_embedding(config: RunConfig, embedding: Mapping[str, Value]) -> RunConf
 # --- grid and random: optuna keeps the trials -------------------------------------------------------------------------
 
 
-def plan(wanted: Wanted) -> list[dict[str, Value]]:
+def plan(search: SearchConfig) -> list[dict[str, Value]]:
     """Return the trials of a search, the configuration's own values first; more trials go on where fewer ended."""
-    own = wanted.config.model_dump(mode="json")["model"]["network"]["embedding"]
-    planned: list[dict[str, Value]] = [{knob.name: own[knob.name] for knob in wanted.knobs}]
-    if wanted.method == "grid":
-        names = [knob.name for knob in wanted.knobs]
-        every = [dict(zip(names, values, strict=True)) for values in product(*(knob.grid for knob in wanted.knobs))]
-        order = np.random.default_rng(wanted.seed).permutation(len(every))
+    own = search.config.model_dump(mode="json")["model"]["network"]["embedding"]
+    planned: list[dict[str, Value]] = [{parameter.name: own[parameter.name] for parameter in search.parameters}]
+    if search.method == "grid":
+        names = [parameter.name for parameter in search.parameters]
+        every = [
+            dict(zip(names, values, strict=True))
+            for values in product(*(parameter.grid for parameter in search.parameters))
+        ]
+        order = np.random.default_rng(search.seed).permutation(len(every))
         planned += [every[number] for number in order if every[number] != planned[0]]
     else:
-        sources = (np.random.default_rng([wanted.seed, number]) for number in range(1, wanted.trials))
-        planned += [{knob.name: knob.draw(source) for knob in wanted.knobs} for source in sources]
-    return planned[: wanted.trials]
+        sources = (np.random.default_rng([search.seed, number]) for number in range(1, search.trials))
+        planned += [{parameter.name: parameter.draw(source) for parameter in search.parameters} for source in sources]
+    return planned[: search.trials]
 
 
-def _by_trials(wanted: Wanted, path: Path, on_step: OnStep) -> Found:
-    planned = plan(wanted)
-    study = _open_study(path, wanted)
+def _by_trials(search: SearchConfig, path: Path, on_step: OnStep) -> SearchResult:
+    planned = plan(search)
+    study = _open_study(path, search)
     _tidy(study)
     done = _finished(study)
     for number, values in enumerate(planned):
         if number in done:
-            for _ in range(wanted.steps):
+            for _ in range(search.steps):
                 on_step()
         else:
             study.enqueue_trial(dict(values), user_attrs={"number": number})
-            _try(study, wanted, values, on_step)
+            _try(study, search, values, on_step)
     trials = {number: trial for number, trial in _finished(study).items() if number < len(planned)}
     losses = {number: trial.value for number, trial in trials.items() if trial.value is not None}
     if not losses:
         reason = trials[len(planned) - 1].user_attrs["reason"]
         raise TrainingError(f"all {len(planned)} trials crashed, the last one with {reason}")
     best = min(losses, key=lambda number: losses[number])
-    return Found(planned[best], losses[best], losses.get(0), len(planned), len(planned) - len(losses))
+    return SearchResult(planned[best], losses[best], losses.get(0), len(planned), len(planned) - len(losses))
 
 
-def _try(study: optuna.Study, wanted: Wanted, values: Mapping[str, Value], on_step: OnStep) -> None:
+def _try(study: optuna.Study, search: SearchConfig, values: Mapping[str, Value], on_step: OnStep) -> None:
     """Run the trial that is queued; a crash ends nothing but this trial."""
     trial = study.ask()
-    for knob in wanted.knobs:
-        _suggest(trial, knob, values[knob.name])
+    for parameter in search.parameters:
+        _suggest(trial, parameter, values[parameter.name])
     try:
-        loss, _ = short_run(with_embedding(wanted.config, values), wanted.steps, on_step)
+        loss, _ = short_run(with_embedding(search.config, values), search.steps, on_step)
     except _CRASHES as error:
         trial.set_user_attr("reason", f"{type(error).__name__}: {error}")
         study.tell(trial, state=_states().FAIL)
@@ -230,26 +241,26 @@ def _states() -> Any:
     return TrialState
 
 
-def _open_study(path: Path, wanted: Wanted) -> optuna.Study:
+def _open_study(path: Path, search: SearchConfig) -> optuna.Study:
     try:
         import optuna
         from optuna.storages import JournalStorage
         from optuna.storages.journal import JournalFileBackend
     except ImportError as error:
         raise ConfigError(
-            f"--method {wanted.method} needs optuna ({error}): pip install 'audiodiff[search]'. --method gradient does "
+            f"--method {search.method} needs optuna ({error}): pip install 'audiodiff[search]'. --method gradient does "
             "without."
         ) from error
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     storage = JournalStorage(JournalFileBackend(str(path)))
-    name = f"{wanted.method}, seed {wanted.seed}"
+    name = f"{search.method}, seed {search.seed}"
     study = optuna.create_study(storage=storage, study_name=name, load_if_exists=True)
-    known = study.user_attrs.get("subject")
-    if known not in (None, wanted.subject):
+    known = study.user_attrs.get("fingerprint")
+    if known not in (None, search.fingerprint):
         raise ConfigError(
-            f"{path} belongs to another search: {known} there, {wanted.subject} here. Choose another --study file."
+            f"{path} belongs to another search: {known} there, {search.fingerprint} here. Choose another --study file."
         )
-    study.set_user_attr("subject", wanted.subject)
+    study.set_user_attr("fingerprint", search.fingerprint)
     return study
 
 
@@ -270,28 +281,90 @@ def _tidy(study: optuna.Study) -> None:
         study.tell(trial.number, state=states.FAIL)
 
 
-def _suggest(trial: optuna.Trial, knob: Knob, value: Value) -> None:
+def _suggest(trial: optuna.Trial, parameter: SearchParameter, value: Value) -> None:
     """Tell optuna of a value, for its pictures and importances."""
-    if not knob.is_number:
-        trial.suggest_categorical(knob.name, knob.grid)
+    if not parameter.is_number:
+        trial.suggest_categorical(parameter.name, parameter.grid)
     elif isinstance(value, int):
-        trial.suggest_int(knob.name, 2, 4096, log=True)
+        trial.suggest_int(parameter.name, 2, 4096, log=True)
     else:
-        trial.suggest_float(knob.name, 1e-3, 1e3, log=True)
+        trial.suggest_float(parameter.name, 1e-3, 1e3, log=True)
 
 
 # --- gradient ---------------------------------------------------------------------------------------------------------
 
 
-def _by_gradient(wanted: Wanted, path: Path, on_step: OnStep) -> Found:
+def _by_gradient(search: SearchConfig, path: Path, on_step: OnStep) -> SearchResult:
     """Train centres and spreads from where the configuration puts them; what they came to is the result."""
-    config = with_embedding(wanted.config, {"learnable": True})
-    study = Study(path, wanted.subject | {"method": "gradient"})
+    config = with_embedding(search.config, {"learnable": True})
+    study = Study(path, search.fingerprint | {"method": "gradient"})
     if not list(study):
         before = config.model.network.embedding.spread
-        loss, basis = short_run(config, wanted.steps, on_step)
+        loss, basis = short_run(config, search.steps, on_step)
         spread = round(before * basis.growth, 3)
         study.add({"loss": loss, "spread": spread, "centres": basis.centres, "spreads": basis.spreads})
     (done,) = study
     embedding: dict[str, Value] = {"learnable": True, "spread": done["spread"]}
-    return Found(embedding, done["loss"], None, 1, centres=done["centres"], spreads=done["spreads"])
+    return SearchResult(embedding, done["loss"], None, 1, centres=done["centres"], spreads=done["spreads"])
+
+
+# --- a trial ----------------------------------------------------------------------------------------------------------
+
+
+class Basis(NamedTuple):
+    """What training has made of the radial basis functions of the embedding.
+
+    Attributes:
+        centres: Where they are.
+        spreads: How wide they are.
+        growth: Geometric mean of how many times as wide they have become.
+    """
+
+    centres: list[float]
+    spreads: list[float]
+    growth: float
+
+
+def short_run(config: RunConfig, steps: int, on_step: Callable[[], object] = lambda: None) -> tuple[float, Basis]:
+    """Train for a short while; seed and configuration decide the result.
+
+    Args:
+        config: The run; its learning rate goes through its whole course in these steps.
+        steps: How many.
+        on_step: Called after every step.
+
+    Returns:
+        The validation loss of the averaged weights, and the radial basis functions.
+
+    Raises:
+        TrainingError: If the loss is not finite.
+        AudiodiffError: If data or model cannot be used.
+    """
+    warmup = min(config.training.warmup_steps, int(_WARMUP_FRACTION * steps))
+    training = config.training.model_copy(update={"steps": steps, "warmup_steps": warmup})
+    config = config.model_copy(update={"training": training})
+    corpus = open_corpus(config)
+    stream = corpus.training
+    with init_distributed(training.device) as distributed:
+        state = initialise(config, stream, distributed)
+        before = _basis(state.ema).spread.detach().clone()
+        batches = stream.batches(0, training.batch_size, config.data.workers, replica=distributed.replica)
+        for _ in range(steps):
+            state.step(next(batches))
+            on_step()
+        batches.close()
+        state.flush()
+        crops = validation_crops(corpus.validation, stream.reader, training.validation_crops)
+        loss = Validator(crops, state.objective, training, state.few_step)(state.ema).loss
+        basis = _basis(state.ema)
+        growth = float((basis.spread.detach() / before).log().mean().exp())
+    if not math.isfinite(loss):
+        raise TrainingError(f"the validation loss is {loss} after {steps} steps")
+    return loss, Basis(basis.centres.tolist(), basis.spread.tolist(), growth)
+
+
+def _basis(network: Network) -> RadialBasis:
+    features = network.level.features
+    if not isinstance(features, RadialBasis):
+        raise TypeError("this network has no radial basis functions")
+    return features

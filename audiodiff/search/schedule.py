@@ -12,13 +12,13 @@ from typing import NamedTuple
 from audiodiff.checkpoint import WEIGHTS, copy_model, load_config
 from audiodiff.config import SearchedLevels
 from audiodiff.errors import DataError, ModelError
-from audiodiff.search.judge import Judge
 from audiodiff.search.proposals import METHODS, Levels, Method, Space, fits, spaced
+from audiodiff.search.scorer import Scorer
 from audiodiff.search.study import Study
 
 
 @dataclass(frozen=True)
-class Wanted:
+class SearchConfig:
     """What is searched.
 
     Attributes:
@@ -42,7 +42,7 @@ class Trial(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Found:
+class SearchResult:
     """What a search of one number of steps came to.
 
     Attributes:
@@ -59,17 +59,17 @@ class Found:
 
 
 def search_levels(
-    judge: Judge,
-    wanted: Wanted,
+    scorer: Scorer,
+    search: SearchConfig,
     study: Study,
     more: Sequence[Levels] = (),
     on_trial: Callable[[], object] = lambda: None,
-) -> Found:
+) -> SearchResult:
     """Search the noise levels of one number of steps.
 
     Args:
-        judge: Scores them.
-        wanted: Steps, method and trials.
+        scorer: Scores them.
+        search: Steps, method and trials.
         study: Where trials are kept, and looked up before they are made.
         more: Further levels to begin with, such as what was found for another number of steps.
         on_trial: Called after every trial.
@@ -80,51 +80,51 @@ def search_levels(
     Raises:
         DataError: If evenly spaced levels have no score.
     """
-    settings, diffusion = judge.settings(wanted.steps), judge.vocoder.config.diffusion
-    uniform_levels = spaced(wanted.steps, settings.start_log_snr, settings.end_log_snr)
-    trained_levels = spaced(wanted.steps, diffusion.log_snr_min, diffusion.log_snr_max)
+    settings, diffusion = scorer.settings(search.steps), scorer.vocoder.config.diffusion
+    uniform_levels = spaced(search.steps, settings.start_log_snr, settings.end_log_snr)
+    trained_levels = spaced(search.steps, diffusion.log_snr_min, diffusion.log_snr_max)
     first = tuple(dict.fromkeys((uniform_levels, trained_levels)))
-    space = Space(wanted.steps, diffusion.log_snr_min, diffusion.log_snr_max, first)
+    space = Space(search.steps, diffusion.log_snr_min, diffusion.log_snr_max, first)
     space = space._replace(first=(*first, *(levels for levels in more if levels not in first and fits(levels, space))))
     known = {tuple(trial["levels"]): trial["score"] for trial in study}
     scores: dict[Levels, float | None] = {}
-    proposals = METHODS[wanted.method](space, wanted.trials, Random(wanted.seed))
+    proposals = METHODS[search.method](space, search.trials, Random(search.seed))
     levels = next(proposals, None)
-    while levels is not None and (levels in scores or len(scores) < wanted.trials):
+    while levels is not None and (levels in scores or len(scores) < search.trials):
         if levels not in scores:
-            scores[levels] = known[levels] if levels in known else _try(judge, levels, study, first)
+            scores[levels] = known[levels] if levels in known else _try(scorer, levels, study, first)
             on_trial()
         try:
-            levels = proposals.send(_rank(judge, scores[levels]))
+            levels = proposals.send(_rank(scorer, scores[levels]))
         except StopIteration:
             break
-    every = {levels: score for levels, score in known.items() if len(levels) == wanted.steps} | scores
-    winner = min(every, key=lambda levels: _rank(judge, every[levels]))
+    every = {levels: score for levels, score in known.items() if len(levels) == search.steps} | scores
+    winner = min(every, key=lambda levels: _rank(scorer, every[levels]))
     best, uniform, trained = (Trial(each, every.get(each)) for each in (winner, uniform_levels, trained_levels))
-    return Found(best, uniform, trained, len(every))
+    return SearchResult(best, uniform, trained, len(every))
 
 
-def _rank(judge: Judge, score: float | None) -> float:
-    return math.inf if score is None else judge.sign * score
+def _rank(scorer: Scorer, score: float | None) -> float:
+    return math.inf if score is None else scorer.sign * score
 
 
-def _try(judge: Judge, levels: Levels, study: Study, first: Sequence[Levels]) -> float | None:
-    score, reason = judge(levels)
+def _try(scorer: Scorer, levels: Levels, study: Study, first: Sequence[Levels]) -> float | None:
+    score, reason = scorer(levels)
     if score is None and levels == first[0]:
         raise DataError(f"{reason} Leave that recording out, or choose another metric.")
     study.add({"steps": len(levels), "levels": list(levels), "score": score, **({"reason": reason} if reason else {})})
     return score
 
 
-def as_searched(found: Found, judge: Judge, data: str) -> SearchedLevels:
+def as_searched(found: SearchResult, scorer: Scorer, data: str) -> SearchedLevels:
     """Return what was found as a model's configuration holds it; `data` says in words what it was searched on."""
-    settings = judge.settings(len(found.best.levels))
+    settings = scorer.settings(len(found.best.levels))
     return SearchedLevels.model_validate(
         {
             "levels": found.best.levels,
             "start": settings.start,
             "sampler": settings.sampler,
-            "metric": judge.metric,
+            "metric": scorer.metric,
             "score": found.best.score,
             "uniform_score": found.uniform.score,
             "data": data,

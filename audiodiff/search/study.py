@@ -19,16 +19,16 @@ class Study:
 
     Args:
         path: The file; made if it is not there.
-        subject: What the results depend on, as plain values; a file that belongs to something else is refused.
+        fingerprint: What the results depend on, as plain values; a file that belongs to something else is refused.
 
     Raises:
         ConfigError: If the file cannot be read, or belongs to another search.
     """
 
-    def __init__(self, path: Path, subject: Mapping[str, Any]) -> None:
+    def __init__(self, path: Path, fingerprint: Mapping[str, Any]) -> None:
         self._path = path
         self._trials: list[dict[str, Any]] = []
-        plain = json.loads(json.dumps(dict(subject)))
+        plain = json.loads(json.dumps(dict(fingerprint)))
         if not path.is_file() or not path.stat().st_size:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._append(plain)

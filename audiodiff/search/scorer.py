@@ -87,7 +87,7 @@ class _RememberingInitialisation(MelInitialisation):
         return self._known[key]
 
 
-class Judge:
+class Scorer:
     """Says how good noise levels are: the mean of a metric over what a vocoder makes of the mels of recordings.
 
     Args:
@@ -106,7 +106,7 @@ class Judge:
         changes: SynthesisChanges | None = None,
         seed: int = 0,
     ) -> None:
-        self._plain = vocoder
+        self._vocoder = vocoder
         self.vocoder = vocoder.with_dtype("bf16" if vocoder.dtype == torch.bfloat16 else "fp32")
         self.vocoder.initialisation = _RememberingInitialisation(vocoder.spectrogram, vocoder.whitening)
         self.clips, self.metric, self.seed = clips, metric, seed
@@ -119,7 +119,7 @@ class Judge:
         plain: SynthesisChanges = {"levels": (), "schedule": "uniform", "steps": steps}
         return self.vocoder.settings({**self.changes, **plain})
 
-    def subject(self, folder: Path) -> dict[str, Any]:
+    def fingerprint(self, folder: Path) -> dict[str, Any]:
         """Return what scores depend on: the model in a folder, the recordings, and how they are made and scored."""
         config = load_config(folder).model_dump(mode="json", exclude={"synthesis", "provenance"}, exclude_defaults=True)
         settings = self.settings(1)
@@ -164,7 +164,7 @@ class Judge:
         for _ in range(_ROUNDS):
             for place, levels in enumerate(schedules):
                 began = time.perf_counter()
-                self._make(self._plain, mel, levels)
+                self._make(self._vocoder, mel, levels)
                 fastest[place] = min(fastest[place], time.perf_counter() - began)
         return [seconds * self.vocoder.sample_rate / clip.audio.shape[-1] for seconds in fastest]
 
