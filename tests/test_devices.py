@@ -23,7 +23,7 @@ from audiodiff.evaluation.spectral import log_mel_distance, multi_resolution_stf
 from audiodiff.networks.build import build_network
 from audiodiff.pipelines import Generator, Vocoder
 from audiodiff.pipelines.repair import RepairConfig, repair
-from audiodiff.training import objective
+from audiodiff.training import randomness
 from audiodiff.training.distributed import Distributed
 from audiodiff.training.state import TrainState
 
@@ -321,7 +321,7 @@ def test_a_training_step_on_a_gpu(tiny_run_config, batches, case, monkeypatch):
         noise = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
         return noise[replica.rank * len(like) : (replica.rank + 1) * len(like)].to(like.device)
 
-    monkeypatch.setattr(objective, "_normal", draw)  # a GPU has other random numbers
+    monkeypatch.setattr(randomness, "_normal", draw)  # a GPU has other random numbers
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
     losses = step_losses(tiny_run_config, batches, case, [torch.device("cuda"), torch.device("cpu")])
     assert losses[0] == pytest.approx(losses[1], rel=1e-3 if "bf16" not in case else 0.1)
