@@ -3,7 +3,7 @@
 here=$(dirname "$0") usage=CORPUS_DIR exp=exp/words
 conf=("$here/conf/words.yaml")
 words=down,go,left,no,off,on,right,stop,up,yes
-data() { python -m recipes.speech_commands "$1" "$exp/data" --words "$words" --resplit; }
+data() { python -m recipes.speech_commands "$1" "$exp/data" --words "$words" --whole --resplit; }
 synthesise() { generate_each ${words//,/ }; }
 evaluate() { examine; recognise; }
 source "$here/../../run.sh"
