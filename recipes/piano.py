@@ -4,8 +4,8 @@ Source: https://github.com/sfzinstruments/SplendidGrandPiano (recorded by AKAI).
 Half an hour, 226 notes of up to 14 seconds at four velocities, 44,100 Hz.
 
 Layout: `FF_C3.flac`: a velocity (PP, Mp, Mf or MF, FF), a note and its octave, which counts from one below the usual
-name: `FF_C3` is middle C, here labelled `C4`. The velocity is the speaker. Split: a few notes are held out for validation,
-and none for tests, because every note is the only one of its key and velocity.
+name: `FF_C3` is middle C, here labelled `C4`. The velocity is the speaker. Split: a few notes are held out for
+validation, and none for tests, because every note is the only one of its key and velocity.
 
 Two keys in five were not recorded. With `--fill` they are made of their nearest neighbour, played up to two semitones
 faster or slower, and written to `CORPUS_DIR/filled`.
