@@ -16,7 +16,7 @@ from audiodiff.config import ModelConfig
 from audiodiff.errors import ConfigError
 from audiodiff.interop import convert_state_dict, published_base_config
 from audiodiff.networks.build import Network
-from audiodiff.networks.steps import DiscreteSteps
+from audiodiff.networks.embeddings import DiscreteSteps
 
 BASELINE = "diffwave"
 _LEARNING_RATE = 2e-4

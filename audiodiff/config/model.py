@@ -69,13 +69,13 @@ class DiffusionConfig(Config):
             raise ValueError("levels 1 is no range; use 0 for a continuous one, or at least 2")
         return self
 
-    def log_snr_at(self, share: float) -> float:
-        """Return the log-SNR below which a share (0 to 1) of the training levels lies: the quantile function."""
+    def log_snr_quantile(self, u: float) -> float:
+        """Return the log-SNR below which a fraction u (0 to 1) of the training levels lies: the quantile function."""
         if self.distribution == "logistic":
             edge = 1 / (1 + math.exp(0.5 / LOGISTIC_SPREAD))
-            p = edge + share * (1 - 2 * edge)
-            share = 0.5 + LOGISTIC_SPREAD * math.log(p / (1 - p))
-        return self.log_snr_min + (self.log_snr_max - self.log_snr_min) * share
+            p = edge + u * (1 - 2 * edge)
+            u = 0.5 + LOGISTIC_SPREAD * math.log(p / (1 - p))
+        return self.log_snr_min + (self.log_snr_max - self.log_snr_min) * u
 
 
 class SynthesisConfig(Config):

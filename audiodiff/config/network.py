@@ -16,7 +16,7 @@ class EmbeddingConfig(Config):
     kind: Literal["rbf", "fourier", "sinusoidal", "lmnt", "philsyn"] = Field(
         "rbf",
         description="radial basis functions, random Fourier features (Song et al. 2021), DiffWave's sinusoids; the "
-        "last two are those of other projects' weights, by discrete steps: `networks/steps.py`",
+        "last two are those of other projects' weights, by discrete steps",
     )
     width: int = Field(128, gt=0, description="features after the MLP")
     centres: int = Field(32, gt=1, description="number of RBF centres (or of sines and cosines)")

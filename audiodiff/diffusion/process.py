@@ -149,7 +149,7 @@ def sample_log_snr(n: int, config: DiffusionConfig, generator: torch.Generator) 
     u = stratified_uniforms(n, generator)
     if config.levels:
         u = (u * config.levels).floor().clamp_max(config.levels - 1) / (config.levels - 1)
-    return torch.tensor([config.log_snr_at(u) for u in u.tolist()])
+    return torch.tensor([config.log_snr_quantile(u) for u in u.tolist()])
 
 
 def weighted_mse(prediction: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:

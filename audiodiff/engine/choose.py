@@ -92,7 +92,13 @@ def make_engine(network: Network, config: ModelConfig, dtype: torch.dtype, devic
         dtype: Of the matrix products.
         device: Where the network is.
     """
-    if isinstance(network, DiffWave) and device.type == "cpu" and network.stack.is_gated and network.variance is None:
+    if (
+        isinstance(network, DiffWave)
+        and device.type == "cpu"
+        and network.variance is None
+        and network.stack.is_gated
+        and not network.stack.is_causal
+    ):
         return TiledEngine(network, config, dtype)
     if device.type == "cuda":
         fast = accelerated(network, dtype)

@@ -50,7 +50,7 @@ class FusedStack:
 
         Args:
             h: Residual stream `(batch, positions, C)` in the packed dtype, contiguous; it is overwritten.
-            level: Noise-level embedding `(batch, level_width)`, float32.
+            level: Noise-level embedding `(batch, embedding_width)`, float32.
             condition: What `FusedTransform.arrange` returned, or None.
 
         Returns:

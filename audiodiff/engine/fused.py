@@ -12,11 +12,9 @@ from torch.nn import functional
 from audiodiff.engine import kernels
 from audiodiff.engine.cuda import FusedStack
 from audiodiff.engine.packing import pack_stack, pad_last, pad_parts, padded_width
-from audiodiff.networks.base import DilatedNetwork
 from audiodiff.networks.build import Network
-from audiodiff.networks.conditioning import UpsampledConditioner
-from audiodiff.networks.diffwave import DiffWave
-from audiodiff.networks.given import Conditions
+from audiodiff.networks.conditioning import GlobalConditions, UpsampledConditioner
+from audiodiff.networks.diffwave import DiffWave, DilatedNetwork
 from audiodiff.networks.stft_diffwave import STFTDiffWave
 
 WIDEST = 128
@@ -36,6 +34,10 @@ def why_not_fused(network: nn.Module, device: torch.device | str) -> str | None:
         return f"{type(network).__name__} has no fused form"
     if not network.stack.is_gated:
         return "its layers are not gated"
+    if network.stack.is_causal:
+        return "its layers look ahead less than behind"
+    if isinstance(network, STFTDiffWave) and network.branches:
+        return "its branches have no fused form"
     if network.variance is not None:
         return "a learned variance has no fused form"
     channels = network.input.out_features
@@ -127,14 +129,11 @@ class FusedTransform:
         return pad_parts(condition.to(self.dtype), parts, width, 2).contiguous()
 
     @torch.no_grad()
-    def __call__(
-        self, features: Tensor, log_snr: Tensor, condition: Tensor | None, global_condition: Tensor | None
-    ) -> Tensor:
+    def __call__(self, features: Tensor, embedding: Tensor, condition: Tensor | None) -> Tensor:
         """Map features `(batch, positions, n_inputs)` to `(batch, positions, n_outputs)`, in the layers' dtype."""
         with torch.autocast(features.device.type, enabled=False):  # precision is chosen here, part by part
-            level = self.network.embed_level(log_snr, global_condition)
             h = torch.relu_(self._project(features.to(self.dtype)))
-            h = torch.relu_(functional.linear(self.stack(h, level, condition), *self._skip))
+            h = torch.relu_(functional.linear(self.stack(h, embedding, condition), *self._skip))
             return functional.linear(h, *self._output)
 
     def _project(self, features: Tensor) -> Tensor:
@@ -161,14 +160,18 @@ class _Fused(nn.Module):
         return self.layers.arrange(self.plain.encode(mel))
 
     @torch.no_grad()
-    def embed(self, global_condition: Conditions | None = None) -> Tensor | None:
+    def embed(self, global_condition: GlobalConditions | None = None) -> Tensor | None:
         """Embed global conditions; see `ConditionedNetwork.embed`."""
         return self.plain.embed(global_condition)
 
-    def _transform(
-        self, features: Tensor, log_snr: Tensor, condition: Tensor | None, global_condition: Tensor | None
-    ) -> Tensor:
-        return self.layers(features, log_snr, condition, global_condition)
+    @torch.no_grad()
+    def embed_level(self, log_snr: Tensor, global_condition: Tensor | None) -> Tensor:
+        """Embed noise levels; see `ConditionedNetwork.embed_level`."""
+        with torch.autocast(log_snr.device.type, enabled=False):
+            return self.plain.embed_level(log_snr, global_condition)
+
+    def _transform(self, features: Tensor, embedding: Tensor, condition: Tensor | None) -> Tensor:
+        return self.layers(features, embedding, condition)
 
 
 class FusedDiffWave(_Fused, DiffWave):
@@ -190,6 +193,7 @@ class FusedSTFTDiffWave(_Fused, STFTDiffWave):
     def __init__(self, network: STFTDiffWave, layers: FusedTransform) -> None:
         nn.Module.__init__(self)
         self.stft, self.layers, self.plain, self.stack = network.stft, layers, network, network.stack
+        self.branches, self.mel_encoder = network.branches, network.mel_encoder
 
 
 FusedNetwork = FusedDiffWave | FusedSTFTDiffWave

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from audiodiff.networks.conditioning import UpsampledConditioner
-from audiodiff.networks.layers import DilatedStack
+from audiodiff.networks.diffwave import DilatedStack
 
 SMALLEST = 16
 """Channels are padded with zeros to a power of two from here on: what the matrix units take at least."""
@@ -49,7 +49,7 @@ class PackedStack(NamedTuple):
         dilations: One per layer, in positions.
         taps: `(L, 2 * C, 3 * C + wide + narrow)`: past, present, future, features.
         output: `(L, 2 * C, C)`: residual, skip.
-        level: `(L * 3 * 2 * C, level_width)`, float32: from the noise-level embedding to what each tap brings.
+        level: `(L * 3 * 2 * C, embedding_width)`, float32: from the noise-level embedding to what each tap brings.
         offset: `(L * 3 * 2 * C,)`, float32: the same at an embedding of zero, and the bias at the present tap.
         skip_bias: `(C,)`, float32: the sum of all skip biases, which the kernels leave out.
     """

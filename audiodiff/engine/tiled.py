@@ -24,9 +24,8 @@ from torch import Tensor
 
 from audiodiff.engine.ring_buffer import RingBuffer
 from audiodiff.engine.window import Window
-from audiodiff.networks.diffwave import DiffWave
-from audiodiff.networks.gated import HALF
-from audiodiff.networks.layers import GatedResidualLayer
+from audiodiff.networks.diffwave import DiffWave, ResidualLayer
+from audiodiff.networks.layers import SQRT_HALF
 
 
 @dataclass
@@ -41,7 +40,7 @@ class _PackedLayer:
         bias: What the taps add at any noise level, `(2 C,)`, float32; includes the offset of a full set of taps.
         past: What the past tap adds to that because of the offset, `(2 C,)`, float32.
         future: The same of the future tap.
-        level: Float32 weight and bias of the noise level, `(C, level_width)` and `(C,)`.
+        level: Float32 weight and bias of the noise level, `(C, embedding_width)` and `(C,)`.
         level_taps: Float32 taps that the noise level passes, `(3, 2 C, C)`.
     """
 
@@ -56,7 +55,7 @@ class _PackedLayer:
     level_taps: Tensor
 
 
-def _pack_layer(layer: GatedResidualLayer, offset: Tensor, dtype: torch.dtype) -> tuple[_PackedLayer, Tensor]:
+def _pack_layer(layer: ResidualLayer, offset: Tensor, dtype: torch.dtype) -> tuple[_PackedLayer, Tensor]:
     """Return the packed layer and the offset of its output, given that of its input."""
     channels = len(offset)
     double = torch.ones(2 * channels)
@@ -68,7 +67,7 @@ def _pack_layer(layer: GatedResidualLayer, offset: Tensor, dtype: torch.dtype) -
     packed = _PackedLayer(
         dilation=layer.dilation,
         taps=taps.T.to(dtype).contiguous(),
-        residual=(2 * HALF * output[:channels]).T.to(dtype).contiguous(),
+        residual=(2 * SQRT_HALF * output[:channels]).T.to(dtype).contiguous(),
         skip=(2 * output[channels:]).T.to(dtype).contiguous(),
         bias=layer.taps.bias.float() * double + past + present + future,
         past=past,
@@ -76,7 +75,7 @@ def _pack_layer(layer: GatedResidualLayer, offset: Tensor, dtype: torch.dtype) -
         level=(layer.level.weight.float(), layer.level.bias.float()),
         level_taps=by_tap,
     )
-    return packed, HALF * (offset + output_bias[:channels])
+    return packed, SQRT_HALF * (offset + output_bias[:channels])
 
 
 class _Scratch:
@@ -274,7 +273,7 @@ class TiledStream:
             self._skips[start:stop].addmm_(gated, layer.packed.skip)
         if index + 1 < len(self._layers):
             following = self._layers[index + 1].rows.append(stop - start)
-            torch.addmm(layer.rows[start:stop], gated, layer.packed.residual, beta=HALF, out=following)
+            torch.addmm(layer.rows[start:stop], gated, layer.packed.residual, beta=SQRT_HALF, out=following)
 
     def _finish(self, stop: int) -> None:
         """Turn the complete sums of skips before `stop` into predictions."""

@@ -1,44 +1,44 @@
-"""What the networks share: noise level and conditions, and the residual layers between input and output projection."""
+"""What the networks share: noise level and conditions, and the projections around a stack of layers."""
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
-from audiodiff.config import ModelConfig, NetworkConfig
+from audiodiff.config import ModelConfig
 from audiodiff.networks.conditioning import (
     Conditioner,
-    FrameConditioner,
+    GlobalConditions,
     LabelEmbedding,
     MelNormalisation,
-    UpsampledConditioner,
+    VectorEmbedding,
 )
 from audiodiff.networks.embeddings import NoiseLevelEmbedding
-from audiodiff.networks.given import Conditions, VectorEmbedding
-from audiodiff.networks.layers import DilatedStack
-from audiodiff.networks.levels import UNetStack
 
 
-def _conditioner(network: NetworkConfig, n_mels: int) -> Conditioner | None:
-    if not n_mels:
-        return None
-    if network.upsampling == "repeat":
-        return FrameConditioner(n_mels, network.channels, network.layers)
-    per_layer = network.upsampling == "transposed-per-layer"
-    factors = network.upsampling_factors
-    return UpsampledConditioner(n_mels, network.channels, network.layers, factors=factors, per_layer=per_layer)
+class Stack(nn.Module):
+    """The layers between input and output projection, and the conditioner that brings a mel to them.
 
+    Attributes:
+        conditioner: None in a network without mel.
+    """
 
-def zero_projection(n_inputs: int, n_outputs: int) -> nn.Linear:
-    """Return a projection that starts at zero."""
-    projection = nn.Linear(n_inputs, n_outputs)
-    nn.init.zeros_(projection.weight)
-    nn.init.zeros_(projection.bias)
-    return projection
+    conditioner: Conditioner | None
+
+    def layer_condition(self, condition: Tensor | None, index: int, n_positions: int) -> Tensor | None:
+        """Return one layer's part of what `conditioner.encode` returned, see `FrameConditioner.for_layer`.
+
+        Raises:
+            TypeError: If there is a condition, but no conditioner.
+        """
+        if condition is None:
+            return None
+        if self.conditioner is None:
+            raise TypeError("this network was built without a mel condition")
+        return self.conditioner.for_layer(condition, index, n_positions)
 
 
 class ConditionedNetwork(nn.Module):
-    """What every noise predictor is told beside the signal: noise level, what is given of whole clips, and mel.
+    """What conditions every noise predictor: noise level, global conditions, and mel.
 
     Args:
         config: The model; its network, diffusion range, mel, labels, speakers and vector_width are used.
@@ -48,10 +48,10 @@ class ConditionedNetwork(nn.Module):
         speaker: The embedding of speakers, or None.
         vector: The embedding of vectors, or None.
         variance: The projection to a learned variance, None where it is fixed; it starts at zero, the geometric mean of
-            the bounds (`audiodiff.diffusion.variance.log_ratio`).
+            the bounds (`audiodiff.diffusion.variance`).
     """
 
-    stack: DilatedStack | UNetStack
+    stack: Stack
     """What lies between input and output projection."""
 
     def __init__(self, config: ModelConfig) -> None:
@@ -75,26 +75,25 @@ class ConditionedNetwork(nn.Module):
         return nn.ModuleList(part for name, part in self.stack.named_children() if name != "conditioner")
 
     def encode(self, mel: Tensor) -> Tensor:
-        """Prepare a mel condition `(batch, n_mels, n_blocks)` once for all denoising steps."""
+        """Prepare a mel condition `(batch, n_mels, frames)` once for all denoising steps."""
         if self.normalise_mel is None or self.stack.conditioner is None:
             raise TypeError("this network was built without a mel condition")
-        encoded: Tensor = self.stack.conditioner.encode(self.normalise_mel(mel))
-        return encoded
+        return self.stack.conditioner.encode(self.normalise_mel(mel))
 
-    def embed(self, given: Conditions | None = None) -> Tensor | None:
-        """Embed what is given of whole clips, once for all denoising steps.
+    def embed(self, global_conditions: GlobalConditions | None = None) -> Tensor | None:
+        """Embed global conditions, once for all denoising steps.
 
         Args:
-            given: The conditions; what is missing counts as "none", of which there is a learned vector too.
+            global_conditions: What is missing counts as "none", of which there is a learned embedding too.
 
         Returns:
-            `(batch, width)`, or `(1, width)` where nothing is given; None for a network without such conditions.
+            `(batch, width)`, or `(1, width)` without any; None for a network without global conditions.
 
         Raises:
-            TypeError: If something is given that the network was built without.
+            TypeError: If the network was built without one of them.
         """
         total: Tensor | None = None
-        for name, value in (given or Conditions())._asdict().items():
+        for name, value in (global_conditions or GlobalConditions())._asdict().items():
             embedding = getattr(self, name)
             if embedding is None and value is not None:
                 raise TypeError(f"this network was built without {name}s")
@@ -103,49 +102,11 @@ class ConditionedNetwork(nn.Module):
                 total = embedded if total is None else total + embedded
         return total
 
-    def embed_level(self, log_snr: Tensor, given: Tensor | None) -> Tensor:
+    def embed_level(self, log_snr: Tensor, global_condition: Tensor | None) -> Tensor:
         """Add the embedding of noise levels `(batch,)` to what `embed` returned, or None: `(batch, width)`."""
-        level: Tensor = self.level(log_snr)
-        if given is None:
-            given = self.embed()
+        embedding: Tensor = self.level(log_snr)
+        if global_condition is None:
+            global_condition = self.embed()
         elif not (self.label or self.speaker or self.vector):
             raise TypeError("this network was built without labels, speakers and vectors")
-        return level if given is None else level + given
-
-
-class DilatedNetwork(ConditionedNetwork):
-    """The trunk of a noise predictor; subclasses bring the projections from the signal and back.
-
-    Args:
-        config: The model; its network, diffusion range and conditions are used.
-        n_inputs: Features of a position that the input projection takes.
-        n_outputs: Features of a position that the output projection gives; it starts at zero.
-        n_samples: Samples of a position, for each of which a learned variance has a feature of its own.
-    """
-
-    stack: DilatedStack
-
-    def __init__(self, config: ModelConfig, n_inputs: int, n_outputs: int, n_samples: int) -> None:
-        super().__init__(config)
-        network, width = config.network, config.network.embedding.width
-        self.input = nn.Linear(n_inputs, network.channels)
-        self.stack = DilatedStack(
-            network.channels,
-            network.layers,
-            network.dilation_cycle,
-            level_width=width,
-            radial_centres=network.activation_centres if network.activation == "rbf" else 0,
-            look_ahead=network.look_ahead,
-        )
-        self.stack.conditioner = _conditioner(network, config.mel.n_mels if config.mel else 0)
-        self.skip = nn.Linear(network.channels, network.channels)
-        self.output = zero_projection(network.channels, n_outputs)
-        if config.diffusion.variance == "learned":
-            self.variance = zero_projection(network.channels, n_samples)
-
-    def _transform(self, features: Tensor, level: Tensor, condition: Tensor | None) -> Tensor:
-        """Map features `(batch, positions, n_inputs)` to `(batch, positions, n_outputs)`, the variance behind."""
-        h = torch.relu(self.input(features))
-        h = torch.relu(self.skip(self.stack(h, level, condition)))
-        transformed: Tensor = self.output(h)
-        return transformed if self.variance is None else torch.cat([transformed, self.variance(h)], dim=2)
+        return embedding if global_condition is None else embedding + global_condition

@@ -1,13 +1,33 @@
-"""Conditions: a mel spectrogram that enters every layer, and a class label that joins the noise level."""
+"""Conditioning: a mel that enters every layer, and global conditions, whose embeddings join that of the noise level.
+
+A mel is local conditioning; class, speaker and vector of a whole clip are global (van den Oord et al. 2016, "WaveNet").
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+from audiodiff.config import NetworkConfig
+
+
+class GlobalConditions(NamedTuple):
+    """What conditions whole clips, in contrast to the mel; None where no clip has it.
+
+    Attributes:
+        label: Class indices `(batch,)`; the number of classes means no class.
+        speaker: Speaker indices `(batch,)`; the number of speakers means no speaker.
+        vector: `(batch, vector_width)`, float32; a row of NaN means no vector.
+    """
+
+    label: Tensor | None = None
+    speaker: Tensor | None = None
+    vector: Tensor | None = None
 
 
 class MelNormalisation(nn.Module):
@@ -51,15 +71,41 @@ class LabelEmbedding(nn.Module):
         return vectors
 
 
+class VectorEmbedding(nn.Module):
+    """A linear map of any vector, with statistics measured on the training data, and a learned embedding of "none".
+
+    Args:
+        n_features: Length of the vector.
+        width: Width of its embedding.
+    """
+
+    mean: Tensor
+    deviation: Tensor
+
+    def __init__(self, n_features: int, width: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(n_features))
+        self.register_buffer("deviation", torch.ones(n_features))
+        self.project = nn.Linear(n_features, width)
+        self.none = nn.Parameter(torch.randn(width) * 3**-0.5)  # of the size of what the projection starts with
+
+    def forward(self, vector: Tensor | None) -> Tensor:
+        """Map vectors `(batch, n_features)` to `(batch, width)`, or None, as a row of NaN, to that of "none"."""
+        if vector is None:
+            return self.none.unsqueeze(0)
+        missing = vector.isnan().any(1, keepdim=True)
+        projected = self.project((torch.where(missing, self.mean, vector) - self.mean) / self.deviation)
+        return torch.where(missing, self.none.to(projected.dtype), projected)
+
+
 class FrameConditioner(nn.Linear):
-    """A mel frame, projected for all layers at once and repeated over the positions of its block.
+    """A mel frame, projected for all layers at once and repeated over the positions of its hop.
 
     Nothing of it depends on the noise level, so it is projected once for all steps.
 
     Args:
         n_mels: Number of bins.
-        channels: Width of the residual stream; a layer's condition is twice as wide.
-        layers: Number of layers.
+        widths: Channels of the condition of each layer.
 
     Attributes:
         context_frames: How many frames to either side an encoded position depends on.
@@ -69,12 +115,12 @@ class FrameConditioner(nn.Linear):
     context_frames = 0
     positions_per_frame = 1
 
-    def __init__(self, n_mels: int, channels: int, layers: int) -> None:
-        super().__init__(n_mels, layers * 2 * channels, bias=False)
-        self.width = 2 * channels
+    def __init__(self, n_mels: int, widths: Sequence[int]) -> None:
+        super().__init__(n_mels, sum(widths), bias=False)
+        self.widths = list(widths)
 
     def encode(self, features: Tensor) -> Tensor:
-        """Project features `(batch, frames, n_mels)` to `(batch, frames, layers * 2 * channels)`."""
+        """Project features `(batch, frames, n_mels)` to `(batch, frames, sum of widths)`."""
         projected: Tensor = self(features)
         return projected
 
@@ -87,12 +133,12 @@ class FrameConditioner(nn.Linear):
             n_positions: Positions of the signal, a multiple of the frames.
 
         Returns:
-            `(batch, n_positions, 2 * channels)`.
+            `(batch, n_positions, width)`.
         """
-        piece = encoded[..., index * self.width : (index + 1) * self.width]
-        if piece.shape[1] == n_positions:
-            return piece
-        return piece.repeat_interleave(n_positions // piece.shape[1], dim=1)
+        condition = encoded.narrow(2, sum(self.widths[:index]), self.widths[index])
+        if condition.shape[1] == n_positions:
+            return condition
+        return condition.repeat_interleave(n_positions // condition.shape[1], dim=1)
 
 
 LEAK = 0.4
@@ -129,13 +175,11 @@ class TransposedUpsampler(nn.Module):
 class UpsampledConditioner(nn.Module):
     """Mel frames, upsampled to the positions of the signal by learned filters, then projected by each layer for itself.
 
-    What is encoded is narrow, and only one layer's projection of it exists at a time: those of all layers together
-    would take layers * 2 * channels values per position.
+    What is encoded is narrow, and only one layer's projection of it exists at a time, to save memory.
 
     Args:
         n_mels: Number of bins.
-        channels: Width of the residual stream; a layer's condition is twice as wide.
-        layers: Number of layers.
+        widths: Channels of the condition of each layer.
         factors: Strides of the upsampler; their product is the number of positions per frame.
         per_layer: Whether every layer has an upsampler of its own (philsyn/DiffWave-Vocoder), or all share one
             (lmnt-com/diffwave).
@@ -149,14 +193,12 @@ class UpsampledConditioner(nn.Module):
 
     context_frames = 1
 
-    def __init__(
-        self, n_mels: int, channels: int, layers: int, *, factors: Sequence[int], per_layer: bool = False
-    ) -> None:
+    def __init__(self, n_mels: int, widths: Sequence[int], *, factors: Sequence[int], per_layer: bool = False) -> None:
         super().__init__()
         self.n_mels = n_mels
         self.positions_per_frame = math.prod(factors)
-        self.upsamplers = nn.ModuleList(TransposedUpsampler(factors) for _ in range(layers if per_layer else 1))
-        self.projections = nn.ModuleList(nn.Linear(n_mels, 2 * channels) for _ in range(layers))
+        self.upsamplers = nn.ModuleList(TransposedUpsampler(factors) for _ in range(len(widths) if per_layer else 1))
+        self.projections = nn.ModuleList(nn.Linear(n_mels, width) for width in widths)
 
     def encode(self, features: Tensor) -> Tensor:
         """Upsample features.
@@ -188,35 +230,15 @@ class UpsampledConditioner(nn.Module):
         return projected
 
 
-class LevelConditioner(nn.Linear):
-    """A mel frame, projected for residual blocks of several widths and repeated over the positions of its frame.
-
-    Args:
-        n_mels: Number of bins.
-        widths: Channels of each block.
-
-    Attributes:
-        context_frames: How many frames to either side an encoded position depends on.
-        positions_per_frame: Encoded positions per frame.
-    """
-
-    context_frames = 0
-    positions_per_frame = 1
-
-    def __init__(self, n_mels: int, widths: Sequence[int]) -> None:
-        super().__init__(n_mels, sum(widths), bias=False)
-        self.widths = tuple(widths)
-
-    def encode(self, features: Tensor) -> Tensor:
-        """Project features `(batch, frames, n_mels)` to `(batch, frames, sum of widths)`."""
-        projected: Tensor = self(features)
-        return projected
-
-    def for_layer(self, encoded: Tensor, index: int, n_positions: int) -> Tensor:
-        """Return the condition `(batch, n_positions, width)` of one block, `n_positions` a multiple of the frames."""
-        start = sum(self.widths[:index])
-        piece = encoded[..., start : start + self.widths[index]]
-        return piece.repeat_interleave(n_positions // piece.shape[1], dim=1)
+Conditioner = FrameConditioner | UpsampledConditioner
 
 
-Conditioner = FrameConditioner | UpsampledConditioner | LevelConditioner
+def make_conditioner(network: NetworkConfig, n_mels: int, widths: Sequence[int]) -> Conditioner | None:
+    """Return what brings a mel of so many bins to layers of these widths; None for no bins."""
+    if not n_mels:
+        return None
+    if network.upsampling == "repeat":
+        return FrameConditioner(n_mels, widths)
+    return UpsampledConditioner(
+        n_mels, widths, factors=network.upsampling_factors, per_layer=network.upsampling == "transposed-per-layer"
+    )

@@ -1,197 +1,220 @@
-"""The dilated residual layers of DiffWave, gated or radial, time-major: every convolution is one matrix product."""
+"""What networks are made of, time-major: taps of a convolution, the radial unit, blocks of a U-Net, self-attention.
+
+Features are `(batch, positions, channels)`, so that every convolution is one matrix product.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
-from audiodiff.networks.conditioning import Conditioner
-from audiodiff.networks.gated import HALF, GatedResidual
-from audiodiff.networks.radial_unit import RadialUnit
+from audiodiff.networks.embeddings import positive_spread, raw_spread
+
+SQRT_HALF = 0.5**0.5
+"""What a sum of two features of unit variance is scaled by."""
+MIN_FREQUENCY = 1e-3
+"""Slowest rotation of an attention head, in radians per position; the fastest is 1."""
+
+_RADIUS = 4.0
+"""Of the disc that the centres of a radial unit cover at first; inputs are around 1 at first, later up to some 3."""
+_INPUT_STD = 1.5
+"""Standard deviation of the inputs at which the first weights of a radial unit are fitted."""
 
 
-def dilated_taps(h: Tensor, dilation: int, ahead: int | None = None) -> Tensor:
+def zero_projection(n_inputs: int, n_outputs: int) -> nn.Linear:
+    """Return a projection that starts at zero."""
+    projection = nn.Linear(n_inputs, n_outputs)
+    nn.init.zeros_(projection.weight)
+    nn.init.zeros_(projection.bias)
+    return projection
+
+
+def dilated_taps(h: Tensor, dilation: int, look_ahead: int | None = None) -> Tensor:
     """Lay the three taps of a dilated convolution side by side, zeros beyond the ends.
 
     Args:
         h: Features `(batch, positions, channels)`.
         dilation: Distance between taps, in positions.
-        ahead: How far the last tap lies ahead, in positions; None for `dilation`, taps on both sides.
+        look_ahead: How far the last tap lies ahead, in positions; None for `dilation`, taps on both sides.
 
     Returns:
         `(batch, positions, 3 * channels)`, from the earliest tap to the latest.
     """
-    n, ahead = h.shape[1], dilation if ahead is None else ahead
-    padded = functional.pad(h, (0, 0, 2 * dilation - ahead, ahead))
+    n, look_ahead = h.shape[1], dilation if look_ahead is None else look_ahead
+    padded = functional.pad(h, (0, 0, 2 * dilation - look_ahead, look_ahead))
     return torch.cat([padded[:, i * dilation : i * dilation + n] for i in range(3)], dim=2)
 
 
-class GatedResidualLayer(nn.Module):
-    """One layer of Kong et al. 2021, Fig. 2: dilated convolution, condition, gate, residual and skip.
+class RadialUnit(nn.Module):
+    """Radial basis functions in place of the gate: every channel learns its own function of signal and gate.
+
+    Experimental. y_c = sum_k w_ck exp(-|p_c - q_ck|^2 / (2 s_ck^2)) of the pairs p_c = (gate_c, signal_c), K centres
+    each.
+
+    An RBF network of two inputs per channel (Broomhead and Lowe 1988). The centres begin all over a disc, with weights
+    fitted to the gated unit, sigmoid(gate) * tanh(signal), so that training starts where it does with the gate.
 
     Args:
-        channels: Width of the residual stream.
-        dilation: Distance between the three taps, in positions.
-        level_width: Width of the noise-level embedding.
-        ahead: How far the last tap lies ahead, in positions; None for `dilation`, taps on both sides.
+        channels: C.
+        centres: K, per channel.
     """
 
-    def __init__(self, channels: int, dilation: int, level_width: int, ahead: int | None = None) -> None:
+    def __init__(self, channels: int, centres: int) -> None:
         super().__init__()
-        self.dilation, self.ahead = dilation, dilation if ahead is None else ahead
-        self.level = nn.Linear(level_width, channels)
-        self.taps = nn.Linear(3 * channels, 2 * channels)
-        self.output = nn.Linear(channels, 2 * channels)
+        initial, spread, weight = _fit_gated_unit(centres)
+        self.centres = nn.Parameter(initial.float().unsqueeze(2).repeat(1, 1, channels))
+        self.raw_spread = nn.Parameter(torch.full((centres, channels), raw_spread(spread)))
+        self.weight = nn.Parameter(weight.float().unsqueeze(1).repeat(1, channels))
 
-    def forward(self, h: Tensor, level: Tensor, condition: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Run the layer.
+    def forward(self, pairs: Tensor) -> Tensor:
+        """Map gates and signals `(..., 2 * channels)`, side by side, to `(..., channels)` of the same dtype.
 
-        Args:
-            h: Residual stream `(batch, positions, channels)`.
-            level: Noise-level embedding `(batch, level_width)`.
-            condition: This layer's projected condition `(batch, positions, 2 * channels)`, or None.
-
-        Returns:
-            The new residual stream and the skip output, each `(batch, positions, channels)`.
+        Where gradients are needed only the pairs are kept; the basis functions are recomputed in the backward pass.
         """
-        if torch.is_grad_enabled() and h.device.type == "cpu" and self.ahead == self.dilation:
-            return self._run_and_record(h, level, condition)
-        y = self.taps(dilated_taps(h + self.level(level).unsqueeze(1), self.dilation, self.ahead))
-        if condition is not None:
-            y = y + condition
-        gate, signal = y.chunk(2, dim=2)
-        residual, skip = self.output(torch.sigmoid(gate) * torch.tanh(signal)).chunk(2, dim=2)
-        return (h + residual) * HALF, skip
+        if not torch.is_grad_enabled():
+            return self._sum(pairs)
+        summed: Tensor = checkpoint(self._sum, pairs, use_reentrant=False, preserve_rng_state=False)
+        return summed
 
-    def _run_and_record(self, h: Tensor, level: Tensor, condition: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Do the same where gradients are wanted."""
-        shift = self.level(level).to(h.dtype)
-        weights = (self.taps.weight, self.taps.bias, self.output.weight, self.output.bias)
-        condition = None if condition is None else condition.to(h.dtype)
-        recorded: tuple[Tensor, Tensor] = GatedResidual.apply(  # type: ignore[no-untyped-call]
-            h, shift, condition, *weights, self.dilation
-        )
-        return recorded
+    def _sum(self, pairs: Tensor) -> Tensor:
+        gate, signal = pairs.chunk(2, dim=-1)
+        factors = -0.5 / positive_spread(self.raw_spread).square()
+        total = torch.zeros_like(gate, dtype=factors.dtype)
+        for (at_gate, at_signal), factor, weight in zip(self.centres, factors, self.weight, strict=True):
+            square = (gate - at_gate).square() + (signal - at_signal).square()
+            total = torch.addcmul(total, weight, torch.exp(square * factor))
+        return total.to(pairs.dtype)
 
 
-class RadialResidualLayer(nn.Module):
-    """The same layer with a radial basis function network per channel in place of the gate; see `RadialUnit`.
+def _fit_gated_unit(count: int) -> tuple[Tensor, float, Tensor]:
+    """Return centres `(count, 2)` of gate and signal, their spread, and weights `(count,)` that fit the gated unit.
 
-    Products, condition and outputs have the shapes of the gated layer's.
+    The centres lie on a Fermat spiral, which covers a disc evenly for any number of them (Vogel 1979); the spread is
+    the root of the area per centre; the weights are a ridge regression.
+    """
+    index = torch.arange(count, dtype=torch.float64)
+    radius, angle = _RADIUS * ((index + 0.5) / count).sqrt(), index * math.pi * (3 - math.sqrt(5))
+    initial = torch.stack([radius * angle.sin(), radius * angle.cos()], dim=1)
+    spread = _RADIUS * math.sqrt(math.pi / count)
+    grid = torch.linspace(-5, 5, 101, dtype=torch.float64)
+    points = torch.cartesian_prod(grid, grid)
+    basis = torch.exp(-0.5 * torch.cdist(points, initial).square() / spread**2)
+    likely = torch.exp(-0.5 * (points / _INPUT_STD).square().sum(1, keepdim=True))
+    gated = (torch.sigmoid(points[:, :1]) * torch.tanh(points[:, 1:])) * likely
+    normal = basis.T @ (basis * likely) + 1e-4 * likely.sum() * torch.eye(count, dtype=torch.float64)
+    return initial, spread, torch.linalg.solve(normal, basis.T @ gated)[:, 0]
+
+
+class AdaptiveRMSNorm(nn.Module):
+    """RMS norm whose scale and shift depend on the noise level (FiLM, Perez et al. 2018).
+
+    The mean square is taken over the channels of one position (Zhang and Sennrich 2019), so a signal may be processed
+    in chunks.
+
+    Args:
+        channels: Width of the features.
+        embedding_width: Width of the embedding of noise level and global conditions.
+    """
+
+    def __init__(self, channels: int, embedding_width: int) -> None:
+        super().__init__()
+        self.channels = channels
+        self.project = nn.Linear(embedding_width, 2 * channels)
+
+    def forward(self, h: Tensor, embedding: Tensor) -> Tensor:
+        """Normalise features `(batch, positions, channels)`, given an embedding `(batch, embedding_width)`."""
+        scale, shift = self.project(embedding).to(h.dtype).unsqueeze(1).chunk(2, dim=2)
+        return torch.addcmul(shift, functional.rms_norm(h, (self.channels,)), 1 + scale)
+
+
+class ResidualBlock(nn.Module):
+    """Two convolutions of kernel size 3 behind an adaptive norm.
 
     Args:
         channels: Width of the residual stream.
-        dilation: Distance between the three taps, in positions.
-        level_width: Width of the noise-level embedding.
-        centres: Of each channel.
+        dilation: Distance between the taps of the first convolution, in positions; those of the second are neighbours.
+        embedding_width: Width of the embedding of noise level and global conditions.
     """
 
-    def __init__(self, channels: int, dilation: int, level_width: int, centres: int) -> None:
+    def __init__(self, channels: int, dilation: int, embedding_width: int) -> None:
         super().__init__()
         self.dilation = dilation
-        self.level = nn.Linear(level_width, channels)
-        self.taps = nn.Linear(3 * channels, 2 * channels)
-        self.radial = RadialUnit(channels, centres)
-        self.output = nn.Linear(channels, 2 * channels)
+        self.modulate = AdaptiveRMSNorm(channels, embedding_width)
+        self.taps = nn.Linear(3 * channels, channels)
+        self.output = nn.Linear(3 * channels, channels)
 
-    def forward(self, h: Tensor, level: Tensor, condition: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Run the layer; arguments and result as in `GatedResidualLayer.forward`."""
-        y = self.taps(dilated_taps(h + self.level(level).unsqueeze(1), self.dilation))
-        if condition is not None:
-            y = y + condition
-        residual, skip = self.output(self.radial(y)).chunk(2, dim=2)
-        return (h + residual) * HALF, skip
-
-
-def _look_ahead(dilations: Sequence[int], look_ahead: int) -> list[int]:
-    """Spread what may be seen ahead over the layers whose taps are neighbours; all others see the past alone."""
-    ahead = []
-    for dilation in dilations:
-        ahead.append(1 if dilation == 1 and look_ahead > sum(ahead) else 0)
-    return ahead
-
-
-class DilatedStack(nn.Module):
-    """The residual layers with their dilation cycle, and the conditioner that serves all of them.
-
-    Args:
-        channels: Width of the residual stream.
-        layers: Number of layers.
-        dilation_cycle: Dilation of layer i is 2 ** (i % dilation_cycle).
-        level_width: Width of the noise-level embedding.
-        radial_centres: Centres per channel of layers with radial basis functions; 0 for gated layers.
-        look_ahead: Positions that all layers together see ahead, None for taps on both sides.
-
-    Attributes:
-        receptive_field: Positions before an output that it depends on; as many behind it, without `look_ahead`.
-        look_ahead: Positions behind an output that it depends on.
-        conditioner: What brings a mel to the layers; None until the network gives the stack one.
-    """
-
-    def __init__(
-        self,
-        channels: int,
-        layers: int,
-        dilation_cycle: int,
-        *,
-        level_width: int,
-        radial_centres: int = 0,
-        look_ahead: int | None = None,
-    ) -> None:
-        super().__init__()
-        dilations = [1 << i % dilation_cycle for i in range(layers)]
-        ahead = dilations if look_ahead is None else _look_ahead(dilations, look_ahead)
-        self.receptive_field: int = sum(2 * dilation - a for dilation, a in zip(dilations, ahead, strict=True))
-        self.look_ahead: int = sum(ahead)
-        self.layers = nn.ModuleList(
-            RadialResidualLayer(channels, dilation, level_width, radial_centres)
-            if radial_centres
-            else GatedResidualLayer(channels, dilation, level_width, a)
-            for dilation, a in zip(dilations, ahead, strict=True)
-        )
-        self.conditioner: Conditioner | None = None
-
-    @property
-    def is_gated(self) -> bool:
-        """Whether all layers are the gated ones that fast engines compute."""
-        return all(isinstance(layer, GatedResidualLayer) for layer in self.layers)
-
-    def gated_layers(self) -> list[GatedResidualLayer]:
-        """List the layers for an engine that computes gated ones.
-
-        Raises:
-            TypeError: If there are others.
-        """
-        gated = [layer for layer in self.layers if isinstance(layer, GatedResidualLayer)]
-        if len(gated) < len(self.layers):
-            raise TypeError("this engine computes gated layers, the network has others; run the network as it is")
-        return gated
-
-    def forward(self, h: Tensor, level: Tensor, condition: Tensor | None) -> Tensor:
-        """Run all layers and add up their skips.
+    def forward(self, h: Tensor, embedding: Tensor, condition: Tensor | None) -> Tensor:
+        """Run the block.
 
         Args:
             h: Residual stream `(batch, positions, channels)`.
-            level: Noise-level embedding `(batch, level_width)`.
-            condition: What `conditioner.encode` returned, or None.
+            embedding: Of noise level and global conditions `(batch, embedding_width)`.
+            condition: The mel, projected for this block `(batch, positions, channels)`, or None.
 
         Returns:
-            Sum of skips over the square root of their number, `(batch, positions, channels)`.
-
-        Raises:
-            TypeError: If there is a condition, but no conditioner.
+            The new residual stream.
         """
-        conditioner = None if condition is None else self.conditioner
-        if condition is not None and conditioner is None:
-            raise TypeError("this network was built without a condition")
-        total = torch.zeros_like(h)
-        for index, layer in enumerate(self.layers):
-            piece = None
-            if condition is not None and conditioner is not None:
-                piece = conditioner.for_layer(condition, index, h.shape[1])
-            h, skip = layer(h, level, piece)
-            total = total + skip
-        return torch.mul(total, len(self.layers) ** -0.5)
+        y = self.taps(dilated_taps(functional.silu(self.modulate(h, embedding)), self.dilation))
+        if condition is not None:
+            y = y + condition
+        h_next: Tensor = h + self.output(dilated_taps(functional.silu(y), 1))
+        return h_next
+
+
+class SelfAttention(nn.Module):
+    """Self-attention over all positions, with rotary position embeddings (Su et al. 2021, "RoFormer").
+
+    Queries and keys are normalised. Only distances between positions matter, so a clip may be of any length.
+
+    Args:
+        channels: Width of the residual stream.
+        head_width: Channels of a head; it divides `channels`.
+        embedding_width: Width of the embedding of noise level and global conditions.
+    """
+
+    def __init__(self, channels: int, head_width: int, embedding_width: int) -> None:
+        super().__init__()
+        self.head_width = head_width
+        self.modulate = AdaptiveRMSNorm(channels, embedding_width)
+        self.inputs = nn.Linear(channels, 3 * channels)
+        self.output = nn.Linear(channels, channels)
+
+    def forward(self, h: Tensor, embedding: Tensor) -> Tensor:
+        """Return the new residual stream `(batch, positions, channels)`; arguments as in `ResidualBlock.forward`."""
+        split = self.inputs(self.modulate(h, embedding)).unflatten(2, (3, -1, self.head_width))
+        query, key, value = split.transpose(1, 3).unbind(2)  # each (batch, heads, positions, head_width)
+        y = scaled_dot_product_attention(rotate(query), rotate(key), value)
+        h_next: Tensor = h + self.output(y.transpose(1, 2).flatten(2))
+        return h_next
+
+
+def scaled_dot_product_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """Return attention `(batch, heads, positions, width)`, on a CPU in float32: bfloat16 is ten times slower there."""
+    if query.device.type != "cpu":
+        return functional.scaled_dot_product_attention(query, key, value)
+    dtype = torch.promote_types(value.dtype, torch.float32)
+    with torch.autocast("cpu", enabled=False):
+        result = functional.scaled_dot_product_attention(query.to(dtype), key.to(dtype), value.to(dtype))
+    return result.to(value.dtype)
+
+
+def rotate(vectors: Tensor) -> Tensor:
+    """Normalise vectors to unit mean square, and rotate pairs of their channels by angles that grow with position.
+
+    Args:
+        vectors: `(batch, heads, positions, width)`, width even.
+
+    Returns:
+        Of the same shape and dtype. The scalar product of two depends on the distance between their positions only.
+    """
+    n_positions, width = vectors.shape[2:]
+    exponent = torch.arange(width // 2, device=vectors.device) / max(width // 2 - 1, 1)
+    angle = torch.arange(n_positions, device=vectors.device).unsqueeze(1) * MIN_FREQUENCY**exponent
+    cosine, sine = angle.cos(), angle.sin()
+    left, right = functional.rms_norm(vectors, (width,)).chunk(2, dim=3)
+    rotated = torch.cat([left * cosine - right * sine, left * sine + right * cosine], dim=3)
+    return rotated.to(vectors.dtype)

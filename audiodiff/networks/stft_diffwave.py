@@ -11,9 +11,9 @@ from torch.nn import functional
 from audiodiff.audio.stft import FramedSTFT
 from audiodiff.config import ModelConfig
 from audiodiff.config.network import BranchConfig
-from audiodiff.networks.base import DilatedNetwork, zero_projection
 from audiodiff.networks.conditioning import FrameConditioner
-from audiodiff.networks.layers import DilatedStack, dilated_taps
+from audiodiff.networks.diffwave import DilatedNetwork, DilatedStack
+from audiodiff.networks.layers import dilated_taps, zero_projection
 
 
 class STFTDiffWave(DilatedNetwork):
@@ -37,7 +37,8 @@ class STFTDiffWave(DilatedNetwork):
         self.stft = stft
         n_mels = config.mel.n_mels if config.mel else 0
         self.branches = nn.ModuleList(
-            StftBranch(branch, n_mels, level_width=width, look_ahead=network.look_ahead) for branch in network.branches
+            STFTBranch(branch, n_mels, embedding_width=width, look_ahead=network.look_ahead)
+            for branch in network.branches
         )
         self._widths = [2 * network.channels * network.layers, *(2 * b.channels * b.layers for b in network.branches)]
         self.mel_encoder: MelEncoder | None = None
@@ -67,35 +68,37 @@ class STFTDiffWave(DilatedNetwork):
         return torch.cat(encoded, dim=2)
 
     def forward(
-        self, x: Tensor, log_snr: Tensor, condition: Tensor | None = None, given: Tensor | None = None
+        self, x: Tensor, log_snr: Tensor, condition: Tensor | None = None, global_condition: Tensor | None = None
     ) -> Tensor:
         """Predict the noise; arguments and result as in `DiffWave.forward`."""
         spectrum = self.stft(x[:, 0])
         features = torch.cat([spectrum.real, spectrum.imag], dim=2)
-        conditions = [None] * len(self._widths) if condition is None else condition.split(self._widths, dim=2)
-        level = self.embed_level(log_snr, given)
-        output = self._transform(features, level, conditions[0]).float()
+        conditions = [condition] * (1 + len(self.branches))
+        if condition is not None and self.branches:
+            conditions = list(condition.split(self._widths, dim=2))
+        embedding = self.embed_level(log_snr, global_condition)
+        output = self._transform(features, embedding, conditions[0]).float()
         mask, real, imaginary = output[..., : 3 * self.stft.n_bins].chunk(3, dim=2)
         y = self.stft.inverse(torch.complex(mask * spectrum.real + real, mask * spectrum.imag + imaginary))
         for branch, own in zip(self.branches, conditions[1:], strict=True):
-            y = y + branch(x[:, 0], level, own)
+            y = y + branch(x[:, 0], embedding, own)
         alpha, sigma = (torch.sigmoid(sign * log_snr).sqrt().view(-1, 1, 1) for sign in (1, -1))
         noise = sigma * x + alpha * y.unsqueeze(1)
         variance = output[..., 3 * self.stft.n_bins :]
         return torch.cat([noise, variance.flatten(1).unsqueeze(1)], dim=1) if variance.shape[2] else noise
 
 
-class StftBranch(nn.Module):
+class STFTBranch(nn.Module):
     """A stack on an STFT of its own, whose output adds to that of the main one: mask * STFT(x) + residual.
 
     Args:
         config: Its STFT and layers.
         n_mels: Bins of the mel condition, 0 for none.
-        level_width: Width of the noise-level embedding.
+        embedding_width: Width of the embedding of noise level and global conditions.
         look_ahead: As of the network.
     """
 
-    def __init__(self, config: BranchConfig, n_mels: int, *, level_width: int, look_ahead: int | None) -> None:
+    def __init__(self, config: BranchConfig, n_mels: int, *, embedding_width: int, look_ahead: int | None) -> None:
         super().__init__()
         self.stft = FramedSTFT(config.n_fft, config.hop_length)
         self.input = nn.Linear(2 * self.stft.n_bins, config.channels)
@@ -103,11 +106,11 @@ class StftBranch(nn.Module):
             config.channels,
             config.layers,
             config.dilation_cycle,
-            level_width=level_width,
+            embedding_width=embedding_width,
             look_ahead=look_ahead if look_ahead is None else 0,
         )
         if n_mels:
-            self.stack.conditioner = FrameConditioner(n_mels, config.channels, config.layers)
+            self.stack.conditioner = FrameConditioner(n_mels, [2 * config.channels] * config.layers)
         self.skip = nn.Linear(config.channels, config.channels)
         self.output = zero_projection(config.channels, 3 * self.stft.n_bins)
 
@@ -120,14 +123,13 @@ class StftBranch(nn.Module):
         """Project mel features `(batch, frames, n_mels)` for all layers."""
         if self.stack.conditioner is None:
             raise TypeError("this branch was built without a mel condition")
-        encoded: Tensor = self.stack.conditioner.encode(features)
-        return encoded
+        return self.stack.conditioner.encode(features)
 
-    def forward(self, x: Tensor, level: Tensor, condition: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, embedding: Tensor, condition: Tensor | None) -> Tensor:
         """Return what a signal `(batch, time)` at an embedded noise level adds to y, of the shape of the signal."""
         spectrum = self.stft(x)
         h = torch.relu(self.input(torch.cat([spectrum.real, spectrum.imag], dim=2)))
-        h = torch.relu(self.skip(self.stack(h, level, condition)))
+        h = torch.relu(self.skip(self.stack(h, embedding, condition)))
         mask, real, imaginary = self.output(h).float().chunk(3, dim=2)
         return self.stft.inverse(torch.complex(mask * spectrum.real + real, mask * spectrum.imag + imaginary))
 

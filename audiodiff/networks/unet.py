@@ -1,16 +1,117 @@
-"""A U-Net on patches of samples: fine levels see detail, coarse ones the whole clip, at little cost per sample."""
+"""A U-Net on patches of samples: fine resolutions see detail, coarse ones the whole clip, at little cost per sample."""
 
 from __future__ import annotations
 
 import math
+from itertools import accumulate, pairwise
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from audiodiff.config import ModelConfig
-from audiodiff.networks.base import ConditionedNetwork, zero_projection
-from audiodiff.networks.levels import UNetStack
+from audiodiff.config import HEAD_WIDTH, ModelConfig, NetworkConfig
+from audiodiff.networks.base import ConditionedNetwork, Stack
+from audiodiff.networks.conditioning import make_conditioner
+from audiodiff.networks.layers import SQRT_HALF, ResidualBlock, SelfAttention, zero_projection
+
+
+class UNetStack(Stack):
+    """Residual blocks at several resolutions, with skip connections from the way down to the way up.
+
+    Downsampling concatenates neighbouring positions and projects them; upsampling projects one position to as many.
+
+    Args:
+        network: Widths, factors, blocks and attention.
+        n_mels: Bins of the mel that conditions all blocks; 0 for none.
+
+    Attributes:
+        layers: The residual blocks, in the order of execution.
+        resolutions: Resolution of each of them, 0 for the finest.
+        attention: Self-attention layers at the coarsest resolution.
+    """
+
+    def __init__(self, network: NetworkConfig, n_mels: int) -> None:
+        super().__init__()
+        self.factors = network.factors
+        embedding_width = network.embedding.width
+        widths = [network.channels * multiplier for multiplier in network.multipliers]
+        *fine, coarsest = zip(widths, network.blocks, strict=True)
+        groups = [*fine, (coarsest[0], 2 * coarsest[1]), *reversed(fine)]
+        self._spans = _consecutive([n_blocks for _, n_blocks in groups])
+        self.resolutions = [min(i, 2 * len(fine) - i) for i, span in enumerate(self._spans) for _ in span]
+        self._dilations = [1] * self._spans[-1].stop
+        for i, number in enumerate(self._spans[len(fine)]):
+            self._dilations[number] = 1 << i % network.dilation_cycle
+        block_widths = [width for width, n_blocks in groups for _ in range(n_blocks)]
+        self.layers = nn.ModuleList(
+            ResidualBlock(width, dilation, embedding_width)
+            for width, dilation in zip(block_widths, self._dilations, strict=True)
+        )
+        self.attention = nn.ModuleList(
+            SelfAttention(widths[-1], HEAD_WIDTH, embedding_width) for _ in range(network.attention)
+        )
+        changes = list(zip(network.factors, pairwise(widths), strict=True))
+        self.join = nn.ModuleList(nn.Linear(factor * finer, coarser) for factor, (finer, coarser) in changes)
+        self.split = nn.ModuleList(nn.Linear(coarser, factor * finer) for factor, (finer, coarser) in changes)
+        self.conditioner = make_conditioner(network, n_mels, block_widths)
+
+    def forward(self, h: Tensor, embedding: Tensor, condition: Tensor | None) -> Tensor:
+        """Run all blocks.
+
+        Args:
+            h: Features at the finest resolution `(batch, positions, channels)`; the product of the factors divides
+                positions.
+            embedding: Of noise level and global conditions `(batch, embedding_width)`.
+            condition: What `conditioner.encode` returned, or None.
+
+        Returns:
+            Features of the same shape.
+
+        Raises:
+            TypeError: If there is a condition, but no conditioner.
+        """
+        n_fine = len(self.factors)
+        skips: list[Tensor] = []
+        for i, (join, factor) in enumerate(zip(self.join, self.factors, strict=True)):
+            h = self._run(self._spans[i], h, embedding, condition)
+            skips.append(h)
+            h = join(h.unflatten(1, (-1, factor)).flatten(2))
+        h = self._run_coarsest(self._spans[n_fine], h, embedding, condition)
+        for i in reversed(range(n_fine)):
+            h = self.split[i](h).unflatten(2, (self.factors[i], -1)).flatten(1, 2)
+            h = self._run(self._spans[2 * n_fine - i], (h + skips[i]) * SQRT_HALF, embedding, condition)
+        return h
+
+    def _run(self, span: range, h: Tensor, embedding: Tensor, condition: Tensor | None) -> Tensor:
+        """Run consecutive blocks."""
+        for number in span:
+            h = self.layers[number](h, embedding, self.layer_condition(condition, number, h.shape[1]))
+        return h
+
+    def _run_coarsest(self, span: range, h: Tensor, embedding: Tensor, condition: Tensor | None) -> Tensor:
+        """Run the coarsest resolution: one block before each attention as long as there are any, then the rest."""
+        for attend in self.attention:
+            h = attend(self._run(span[:1], h, embedding, condition), embedding)
+            span = span[1:]
+        return self._run(span, h, embedding, condition)
+
+    def receptive_field_of(self, position: int) -> tuple[int, int]:
+        """Return the first and the last input position that the output at a position depends on, without attention."""
+        low = high = position
+        reaches = [sum(self._dilations[number] + 1 for number in span) for span in self._spans]
+        n_fine = len(self.factors)
+        for reach, factor in zip(reversed(reaches[n_fine + 1 :]), self.factors, strict=True):
+            low, high = (low - reach) // factor, (high + reach) // factor
+        low, high = low - reaches[n_fine], high + reaches[n_fine]
+        for reach, factor in reversed(list(zip(reaches[:n_fine], self.factors, strict=True))):
+            low, high = low * factor - reach, high * factor + factor - 1 + reach
+        return low, high
+
+
+def _consecutive(lengths: list[int]) -> list[range]:
+    """Return ranges of these lengths, each beginning where the one before ends."""
+    stops = accumulate(lengths)
+    return [range(stop - length, stop) for length, stop in zip(lengths, stops, strict=True)]
 
 
 class UNet1d(ConditionedNetwork):
@@ -41,10 +142,10 @@ class UNet1d(ConditionedNetwork):
         """Samples on either side that an output depends on; infinite with attention."""
         if len(self.stack.attention):
             return math.inf
-        return max(self._reach_of(sample) for sample in range(self.stride))
+        return max(self._receptive_field_of(sample) for sample in range(self.stride))
 
     def forward(
-        self, x: Tensor, log_snr: Tensor, condition: Tensor | None = None, given: Tensor | None = None
+        self, x: Tensor, log_snr: Tensor, condition: Tensor | None = None, global_condition: Tensor | None = None
     ) -> Tensor:
         """Predict the training target; arguments and result as in `DiffWave.forward`.
 
@@ -53,7 +154,7 @@ class UNet1d(ConditionedNetwork):
         n_samples = x.shape[-1]
         padded = functional.pad(x[:, 0], (0, -n_samples % self.stride))
         h = self.input(padded.unflatten(1, (-1, self.patch)))
-        h = self.stack(h, self.embed_level(log_snr, given), condition)
+        h = self.stack(h, self.embed_level(log_snr, global_condition), condition)
         y, *variance = (
             projection(h).float().flatten(1)[:, :n_samples].unsqueeze(1)
             for projection in (self.output, self.variance)
@@ -67,7 +168,7 @@ class UNet1d(ConditionedNetwork):
         alpha, sigma = (torch.sigmoid(sign * log_snr).sqrt().view(-1, 1, 1) for sign in (1, -1))
         return alpha * x - sigma * y if self.target == "x0" else sigma * x + alpha * y
 
-    def _reach_of(self, sample: int) -> int:
-        """Return how far a sample's prediction sees, to the farther side."""
-        low, high = self.stack.reach_of(sample // self.patch)
+    def _receptive_field_of(self, sample: int) -> int:
+        """Return how far from it the samples are that the prediction at a sample depends on."""
+        low, high = self.stack.receptive_field_of(sample // self.patch)
         return max(sample - low * self.patch, high * self.patch + self.patch - 1 - sample)

@@ -9,12 +9,12 @@ from torch import Tensor
 
 from audiodiff.config import ModelConfig, SynthesisConfig
 from audiodiff.errors import ConfigError
-from audiodiff.networks.given import Conditions
+from audiodiff.networks.conditioning import GlobalConditions
 
 
 def make_conditions(
     config: ModelConfig, device: torch.device, *, label: str | None, speaker: str | None, vector: Tensor | None
-) -> Conditions | None:
+) -> GlobalConditions | None:
     """Check what is said of a clip, and turn names into indices.
 
     Args:
@@ -25,13 +25,13 @@ def make_conditions(
         vector: `(vector_width,)`, or None.
 
     Returns:
-        Conditions of one clip; None if nothing is said.
+        GlobalConditions of one clip; None if nothing is said.
 
     Raises:
         ConfigError: If a name is unknown, a vector does not fit, or something is missing that the model has never been
             trained without.
     """
-    conditions = Conditions(
+    conditions = GlobalConditions(
         _index("label", label, config.labels, device),
         _index("speaker", speaker, config.speakers, device),
         _row(vector, config.vector_width, device),

@@ -29,7 +29,7 @@ from audiodiff.diffusion.process import diffuse
 from audiodiff.diffusion.samplers import SAMPLERS, NoisePredictor
 from audiodiff.diffusion.variance import answer_from
 from audiodiff.errors import ConfigError
-from audiodiff.networks.given import Conditions
+from audiodiff.networks.conditioning import GlobalConditions
 from audiodiff.pipelines.base import SynthesisChanges, make_corrector, make_guidance
 from audiodiff.pipelines.conditions import check_guidance, make_conditions
 from audiodiff.pipelines.generator import Generator
@@ -233,7 +233,7 @@ def _mel_statistics(vocoder: Vocoder) -> MelStatistics:
 def _predictor(
     pipeline: Vocoder | Generator,
     blocks: Tensor | None,
-    global_conditions: Conditions | None,
+    global_conditions: GlobalConditions | None,
     settings: SynthesisConfig,
 ) -> NoisePredictor:
     """Bind the plain network, which unlike the engines has gradients, to its conditions."""

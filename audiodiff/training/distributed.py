@@ -17,7 +17,7 @@ from audiodiff.checkpoint import choose_device
 from audiodiff.data.dataset import SINGLE_PROCESS, Replica
 from audiodiff.errors import TrainingError
 from audiodiff.networks.build import Network
-from audiodiff.networks.given import Conditions
+from audiodiff.networks.conditioning import GlobalConditions
 from audiodiff.training.objective import Predict, predict_with
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ class _Predictor(nn.Module):
         self.network = network
         self._predict = predict_with(network)
 
-    def forward(self, x: Tensor, log_snr: Tensor, mel: Tensor | None, given: Conditions | None) -> Tensor:
+    def forward(self, x: Tensor, log_snr: Tensor, mel: Tensor | None, given: GlobalConditions | None) -> Tensor:
         """Predict; see `audiodiff.training.objective.Predict`."""
         return self._predict(x, log_snr, mel, given)
 

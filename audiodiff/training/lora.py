@@ -1,7 +1,7 @@
 """What of a network is trained: all of it, all but its trunk, or low-rank adapters (LoRA) of the trunk.
 
-The package peft adapts the forward pass of a layer. The layers here pass their weights to a hand-written backward
-(`audiodiff.networks.gated`), so it is the weight that is adapted, and merging is nothing but reading it.
+The package peft adapts the forward pass of a layer. Here it is the weight that is adapted, so that merging is nothing
+but reading it.
 """
 
 from __future__ import annotations

@@ -17,9 +17,9 @@ from audiodiff.diffusion.likelihood import noise_error, variance_loss
 from audiodiff.diffusion.process import Target, diffuse, min_snr_weight, training_target, weighted_mse
 from audiodiff.diffusion.variance import split_answer
 from audiodiff.networks.build import Network
-from audiodiff.networks.given import Conditions
+from audiodiff.networks.conditioning import GlobalConditions
 
-Predict = Callable[[Tensor, Tensor, Tensor | None, Conditions | None], Tensor]
+Predict = Callable[[Tensor, Tensor, Tensor | None, GlobalConditions | None], Tensor]
 """(x `(batch, 1, time)`, log_snr `(batch,)`, mel or None, global conditions or None) -> prediction shaped like x."""
 
 MelNoise = Callable[[Tensor, MelConfig], Tensor]
@@ -38,14 +38,14 @@ class Batch(NamedTuple):
 
     clean: Tensor
     mel: Tensor | None
-    global_conditions: Conditions | None
+    global_conditions: GlobalConditions | None
     bandwidth: Tensor | None
 
 
 def predict_with(network: Network) -> Predict:
     """Return the whole forward pass of a network, conditions included, as one function."""
 
-    def predict(x: Tensor, log_snr: Tensor, mel: Tensor | None, global_conditions: Conditions | None) -> Tensor:
+    def predict(x: Tensor, log_snr: Tensor, mel: Tensor | None, global_conditions: GlobalConditions | None) -> Tensor:
         condition = None if mel is None else network.encode(mel)
         predicted: Tensor = network(x, log_snr, condition, network.embed(global_conditions))
         return predicted
@@ -144,10 +144,10 @@ class Objective:
         error = band_limited_mse(prediction, target, bandwidth, self.config.sample_rate, by_frequency)
         return error if weight is None else error * weight
 
-    def _global_conditions(self, label: Tensor, speaker: Tensor, vector: Tensor) -> Conditions | None:
+    def _global_conditions(self, label: Tensor, speaker: Tensor, vector: Tensor) -> GlobalConditions | None:
         """Return those that the model takes."""
         config = self.config
-        conditions = Conditions(
+        conditions = GlobalConditions(
             label if config.labels else None,
             speaker if config.speakers else None,
             vector if config.vector_width else None,

@@ -16,7 +16,7 @@ from torch import Tensor
 from audiodiff.config import DiffusionConfig, MelConfig, ModelConfig
 from audiodiff.data.dataset import SINGLE_PROCESS, Replica
 from audiodiff.diffusion.process import sample_log_snr
-from audiodiff.networks.given import Conditions
+from audiodiff.networks.conditioning import GlobalConditions
 from audiodiff.training.objective import Batch, MelNoise
 
 # What a draw is for, so that no two draws of a step are alike.
@@ -106,7 +106,7 @@ def drop_conditions(
     mask = mask.to(batch.clean.device, non_blocking=True)
     for dropped, (name, value) in zip(mask, list(values.items()), strict=True):
         values[name] = torch.where(dropped.view(-1, *[1] * (value.dim() - 1)), none[name], value)
-    return batch._replace(global_conditions=Conditions(**values))
+    return batch._replace(global_conditions=GlobalConditions(**values))
 
 
 def _dropout_mask(n_conditions: int, n_clips: int, rate: float, seed: int, step: int, replica: Replica) -> Tensor:

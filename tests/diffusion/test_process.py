@@ -113,9 +113,9 @@ def reference_cdf(levels, config):
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda config: config.distribution)
-def test_log_snr_at_is_the_quantile_function_of_its_distribution(config):
+def test_log_snr_quantile_is_the_quantile_function_of_its_distribution(config):
     shares = torch.linspace(0, 1, 41, dtype=torch.float64)
-    levels = torch.tensor([config.log_snr_at(share) for share in shares.tolist()], dtype=torch.float64)
+    levels = torch.tensor([config.log_snr_quantile(share) for share in shares.tolist()], dtype=torch.float64)
     assert_close(torch.from_numpy(reference_cdf(levels.numpy(), config)), shares, rtol=0, atol=1e-9)
 
 
@@ -137,7 +137,7 @@ def test_sampled_levels_follow_the_configured_distribution(config):
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda config: config.distribution)
 def test_with_a_number_of_levels_each_of_them_is_drawn_as_often_and_nothing_between(config):
-    grid = torch.tensor([config.log_snr_at(i / 4) for i in range(5)])
+    grid = torch.tensor([config.log_snr_quantile(i / 4) for i in range(5)])
     drawn = sample_log_snr(1000, config.model_copy(update={"levels": 5}), torch.Generator().manual_seed(3))
     assert (drawn[:, None] == grid).sum(0).tolist() == [200] * 5
     assert not torch.isin(sample_log_snr(1000, config, torch.Generator().manual_seed(3)), grid).any()

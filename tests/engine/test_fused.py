@@ -9,7 +9,7 @@ from audiodiff.engine import fused as fusing
 from audiodiff.engine.cuda import FusedStack
 from audiodiff.engine.fused import accelerated, fused, why_not_fused
 from audiodiff.engine.packing import pack_stack
-from audiodiff.networks.given import Conditions
+from audiodiff.networks.conditioning import GlobalConditions
 
 
 @pytest.fixture
@@ -98,7 +98,7 @@ def test_a_fused_network_is_called_as_the_plain_one_and_reaches_as_far(kind, opt
 def test_every_input_of_a_fused_network_counts(make_fusible, plain_layers):
     fast = fused(make_fusible(labels=("a", "b"), patch=4), torch.float32)
     x, log_snr = torch.randn(1, 1, 64), torch.zeros(1)
-    first, second = (fast.embed(Conditions(torch.tensor([label]))) for label in (0, 1))
+    first, second = (fast.embed(GlobalConditions(torch.tensor([label]))) for label in (0, 1))
     condition = fast.encode(torch.randn(1, 5, 4))
     base = fast(x, log_snr, condition, first)
     for changed in [

@@ -7,7 +7,7 @@ from audiodiff.diffusion.correctors import Langevin
 from audiodiff.diffusion.samplers import SAMPLERS
 from audiodiff.engine.fused import fused
 from audiodiff.engine.graphs import CapturedGraph, Inputs, Loop, ReverseGraphs, bucket, reverse
-from audiodiff.networks.given import Conditions
+from audiodiff.networks.conditioning import GlobalConditions
 
 HOP = 16
 LEVELS = (-4.0, 1.0, float("inf"))
@@ -140,7 +140,7 @@ def test_a_result_is_not_overwritten_by_the_next_call(make_graphs):
 def test_labels_are_inputs_of_a_recording(make_graphs):
     network, graphs = make_graphs(patch=4, labels=("a", "b", "c"))
     for label in (torch.tensor([0, 2]), torch.tensor([1, 0])):
-        given = network.embed(Conditions(label))
+        given = network.embed(GlobalConditions(label))
         result, expected = call(graphs, network, DDIM, 9, given=given)
         torch.testing.assert_close(result, expected, rtol=1e-5, atol=1e-5)
     assert graphs._capture_graph.made == 1
@@ -179,7 +179,7 @@ def test_the_layers_see_whole_signals_again_after_a_recording(make_graphs):
 def test_cuda_graphs_give_what_the_loop_gives_on_the_cpu(kind, loop, make_fusible, relative_error):
     plain = make_fusible(kind, channels=64, labels=("a", "b"), hop=64)
     on_gpu = fused(make_fusible(kind, channels=64, labels=("a", "b"), hop=64).cuda(), torch.float32)
-    graphs, given = ReverseGraphs(on_gpu, "epsilon"), plain.embed(Conditions(torch.tensor([0, 1]))).detach()
+    graphs, given = ReverseGraphs(on_gpu, "epsilon"), plain.embed(GlobalConditions(torch.tensor([0, 1]))).detach()
     for n_frames in (40, 38, 39, 40):  # fewer than a bucket, and again
         x, mel = draw(n_frames, n_frames * 64), torch.randn(2, 5, n_frames)
         noise = {step: draw(step + 100, n_frames * 64) for step in range(4)}

@@ -9,7 +9,7 @@ from audiodiff.diffusion.process import noise_from
 from audiodiff.engine.choose import PlainEngine, TiledEngine
 from audiodiff.engine.guided import guided_stream
 from audiodiff.networks.build import build_network
-from audiodiff.networks.given import Conditions
+from audiodiff.networks.conditioning import GlobalConditions
 
 CPU = torch.device("cpu")
 LEVEL = torch.tensor(-1.0, dtype=torch.float64)
@@ -53,7 +53,7 @@ def test_pieces_are_guided_like_the_whole(name, target, guidance, cuts):
     network, engine = make(name)
     batch = engine.largest_batch or 2
     x = torch.randn(batch, 1, 32 * BLOCKS, generator=torch.Generator().manual_seed(1))
-    given = network.embed(Conditions(torch.tensor([0, 1][:batch])))
+    given = network.embed(GlobalConditions(torch.tensor([0, 1][:batch])))
     levels = LEVEL.float().expand(batch)
     outputs = [network(x, levels, None, embedded) for embedded in (given, network.embed())]
     expected = guidance.combine(*(noise_from(output, x, levels, target) for output in outputs), x, levels)
@@ -73,7 +73,7 @@ def test_pieces_are_guided_like_the_whole(name, target, guidance, cuts):
 def test_a_learned_variance_under_guidance_is_that_with_conditions(name, guidance):
     network, engine = make(name, "learned")
     x = torch.randn(2, 1, 32 * BLOCKS, generator=torch.Generator().manual_seed(1))
-    given, levels = network.embed(Conditions(torch.tensor([0, 1]))), LEVEL.float().expand(2)
+    given, levels = network.embed(GlobalConditions(torch.tensor([0, 1]))), LEVEL.float().expand(2)
     conditional, without = (network(x, levels, None, embedded) for embedded in (given, network.embed()))
     made = pushed(guided_stream(engine, LEVEL, given, network.embed(), guidance, "epsilon"), x, [7, 30, 3])
     found = torch.cat([piece for pieces in made for piece in pieces], dim=-1)

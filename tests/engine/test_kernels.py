@@ -49,15 +49,16 @@ def test_fused_layers_compute_the_network(case, dtype, tolerance, make_fusible, 
 def test_what_lies_behind_the_valid_positions_is_zero_padding(options, make_fusible, relative_error):
     plain = make_fusible(**options).to(DEVICE)
     layers = FusedTransform(plain, torch.float32)
-    features, level = torch.randn(2, 5 * HOP, 1, device=DEVICE), torch.tensor([-2.0, 3.0], device=DEVICE)
+    features = torch.randn(2, 5 * HOP, 1, device=DEVICE)
     mel, n = torch.randn(2, 5, 5, device=DEVICE), 3 * HOP
     with torch.no_grad():
+        embedding = plain.embed_level(torch.tensor([-2.0, 3.0], device=DEVICE), None)
         condition = plain.stack.conditioner.encode(mel.mT)
         cut = condition[:, : condition.shape[1] * 3 // 5]
-        expected = plain._transform(features[:, :n], level, cut, None)
+        expected = plain._transform(features[:, :n], embedding, cut)
         features[:, n:] = float("nan")
         layers.stack.n_valid = torch.tensor([n], dtype=torch.int32, device=DEVICE)
-        result = layers(features, level, layers.arrange(condition), None)
+        result = layers(features, embedding, layers.arrange(condition))
     assert relative_error(result[:, :n], expected) < 1e-5
 
 

@@ -6,7 +6,7 @@ import torch
 from audiodiff.engine.fused import fused
 from audiodiff.engine.graphs import Inputs, Loop, reverse
 from audiodiff.engine.packing import feature_widths, pad_parts, padded_width
-from audiodiff.networks.given import Conditions
+from audiodiff.networks.conditioning import GlobalConditions
 
 HOP = 16
 
@@ -52,7 +52,9 @@ def test_packed_weights_compute_the_network(kind, network, make_fusible, plain_l
     results = []
     for each in (plain, fused(plain, torch.float32)):
         with torch.no_grad():
-            results.append(each(x, log_snr, None if mel is None else each.encode(mel), each.embed(Conditions(label))))
+            results.append(
+                each(x, log_snr, None if mel is None else each.encode(mel), each.embed(GlobalConditions(label)))
+            )
     assert relative_error(results[1], results[0]) < 1e-5
     assert results[0].std() > 0.1
 

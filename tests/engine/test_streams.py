@@ -15,7 +15,7 @@ from audiodiff.engine.streams import HaloStream
 from audiodiff.engine.tiled import TiledDiffWave
 from audiodiff.errors import ConfigError
 from audiodiff.networks.build import Network, build_network
-from audiodiff.networks.given import Conditions
+from audiodiff.networks.conditioning import GlobalConditions
 
 MEL = MelConfig(sample_rate=8000, n_fft=256, hop_length=64, win_length=256, n_mels=20, f_min=0, f_max=4000)
 BLOCKS = 40
@@ -97,7 +97,7 @@ def test_a_tiled_network_hears_its_label_and_needs_no_mel(name):
     made = {}
     with torch.inference_mode():
         for label in (0, 1):
-            given = network.embed(Conditions(torch.tensor([label])))
+            given = network.embed(GlobalConditions(torch.tensor([label])))
             made[label] = torch.cat(streamed(engine, x, None, [15, 25], given), dim=-1)
             assert error(made[label], network(x, LEVEL.float().reshape(1), None, given)) < 2e-6
     assert error(made[0], made[1]) > 1e-3

@@ -6,7 +6,7 @@ from torch.testing import assert_close
 
 from audiodiff.config import ModelConfig, NetworkConfig
 from audiodiff.networks.build import NETWORKS, build_network
-from audiodiff.networks.given import Conditions
+from audiodiff.networks.conditioning import GlobalConditions
 
 HOP, N_MELS, BLOCKS = 16, 5, 12
 VARIANTS = [
@@ -38,9 +38,9 @@ def inputs(batch=3, blocks=BLOCKS, dtype=torch.float32):
     return x, torch.linspace(-3, 3, batch, dtype=dtype), mel, torch.arange(batch) % 3
 
 
-def of(network, label):
-    """Return what a network is given of clips of these classes."""
-    return network.embed(Conditions(label))
+def embed(network, label):
+    """Return the embedded global condition of clips of these classes."""
+    return network.embed(GlobalConditions(label))
 
 
 def difference(first, second):
@@ -62,7 +62,7 @@ def test_the_kind_in_the_configuration_decides_the_network(kind, make_network):
 def test_the_prediction_has_the_shape_of_the_signal_and_is_float32(kind, options, blocks, make_network):
     network = make_network(kind, **options)
     x, log_snr, mel, label = inputs(blocks=blocks)
-    prediction = network(x, log_snr, network.encode(mel), of(network, label))
+    prediction = network(x, log_snr, network.encode(mel), embed(network, label))
     assert prediction.shape == x.shape
     assert prediction.dtype == torch.float32
     assert prediction.isfinite().all()
@@ -72,9 +72,9 @@ def test_the_prediction_has_the_shape_of_the_signal_and_is_float32(kind, options
 def test_half_precision_inside_still_predicts_in_float32(kind, options, make_network):
     network = make_network(kind, **options)
     x, log_snr, mel, label = inputs()
-    exact = network(x, log_snr, network.encode(mel), of(network, label))
+    exact = network(x, log_snr, network.encode(mel), embed(network, label))
     with torch.autocast("cpu", torch.bfloat16):
-        rounded = network(x, log_snr, network.encode(mel), of(network, label))
+        rounded = network(x, log_snr, network.encode(mel), embed(network, label))
     assert rounded.dtype == torch.float32
     assert (rounded - exact).norm() < 0.05 * exact.norm()
 
@@ -83,12 +83,13 @@ def test_half_precision_inside_still_predicts_in_float32(kind, options, make_net
 def test_signal_mel_label_and_noise_level_each_change_the_prediction_of_every_clip(kind, options, make_network):
     network = make_network(kind, **options)
     x, log_snr, mel, label = inputs()
-    prediction = network(x, log_snr, network.encode(mel), of(network, label))
-    assert (difference(prediction, network(x + 0.1, log_snr, network.encode(mel), of(network, label))) > 1e-3).all()
-    assert (difference(prediction, network(x, log_snr, network.encode(mel + 0.1), of(network, label))) > 1e-3).all()
-    assert (difference(prediction, network(x, log_snr, network.encode(mel), of(network, (label + 1) % 3))) > 1e-3).all()
+    prediction = network(x, log_snr, network.encode(mel), embed(network, label))
+    assert (difference(prediction, network(x + 0.1, log_snr, network.encode(mel), embed(network, label))) > 1e-3).all()
+    assert (difference(prediction, network(x, log_snr, network.encode(mel + 0.1), embed(network, label))) > 1e-3).all()
+    other = embed(network, (label + 1) % 3)
+    assert (difference(prediction, network(x, log_snr, network.encode(mel), other)) > 1e-3).all()
     assert (difference(prediction, network(x, log_snr, network.encode(mel), None)) > 1e-3).all()
-    assert (difference(prediction, network(x, log_snr, None, of(network, label))) > 1e-3).all()
+    assert (difference(prediction, network(x, log_snr, None, embed(network, label))) > 1e-3).all()
 
 
 @every_network
@@ -100,7 +101,7 @@ def test_the_noise_level_reaches_the_hidden_layers_by_its_embedding(kind, option
     seen = []
     network.output.register_forward_hook(lambda module, arguments, output: seen.append(output))
     for level in (log_snr, log_snr + 2):
-        network(x, level, network.encode(mel), of(network, label))
+        network(x, level, network.encode(mel), embed(network, label))
     assert (difference(*seen) > 1e-4).all()  # at rounding of 1e-15
 
 
@@ -108,7 +109,7 @@ def test_the_noise_level_reaches_the_hidden_layers_by_its_embedding(kind, option
 def test_no_label_is_no_class_and_its_prediction_needs_no_mel(kind, options, make_network):
     network = make_network(kind, **options)
     x, log_snr, _, _ = inputs()
-    assert torch.equal(network(x, log_snr), network(x, log_snr, None, of(network, torch.full((3,), 3))))
+    assert torch.equal(network(x, log_snr), network(x, log_snr, None, embed(network, torch.full((3,), 3))))
 
 
 @every_network
@@ -139,8 +140,8 @@ def test_encoding_once_serves_every_step(kind, options, make_network):
     for level in (-8.0, -1.0, 3.0, 10.0):
         log_snr = torch.full((3,), level)
         x_again, kept = x.clone(), once.clone()
-        prediction = network(x, log_snr, once, of(network, label))
-        assert torch.equal(prediction, network(x_again, log_snr, network.encode(mel), of(network, label)))
+        prediction = network(x, log_snr, once, embed(network, label))
+        assert torch.equal(prediction, network(x_again, log_snr, network.encode(mel), embed(network, label)))
         assert torch.equal(once, kept)
 
 
@@ -148,10 +149,10 @@ def test_encoding_once_serves_every_step(kind, options, make_network):
 def test_a_clip_is_predicted_alike_alone_and_in_a_batch(kind, options, make_network):
     network = make_network(kind, **options).double()
     x, log_snr, mel, label = inputs(dtype=torch.float64)
-    together = network(x, log_snr, network.encode(mel), of(network, label))
+    together = network(x, log_snr, network.encode(mel), embed(network, label))
     for i in range(3):
         clip = slice(i, i + 1)
-        alone = network(x[clip], log_snr[clip], network.encode(mel[clip]), of(network, label[clip]))
+        alone = network(x[clip], log_snr[clip], network.encode(mel[clip]), embed(network, label[clip]))
         assert_close(alone, together[clip], rtol=1e-5, atol=1e-5)
 
 
@@ -159,8 +160,8 @@ def test_a_clip_is_predicted_alike_alone_and_in_a_batch(kind, options, make_netw
 def test_a_signal_moved_by_a_block_with_its_mel_is_predicted_moved_by_a_block(kind, options, make_network):
     network = make_network(kind, **options).double()
     x, log_snr, mel, label = inputs(blocks=44, dtype=torch.float64)
-    here = network(x[..., HOP:], log_snr, network.encode(mel[..., 1:]), of(network, label))
-    there = network(x, log_snr, network.encode(mel), of(network, label))
+    here = network(x[..., HOP:], log_snr, network.encode(mel[..., 1:]), embed(network, label))
+    there = network(x, log_snr, network.encode(mel), embed(network, label))
     inner = network.receptive_field + HOP * network.stack.conditioner.context_frames
     assert_close(here[..., inner:], there[..., HOP + inner :], rtol=1e-5, atol=1e-5)
 
@@ -174,7 +175,7 @@ def test_the_receptive_field_is_true(kind, options, make_network):
     middle = slice(HOP * (blocks // 2), HOP * (blocks // 2 + 1))  # one block of outputs, at every place in a patch
 
     jacobian = torch.autograd.functional.jacobian(
-        lambda signal: network(signal, log_snr, condition, of(network, label))[0, 0, middle], x
+        lambda signal: network(signal, log_snr, condition, embed(network, label))[0, 0, middle], x
     )[:, 0, 0]
     position = torch.arange(x.shape[-1])
     reach = farthest(jacobian, (position[middle, None] - position).abs())
@@ -190,7 +191,7 @@ def test_the_receptive_field_holds_for_the_mel_too(kind, options, make_network):
     x, log_snr, mel, label = inputs(batch=1, blocks=blocks, dtype=torch.float64)
     middle = slice(HOP * (blocks // 2), HOP * (blocks // 2 + 1))
     jacobian = torch.autograd.functional.jacobian(
-        lambda given: network(x, log_snr, network.encode(given), of(network, label))[0, 0, middle], mel
+        lambda mel: network(x, log_snr, network.encode(mel), embed(network, label))[0, 0, middle], mel
     )
     sensitivity = jacobian[:, 0].abs().sum(1)  # of each output to each frame
     position, first = torch.arange(x.shape[-1])[middle, None], HOP * torch.arange(blocks)
@@ -204,7 +205,7 @@ def test_every_weight_has_an_effect(kind, options, make_network):
     network = make_network(kind, **options)
     x, log_snr, mel, label = inputs()
     # relu may switch a unit off, so it is the gradient of a whole weight that must not vanish
-    network(x, log_snr, network.encode(mel), of(network, label)).square().sum().backward()
+    network(x, log_snr, network.encode(mel), embed(network, label)).square().sum().backward()
     assert [name for name, weight in network.named_parameters() if not weight.grad.abs().sum() > 0] == []
 
 
@@ -212,7 +213,7 @@ def test_every_weight_has_an_effect(kind, options, make_network):
 def test_the_first_step_of_training_already_moves_the_output_layer(kind, options, make_network):
     network = make_network(kind, awake=False, **options)
     x, log_snr, mel, label = inputs()
-    (network(x, log_snr, network.encode(mel), of(network, label)) - 1).square().mean().backward()
+    (network(x, log_snr, network.encode(mel), embed(network, label)) - 1).square().mean().backward()
     assert network.output.weight.grad.abs().max() > 0
 
 
@@ -222,7 +223,7 @@ def test_weights_saved_and_loaded_predict_the_same(kind, options, make_network):
     x, log_snr, mel, label = inputs()
     network.normalise_mel.mean.fill_(0.3)
     other.load_state_dict(network.state_dict())
-    first, second = (n(x, log_snr, n.encode(mel), of(n, label)) for n in (network, other))
+    first, second = (n(x, log_snr, n.encode(mel), embed(n, label)) for n in (network, other))
     assert torch.equal(first, second)
 
 
@@ -231,9 +232,9 @@ def test_weights_saved_and_loaded_predict_the_same(kind, options, make_network):
 def test_every_device_predicts_the_same(kind, options, make_network):
     network = make_network(kind, **options)
     x, log_snr, mel, label = inputs()
-    here = network(x, log_snr, network.encode(mel), of(network, label))
+    here = network(x, log_snr, network.encode(mel), embed(network, label))
     network.cuda()
-    there = network(x.cuda(), log_snr.cuda(), network.encode(mel.cuda()), of(network, label.cuda()))
+    there = network(x.cuda(), log_snr.cuda(), network.encode(mel.cuda()), embed(network, label.cuda()))
     assert_close(there.cpu(), here, rtol=1e-3, atol=1e-3)
 
 
@@ -251,12 +252,12 @@ def test_a_learned_variance_is_a_second_output_beside_an_unchanged_first(kind, o
     assert extra == {"variance.weight", "variance.bias"}
     fixed.load_state_dict({name: value for name, value in weights.items() if name not in extra})
     x, log_snr, mel, label = inputs()
-    output = learned(x, log_snr, learned.encode(mel), of(learned, label))
+    output = learned(x, log_snr, learned.encode(mel), embed(learned, label))
     assert output.shape == (3, 2, x.shape[2])
-    assert_close(output[:, :1], fixed(x, log_snr, fixed.encode(mel), of(fixed, label)))
+    assert_close(output[:, :1], fixed(x, log_snr, fixed.encode(mel), embed(fixed, label)))
     assert not output[:, 1].any()  # it starts at zero, the geometric mean of the bounds
     torch.nn.init.normal_(learned.variance.weight)
-    again = learned(x, log_snr, learned.encode(mel), of(learned, label))
+    again = learned(x, log_snr, learned.encode(mel), embed(learned, label))
     assert torch.equal(again[:, 0], output[:, 0])
     assert len(again[0, 1].unique()) > x.shape[2] // 2  # every sample has its own
 
@@ -268,5 +269,5 @@ def test_the_variance_of_a_signal_moved_by_a_block_is_moved_by_a_block(kind, opt
     inner = network.receptive_field
     x, log_snr, _, label = inputs(batch=1, blocks=2 * inner // HOP + 12)
     moved = torch.nn.functional.pad(x, (HOP, 0))[..., : x.shape[2]]
-    here, there = (network(signal, log_snr, None, of(network, label))[0, 1] for signal in (x, moved))
+    here, there = (network(signal, log_snr, None, embed(network, label))[0, 1] for signal in (x, moved))
     assert_close(there[inner + HOP : -inner], here[inner : -inner - HOP], rtol=1e-4, atol=1e-4)

@@ -61,18 +61,18 @@ N_MELS, CHANNELS, LAYERS, FRAMES = 5, 3, 4, 6
 def conditioner(kind, factors=(4, 2)):
     torch.manual_seed(0)
     if kind == "repeat":
-        return FrameConditioner(N_MELS, CHANNELS, LAYERS).double()
+        return FrameConditioner(N_MELS, LAYERS * [2 * CHANNELS]).double()
     per_layer = kind == "transposed-per-layer"
-    return UpsampledConditioner(N_MELS, CHANNELS, LAYERS, factors=factors, per_layer=per_layer).double()
+    return UpsampledConditioner(N_MELS, LAYERS * [2 * CHANNELS], factors=factors, per_layer=per_layer).double()
 
 
 def frames(n=FRAMES):
     return torch.randn(2, n, N_MELS, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
 
 
-def for_all_layers(given, features, n_positions):
-    encoded = given.encode(features)
-    return torch.stack([given.for_layer(encoded, index, n_positions) for index in range(LAYERS)])
+def for_all_layers(built, features, n_positions):
+    encoded = built.encode(features)
+    return torch.stack([built.for_layer(encoded, index, n_positions) for index in range(LAYERS)])
 
 
 every_conditioner = pytest.mark.parametrize("kind", ["repeat", "transposed", "transposed-per-layer"])
@@ -124,50 +124,50 @@ def test_every_layer_has_a_condition_of_its_own_at_the_rate_of_the_signal(kind):
 
 
 def test_repeated_frames_are_projected_at_frame_rate():
-    given, features = conditioner("repeat"), frames()
-    made = for_all_layers(given, features, FRAMES * 8)
-    for index, kernel in enumerate(given.weight.chunk(LAYERS)):
+    built, features = conditioner("repeat"), frames()
+    made = for_all_layers(built, features, FRAMES * 8)
+    for index, kernel in enumerate(built.weight.chunk(LAYERS)):
         expected = torch.einsum("bfm,cm->bfc", features.repeat_interleave(8, dim=1), kernel)
         assert_close(made[index], expected)
-    assert list(given.state_dict()) == ["weight"]
+    assert list(built.state_dict()) == ["weight"]
 
 
 @pytest.mark.parametrize("per_layer", [False, True])
 def test_upsampled_frames_are_projected_by_the_layer_s_own_matrix(per_layer):
-    given, features = conditioner("transposed-per-layer" if per_layer else "transposed"), frames()
-    encoded = given.encode(features)
+    built, features = conditioner("transposed-per-layer" if per_layer else "transposed"), frames()
+    encoded = built.encode(features)
     assert encoded.shape == (2, FRAMES * 8, N_MELS * (LAYERS if per_layer else 1))
-    assert len(given.upsamplers) == (LAYERS if per_layer else 1)
-    made = for_all_layers(given, features, FRAMES * 8)
-    for index, projection in enumerate(given.projections):
-        upsampled = given.upsamplers[index if per_layer else 0](features)
-        assert_close(given.upsampled(encoded, index), upsampled)
+    assert len(built.upsamplers) == (LAYERS if per_layer else 1)
+    made = for_all_layers(built, features, FRAMES * 8)
+    for index, projection in enumerate(built.projections):
+        upsampled = built.upsamplers[index if per_layer else 0](features)
+        assert_close(built.upsampled(encoded, index), upsampled)
         assert_close(made[index], upsampled @ projection.weight.T + projection.bias)
 
 
 @every_conditioner
 @pytest.mark.parametrize("factors", [(4, 2), (2, 2, 2), (8,)])
 def test_an_encoded_position_depends_on_as_many_frames_as_it_says(kind, factors):
-    given = conditioner(kind, factors)
-    jacobian = torch.autograd.functional.jacobian(lambda features: given.encode(features).sum(2)[0], frames()[:1])
-    n_frames = FRAMES * given.positions_per_frame
+    built = conditioner(kind, factors)
+    jacobian = torch.autograd.functional.jacobian(lambda features: built.encode(features).sum(2)[0], frames()[:1])
+    n_frames = FRAMES * built.positions_per_frame
     sensitive = (jacobian[:, 0].abs().sum(2) > 0).nonzero()
-    distance = (sensitive[:, 0] // given.positions_per_frame - sensitive[:, 1]).abs()
+    distance = (sensitive[:, 0] // built.positions_per_frame - sensitive[:, 1]).abs()
     assert len(jacobian) == n_frames
-    assert int(distance.max()) == given.context_frames
+    assert int(distance.max()) == built.context_frames
 
 
 @every_conditioner
 def test_a_piece_with_its_context_is_encoded_as_in_the_whole(kind):
-    given, features = conditioner(kind), frames(12)
-    context, per_frame = given.context_frames, given.positions_per_frame
-    whole = given.encode(features)
-    piece = given.encode(features[:, 4 - context : 8 + context])
+    built, features = conditioner(kind), frames(12)
+    context, per_frame = built.context_frames, built.positions_per_frame
+    whole = built.encode(features)
+    piece = built.encode(features[:, 4 - context : 8 + context])
     inner = slice(context * per_frame, piece.shape[1] - context * per_frame)
     assert_close(piece[:, inner], whole[:, 4 * per_frame : 8 * per_frame])
 
 
 def test_a_condition_of_another_length_than_the_signal_is_refused():
-    given = conditioner("transposed")
+    built = conditioner("transposed")
     with pytest.raises(ValueError, match="condition has 48 positions, the signal 40"):
-        given.for_layer(given.encode(frames()), 0, 40)
+        built.for_layer(built.encode(frames()), 0, 40)

@@ -6,7 +6,7 @@ from torch import nn
 from torch.nn import functional
 from torch.testing import assert_close
 
-from audiodiff.networks.given import Conditions
+from audiodiff.networks.conditioning import GlobalConditions
 
 HOP = 16
 
@@ -87,7 +87,7 @@ def test_patch_one_is_the_published_network(upsampling, make_network):
     expected = KongDiffWave(network)(x, log_snr, mel, label)
     assert expected.std() > 0.05
     assert_close(
-        network(x, log_snr, network.encode(mel), network.embed(Conditions(label))),
+        network(x, log_snr, network.encode(mel), network.embed(GlobalConditions(label))),
         expected.float(),
         rtol=1e-5,
         atol=1e-5,
@@ -102,7 +102,7 @@ def test_a_patch_of_samples_is_as_many_channels_of_the_published_network(patch, 
     predicted = KongDiffWave(network)(channels, log_snr, mel, label)
     expected = predicted.mT.reshape(x.shape)
     assert_close(
-        network(x, log_snr, network.encode(mel), network.embed(Conditions(label))),
+        network(x, log_snr, network.encode(mel), network.embed(GlobalConditions(label))),
         expected.float(),
         rtol=1e-5,
         atol=1e-5,
@@ -113,7 +113,9 @@ def test_a_patch_of_samples_is_as_many_channels_of_the_published_network(patch, 
 def test_the_prediction_starts_at_zero(patch, make_network):
     network = make_network("diffwave", patch=patch, awake=False)
     x, log_snr, mel, label = inputs(torch.float32)
-    assert torch.equal(network(x, log_snr, network.encode(mel), network.embed(Conditions(label))), torch.zeros_like(x))
+    assert torch.equal(
+        network(x, log_snr, network.encode(mel), network.embed(GlobalConditions(label))), torch.zeros_like(x)
+    )
 
 
 def test_a_patch_makes_the_receptive_field_as_many_times_wider(make_network):

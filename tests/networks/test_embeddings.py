@@ -10,9 +10,16 @@ from torch.nn.functional import cosine_similarity
 from torch.testing import assert_close
 
 from audiodiff.config import DiffusionConfig, EmbeddingConfig
-from audiodiff.networks.domains import LevelDomain
-from audiodiff.networks.embeddings import FEATURES, Fourier, NoiseLevelEmbedding, RadialBasis, Sinusoids
-from audiodiff.networks.radial import SPREAD_FLOOR, k_means
+from audiodiff.networks.embeddings import (
+    FEATURES,
+    SPREAD_FLOOR,
+    FourierFeatures,
+    NoiseLevelDomain,
+    NoiseLevelEmbedding,
+    RadialBasis,
+    SinusoidalFeatures,
+    k_means,
+)
 
 LOGISTIC = DiffusionConfig(distribution="logistic")
 RANGE = DiffusionConfig(log_snr_min=-8.0, log_snr_max=10.0)
@@ -56,7 +63,7 @@ def test_uniform_centres_are_evenly_spaced_over_the_range():
 def test_quantile_centres_divide_the_training_levels_into_equal_shares():
     basis = rbf(LOGISTIC, centres=9, initialisation="quantiles")
     shares = torch.linspace(0, 1, 200_001, dtype=torch.float64)
-    levels = torch.tensor([LOGISTIC.log_snr_at(share) for share in shares.tolist()])
+    levels = torch.tensor([LOGISTIC.log_snr_quantile(share) for share in shares.tolist()])
     below = (levels[:, None] < basis.centres).double().mean(0)
     assert_close(below, torch.linspace(0, 1, 9, dtype=torch.float64), rtol=0, atol=1e-4)
     assert basis.centres.diff().argmin() in (3, 4)  # densest in the middle, where most of the training is
@@ -106,23 +113,23 @@ def test_k_means_centres_are_denser_than_even_ones_and_sparser_than_quantiles_wh
 @pytest.mark.parametrize("domain", ["log-snr", "sqrt-abar", "step"])
 @pytest.mark.parametrize("diffusion", [RANGE, LOGISTIC], ids=["uniform", "logistic"])
 def test_a_domain_fills_the_trained_range_and_rises(domain, diffusion):
-    argument = LevelDomain(domain, diffusion)(torch.linspace(-8, 10, 200))
+    argument = NoiseLevelDomain(domain, diffusion)(torch.linspace(-8, 10, 200))
     assert_close(argument[[0, -1]], torch.tensor([-8.0, 10.0]), rtol=0, atol=1e-5)
     assert (argument.diff() > 0).all()
 
 
 def test_the_amplitude_of_the_signal_is_linear_in_the_domain_sqrt_abar():
-    argument, amplitude = LevelDomain("sqrt-abar", RANGE)(LEVELS), torch.sigmoid(LEVELS).sqrt()
+    argument, amplitude = NoiseLevelDomain("sqrt-abar", RANGE)(LEVELS), torch.sigmoid(LEVELS).sqrt()
     slope = argument.diff() / amplitude.diff()
     assert_close(slope, slope.mean().expand_as(slope), rtol=1e-2, atol=0)
 
 
 def test_the_rank_of_a_level_is_its_share_of_the_training_levels():
     shares = torch.rand(500, generator=torch.Generator().manual_seed(0))
-    levels = torch.tensor([LOGISTIC.log_snr_at(share) for share in shares.tolist()])
-    assert_close((LevelDomain("step", LOGISTIC)(levels) + 8) / 18, shares, rtol=0, atol=1e-5)
-    assert_close(LevelDomain("step", RANGE)(LEVELS), LEVELS)  # of a uniform distribution it is the level itself
-    beyond = LevelDomain("step", LOGISTIC)(torch.tensor([-math.inf, -50.0, 50.0, math.inf]))
+    levels = torch.tensor([LOGISTIC.log_snr_quantile(share) for share in shares.tolist()])
+    assert_close((NoiseLevelDomain("step", LOGISTIC)(levels) + 8) / 18, shares, rtol=0, atol=1e-5)
+    assert_close(NoiseLevelDomain("step", RANGE)(LEVELS), LEVELS)  # of a uniform distribution it is the level itself
+    beyond = NoiseLevelDomain("step", LOGISTIC)(torch.tensor([-math.inf, -50.0, 50.0, math.inf]))
     assert beyond.tolist() == [-8, -8, 10, 10]
 
 
@@ -185,13 +192,13 @@ def test_gradients_of_centres_and_spreads_are_right():
 
 def test_neighbouring_levels_look_alike_to_radial_basis_functions_and_not_to_sinusoids():
     # the reason of the design: with frequencies up to 10^4, neighbouring steps are nearly orthogonal
-    radial, sinusoids = rbf()(LEVELS), Sinusoids(EmbeddingConfig(centres=128), RANGE)(LEVELS)
+    radial, sinusoids = rbf()(LEVELS), SinusoidalFeatures(EmbeddingConfig(centres=128), RANGE)(LEVELS)
     assert cosine_similarity(radial[1:], radial[:-1]).min() > 0.9
     assert cosine_similarity(sinusoids[1:], sinusoids[:-1]).median() < 0.5
 
 
 def test_a_level_between_two_training_steps_is_interpolated_by_radial_basis_functions_only():
-    sinusoids = Sinusoids(EmbeddingConfig(centres=128), RANGE)
+    sinusoids = SinusoidalFeatures(EmbeddingConfig(centres=128), RANGE)
     middle = (LEVELS[1:] + LEVELS[:-1]) / 2
 
     def similarity(features):
@@ -211,7 +218,7 @@ def test_similarity_of_radial_basis_features_falls_steadily_with_distance():
 
 def test_sinusoids_are_those_of_kong_et_al_over_fifty_steps():
     # section 3.1: sin(10^(j * 4 / 63) t), the same with cos, for j = 0 to 63
-    features = Sinusoids(EmbeddingConfig(centres=128), RANGE)(torch.tensor([10.0, 9.64, -8.0]))
+    features = SinusoidalFeatures(EmbeddingConfig(centres=128), RANGE)(torch.tensor([10.0, 9.64, -8.0]))
     step = np.array([0.0, 1.0, 50.0])[:, None]  # least noise first
     angle = 10 ** (np.arange(64) * 4 / 63) * step
     expected = torch.from_numpy(np.concatenate([np.sin(angle), np.cos(angle)], axis=1)).float()
@@ -223,7 +230,7 @@ def test_sinusoids_are_those_of_kong_et_al_over_fifty_steps():
 
 def test_fourier_features_are_sines_and_cosines_of_normal_frequencies():
     torch.manual_seed(0)
-    features = Fourier(EmbeddingConfig(kind="fourier", centres=2000, fourier_scale=3.0), RANGE)
+    features = FourierFeatures(EmbeddingConfig(kind="fourier", centres=2000, fourier_scale=3.0), RANGE)
     assert float(features.frequencies.std()) == pytest.approx(3.0, rel=0.1)
     angle = 2 * math.pi * ((LEVELS + 8) / 18)[:, None] * features.frequencies
     assert_close(features(LEVELS), torch.cat([angle.sin(), angle.cos()], dim=1), rtol=0, atol=1e-5)
@@ -237,7 +244,7 @@ def test_fourier_features_are_sines_and_cosines_of_normal_frequencies():
 def test_frequencies_follow_the_seed_and_are_saved_with_the_weights():
     def fourier(seed):
         torch.manual_seed(seed)
-        return Fourier(EmbeddingConfig(kind="fourier"), RANGE)
+        return FourierFeatures(EmbeddingConfig(kind="fourier"), RANGE)
 
     assert torch.equal(fourier(0).frequencies, fourier(0).frequencies)
     first, other = fourier(0), fourier(1)

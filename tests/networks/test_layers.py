@@ -6,9 +6,10 @@ from torch.nn import functional
 from torch.testing import assert_close
 
 from audiodiff.networks.conditioning import FrameConditioner
-from audiodiff.networks.layers import DilatedStack, GatedResidualLayer, dilated_taps
+from audiodiff.networks.diffwave import DilatedStack, ResidualLayer
+from audiodiff.networks.layers import dilated_taps
 
-CHANNELS, LEVEL_WIDTH, POSITIONS = 6, 5, 20
+CHANNELS, EMBEDDING_WIDTH, POSITIONS = 6, 5, 20
 
 
 def normal(*shape, seed=0):
@@ -46,16 +47,16 @@ def test_taps_are_past_present_and_future_with_zeros_beyond_the_ends(dilation):
 
 @pytest.mark.parametrize("dilation", [1, 2, 8, 64])
 def test_a_layer_is_the_layer_of_kong_et_al_with_the_same_weights(dilation):
-    layer = GatedResidualLayer(CHANNELS, dilation, LEVEL_WIDTH).double()
-    h, level, condition = normal(3, POSITIONS, CHANNELS), normal(3, LEVEL_WIDTH), normal(3, POSITIONS, 2 * CHANNELS)
+    layer = ResidualLayer(CHANNELS, dilation, EMBEDDING_WIDTH).double()
+    h, level, condition = normal(3, POSITIONS, CHANNELS), normal(3, EMBEDDING_WIDTH), normal(3, POSITIONS, 2 * CHANNELS)
     expected = kong_layer(layer, h.mT, level, condition.mT)
     for ours, theirs in zip(layer(h, level, condition), expected, strict=True):
         assert_close(ours, theirs.mT)
 
 
 def test_a_layer_without_condition_is_one_with_a_condition_of_zeros():
-    layer = GatedResidualLayer(CHANNELS, 2, LEVEL_WIDTH).double()
-    h, level = normal(3, POSITIONS, CHANNELS), normal(3, LEVEL_WIDTH)
+    layer = ResidualLayer(CHANNELS, 2, EMBEDDING_WIDTH).double()
+    h, level = normal(3, POSITIONS, CHANNELS), normal(3, EMBEDDING_WIDTH)
     zeros = torch.zeros(3, POSITIONS, 2 * CHANNELS, dtype=torch.float64)
     for without, with_zeros in zip(layer(h, level, None), layer(h, level, zeros), strict=True):
         assert torch.equal(without, with_zeros)
@@ -63,10 +64,10 @@ def test_a_layer_without_condition_is_one_with_a_condition_of_zeros():
 
 @pytest.mark.parametrize("frames", [POSITIONS, POSITIONS // 4, 1])
 def test_a_stack_is_the_layers_of_kong_et_al_in_turn_with_a_conditioner_of_their_own(frames):
-    stack = DilatedStack(CHANNELS, 5, 3, level_width=LEVEL_WIDTH)
-    stack.conditioner = FrameConditioner(4, CHANNELS, 5)
+    stack = DilatedStack(CHANNELS, 5, 3, embedding_width=EMBEDDING_WIDTH)
+    stack.conditioner = FrameConditioner(4, 5 * [2 * CHANNELS])
     stack.double()
-    h, level, features = normal(3, POSITIONS, CHANNELS), normal(3, LEVEL_WIDTH), normal(3, frames, 4)
+    h, level, features = normal(3, POSITIONS, CHANNELS), normal(3, EMBEDDING_WIDTH), normal(3, frames, 4)
     upsampled = functional.interpolate(features.mT, size=POSITIONS, mode="nearest")
     stream, skips = h.mT, []
     for layer, kernel in zip(stack.layers, stack.conditioner.weight.chunk(5), strict=True):
@@ -79,14 +80,14 @@ def test_a_stack_is_the_layers_of_kong_et_al_in_turn_with_a_conditioner_of_their
     ("layers", "cycle", "dilations"), [(4, 10, [1, 2, 4, 8]), (5, 2, [1, 2, 1, 2, 1]), (1, 1, [1])]
 )
 def test_dilations_double_through_their_cycle_and_add_up_to_the_receptive_field(layers, cycle, dilations):
-    stack = DilatedStack(CHANNELS, layers, cycle, level_width=LEVEL_WIDTH)
+    stack = DilatedStack(CHANNELS, layers, cycle, embedding_width=EMBEDDING_WIDTH)
     assert [layer.dilation for layer in stack.layers] == dilations
     assert stack.receptive_field == sum(dilations)
 
 
 def test_the_receptive_field_of_a_stack_is_how_far_an_impulse_reaches():
-    stack = DilatedStack(CHANNELS, 4, 3, level_width=LEVEL_WIDTH).double()
-    h, level = normal(1, 41, CHANNELS), normal(1, LEVEL_WIDTH)
+    stack = DilatedStack(CHANNELS, 4, 3, embedding_width=EMBEDDING_WIDTH).double()
+    h, level = normal(1, 41, CHANNELS), normal(1, EMBEDDING_WIDTH)
     disturbed = h.clone()
     disturbed[:, 20] += 1.0
     changed = (stack(h, level, None) != stack(disturbed, level, None)).any(2)[0].nonzero().flatten()
@@ -94,6 +95,6 @@ def test_the_receptive_field_of_a_stack_is_how_far_an_impulse_reaches():
 
 
 def test_a_stack_without_conditioner_refuses_a_condition():
-    stack = DilatedStack(CHANNELS, 2, 2, level_width=LEVEL_WIDTH).double()
-    with pytest.raises(TypeError, match="without a condition"):
-        stack(normal(1, 8, CHANNELS), normal(1, LEVEL_WIDTH), torch.zeros(1, 2, 4))
+    stack = DilatedStack(CHANNELS, 2, 2, embedding_width=EMBEDDING_WIDTH).double()
+    with pytest.raises(TypeError, match="without a mel condition"):
+        stack(normal(1, 8, CHANNELS), normal(1, EMBEDDING_WIDTH), torch.zeros(1, 2, 4))

@@ -9,8 +9,7 @@ from torch.testing import assert_close
 
 from audiodiff.config import DiffusionConfig, EmbeddingConfig, parse_config
 from audiodiff.errors import ConfigError
-from audiodiff.networks.embeddings import NoiseLevelEmbedding
-from audiodiff.networks.steps import DiscreteSteps, StepSinusoids, StepTable
+from audiodiff.networks.embeddings import DiscreteSteps, LmntStepFeatures, NoiseLevelEmbedding, PhilsynStepFeatures
 
 BASE = tuple(np.linspace(1e-4, 0.05, 50).tolist())  # Kong et al. 2021: DiffWave BASE
 FAST = (1e-4, 1e-3, 1e-2, 0.05, 0.2, 0.5)
@@ -22,7 +21,7 @@ def log_snr_of(betas):
 
 
 def features(kind, betas=BASE, centres=128):
-    return {"lmnt": StepTable, "philsyn": StepSinusoids}[kind](
+    return {"lmnt": LmntStepFeatures, "philsyn": PhilsynStepFeatures}[kind](
         EmbeddingConfig(kind=kind, betas=betas, centres=centres), DiffusionConfig()
     )
 

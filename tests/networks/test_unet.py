@@ -9,9 +9,9 @@ from torch.testing import assert_close
 from audiodiff.config import ModelConfig, NetworkConfig, parse_config
 from audiodiff.diffusion.process import diffuse, noise_from, training_target
 from audiodiff.errors import ConfigError
-from audiodiff.networks.blocks import rotated
 from audiodiff.networks.build import build_network
-from audiodiff.networks.given import Conditions
+from audiodiff.networks.conditioning import GlobalConditions
+from audiodiff.networks.layers import rotate
 
 LEVELS = torch.tensor([-8.0, 0.0, 10.0])
 
@@ -70,8 +70,8 @@ def test_it_learns(labels):
         index = torch.randint(2, (8,), generator=generator)
         clean = math.sqrt(2) * torch.sin(0.2 * (1 + 2 * index.view(8, 1, 1)) * time)
         level, drawn = torch.zeros(8) - 2, torch.randn(8, 1, 160, generator=generator)
-        given = network.embed(Conditions(index)) if labels else None
-        predicted = network(diffuse(clean, drawn, level), level, None, given)
+        global_condition = network.embed(GlobalConditions(index)) if labels else None
+        predicted = network(diffuse(clean, drawn, level), level, None, global_condition)
         loss = (predicted - training_target(clean, drawn, level, "epsilon")).square().mean()
         optimiser.zero_grad()
         loss.backward()
@@ -100,7 +100,7 @@ def test_a_dilation_cycle_widens_the_coarsest_level():
 def test_a_rotation_keeps_lengths_and_shows_distances_only():
     torch.manual_seed(0)
     query, key = (torch.randn(1, 1, 1, 32).expand(1, 1, 9, 32) for _ in range(2))
-    turned_query, turned_key = rotated(query)[0, 0], rotated(key)[0, 0]
+    turned_query, turned_key = rotate(query)[0, 0], rotate(key)[0, 0]
     assert_close(turned_query.square().mean(1), torch.ones(9))
     products = turned_query @ turned_key.T
     for distance in range(-8, 9):

@@ -9,7 +9,7 @@ from audiodiff.config import EmbeddingConfig, ModelConfig, NetworkConfig, Synthe
 from audiodiff.diffusion.noise import position_noise
 from audiodiff.diffusion.process import denoised_from_noise
 from audiodiff.errors import ConfigError
-from audiodiff.networks.given import Conditions
+from audiodiff.networks.conditioning import GlobalConditions
 
 TOLD = {"label": "yes", "speaker": "ann", "vector": torch.tensor([1.0, -2.0])}
 OTHER = {"label": "no", "speaker": "bob", "vector": torch.tensor([1.0, 2.0])}
@@ -164,7 +164,7 @@ def test_a_vocoder_that_must_be_told_says_so(vocoder):
 def test_a_told_generator_is_the_network_with_these_conditions(generator, tmp_path):
     """One step from pure noise, by hand."""
     network, _ = load_model(tmp_path / "model")
-    given = Conditions(torch.tensor([0]), torch.tensor([0]), TOLD["vector"][None])
+    given = GlobalConditions(torch.tensor([0]), torch.tensor([0]), TOLD["vector"][None])
     made = generator.generate(**TOLD, steps=1)
     x = position_noise([0], 0, n_samples=800)
     with torch.no_grad():

@@ -16,7 +16,7 @@ from audiodiff.checkpoint import choose_device
 from audiodiff.config import MEL_CONVENTIONS, DiffusionConfig, MelConfig, ModelConfig, NetworkConfig, WhiteningConfig
 from audiodiff.errors import AudioError, ConfigError, MelError, ModelError
 from audiodiff.networks.build import build_network
-from audiodiff.networks.given import Conditions
+from audiodiff.networks.conditioning import GlobalConditions
 
 RATE = 8000
 
@@ -63,7 +63,7 @@ class Oracle(nn.Module):
     def encode(self, mel: Tensor) -> Tensor:
         return mel.mT
 
-    def embed(self, given: Conditions) -> Tensor:
+    def embed(self, given: GlobalConditions) -> Tensor:
         return torch.zeros(1, 1)
 
     def forward(self, x: Tensor, log_snr: Tensor, condition: Tensor | None, given: Tensor | None) -> Tensor:

@@ -12,7 +12,7 @@ from audiodiff.data.crops import Example
 from audiodiff.data.dataset import Replica
 from audiodiff.errors import ConfigError
 from audiodiff.networks.build import build_network
-from audiodiff.networks.given import Conditions
+from audiodiff.networks.conditioning import GlobalConditions
 from audiodiff.training.distributed import Distributed
 from audiodiff.training.objective import Batch
 from audiodiff.training.randomness import drop_conditions
@@ -24,11 +24,11 @@ BOTH = ModelConfig(sample_rate=8000, labels=("a", "b", "c"), speakers=("x", "y")
 
 
 def batch(n_clips, n_labels=3):
-    return Batch(torch.zeros(n_clips, 1, 8), None, Conditions(torch.arange(n_clips) % n_labels), None)
+    return Batch(torch.zeros(n_clips, 1, 8), None, GlobalConditions(torch.arange(n_clips) % n_labels), None)
 
 
 def full_batch(n_clips):
-    conditions = Conditions(torch.arange(n_clips) % 3, torch.arange(n_clips) % 2, torch.ones(n_clips, 2))
+    conditions = GlobalConditions(torch.arange(n_clips) % 3, torch.arange(n_clips) % 2, torch.ones(n_clips, 2))
     return Batch(torch.zeros(n_clips, 1, 8), None, conditions, None)
 
 
@@ -86,7 +86,7 @@ def test_a_team_drops_what_one_process_drops_of_a_batch_as_large():
     whole = drop_conditions(full_batch(12), 0.5, BOTH, 0, 3).global_conditions
     for rank in range(3):
         mine = slice(4 * rank, 4 * rank + 4)
-        conditions = Conditions(*(value[mine] for value in full_batch(12).global_conditions))
+        conditions = GlobalConditions(*(value[mine] for value in full_batch(12).global_conditions))
         part = drop_conditions(
             full_batch(4)._replace(global_conditions=conditions), 0.5, BOTH, 0, 3, Replica(rank, 3)
         ).global_conditions

@@ -6,10 +6,10 @@ from torch.testing import assert_close
 
 from audiodiff.config import EmbeddingConfig, ModelConfig, NetworkConfig
 from audiodiff.networks.build import NETWORKS, build_network
-from audiodiff.networks.given import Conditions, VectorEmbedding
+from audiodiff.networks.conditioning import GlobalConditions, VectorEmbedding
 
-GIVEN = Conditions(torch.tensor([0, 2]), torch.tensor([1, 0]), torch.tensor([[1.0, -2.0, 0.5], [3.0, 0.0, 1.0]]))
-OTHER = Conditions(torch.tensor([1, 1]), torch.tensor([0, 1]), torch.tensor([[1.5, -2.0, 0.5], [3.0, 0.5, 1.0]]))
+ALL = GlobalConditions(torch.tensor([0, 2]), torch.tensor([1, 0]), torch.tensor([[1.0, -2.0, 0.5], [3.0, 0.0, 1.0]]))
+OTHER = GlobalConditions(torch.tensor([1, 1]), torch.tensor([0, 1]), torch.tensor([[1.5, -2.0, 0.5], [3.0, 0.5, 1.0]]))
 X, LEVEL = torch.randn(2, 1, 128, generator=torch.Generator().manual_seed(0)), torch.tensor([-2.0, 1.0])
 
 
@@ -31,26 +31,30 @@ def network(request):
     return built
 
 
-@pytest.mark.parametrize("name", Conditions._fields)
+@pytest.mark.parametrize("name", GlobalConditions._fields)
 def test_every_condition_changes_the_prediction_of_every_clip(network, name):
     predictions = [
-        network(X, LEVEL, None, network.embed(given))
-        for given in (GIVEN, GIVEN._replace(**{name: getattr(OTHER, name)}), GIVEN._replace(**{name: None}))
+        network(X, LEVEL, None, network.embed(conditions))
+        for conditions in (
+            ALL,
+            ALL._replace(**{name: getattr(OTHER, name)}),
+            ALL._replace(**{name: None}),
+        )
     ]
     for i, j in ((0, 1), (0, 2), (1, 2)):
         assert ((predictions[i] - predictions[j]).abs().amax((1, 2)) > 1e-3).all()
 
 
 def test_conditions_add_up(network):
-    parts = [network.label(GIVEN.label), network.speaker(GIVEN.speaker), network.vector(GIVEN.vector)]
-    assert_close(network.embed(GIVEN), sum(parts))
-    assert_close(network.embed_level(LEVEL, network.embed(GIVEN)), network.level(LEVEL) + sum(parts))
+    parts = [network.label(ALL.label), network.speaker(ALL.speaker), network.vector(ALL.vector)]
+    assert_close(network.embed(ALL), sum(parts))
+    assert_close(network.embed_level(LEVEL, network.embed(ALL)), network.level(LEVEL) + sum(parts))
 
 
 def test_nothing_is_what_training_drops(network):
-    dropped = Conditions(torch.full((2,), 3), torch.full((2,), 2), torch.full((2, 3), torch.nan))
+    dropped = GlobalConditions(torch.full((2,), 3), torch.full((2,), 2), torch.full((2, 3), torch.nan))
     assert_close(network.embed(dropped), network.embed().expand(2, -1))
-    assert_close(network.embed(GIVEN._replace(speaker=dropped.speaker)), network.embed(GIVEN._replace(speaker=None)))
+    assert_close(network.embed(ALL._replace(speaker=dropped.speaker)), network.embed(ALL._replace(speaker=None)))
     assert torch.equal(network(X, LEVEL), network(X, LEVEL, None, network.embed()))
 
 
@@ -58,7 +62,7 @@ def test_a_network_refuses_what_it_was_not_built_for():
     network = build_network(ModelConfig(sample_rate=8000, labels=("a", "b", "c"), network=NetworkConfig(patch=4)))
     for name in ("speaker", "vector"):
         with pytest.raises(TypeError, match=f"without {name}s"):
-            network.embed(Conditions(**{name: getattr(GIVEN, name)}))
+            network.embed(GlobalConditions(**{name: getattr(ALL, name)}))
 
 
 def test_old_networks_have_the_weights_they_had():
