@@ -26,7 +26,7 @@ USUAL = {
     "step_seconds": 5.0,
     "square": None,
 }
-"""Numbers of an option that is not given: with and without --quick."""
+"""Defaults with and without --quick."""
 
 
 def _count(word: str) -> int:
@@ -130,7 +130,7 @@ def _plan(
     repeats: int | None,
     training: bool,
     memory: bool,
-    **given: Any,
+    **options: Any,
 ) -> Plan:
     import torch
 
@@ -154,11 +154,11 @@ def _plan(
     return Plan(
         Environment(str(where), threads or torch.get_num_threads(), timing),
         models or (DEFAULT_MODEL, BASE),
-        lengths=given["lengths"] or usual["lengths"],
-        batches=given["batches"] or usual["batches"],
-        steps=given["steps"] or (None,),
-        dtypes=given["dtypes"] or dtypes,
-        every_combination=given["every_combination"],
+        lengths=options["lengths"] or usual["lengths"],
+        batches=options["batches"] or usual["batches"],
+        steps=options["steps"] or (None,),
+        dtypes=options["dtypes"] or dtypes,
+        every_combination=options["every_combination"],
         memory=memory,
         training=TrainingLimits(seconds=usual["step_seconds"]) if training else None,
         against=against is not None,

@@ -152,8 +152,8 @@ def pairs(*, generated: Path, reference: Path, name: str | None, others: Sequenc
 
     systems = _systems(name or generated.stem, generated, others)
     timings = read_timings(options["timings"]) if options["timings"] else None
-    wanted = [metric.strip() for metric in options["metrics"].split(",")]
-    metrics, notes = resolve_metrics(wanted + (["timing"] if timings else []))
+    names = [metric.strip() for metric in options["metrics"].split(",")]
+    metrics, notes = resolve_metrics(names + (["timing"] if timings else []))
     for note in notes:
         click.echo(note, err=True)
     n_pairs = sum(len(match_files(path, reference)[0]) for path in systems.values())
@@ -213,12 +213,12 @@ def sets(
         raise click.UsageError("--frechet needs features: give --classifier or --embedder.")
     if (options["embedder"] or options["force"]) and not options["frechet"]:
         raise click.UsageError("--embedder and --force are for --frechet. Add it, or leave them out.")
-    wanted = SetOptions(load_classifier(classifier) if classifier else None, **options)
+    set_options = SetOptions(load_classifier(classifier) if classifier else None, **options)
     systems = _systems(name or generated.stem, generated, others)
     n_passes = bool(classifier) + options["music"]
     total = n_passes * sum(len(list_recordings(path)) for path in (reference, *systems.values()))
     with opt.progress_bar(total) as bar:
-        evaluation = evaluate_sets(systems, reference, wanted, bar.update)
+        evaluation = evaluate_sets(systems, reference, set_options, bar.update)
     _finish(evaluation, json_path)
 
 

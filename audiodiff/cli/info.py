@@ -90,8 +90,8 @@ def describe_model(name: str) -> dict[str, Any]:
     if config.mel is None:
         facts |= {"labels": list(config.labels), "clip_seconds": config.clip_seconds}
     if config.is_conditional:
-        told = {"speakers": list(config.speakers), "vector_width": config.vector_width}
-        facts |= told | {"condition_dropout": config.condition_dropout}
+        conditions = {"speakers": list(config.speakers), "vector_width": config.vector_width}
+        facts |= conditions | {"condition_dropout": config.condition_dropout}
     facts["network"] = {
         **config.network.model_dump(mode="json", exclude=UNUSED[config.network.kind]),
         "parameters": sum(parameter.numel() for parameter in network.parameters()),

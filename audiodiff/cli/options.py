@@ -133,19 +133,19 @@ def _all(*options: Callable[[Any], Any]) -> Callable[[_Function], _Function]:
     return decorate
 
 
-def values(kind: Callable[[str], Any], wanted: str) -> Callable[..., Any]:
+def values(kind: Callable[[str], Any], expected: str) -> Callable[..., Any]:
     """Return a click callback for several values with commas between them.
 
     Args:
         kind: Turns one word into a value, and raises ValueError where it cannot.
-        wanted: What is expected, for the message.
+        expected: What is expected, for the message.
     """
 
     def parse(_context: click.Context, _parameter: click.Parameter, text: str | None) -> tuple[Any, ...] | None:
         try:
             return None if text is None else tuple(kind(word) for word in text.split(","))
         except ValueError as error:
-            raise click.BadParameter(f"{text!r} is not {wanted}") from error
+            raise click.BadParameter(f"{text!r} is not {expected}") from error
 
     return parse
 

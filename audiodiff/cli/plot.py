@@ -113,7 +113,9 @@ def steps(*, recording: Path, model: str | None, seed: int, seconds: float, outp
     _save(figure, output)
 
 
-def _reverse_states(vocoder: Vocoder, audio: Tensor, seed: int, wanted: SynthesisChanges) -> list[tuple[float, Tensor]]:
+def _reverse_states(
+    vocoder: Vocoder, audio: Tensor, seed: int, changes: SynthesisChanges
+) -> list[tuple[float, Tensor]]:
     """Return log-SNR and audio `(time,)` before every step, and the clean end."""
     import torch
 
@@ -121,7 +123,7 @@ def _reverse_states(vocoder: Vocoder, audio: Tensor, seed: int, wanted: Synthesi
     from audiodiff.diffusion.process import noise_from
 
     config = vocoder.config
-    settings = vocoder.settings(wanted)
+    settings = vocoder.settings(changes)
     blocks = align_to_blocks(vocoder.mel(audio), vocoder.mel_config)
     states: list[tuple[float, Tensor]] = []
     with torch.inference_mode():

@@ -85,21 +85,21 @@ def schedule(
     from audiodiff.search.study import Study
 
     folder, target = _folders(model, output)
-    wanted = {name: options.pop(name) for name in ("method", "trials")}
+    chosen = {name: options.pop(name) for name in ("method", "trials")}
     with opt.warnings_logged():
         scorer, words = _scorer(folder, **options)
         trials = Study(study, scorer.fingerprint(folder))
         found: dict[int, SearchResult] = {}
         best: Levels = ()
-        with opt.progress_bar(len(steps) * wanted["trials"]) as bar:
+        with opt.progress_bar(len(steps) * chosen["trials"]) as bar:
             for number, n in enumerate(steps):
                 more = [_stretched(best, n)] if best else []
                 found[n] = search_levels(
-                    scorer, SearchConfig(n, seed=options["seed"], **wanted), trials, more, bar.update
+                    scorer, SearchConfig(n, seed=options["seed"], **chosen), trials, more, bar.update
                 )
                 best = found[n].best.levels
                 store(folder, target, as_searched(found[n], scorer, words))
-                bar.update((number + 1) * wanted["trials"] - bar.n)
+                bar.update((number + 1) * chosen["trials"] - bar.n)
                 with bar.external_write_mode():
                     click.echo(_line(found[n], scorer))
     if picture is not None:
@@ -128,7 +128,7 @@ def _scorer(
     seed: int,
     device: str,
     dtype: Any,
-    **wanted: Any,
+    **chosen: Any,
 ) -> tuple[Scorer, str]:
     """Return what scores levels, and what it scores them on, in words."""
     from audiodiff.data.corpus import open_source
@@ -146,7 +146,7 @@ def _scorer(
     clips = read_clips(open_source(data), vocoder.sample_rate, seconds=seconds, resample=resample)
     length = sum(clip.audio.shape[-1] for clip in clips) / vocoder.sample_rate
     words = f"{len(clips)} recordings, {length:.0f} s, of {Path(data).name}"
-    return Scorer(vocoder, clips, metric, opt.changes(**wanted), seed), words
+    return Scorer(vocoder, clips, metric, opt.changes(**chosen), seed), words
 
 
 def _stretched(levels: tuple[float, ...], steps: int) -> tuple[float, ...]:
@@ -234,11 +234,11 @@ def rbf(
         )
     config = load_run_config(conf, settings | ({"data.train": data} if data else {}))
     steps, trials = options["trial_steps"], 1 if options["method"] == "gradient" else options["trials"]
-    wanted = SearchConfig(config, options["method"], trials, steps, options["seed"], over or tuple(names))
+    search = SearchConfig(config, options["method"], trials, steps, options["seed"], over or tuple(names))
     with opt.progress_bar(trials * steps) as bar:
-        found = search_rbf(wanted, study, lambda: bar.update(1))
+        found = search_rbf(search, study, lambda: bar.update(1))
     document = with_embedding(config, found.embedding).model_dump(mode="json")
-    head = f"# audiodiff search rbf --method {wanted.method}: validation loss {found.loss:.5f} after {steps} steps\n"
+    head = f"# audiodiff search rbf --method {search.method}: validation loss {found.loss:.5f} after {steps} steps\n"
     output.parent.mkdir(parents=True, exist_ok=True)
     with replacing(output) as part:
         part.write_text(head + yaml.safe_dump(document, sort_keys=False, allow_unicode=True), encoding="utf-8")
