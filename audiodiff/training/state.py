@@ -156,7 +156,8 @@ class TrainState:
         self._updates = torch.zeros((), dtype=torch.float64, device=distributed.device)
         self._pending: deque[_Pending] = deque()
         self._elapsed = deque([(0, 0.0)])  # step, and the fraction of time that was used there
-        self._mid_step = False  # whether an error has left weights, EMA and optimiser at different steps
+        self._discriminator_batch: tuple[Tensor, Tensor, Tensor | None] | None = None
+        self._mid_step = False  # whether an error has left weights, EMA and optimisers at different steps
         if training.gradient_checkpointing:
             checkpoint_layers(self.network)
         predict = distributed.wrap(self.network)
@@ -211,7 +212,7 @@ class TrainState:
         if self.adversarial is None:
             return distance
         gradient = self.adversarial.gradient(leaf, reference, distance, batch.bandwidth)
-        self.adversarial.step(leaf, reference, batch.bandwidth)
+        self._discriminator_batch = (leaf.detach(), reference, batch.bandwidth)
         surrogate = (generated * gradient).sum()  # for its gradient only: its value is taken off again
         return distance.detach() + surrogate - surrogate.detach()
 
@@ -220,6 +221,9 @@ class TrainState:
         set_learning_rate(self.optimiser, rate)
         self.optimiser.found_inf = (~finite).float()  # type: ignore[attr-defined]  # as torch.amp.GradScaler does
         self.optimiser.step()
+        if self.adversarial is not None and self._discriminator_batch is not None:
+            self.adversarial.step(*self._discriminator_batch)
+            self._discriminator_batch = None
         self._updates += finite
         weight = (1 - ema_decay(self._updates, self.training)) * finite
         update_ema(self.ema, self.network, weight)

@@ -1,4 +1,4 @@
-"""Training, from a configuration to a folder of checkpoints: the loop and what happens between its steps."""
+"""Training, from a configuration to a folder of checkpoints: the loop, and what happens between its steps."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from audiodiff.config import RunConfig
+from audiodiff.config import RunConfig, TrainingConfig
 from audiodiff.data.corpus import Corpus, open_corpus
 from audiodiff.data.crops import Example
 from audiodiff.data.dataset import validation_crops
+from audiodiff.data.manifest import Recording
 from audiodiff.errors import AudiodiffError, TrainingError
 from audiodiff.training.bad_recordings import BadRecordings
 from audiodiff.training.callbacks import Callback, TrainEvent, progress, tensorboard
@@ -126,17 +127,17 @@ def _reporters(
 
 
 class Trainer:
-    """The loop over the steps, and validation, pictures and checkpoints between them.
+    """The training loop, with validation, audio samples and checkpoints between the steps.
 
     Args:
         config: The run.
-        state: What learns.
+        state: Network, EMA and optimiser.
         folder: Where checkpoints go.
         corpus: The training stream, and what validation is done on.
-        bad: Told of recordings that cannot be read.
+        bad: The recordings that cannot be read.
         callbacks: Called with what happens, in the main process.
         reference: A loss curve to compare with.
-        budget: The time that the run has.
+        budget: How long the run may take.
     """
 
     def __init__(
@@ -162,24 +163,22 @@ class Trainer:
         self._validated_step = state.progress.step
         if not state.distributed.is_main_process:
             return
-        reader, count = corpus.training.reader, config.training.validation_crops
+        reader = corpus.training.reader
         self._samples = choose_samples(corpus.validation, reader, config.model.block_length, bad.note)
-        self._validate, self._validate_training = (
-            Validator(validation_crops(recordings, reader, count, bad.note), state.objective, settings, state.few_step)
-            for recordings, settings in (
-                (corpus.validation, config.training),
-                (
-                    corpus.training.recordings or corpus.validation,
-                    config.training.model_copy(update={"validation_bits": False}),
-                ),
-            )
-        )
+        self._validate = self._validator(corpus.validation, config.training)
+        without_bits = config.training.model_copy(update={"validation_bits": False})
+        train_recordings = corpus.training.recordings  # none where single recordings cannot be opened
+        self._validate_training = self._validator(train_recordings, without_bits) if train_recordings else None
         self._loss_monitor = LossMonitor(folder.curve, config, state.progress.step, reference)
         for level, said in check_terminal_snr(state.config):
             _LOG.log(level, "%s", said)
 
+    def _validator(self, recordings: Sequence[Recording], config: TrainingConfig) -> Validator:
+        crops = validation_crops(recordings, self._corpus.training.reader, config.validation_crops, self._bad.note)
+        return Validator(crops, self._state.objective, config, self._state.few_step)
+
     def run(self, stop_signal: StopSignal) -> bool:
-        """Train until the last step, a signal, or the end of patience; a checkpoint is written in any case.
+        """Train until the last step, a signal, the end of time or of patience; a checkpoint is written in any case.
 
         Returns:
             Whether it was the end of patience.
@@ -193,7 +192,7 @@ class Trainer:
             _LOG.info("training on %s, steps %d to %d", self._state.distributed.device, done.step, self._config.steps)
             self._train(stop_signal)
         if self._state.distributed.is_main_process:
-            self._save_the_last()
+            self._save_last()
         if stop_signal.received:
             _LOG.info("%s: stopped after step %d, saved", stop_signal.received.name, done.step)
         elif self._ran_out_of_patience():
@@ -227,17 +226,68 @@ class Trainer:
     def _loop(self, stream: Iterator[Example], stop_signal: StopSignal) -> None:
         state = self._state
         while state.progress.step < self._last_step:
-            stop = stop_signal.received is not None or (
-                state.distributed.is_main_process and (self._ran_out_of_patience() or self._budget.is_over)
-            )
+            finished = state.distributed.is_main_process and (self._ran_out_of_patience() or self._budget.is_over)
+            stop = finished or stop_signal.received is not None
             if stop and state.distributed.world_size == 1:
                 break
-            self._step(stream, stop)
+            self._report(state.step(next(stream), stop=stop, elapsed=self._budget.fraction))
             self._between_steps()
         self._flush()
 
-    def _step(self, stream: Iterator[Example], stop: bool) -> None:
-        self._report(self._state.step(next(stream), stop=stop, elapsed=self._budget.fraction))
+    def _between_steps(self) -> None:
+        step, config = self._state.progress.step, self._config
+        last = step == config.steps
+        validate, sample = (last or step % every == 0 for every in (config.validate_every, config.sample_every))
+        save = self._checkpointer.is_due
+        if not (validate or sample or save) or not self._state.distributed.is_main_process:
+            return
+        self._flush()
+        if validate:
+            self._validate_and_keep_best()
+        if sample and self._budget.allows("samples"):
+            self._sample(step)
+        if save:
+            self._state.progress.seconds = self._budget.seconds
+            with self._budget.measured("checkpoint"):
+                self._checkpointer.try_to_save()
+
+    def _validate_and_keep_best(self) -> None:
+        with self._budget.measured("validation"):
+            done, ema = self._state.progress, self._state.ema
+            self._validated_step = done.step
+            result = self._validate(ema)
+            on_training = None if self._validate_training is None else self._validate_training(ema).loss
+            figures = {
+                "loss": result.loss,
+                "few_step": result.few_step,
+                "bits_per_sample": result.bits,
+                "loss_on_training_crops": on_training,
+                **{f"loss_at_{log_snr:+.1f}": loss for log_snr, loss in result.by_log_snr.items()},
+            }
+            values = {name: value for name, value in figures.items() if value is not None}
+            self._notify(TrainEvent("validated", done.step, values))
+            self._loss_monitor.add(LossPoint(done.step, result.loss, on_training))
+            if result.loss < done.best_loss:
+                done.best_loss, done.best_step = result.loss, done.step
+                self._checkpointer.save_best(result.loss)
+
+    def _ran_out_of_patience(self) -> bool:
+        done, patience = self._state.progress, self._config.patience
+        return patience is not None and done.step - done.best_step >= patience * self._config.validate_every
+
+    def _sample(self, step: int) -> None:
+        state = self._state
+        with self._budget.measured("samples"):
+            clips = make_clips(state.ema, state.config, self._samples)
+            self._notify(TrainEvent("sampled", step, clips=clips))
+
+    def _save_last(self) -> None:
+        """Write the last checkpoint; then, where the time ended the run, validate that too."""
+        done = self._state.progress
+        done.seconds = self._budget.seconds
+        self._checkpointer.save()
+        if self._budget.is_over and self._validated_step < done.step:
+            self._validate_and_keep_best()
 
     def _flush(self) -> None:
         self._report(self._state.flush())
@@ -260,61 +310,6 @@ class Trainer:
                 f"{result.step}. Lower training.learning_rate, or set training.precision to fp32; then go on from the "
                 "last checkpoint."
             )
-
-    def _between_steps(self) -> None:
-        step, config = self._state.progress.step, self._config
-        last = step == config.steps
-        validate, sample = (last or step % every == 0 for every in (config.validate_every, config.sample_every))
-        save = self._checkpointer.is_due
-        if not (validate or sample or save) or not self._state.distributed.is_main_process:
-            return
-        self._flush()
-        if validate:
-            self._validate_and_keep_best()
-        if sample and self._budget.allows("samples"):
-            self._make_samples(step)
-        if save:
-            self._state.progress.seconds = self._budget.seconds
-            with self._budget.measured("checkpoint"):
-                self._checkpointer.try_to_save()
-
-    def _save_the_last(self) -> None:
-        """Write the last checkpoint; then, where the time ended the run, validate that too."""
-        done = self._state.progress
-        done.seconds = self._budget.seconds
-        self._checkpointer.save()
-        if self._budget.is_over and self._validated_step < done.step:
-            self._validate_and_keep_best()
-
-    def _make_samples(self, step: int) -> None:
-        state = self._state
-        with self._budget.measured("samples"):
-            clips = make_clips(state.ema, state.config, self._samples)
-            self._notify(TrainEvent("sampled", step, clips=clips))
-
-    def _validate_and_keep_best(self) -> None:
-        with self._budget.measured("validation"):
-            self._validate_and_compare()
-
-    def _validate_and_compare(self) -> None:
-        done, state = self._state.progress, self._state
-        self._validated_step = done.step
-        result, on_training = self._validate(state.ema), None
-        values = {"loss": result.loss}
-        more = {"few_step": result.few_step, "bits_per_sample": result.bits}
-        values |= {name: value for name, value in more.items() if value is not None}
-        if self._corpus.training.recordings:
-            values["loss_on_training_crops"] = on_training = self._validate_training(state.ema).loss
-        levels = {f"loss_at_{level:+.1f}": loss for level, loss in result.by_level.items()}
-        self._notify(TrainEvent("validated", done.step, values | levels))
-        self._loss_monitor.add(LossPoint(done.step, result.loss, on_training))
-        if result.loss < done.best_loss:
-            done.best_loss, done.best_step = result.loss, done.step
-            self._checkpointer.save_best(result.loss)
-
-    def _ran_out_of_patience(self) -> bool:
-        done, patience = self._state.progress, self._config.patience
-        return patience is not None and done.step - done.best_step >= patience * self._config.validate_every
 
     def _notify(self, event: TrainEvent) -> None:
         for callback in self._callbacks:

@@ -24,13 +24,13 @@ class ValidationResult:
 
     Attributes:
         loss: What training minimises: the mean over all noise levels, plus the weighted few-step loss where it is used.
-        by_level: Log-SNR to the mean denoising loss there.
+        by_log_snr: Log-SNR to the mean denoising loss there.
         few_step: The few-step loss, where training uses it.
         bits: Variational bound in bits per sample, where it is wanted; see `audiodiff.training.likelihood`.
     """
 
     loss: float
-    by_level: dict[float, float]
+    by_log_snr: dict[float, float]
     few_step: float | None = None
     bits: float | None = None
 
@@ -60,7 +60,7 @@ class Validator:
         self._objective = objective
         self._batch_size = config.batch_size
         diffusion = objective.config.diffusion
-        self._levels = torch.linspace(diffusion.log_snr_min, diffusion.log_snr_max, config.validation_levels).tolist()
+        self._log_snrs = torch.linspace(diffusion.log_snr_min, diffusion.log_snr_max, config.validation_levels).tolist()
 
     @torch.no_grad()
     def __call__(self, network: Network) -> ValidationResult:
@@ -73,25 +73,25 @@ class Validator:
             The losses.
         """
         predict = predict_with(network)
-        totals = torch.zeros(len(self._levels), device=self._objective.device)
+        totals = torch.zeros(len(self._log_snrs), device=self._objective.device)
         few_step_total = bits_total = 0.0
         for first in range(0, len(self._crops), self._batch_size):
             crops = list(self._crops[first : first + self._batch_size])
             batch = self._objective.prepare(default_collate(crops))
-            totals += torch.stack([self._loss(predict, batch, first, level) for level in range(len(self._levels))])
+            totals += torch.stack([self._loss(predict, batch, first, level) for level in range(len(self._log_snrs))])
             seeds = range(first, first + len(crops))
             if self._bits_wanted:
                 bits_total += float(bits_per_sample(self._objective, predict, batch, seeds).sum())
             if self._few_step is not None:
                 few_step_total += float(self._few_step(predict, batch, seeds).sum())
         losses = (totals / len(self._crops)).tolist()
-        by_level = dict(zip(self._levels, losses, strict=True))
+        by_log_snr = dict(zip(self._log_snrs, losses, strict=True))
         loss = sum(losses) / len(losses)
         bits = bits_total / len(self._crops) if self._bits_wanted else None
         if self._few_step is None:
-            return ValidationResult(loss, by_level, bits=bits)
+            return ValidationResult(loss, by_log_snr, bits=bits)
         few_step = few_step_total / len(self._crops)
-        return ValidationResult(loss + self._few_step_weight * few_step, by_level, few_step, bits)
+        return ValidationResult(loss + self._few_step_weight * few_step, by_log_snr, few_step, bits)
 
     def _loss(self, predict: Predict, batch: Batch, first_crop: int, level: int) -> Tensor:
         """Return the summed loss of a batch at one level; noise belongs to the number of the crop and of the level."""
@@ -99,5 +99,5 @@ class Validator:
         seeds = range(first_crop, first_crop + n_crops)
         device = batch.clean.device
         noise = position_noise(seeds, level, n_samples=n_samples, channels=channels, device=device)
-        log_snr = torch.full((n_crops,), self._levels[level], device=device)
+        log_snr = torch.full((n_crops,), self._log_snrs[level], device=device)
         return self._objective.loss(predict, batch, log_snr, noise).sum()

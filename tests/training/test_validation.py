@@ -34,8 +34,8 @@ def network(tiny_model_config):
 
 def test_levels_are_evenly_spaced_and_averaged(validate, network):
     result = validate(network)
-    assert list(result.by_level) == pytest.approx([-8, -2, 4, 10])
-    assert result.loss == pytest.approx(sum(result.by_level.values()) / 4)
+    assert list(result.by_log_snr) == pytest.approx([-8, -2, 4, 10])
+    assert result.loss == pytest.approx(sum(result.by_log_snr.values()) / 4)
 
 
 def test_result_is_the_same_every_time_and_at_every_batch_size(validate, network):
@@ -43,13 +43,13 @@ def test_result_is_the_same_every_time_and_at_every_batch_size(validate, network
     assert validate(network) == first
     torch.manual_seed(1)
     other = validate(network, batch_size=5)
-    assert list(other.by_level.values()) == pytest.approx(list(first.by_level.values()), rel=1e-5)
+    assert list(other.by_log_snr.values()) == pytest.approx(list(first.by_log_snr.values()), rel=1e-5)
 
 
 def test_loss_of_the_untrained_network_is_known(validate, network):
     # Its output is zero, so it predicts sigma x; with unit variances the error is alpha^2 = sigmoid(log_snr), and here
     # the audio is not of unit variance, so only the two ends are known.
-    levels = list(validate(network).by_level.values())
+    levels = list(validate(network).by_log_snr.values())
     assert levels[0] < 0.01
     assert levels[-1] == pytest.approx(1.0, abs=0.05)
 
