@@ -99,7 +99,7 @@ def _fetch_all(url: str, part: Path) -> None:
         grown = part.is_file() and part.stat().st_size > before
         failures = 0 if grown else failures + 1
     raise DataError(
-        f"{url} cannot be fetched ({type(reason).__name__}: {reason}). Give the same command again to go on with it, "
+        f"{url} cannot be fetched ({type(reason).__name__}: {reason}). Rerun the same command to resume, "
         "or get the corpus by hand."
     )
 
@@ -150,7 +150,7 @@ def _check(path: Path, archive: Archive) -> None:
 
 
 def extract(archive: Path, folder: Path) -> None:
-    """Unpack a tar or zip archive; what is unpacked already stays, so that an interrupted extraction goes on.
+    """Unpack a tar or zip archive; what is unpacked already stays, so that an interrupted extraction resumes.
 
     Links and devices are left out with a warning. Each file gets its name when it is complete.
 

@@ -66,7 +66,7 @@ class WholeRecording(NamedTuple):
 def context_blocks(model: ModelConfig) -> int:
     """Return how many blocks beyond either end of a crop its mel and its whitening depend on.
 
-    They are read with the crop and cut off when both are computed, because an utterance goes on where a crop ends: the
+    They are read with the crop and cut off when both are computed, because the recording continues beyond a crop: the
     sharp edge would put dozens of times the usual power into the last whitened block.
     """
     if model.mel is None:

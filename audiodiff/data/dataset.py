@@ -1,6 +1,6 @@
 """The endless stream of training crops, in which example number n is always the same, and the fixed validation crops.
 
-An example depends on nothing but the seed and its number. A run that is resumed at step s therefore goes on with the
+An example depends on nothing but the seed and its number. A run that is resumed at step s therefore continues with the
 examples from s * batch_size on, as it would have uninterrupted, however many processes read them. Where a recording
 cannot be read, the example is one of another recording: the same one every time.
 """
@@ -246,7 +246,7 @@ def leave_interruptions_to_the_parent(_worker: int) -> None:
 
 
 def examples_of(loader: Iterable[ReadResult], on_failure: OnFailure | None) -> Generator[Example, None, None]:
-    """Yield the batches of a loader, and hand over or raise what failed; see `CropDataset.batches`."""
+    """Yield the batches of a loader, and report or raise what failed; see `CropDataset.batches`."""
     for batch in _until_lost(loader):
         for failure in batch.failures:
             if on_failure is None or isinstance(failure.error, ConfigError):

@@ -152,7 +152,7 @@ def _unreadable(broken: Sequence[tuple[Path, str]]) -> Iterator[Finding]:
 
 
 def _per_recording(examined: Sequence[Examined], crop_seconds: float) -> Iterator[Finding]:
-    """Check what can be told of a recording by itself."""
+    """Check each recording by itself."""
     checks: tuple[tuple[str, bool, Callable[[Examined], bool], str, str], ...] = (
         (
             "changed",
@@ -224,7 +224,7 @@ def _hides_its_band(one: Examined) -> bool:
 
 
 def _as_a_whole(examined: Sequence[Examined]) -> Iterator[Finding]:
-    """Check what can be told of recordings among others."""
+    """Compare recordings with each other."""
     rates = Counter(one.measured.sample_rate for one in examined)
     if len(rates) > 1:
         usual = rates.most_common(1)[0][0]

@@ -46,7 +46,7 @@ def uniform_draws(seed: int, indices: Sequence[int] | range, count: int) -> NDAr
     Returns:
         Draws `(len(indices), count)` in [0, 1).
     """
-    if max(indices) > _WORD:  # two words of entropy each; after four thousand million examples nobody is in a hurry
+    if max(indices) > _WORD:  # two words of entropy each, beyond 2^32 examples
         return np.stack([example_generator(seed, index).random(count) for index in indices])
     numbers = np.asarray(indices, dtype=np.uint32)
     seed %= 2**64

@@ -4,7 +4,8 @@
     train-00000.tar ...      per recording its audio file as it was, and its line of the manifest as JSON
 
 Shards are read from front to back. In what order, and which crops are cut, is a function of the seed, the epoch, and
-the number of the process and of its worker; so a resumed run goes on where it was, as long as these stay as many.
+the number of the process and of its worker; so a resumed run continues where it was, as long as
+their numbers stay the same.
 """
 
 from __future__ import annotations

@@ -262,7 +262,7 @@ class Checkpointer:
             self._failures += 1
             if self._failures == FAILED_SAVES:
                 raise
-            _LOG.warning("step %d: %s Training goes on, and tries again soon.", self._state.progress.step, error)
+            _LOG.warning("step %d: %s Training continues, and tries again soon.", self._state.progress.step, error)
 
     def save_after_error(self) -> None:
         """Write a checkpoint before an error ends the run, if there is anything whole to save."""

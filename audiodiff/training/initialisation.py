@@ -53,13 +53,13 @@ def resume_or_initialise(
     distributed: Distributed,
     on_failure: OnFailure | None = None,
 ) -> TrainState:
-    """Return the state of a run, new or as it was.
+    """Return the state of a run: resumed from a checkpoint, or before its first step.
 
     Args:
         config: The run.
         folder: Its folder.
-        resume: "auto" goes on from the newest checkpoint, if there is one; "never" refuses a folder that has some; else
-            the folder of a checkpoint, or of a run, to go on from.
+        resume: "auto" resumes from the newest checkpoint, if there is one; "never" refuses a folder that has some; else
+            the folder of a checkpoint, or of a run, to resume from.
         stream: The training stream, to measure statistics on.
         distributed: Who trains, and where.
         on_failure: Told of recordings that cannot be read; without it they are errors.

@@ -105,7 +105,7 @@ class LossMonitor:
     """Keeps the loss curve of a run, compares it with a reference and warns of overfitting.
 
     Args:
-        path: File of the run's own curve; it goes on from what is there, up to `first_step`.
+        path: File of the run's own curve; what is there, up to `first_step`, is kept.
         config: The run.
         first_step: Steps done.
         reference: A curve to compare with, if there is one.

@@ -35,7 +35,7 @@ class TimeBudget:
 
     @property
     def seconds(self) -> float:
-        """Seconds used so far; 0 without a limit, where nobody asks and a checkpoint is to stay the same."""
+        """Seconds used so far; 0 without a limit, so that checkpoints do not depend on the speed."""
         return 0.0 if self._total is None else self._clock() - self._start
 
     @property

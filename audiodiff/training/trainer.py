@@ -64,7 +64,7 @@ def train(
     reference: LossCurve | None = None,
     clock: Clock = time.monotonic,
 ) -> TrainResult:
-    """Train a model, or go on training it.
+    """Train a model, or resume training it.
 
     Randomness is a function of the seed and the step alone, so a run that was interrupted and resumed ends with the
     weights of one that was not: on the CPU to the last bit. Started several times by `accelerate launch`, it trains one
@@ -73,8 +73,8 @@ def train(
     Args:
         config: The run.
         run_dir: Its folder, made if it is not there; see `audiodiff.training.checkpoints`.
-        resume: "auto" goes on from the newest checkpoint in `run_dir` if there is one; "never" refuses if there is;
-            else the folder of a checkpoint, or of a run, to go on from.
+        resume: "auto" resumes from the newest checkpoint in `run_dir` if there is one; "never" refuses if there is;
+            else the folder of a checkpoint, or of a run, to resume from.
         callback: Called with what happens.
         reference: A loss curve to compare with.
         clock: What `training.minutes` are measured by, in seconds.
@@ -294,7 +294,7 @@ class Trainer:
 
     def _report(self, results: Sequence[StepResult]) -> None:
         for result in results:
-            if result.stop:  # all processes have read it by then, and none may go on without the others
+            if result.stop:  # all processes have read it by then, and all stop at the same step
                 self._last_step = min(self._last_step, result.step + self._state.lag)
             if not result.finite:
                 self._report_skipped(result)
@@ -307,7 +307,7 @@ class Trainer:
         if result.skipped_in_a_row >= self._config.max_bad_steps:
             raise TrainingError(
                 f"loss or gradient was not finite for {result.skipped_in_a_row} steps in a row, up to step "
-                f"{result.step}. Lower training.learning_rate, or set training.precision to fp32; then go on from the "
+                f"{result.step}. Lower training.learning_rate, or set training.precision to fp32; then resume from the "
                 "last checkpoint."
             )
 

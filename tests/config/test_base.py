@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 import pytest
 
 from audiodiff.checkpoint import bundled_models, load_config
-from audiodiff.config import Config, load_run_config, parse_config
+from audiodiff.config import Config, DataConfig, TrainingConfig, load_run_config, parse_config
 from audiodiff.errors import ConfigError
 
 
@@ -76,3 +76,10 @@ def test_configurations_of_egs_have_no_old_names(path, caplog):
 def test_bundled_models_have_no_old_names(name, caplog):
     load_config(bundled_models()[name])
     assert not caplog.text
+
+
+def test_renamed_keys_and_values_of_a_run_are_read(caplog):
+    data = DataConfig.model_validate({"train": "x", "valid_share": 0.3, "max_bad_share": 0.2})
+    assert (data.valid_fraction, data.max_bad_fraction) == (0.3, 0.2)
+    assert TrainingConfig.model_validate({"trained": "ends"}).trained == "all_but_trunk"
+    assert all(name in caplog.text for name in ("valid_fraction", "max_bad_fraction", "all_but_trunk"))

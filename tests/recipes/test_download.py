@@ -115,7 +115,7 @@ def test_an_unknown_page_is_an_error_at_once(server, tmp_path):
 
 def test_a_server_that_brings_nothing_is_given_up(server, tmp_path):
     server.status = 503
-    with pytest.raises(DataError, match="Give the same command again"):
+    with pytest.raises(DataError, match="Rerun the same command"):
         download(archive(server), tmp_path)
     assert len(server.asked) == 5
 

@@ -180,6 +180,11 @@ def test_a_state_of_other_parts_is_refused(make_state):
         make_state("all_but_trunk").load_state_dict(before)
 
 
+def test_a_checkpoint_with_the_old_name_of_a_choice_is_read(make_state):
+    stored = make_state("all_but_trunk").state_dict() | {"trained": "ends"}
+    make_state("all_but_trunk").load_state_dict(stored)
+
+
 @pytest.mark.parametrize(
     "option",
     [
