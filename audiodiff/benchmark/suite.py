@@ -212,10 +212,10 @@ def _comparisons(plan: Plan, run: _Runner) -> Iterator[Comparison]:
         elif (comparison := run(job)) is not None:
             yield _with_memory(plan, job, comparison, run)
     if plan.against and plan.training is not None:
-        job = TrainingComparison(plan.environment, plan.dtypes, plan.training)
-        if (comparison := run.with_note(job)) is not None:
+        training = TrainingComparison(plan.environment, plan.dtypes, plan.training)
+        if (comparison := run.with_note(training)) is not None:
             limits = replace(plan.training, batch=comparison.batch)
-            yield _with_memory(plan, replace(job, limits=limits), comparison, run)
+            yield _with_memory(plan, replace(training, limits=limits), comparison, run)
 
 
 def _with_memory(plan: Plan, job: AnyComparison, comparison: Comparison, run: _Runner) -> Comparison:

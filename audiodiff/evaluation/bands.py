@@ -27,7 +27,7 @@ _POWER_FLOOR = 1e-10
 _BIN_FLOOR = 1e-12
 """Likewise of one frequency bin (-120 dB); the quantisation noise of 16 bits is at -132 dB."""
 _QUIET = 1e-4
-"""Power relative to the loudest segment or frame of the reference (-40 dB) below which others do not count."""
+"""Power relative to the loudest passage of the reference (-40 dB) below which others do not count."""
 _MODULATION_SECONDS, _MODULATION_HOP_SECONDS = 1.0, 0.25
 _N_MULTIPLES = 4
 _PEAK_HZ, _NEIGHBOUR_HZ = 2.5, (5.0, 20.0)
@@ -134,42 +134,45 @@ def _power_spectrogram(audio: Tensor, sample_rate: int) -> tuple[Tensor, Samples
     spectrum = torch.stft(audio.double(), n_fft, n_fft // 4, window=window, center=False, return_complex=True)
     # The two halves of a real spectrum have equal power.
     power = 2 * spectrum.abs().square() / (n_fft * window.square().sum())
-    return power, np.fft.rfftfreq(n_fft, 1 / sample_rate)
+    frequencies: Samples = np.fft.rfftfreq(n_fft, 1 / sample_rate).astype(np.float64)
+    return power, frequencies
 
 
 def frame_rate_buzz(pair: Pair) -> float:
     """Return how much more the synthesis than its recording is modulated at the frame rate above 8 kHz, in dB.
 
-    Vocoders that fill a band frame by frame make it swell at the mel's frame rate and its multiples, which is heard as
-    a buzz. The power envelope above 8 kHz (of the analytic signal) is analysed in segments of 1 s, each relative to its
-    mean, that are within 40 dB of the loudest of the reference. For the first four multiples of 86.13 Hz, the power of
-    the envelope's spectrum within 2.5 Hz is taken over that 5 to 20 Hz away; the result is the mean of these in dB,
-    generated minus reference.
+    A vocoder that makes a band swell once per frame of the mel is heard to buzz. The power envelope above 8 kHz (of the
+    analytic signal) is divided by its mean over four frames, so that every passage within 40 dB of the loudest of the
+    reference counts alike, and analysed in segments of 1 s. For the first four multiples of 86.13 Hz, the power of the
+    envelope's spectrum within 2.5 Hz is taken over that 5 to 20 Hz away; the result is the mean of these ratios in dB,
+    generated minus reference. Noise that swells by half its amplitude has about 10 dB.
 
-    It supposes the usual frame rate (hop 256 at 22,050 Hz), whatever the model's. A steady voice whose pitch is a
-    multiple of it looks the same, in both recordings; one clip of few seconds is uncertain by a decibel or two, so
-    compare means. Buzz at other rates, such as that of a chunk, is not found.
+    It supposes the usual frame rate (hop 256 at 22,050 Hz), whatever the model's. Steps from frame to frame of random
+    height are not periodic and do not count. A pitch near a multiple of the frame rate does, so noise in place of a
+    voice may be below 0. One clip of a few seconds is uncertain by a decibel or two: compare means.
 
     Raises:
-        AudioError: If the clip is shorter than 1 s or its rate too low to hold frequencies above 8 kHz.
+        AudioError: If the clip is shorter than 1 s, its rate too low for frequencies above 8 kHz, or the band empty.
     """
     _check_rate(pair, HIGH_BAND)
     if pair.seconds < _MODULATION_SECONDS:
         raise AudioError(f"{pair.seconds:.2f} s is too short; the modulation at the frame rate needs 1 s.")
-    return pair.mean_over_channels(pair.sample_rate, lambda *channel: _buzz_difference(*channel, pair.sample_rate))
+    rate = pair.sample_rate
+    return pair.mean_over_channels(rate, lambda generated, reference: _buzz_difference(generated, reference, rate))
 
 
 def _buzz_difference(generated: Samples, reference: Samples, sample_rate: int) -> float:
-    envelopes = [_segments(_power_envelope(samples, sample_rate), sample_rate) for samples in (generated, reference)]
-    means = [envelope.mean(1) for envelope in envelopes]
-    counted = (means[1] >= _QUIET * means[1].max()) & (means[0] > _POWER_FLOOR) & (means[1] > _POWER_FLOOR)
-    if not counted.any():
+    envelopes = [_power_envelope(samples, sample_rate) for samples in (generated, reference)]
+    window = np.hanning(round(4 * sample_rate / FRAME_RATE))
+    local = [np.maximum(_smooth(envelope, window / window.sum()), 1e-20) for envelope in envelopes]
+    loud = local[1] > _QUIET * local[1].max()
+    if min(float(mean[loud].mean()) for mean in local) <= _POWER_FLOOR:
         raise AudioError("there is nothing above 8 kHz in one of the two.")
-    values = [
-        _modulation(envelope[counted] / mean[counted, None] - 1)
-        for envelope, mean in zip(envelopes, means, strict=True)
+    ratios = [
+        _modulation(np.where(loud, envelope / mean - 1, 0), sample_rate)
+        for envelope, mean in zip(envelopes, local, strict=True)
     ]
-    return float(np.mean(values[0] - values[1]))
+    return 10 * math.log10(ratios[0] / ratios[1])
 
 
 def _power_envelope(samples: Samples, sample_rate: int) -> Samples:
@@ -180,22 +183,25 @@ def _power_envelope(samples: Samples, sample_rate: int) -> Samples:
     return envelope
 
 
-def _segments(envelope: Samples, sample_rate: int) -> Samples:
+def _smooth(values: Samples, window: Samples) -> Samples:
+    """Return the moving average `(time,)`."""
+    n_fft = len(values) + len(window) - 1
+    whole = np.fft.irfft(np.fft.rfft(values, n_fft) * np.fft.rfft(window, n_fft), n_fft)
+    return whole[len(window) // 2 :][: len(values)]
+
+
+def _modulation(envelope: Samples, sample_rate: int) -> float:
+    """Return peak over neighbourhood in an envelope's spectrum, averaged over the multiples of the frame rate."""
     length, hop = (round(seconds * sample_rate) for seconds in (_MODULATION_SECONDS, _MODULATION_HOP_SECONDS))
-    return np.lib.stride_tricks.sliding_window_view(envelope, length)[::hop]
-
-
-def _modulation(envelopes: Samples) -> Samples:
-    """Return peak over neighbourhood in dB at each multiple of the frame rate, of envelopes `(segments, 1 s)`."""
-    power = np.square(np.abs(np.fft.rfft(envelopes * np.hanning(envelopes.shape[1])))).mean(0)
+    segments = np.lib.stride_tricks.sliding_window_view(envelope, length)[::hop]
+    power = np.square(np.abs(np.fft.rfft(segments * np.hanning(length)))).mean(0)
     frequencies = np.arange(len(power)) / _MODULATION_SECONDS
     ratios = []
     for multiple in range(1, _N_MULTIPLES + 1):
         distance = np.abs(frequencies - multiple * FRAME_RATE)
         near = (distance > _NEIGHBOUR_HZ[0]) & (distance <= _NEIGHBOUR_HZ[1])
         ratios.append(power[distance <= _PEAK_HZ].mean() / power[near].mean())
-    decibels: Samples = 10 * np.log10(ratios)
-    return decibels
+    return float(np.mean(ratios))
 
 
 class _Autocorrelation(NamedTuple):

@@ -67,21 +67,21 @@ METRICS: dict[str, Metric] = {
     "peak": Metric("peak", signal.peak, "neither", None, "0 to 1", 0.0001, needs_sound=False),
     "lag_ms": Metric("lag (ms)", signal.lag_ms, "neither", 0, "-500 to 500 ms", 0.0005, decimals=1),
     "level_below_2k": Metric(
-        "level below 2 kHz (dB)", bands.level_below_2k, "neither", 0, "dB", 0.002, "bands", decimals=2
+        "level below 2 kHz (dB)", bands.level_below_2k, "neither", 0, "dB", 0.003, "bands", decimals=2
     ),
-    "level_2_4k": Metric("level 2-4 kHz (dB)", bands.level_2_4k, "neither", 0, "dB", 0.002, "bands", decimals=2),
-    "level_4_8k": Metric("level 4-8 kHz (dB)", bands.level_4_8k, "neither", 0, "dB", 0.002, "bands", decimals=2),
+    "level_2_4k": Metric("level 2-4 kHz (dB)", bands.level_2_4k, "neither", 0, "dB", 0.003, "bands", decimals=2),
+    "level_4_8k": Metric("level 4-8 kHz (dB)", bands.level_4_8k, "neither", 0, "dB", 0.003, "bands", decimals=2),
     "level_above_8k": Metric(
-        "level above 8 kHz (dB)", bands.level_above_8k, "neither", 0, "dB", 0.002, "bands", decimals=2
+        "level above 8 kHz (dB)", bands.level_above_8k, "neither", 0, "dB", 0.003, "bands", decimals=2
     ),
     "lsd_above_8k": Metric(
-        "LSD above 8 kHz (dB)", bands.lsd_above_8k, "lower", 0, "0 to some 40 dB", 0.002, "bands", decimals=2
+        "LSD above 8 kHz (dB)", bands.lsd_above_8k, "lower", 0, "0 to some 40 dB", 0.003, "bands", decimals=2
     ),
     "frame_rate_buzz": Metric(
-        "frame-rate buzz (dB)", bands.frame_rate_buzz, "neither", 0, "dB", 0.01, "bands", decimals=2
+        "frame-rate buzz (dB)", bands.frame_rate_buzz, "neither", 0, "dB", 0.05, "bands", decimals=2
     ),
-    "hnr_2_4k": Metric("HNR 2-4 kHz (dB)", bands.hnr_2_4k, "neither", 0, "dB", 0.05, "bands", decimals=2),
-    "hnr_4_8k": Metric("HNR 4-8 kHz (dB)", bands.hnr_4_8k, "neither", 0, "dB", 0.05, "bands", decimals=2),
+    "hnr_2_4k": Metric("HNR 2-4 kHz (dB)", bands.hnr_2_4k, "neither", 0, "dB", 0.045, "bands", decimals=2),
+    "hnr_4_8k": Metric("HNR 4-8 kHz (dB)", bands.hnr_4_8k, "neither", 0, "dB", 0.045, "bands", decimals=2),
     "real_time_factor": Metric(
         "real-time factor",
         signal.real_time_factor,

@@ -127,11 +127,11 @@ class NearestNeighbours(NamedTuple):
     """The nearest training clip of every generated one.
 
     Attributes:
-        index: Of the training clip, for each generated clip `(clips,)`.
+        indices: Of the training clip, for each generated clip `(clips,)`.
         distance: Between their embeddings of length one: 0 is the same clip `(clips,)`.
     """
 
-    index: NDArray[np.int64]
+    indices: NDArray[np.int64]
     distance: Array
 
 

@@ -59,7 +59,7 @@ def test_a_repeated_training_clip_is_found():
     training = normal(50)
     generated = np.concatenate([3 * training[7:8], normal(4, 1)])  # louder, but the same
     found = nearest_neighbours(generated, training)
-    assert found.index[0] == 7
+    assert found.indices[0] == 7
     assert found.distance[0] == pytest.approx(0, abs=1e-6)
     assert found.distance[1:].min() > 0.2
 
