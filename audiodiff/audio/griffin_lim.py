@@ -9,7 +9,7 @@ from torch import Tensor
 
 from audiodiff.audio.mel import MelSpectrogram
 from audiodiff.audio.phase_gradient import PhaseGradient
-from audiodiff.audio.stft import FramedSTFT
+from audiodiff.audio.transforms import FramedSTFT
 from audiodiff.config import MelConfig
 
 EDGE_BINS = 8
@@ -78,11 +78,11 @@ class _Projections:
         torch.mul(real, real, out=self._gain).addcmul_(imaginary, imaginary)
         spectrum.mul_(self._gain.clamp_min_(_TINY).rsqrt_().mul_(self._magnitude))
         torch.fft.irfft(spectrum, n=self._stft.n_fft, out=self._windowed)
-        pieces = self._windowed.mul_(self._stft.window).unflatten(-1, (-1, self._stft.hop_length))
-        n_frames = pieces.shape[1]
+        hops = self._windowed.mul_(self._stft.window).unflatten(-1, (-1, self._stft.hop_length))
+        n_frames = hops.shape[1]
         self._total.zero_()
-        for place, piece in enumerate(pieces.unbind(2)):
-            self._total[:, place : place + n_frames] += piece
+        for i, part in enumerate(hops.unbind(2)):
+            self._total[:, i : i + n_frames] += part
         return self._total.flatten(1)[:, self._inside].div_(self._weight)
 
 
@@ -98,8 +98,8 @@ def waveform_from_mel(mel: Tensor, noise: Tensor, spectrogram: MelSpectrogram, *
     """Estimate the waveform behind a mel, its phases by Griffin-Lim from random ones.
 
     Args:
-        mel: Mel spectrograms, one frame per block `(batch, n_mels, n_blocks)`.
-        noise: A signal whose phases the search starts from `(batch, 1, n_blocks * hop_length)`.
+        mel: Mel spectrograms, one frame per hop `(batch, n_mels, frames)`.
+        noise: A signal whose phases the search starts from `(batch, 1, frames * hop_length)`.
         spectrogram: What made the mels.
         iterations: Griffin-Lim round trips.
 

@@ -1,17 +1,24 @@
-"""Audio files in and out, through soundfile: whole or in part, and never quietly changed."""
+"""Audio files in and out, through soundfile: whole or in part, and never quietly changed.
+
+Noticing that a file is cut off, and exact seeking in lossy formats, are what libsndfile leaves to its callers.
+"""
 
 from __future__ import annotations
 
+import re
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import soundfile
 import torch
-from torch import Tensor
+from numpy.typing import NDArray
+from torch import Tensor, int32
 
-from audiodiff.audio.encoding import checked, count_not_finite, encode
-from audiodiff.audio.reading import opened, read_part
 from audiodiff.audio.replacing import replacing
 from audiodiff.audio.resample import resample
 from audiodiff.errors import AudioError
@@ -25,6 +32,20 @@ AUDIO_EXTENSIONS = (
 _WRITTEN = {".wav": "WAV", ".flac": "FLAC", ".ogg": "OGG", ".mp3": "MP3"}
 _WRITE_BLOCK = 2**16
 """Samples written at a time: libsndfile's Vorbis encoder overflows the stack on long blocks."""
+
+_BITS = {"PCM_U8": 8, "PCM_S8": 8, "PCM_16": 16, "PCM_24": 24, "PCM_32": 32}
+_FLOATING = ("FLOAT", "DOUBLE")
+
+# libsndfile reads what there is of a cut-off file, and says only in its log what the header had promised.
+_SHORT_CHUNK = re.compile(r"^\s*(?:data|SSND|Data Size|riff)\s*: (\d+) \(should be (\d+)\)", re.MULTILINE)
+_UNKNOWN_LENGTH = 0x7FFF0000
+"""Bytes; from here up a header means "unknown", having been written to a pipe."""
+_OGG_PAGE = 27 + 255 + 255 * 255
+"""Bytes of the longest page of an Ogg file (RFC 3533, section 6)."""
+_MP3_LEAD = 10 * 1152
+"""Samples; an MP3 frame uses up to 511 bytes of the frames before it, which a seek does not decode."""
+_VORBIS_TAIL = 2**18
+"""Samples, more than a page holds; within the last page libvorbis seeks wrong by as much as was trimmed off the end."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +80,7 @@ def audio_info(path: str | Path) -> AudioInfo:
     Raises:
         AudioError: If the file is missing, is no audio, is empty, or is cut off.
     """
-    with opened(Path(path)) as file:
+    with _opened(Path(path)) as file:
         return AudioInfo(file.samplerate, file.frames, file.channels)
 
 
@@ -82,11 +103,11 @@ def load_audio(
         AudioError: If the file is missing, is no audio, is empty, is cut off, ends before the part that was asked for,
             or has samples that are not finite.
     """
-    with opened(Path(path)) as file:
-        samples = read_part(file, start, file.frames - start if n_samples is None else n_samples)
+    with _opened(Path(path)) as file:
+        samples = _read_part(file, start, file.frames - start if n_samples is None else n_samples)
         own_rate = file.samplerate
     audio = torch.from_numpy(np.ascontiguousarray(samples.T))
-    if n_bad := count_not_finite(audio):
+    if n_bad := _count_not_finite(audio):
         raise AudioError(f"{path} has {n_bad} samples that are NaN or infinite; expected none. Repair or remove it.")
     if mono:
         audio = audio.mean(0, keepdim=True)
@@ -117,12 +138,12 @@ def save_audio(path: str | Path, audio: Tensor, sample_rate: int, subtype: str |
         raise AudioError(f"{path} cannot hold subtype {subtype!r}; {kind} knows {known}.")
     if not path.parent.is_dir():
         raise AudioError(f"{path} cannot be written: there is no folder {path.parent}. Create it first.")
-    samples = checked(audio, subtype, str(path))
+    samples = _checked(audio, subtype, str(path))
     how = {"samplerate": sample_rate, "channels": len(samples), "subtype": subtype, "format": kind}
     try:
         with replacing(path) as part, soundfile.SoundFile(part, "w", **how) as file:
             for block in samples.split(_WRITE_BLOCK, dim=1):
-                file.write(encode(block, subtype))
+                file.write(_encode(block, subtype))
     except (soundfile.SoundFileError, OSError) as error:
         raise AudioError(f"{path} cannot be written with {how}: {error}") from error
 
@@ -147,3 +168,161 @@ def find_audio(folder: str | Path) -> list[Path]:
         for path in folder.rglob("*")
         if path.suffix.lower() in AUDIO_EXTENSIONS and not path.name.startswith(".") and path.is_file()
     )
+
+
+# --- reading ----------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[soundfile.SoundFile]:
+    """Open an audio file for reading.
+
+    Args:
+        path: The file, in any format of libsndfile.
+
+    Yields:
+        The open file, of a known length of at least one sample.
+
+    Raises:
+        AudioError: If the file is missing, is no audio, is empty, or is cut off, or if reading it fails later on.
+    """
+    if not path.is_file():
+        found = "is a folder" if path.is_dir() else "does not exist"
+        raise AudioError(f"{path} {found}; expected an audio file. Check the path.")
+    if path.suffix.lower() == ".raw":
+        raise AudioError(f"{path} has no header that tells rate and encoding. Convert it to WAV, for example with sox.")
+    try:
+        with soundfile.SoundFile(path) as file:
+            _check_length(path, file)
+            yield file
+    except soundfile.SoundFileError as error:
+        raise AudioError(
+            f"{path} cannot be read ({str(error).rstrip('.')}): it is no audio, damaged, or in a format unknown to "
+            "libsndfile. Convert it to WAV or FLAC, for example with ffmpeg."
+        ) from error
+
+
+def _check_length(path: Path, file: soundfile.SoundFile) -> None:
+    if file.frames == 0:
+        raise AudioError(f"{path} is empty: it has a header and 0 samples. Record or export it again.")
+    if file.frames > 2**48:  # what libsndfile makes of a FLAC that was written to a pipe
+        raise AudioError(f"{path} does not say how long it is. Decode and encode it again, with flac or ffmpeg.")
+    for promised, there in _SHORT_CHUNK.findall(file.extra_info):
+        if int(there) < int(promised) < _UNKNOWN_LENGTH:
+            raise _cut_off(path, f"its header promises {promised} bytes of audio, {there} are there")
+    if file.format == "OGG" and not _ogg_ends(path):
+        raise _cut_off(path, "its last page has no mark of the end")
+
+
+def _cut_off(path: Path, evidence: str) -> AudioError:
+    return AudioError(f"{path} is cut off: {evidence}. Copy or download it again, or convert what is left with ffmpeg.")
+
+
+def _ogg_ends(path: Path) -> bool:
+    """Tell whether the last page is whole and marked as the end of its stream."""
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - 2 * _OGG_PAGE))
+        tail = file.read()
+    page = tail[max(0, tail.rfind(b"OggS")) :]
+    n_segments = page[26] if len(page) > 26 else 255
+    return len(page) >= 27 + n_segments + sum(page[27 : 27 + n_segments]) and bool(page[5] & 4)
+
+
+def _read_part(file: soundfile.SoundFile, start: int, n_samples: int) -> NDArray[np.float32]:
+    """Read a part of an open file such that it equals that part of the whole.
+
+    Args:
+        file: The open file.
+        start: First sample.
+        n_samples: Number of samples, at least one.
+
+    Returns:
+        Samples, shape `(n_samples, channels)`.
+
+    Raises:
+        AudioError: If the part lies outside the file, or less is there than the header promises.
+    """
+    path = Path(file.name)
+    if start < 0 or n_samples < 1 or start + n_samples > file.frames:
+        raise AudioError(f"{path} has {file.frames} samples; cannot read {n_samples} samples from {start} on.")
+    first = start
+    if file.format == "MP3":
+        first = max(0, start - _MP3_LEAD)
+    elif file.subtype == "VORBIS":
+        first = min(start, max(0, file.frames - _VORBIS_TAIL))
+    file.seek(first)
+    samples: NDArray[np.float32] = file.read(start - first + n_samples, dtype="float32", always_2d=True)
+    if len(samples) < start - first + n_samples:
+        raise _cut_off(path, f"its header promises {file.frames} samples, {first + len(samples)} are there")
+    return samples[start - first :]
+
+
+# --- writing ----------------------------------------------------------------------------------------------------------
+
+
+def _checked(audio: Tensor, subtype: str, name: str) -> Tensor:
+    """Refuse audio that cannot be written, and warn of samples that will be clipped.
+
+    Args:
+        audio: Samples in [-1, 1], shape `(time,)` or `(channels, time)`, floating point.
+        subtype: The encoding as libsndfile names it, in upper case.
+        name: What the audio is for, to be named in messages.
+
+    Returns:
+        The samples `(channels, time)` on the CPU.
+
+    Raises:
+        AudioError: If the shape or type is wrong, or a sample is not finite.
+    """
+    if audio.ndim not in (1, 2) or audio.numel() == 0 or not audio.is_floating_point():
+        raise AudioError(
+            f"audio for {name} has shape {tuple(audio.shape)} and type {audio.dtype}; expected at least one sample, "
+            "(time,) or (channels, time), floating point. Save the clips of a batch one by one."
+        )
+    samples = audio.detach().cpu().reshape(-1, audio.shape[-1])
+    if samples.shape[0] > samples.shape[1]:
+        raise AudioError(f"audio for {name} has shape {tuple(audio.shape)}; expected (channels, time). Transpose it.")
+    if n_bad := _count_not_finite(samples):
+        raise AudioError(f"audio for {name} has {n_bad} samples that are NaN or infinite; nothing was written.")
+    peak = max(abs(float(edge)) for edge in samples.aminmax())
+    if peak > 1 and subtype not in _FLOATING:
+        n_over = int((samples > 1).sum()) + int((samples < -1).sum())
+        warnings.warn(
+            f"{name}: {n_over} of {samples.numel()} samples are beyond ±1 (peak {peak:.3g}) and are clipped for "
+            f"{subtype}. Scale the audio, or write a WAV with subtype='FLOAT'.",
+            stacklevel=3,  # the caller of save_audio
+        )
+    return samples
+
+
+def _count_not_finite(samples: Tensor) -> int:
+    """Return how many samples are NaN or infinite; cheap where there are none."""
+    low, high = samples.aminmax()
+    if bool(low.isfinite()) and bool(high.isfinite()):
+        return 0
+    return int((~samples.isfinite()).sum())
+
+
+def _encode(samples: Tensor, subtype: str) -> NDArray[Any]:
+    """Turn checked samples into what soundfile writes without changing it any more.
+
+    Whole numbers are not left to libsndfile, because it multiplies by 32767 on writing what it divides by 32768 on
+    reading: every round trip would make a recording quieter. Here loading and saving again gives the same bits.
+
+    Args:
+        samples: A part of what `_checked` returned, `(channels, time)`; beyond ±1 it is clipped unless the encoding is
+            a floating-point one.
+        subtype: The encoding as libsndfile names it, in upper case.
+
+    Returns:
+        Samples, shape `(time, channels)`: for PCM whole numbers scaled to fill int32, else float64.
+    """
+    samples = samples.double()
+    if subtype not in _FLOATING:
+        samples = samples.clamp(-1, 1)
+    if subtype in _BITS:
+        full_scale = 2.0 ** (_BITS[subtype] - 1)
+        whole = (samples * full_scale).round().clamp(-full_scale, full_scale - 1)
+        samples = (whole * 2 ** (32 - _BITS[subtype])).to(int32)
+    result: NDArray[Any] = samples.T.contiguous().numpy()
+    return result

@@ -240,7 +240,7 @@ def _check_range(mel: Tensor, config: MelConfig) -> None:
     )
 
 
-def align_to_blocks(mel: Tensor, config: MelConfig) -> Tensor:
+def align_to_hops(mel: Tensor, config: MelConfig) -> Tensor:
     """Bring a mel to one frame per hop of the signal, whatever its convention.
 
     Args:
@@ -249,10 +249,10 @@ def align_to_blocks(mel: Tensor, config: MelConfig) -> Tensor:
             `pairing` is 'frame'.
 
     Returns:
-        Mel values, shape `(..., n_mels, n_blocks)`; the signal has `n_blocks * hop_length` samples.
+        Mel values, shape `(..., n_mels, n_hops)`; the signal has `n_hops * hop_length` samples.
 
     Raises:
-        MelError: If the mel is too short to hold one block.
+        MelError: If the mel is too short for a signal of one hop.
     """
     if config.centre == "hop" or config.pairing == "frame":
         return mel

@@ -14,8 +14,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from audiodiff.audio.lapped import LappedTransform
 from audiodiff.audio.mel import MelSpectrogram
+from audiodiff.audio.transforms import MDCT
 from audiodiff.config import MelConfig, WhiteningConfig
 from audiodiff.errors import ConfigError
 
@@ -48,17 +48,17 @@ class Whitening(nn.Module):
         if mel is None or config.kind == "none":
             return
         self.spectrogram = MelSpectrogram(mel)
-        self.transform = LappedTransform(mel.hop_length)
+        self.transform = MDCT(mel.hop_length)
         self.register_buffer("bands", _band_weights(self.spectrogram, mel.hop_length), persistent=False)
 
     def envelope(self, mel: Tensor) -> Tensor:
         """Estimate the standard deviation of every lapped-transform coefficient from the mel.
 
         Args:
-            mel: Mel spectrogram, one frame per block `(batch, n_mels, n_blocks)`.
+            mel: Mel spectrogram, one frame per hop `(batch, n_mels, frames)`.
 
         Returns:
-            Standard deviations `(batch, n_blocks, block_length)`, in full scale.
+            Standard deviations `(batch, frames, hop_length)`, in full scale.
         """
         log_density = torch.log(self.spectrogram.to_magnitude(mel).clamp_min(1e-8)) - self.level
         return torch.exp(log_density.transpose(1, 2) @ self.bands).clamp_min(ENVELOPE_FLOOR)
@@ -67,8 +67,8 @@ class Whitening(nn.Module):
         """Divide by what the mel knows.
 
         Args:
-            audio: Waveforms `(batch, 1, n_blocks * block_length)`.
-            mel: Mel spectrograms `(batch, n_mels, n_blocks)`; not looked at by kind `none`.
+            audio: Waveforms `(batch, 1, frames * hop_length)`.
+            mel: Mel spectrograms `(batch, n_mels, frames)`; not looked at by kind `none`.
 
         Returns:
             Whitened waveforms of the shape of `audio`.
@@ -83,7 +83,7 @@ class Whitening(nn.Module):
         """Keep of every coefficient what is not white noise by what the mel knows: a Wiener filter.
 
         Args:
-            audio: Waveforms `(batch, 1, n_blocks * block_length)`.
+            audio: Waveforms `(batch, 1, frames * hop_length)`.
             mel: As in `whiten`.
             signal_deviation: Standard deviation of the wanted signal once it is whitened.
             noise_deviation: Standard deviation of the noise, in full scale.
@@ -99,7 +99,7 @@ class Whitening(nn.Module):
         return self._filter(audio, mel, gain)
 
     def log_scale(self, mel: Tensor | None) -> Tensor:
-        """Return the mean logarithm of what `whiten` multiplies by, block by block.
+        """Return the mean logarithm of what `whiten` multiplies by, frame by frame.
 
         The lapped transform is orthonormal, so its sum over all samples is the log-determinant of `whiten`.
 
@@ -107,7 +107,7 @@ class Whitening(nn.Module):
             mel: As in `whiten`.
 
         Returns:
-            `(batch, n_blocks)`; `(1, 1)` for kind `none`.
+            `(batch, frames)`; `(1, 1)` for kind `none`.
 
         Raises:
             ConfigError: If there is no mel, and the kind needs one.
@@ -125,13 +125,13 @@ class Whitening(nn.Module):
         return self.envelope(mel)
 
     def _filter(self, audio: Tensor, mel: Tensor | None, weight: Callable[[Tensor], Tensor]) -> Tensor:
-        """Multiply the coefficients by weights that a function finds from the envelope `(batch, n_blocks, n_bands)`."""
+        """Multiply the coefficients by weights that a function finds from the envelope `(batch, frames, n_bands)`."""
         if self.config.kind == "none":
             return audio * weight(torch.ones_like(self.gain))
         envelope = self._envelope_of(mel)
         if self.config.kind == "energy":
             deviation = weight(envelope.square().mean(-1).sqrt())
-            return audio * deviation.repeat_interleave(self.transform.block_length, -1).unsqueeze(1)
+            return audio * deviation.repeat_interleave(self.transform.hop_length, -1).unsqueeze(1)
         coefficients = self.transform(audio[:, 0]) * weight(envelope)
         return self.transform.inverse(coefficients).unsqueeze(1)
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from audiodiff.audio.mel import align_to_blocks
+from audiodiff.audio.mel import align_to_hops
 from audiodiff.benchmark.inputs import scale_output
 from audiodiff.config import ModelConfig
 from audiodiff.errors import ConfigError
@@ -78,7 +78,7 @@ def build_pair(device: torch.device) -> NetworkPair:
         noise_schedule=list(published.network.embedding.betas),
         n_mels=published.mel.n_mels if published.mel else 0,
         sample_rate=published.sample_rate,
-        hop_samples=published.block_length,
+        hop_samples=published.hop_length,
     )
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)
@@ -105,7 +105,7 @@ def relative_difference(pair: NetworkPair) -> float:
     device, generator, frames = next(pair.baseline.parameters()).device, torch.Generator().manual_seed(1), 16
     n_mels = pair.config.mel.n_mels if pair.config.mel else 0
     mel = torch.rand(1, n_mels, frames, generator=generator).to(device)
-    x = torch.randn(1, 1, frames * pair.config.block_length, generator=generator).to(device)
+    x = torch.randn(1, 1, frames * pair.config.hop_length, generator=generator).to(device)
     log_snr = torch.zeros(1)
     baseline = pair.baseline(x[:, 0], mel, baseline_steps(pair, log_snr)).double()
     ours = pair.ours(x, log_snr.to(device), pair.ours.encode(mel)).double()
@@ -128,7 +128,7 @@ def baseline_synthesis(
     Returns:
         The signal after them `(batch, 1, time)`.
     """
-    mel = align_to_blocks(mel, pair.config.mel) if pair.config.mel else mel
+    mel = align_to_hops(mel, pair.config.mel) if pair.config.mel else mel
     abar = torch.sigmoid(log_snrs.double()).tolist()
     times = baseline_steps(pair, log_snrs[:-1])
     x = draw(0)
@@ -181,4 +181,4 @@ def baseline_crops(config: ModelConfig, batch: int, n_samples: int) -> Sequence[
     generator = torch.Generator().manual_seed(0)
     n_mels = config.mel.n_mels if config.mel else 0
     audio = 0.1 * torch.randn(batch, n_samples, generator=generator)
-    return audio, torch.rand(batch, n_mels, n_samples // config.block_length, generator=generator)
+    return audio, torch.rand(batch, n_mels, n_samples // config.hop_length, generator=generator)

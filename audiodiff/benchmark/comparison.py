@@ -111,7 +111,7 @@ class SynthesisComparison:
             task="synthesis",
             baseline=BASELINE,
             batch=self.batch,
-            n_samples=mel.shape[-1] * pair.config.block_length,
+            n_samples=mel.shape[-1] * pair.config.hop_length,
             sample_rate=pair.config.sample_rate,
             steps=steps,
             baseline_steps_timed=timed,
@@ -143,7 +143,7 @@ class SynthesisComparison:
         settings = vocoder.settings(synthesis_changes(self.steps))
         if key != BASELINE_KEY:
             return lambda steps: vocoder(mel, steps=steps) if steps else warm_up(vocoder, mel, settings.steps)
-        shape = (self.batch, 1, mel.shape[-1] * pair.config.block_length)
+        shape = (self.batch, 1, mel.shape[-1] * pair.config.hop_length)
         log_snrs = vocoder.noise_levels(settings)
 
         def loop(steps: int) -> Tensor:

@@ -71,7 +71,7 @@ def scale_output(network: Network, config: ModelConfig) -> float:
     n_mels = config.mel.n_mels if config.mel else 0
     generator = torch.Generator().manual_seed(0)
     mel = torch.rand(1, n_mels, _GAUGE_BLOCKS, generator=generator)
-    x = torch.randn(1, 1, _GAUGE_BLOCKS * config.block_length, generator=generator)
+    x = torch.randn(1, 1, _GAUGE_BLOCKS * config.hop_length, generator=generator)
     predicted = network(x, torch.zeros(1), network.encode(mel) if n_mels else None)
     factor = 1 / float(predicted.std())
     network.output.weight.mul_(factor)
@@ -109,7 +109,7 @@ def noise_crops(config: ModelConfig, batch: int, n_samples: int) -> Example:
         n_samples: Length of a crop, without context; whole blocks.
     """
     generator = torch.Generator().manual_seed(0)
-    around = 2 * context_blocks(config) * config.block_length
+    around = 2 * context_blocks(config) * config.hop_length
     audio = _NOISE_LEVEL * torch.randn(batch, 1, n_samples + around, generator=generator)
     return Example(
         audio,
@@ -122,7 +122,7 @@ def noise_crops(config: ModelConfig, batch: int, n_samples: int) -> Example:
 
 def whole_blocks(config: ModelConfig, n_samples: int) -> int:
     """Return a number of samples, rounded up to whole blocks of a model."""
-    return math.ceil(n_samples / config.block_length) * config.block_length
+    return math.ceil(n_samples / config.hop_length) * config.hop_length
 
 
 class Flops(NamedTuple):
@@ -155,7 +155,7 @@ def count_flops(network: Network, config: ModelConfig, *, batch: int, n_frames: 
         n_frames: Length of a clip, in conditioning frames.
     """
     meta = copy.deepcopy(network).to("meta")
-    x = torch.empty(batch, 1, n_frames * config.block_length, device="meta")
+    x = torch.empty(batch, 1, n_frames * config.hop_length, device="meta")
     mel = None if config.mel is None else torch.empty(batch, config.mel.n_mels, n_frames, device="meta")
     log_snr = torch.zeros(batch, device="meta")
     with sdpa_kernel(SDPBackend.MATH):  # the counter knows no other on a CPU

@@ -71,12 +71,12 @@ def command(
     say is taken from the options, or as published, which is logged. Pickled code is refused and never run.
     """  # noqa: D301  (click's mark for lines that are not to be rewrapped)
     from audiodiff.checkpoint import WEIGHTS, save_model
-    from audiodiff.interop import Facts, convert_checkpoint
-    from audiodiff.interop.layout import linear_betas
+    from audiodiff.interop import CheckpointMetadata, convert_checkpoint
+    from audiodiff.interop.foreign import linear_betas
 
     process = None if betas is None else linear_betas(betas[1], betas[2], first=betas[0])
-    facts = Facts(sample_rate, dilation_cycle, process)
-    network, config = convert_checkpoint(checkpoint, None if project == "auto" else project, facts)
+    metadata = CheckpointMetadata(sample_rate, dilation_cycle, process)
+    network, config = convert_checkpoint(checkpoint, None if project == "auto" else project, metadata)
     save_model(folder, network.state_dict(), config)
     kind = f"vocoder for {config.mel.name} mels" if config.mel else "generator"
     shape = f"{config.network.channels} channels, {config.network.layers} layers, {config.sample_rate} Hz"

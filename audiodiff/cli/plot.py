@@ -119,12 +119,12 @@ def _reverse_states(
     """Return log-SNR and audio `(time,)` before every step, and the clean end."""
     import torch
 
-    from audiodiff.audio.mel import align_to_blocks
+    from audiodiff.audio.mel import align_to_hops
     from audiodiff.diffusion.process import noise_from
 
     config = vocoder.config
     settings = vocoder.settings(changes)
-    blocks = align_to_blocks(vocoder.mel(audio), vocoder.mel_config)
+    blocks = align_to_hops(vocoder.mel(audio), vocoder.mel_config)
     states: list[tuple[float, Tensor]] = []
     with torch.inference_mode():
         condition = vocoder.network.encode(blocks)

@@ -11,9 +11,8 @@ import click
 from audiodiff.cli import options as opt
 
 if TYPE_CHECKING:
-    from audiodiff.search.proposals import Levels
     from audiodiff.search.rbf import SearchResult as RBFSearchResult
-    from audiodiff.search.schedule import SearchResult
+    from audiodiff.search.schedule import Levels, SearchResult
     from audiodiff.search.scorer import Scorer
 
 
@@ -153,11 +152,11 @@ def _stretched(levels: tuple[float, ...], steps: int) -> tuple[float, ...]:
     """Return as many levels on the broken line through those that were found for another number."""
     import numpy as np
 
-    from audiodiff.search.proposals import rounded
+    from audiodiff.search.schedule import round_levels
 
     if len(levels) == 1:
-        return rounded(levels[0] + 0.5 * n for n in range(steps))
-    return rounded(np.interp(np.linspace(0, len(levels) - 1, steps), range(len(levels)), levels))
+        return round_levels(levels[0] + 0.5 * n for n in range(steps))
+    return round_levels(np.interp(np.linspace(0, len(levels) - 1, steps), range(len(levels)), levels))
 
 
 def _line(found: SearchResult, scorer: Scorer) -> str:

@@ -5,8 +5,10 @@ from audiodiff.config.mel import MEL_CONVENTIONS, MelConfig, mel_convention
 from audiodiff.config.model import (
     DiffusionConfig,
     ModelConfig,
+    SearchedLevels,
     SynthesisConfig,
     WhiteningConfig,
+    searched_levels,
 )
 from audiodiff.config.network import HEAD_WIDTH, EmbeddingConfig, NetworkConfig
 from audiodiff.config.run import (
@@ -17,7 +19,6 @@ from audiodiff.config.run import (
     TransformConfig,
     load_run_config,
 )
-from audiodiff.config.searched import SearchedLevels, searched_levels
 
 __all__ = [
     "HEAD_WIDTH",

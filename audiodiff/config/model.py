@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from audiodiff.choices import Sampler, Start
 from audiodiff.config.base import Config
 from audiodiff.config.mel import MelField
 from audiodiff.config.network import NetworkConfig
-from audiodiff.config.searched import SearchedLevels, check_levels
+from audiodiff.errors import ConfigError
 
 
 class WhiteningConfig(Config):
@@ -25,7 +27,7 @@ class WhiteningConfig(Config):
 
 
 LOGISTIC_SPREAD = 0.15
-"""Scale of the logistic distribution of noise levels, as a share of the log-SNR range it is cut to."""
+"""Scale of the logistic distribution of noise levels, as a fraction of the log-SNR range it is cut to."""
 
 
 class DiffusionConfig(Config):
@@ -40,7 +42,7 @@ class DiffusionConfig(Config):
     levels: int = Field(
         0,
         ge=0,
-        description="train on so many noise levels only, with equal shares of the distribution between them, as the "
+        description="train on so many noise levels only, evenly spaced in quantiles of the distribution, as the "
         "discrete steps of classical DiffWave; 0 trains on all. For comparisons: sampling meets levels between them",
     )
     variance: Literal["fixed", "learned"] = Field(
@@ -78,8 +80,45 @@ class DiffusionConfig(Config):
         return self.log_snr_min + (self.log_snr_max - self.log_snr_min) * u
 
 
+def check_levels(levels: Sequence[float]) -> None:
+    """Refuse levels that are no schedule.
+
+    Raises:
+        ValueError: If the levels are not finite or do not rise.
+    """
+    if not all(map(math.isfinite, levels)) or not all(low < high for low, high in pairwise(levels)):
+        raise ValueError(
+            f"levels must be finite log-SNRs that rise, noisiest first, got {', '.join(f'{x:g}' for x in levels)}"
+        )
+
+
+class SearchedLevels(Config):
+    """The best noise levels of one number of steps, for one start and one sampler: `audiodiff search schedule`."""
+
+    levels: tuple[float, ...] = Field(min_length=1, description="log-SNR of each step, noisiest first")
+    start: Start = Field(description="what the levels were searched for")
+    sampler: str = Field(description="likewise")
+    metric: str = Field(description="a name of audiodiff.evaluation.registry")
+    score: float = Field(description="mean of the metric over the validation recordings the search was made on")
+    uniform_score: float | None = Field(
+        None, description="of as many steps, evenly spaced in log-SNR between the ends that the model states"
+    )
+    data: str = Field("", description="these recordings, in words")
+
+    @field_validator("levels")
+    @classmethod
+    def _check(cls, levels: tuple[float, ...]) -> tuple[float, ...]:
+        check_levels(levels)
+        return levels
+
+    @property
+    def steps(self) -> int:
+        """Number of steps."""
+        return len(self.levels)
+
+
 class SynthesisConfig(Config):
-    """The reverse process as the model likes it best: what `vocode` and `generate` use unless told otherwise."""
+    """The reverse process as the model likes it best: what `vocode` and `generate` use by default."""
 
     steps: int = Field(6, gt=0)
     sampler: Sampler = "ddim"
@@ -154,6 +193,22 @@ class SynthesisConfig(Config):
         return self
 
 
+def searched_levels(searched: Sequence[SearchedLevels], steps: int, start: str, sampler: str) -> tuple[float, ...]:
+    """Return the searched levels of a number of steps, a start and a sampler.
+
+    Raises:
+        ConfigError: If there are none; the message names those that there are.
+    """
+    for found in searched:
+        if (found.steps, found.start, found.sampler) == (steps, start, sampler):
+            return found.levels
+    known = [f"{found.steps} from {found.start} by {found.sampler}" for found in searched]
+    raise ConfigError(
+        f"no searched levels of {steps} steps from {start} by {sampler}; this model has {', '.join(known) or 'none'}. "
+        "`audiodiff search schedule` finds some."
+    )
+
+
 class ModelConfig(Config):
     """Everything that decides what a model computes; saved in its folder, so that weights never need a script."""
 
@@ -161,7 +216,7 @@ class ModelConfig(Config):
     mel: MelField = Field(None, description="a name, a mapping, or nothing for a model without mel condition")
     labels: tuple[str, ...] = Field((), description="class names of a class-conditional model")
     speakers: tuple[str, ...] = Field(
-        (), description="names of speakers, as manifests call them, for a model that is told who is to be heard"
+        (), description="names of speakers, as manifests call them, for a model that is conditioned on who speaks"
     )
     vector_width: int = Field(
         0,
@@ -174,8 +229,8 @@ class ModelConfig(Config):
         0.0,
         ge=0,
         le=1,
-        description="share of clips that training took the conditions from, noted by training: above 0 the model can "
-        "be guided, and sampled without conditions",
+        description="fraction of clips whose conditions training dropped, noted by training: above 0 the model can be "
+        "guided, and sampled without conditions",
     )
     network: NetworkConfig = NetworkConfig()
     whitening: WhiteningConfig = WhiteningConfig()
@@ -187,15 +242,20 @@ class ModelConfig(Config):
 
     @property
     def is_conditional(self) -> bool:
-        """Whether the model is told anything of whole clips, beside the mel."""
+        """Whether the model has global conditions."""
         return bool(self.labels or self.speakers or self.vector_width)
 
     @property
-    def block_length(self) -> int:
-        """Samples per conditioning frame; signals are padded to a multiple of it."""
+    def hop_length(self) -> int:
+        """Samples per mel frame, or of a stride of a network without mel; signals are padded to a multiple of it."""
         if self.mel is not None:
             return self.mel.hop_length
         return self.network.stride
+
+    @property
+    def block_length(self) -> int:
+        """The former name of `hop_length`."""
+        return self.hop_length
 
     @model_validator(mode="after")
     def _check(self) -> ModelConfig:
@@ -220,7 +280,7 @@ class ModelConfig(Config):
         return self
 
     def _check_frames(self) -> None:
-        """Refuse a window that the network's own STFT cannot have (`audiodiff.audio.stft.FramedSTFT`)."""
+        """Refuse a window that the network's own STFT cannot have (`audiodiff.audio.transforms.FramedSTFT`)."""
         n_fft, hop = self.network.n_fft, self.network.hop_length
         if self.network.kind == "stft" and (n_fft % hop or n_fft < 2 * hop or (n_fft - hop) % 2):
             fitting = ", ".join(str(n * hop) for n in (2, 3, 4, 5, 6, 8) if n * hop % 2 == hop % 2)

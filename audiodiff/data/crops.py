@@ -110,8 +110,8 @@ class CropReader:
     @classmethod
     def for_model(cls, model: ModelConfig, data: DataConfig) -> CropReader:
         """Return the reader that a model and the data section of a run ask for; crops are whole blocks."""
-        n_blocks = math.ceil(data.crop_seconds * model.sample_rate / model.block_length)
-        n_samples, context = (n * model.block_length for n in (n_blocks, context_blocks(model)))
+        n_blocks = math.ceil(data.crop_seconds * model.sample_rate / model.hop_length)
+        n_samples, context = (n * model.hop_length for n in (n_blocks, context_blocks(model)))
         return cls(
             *(model.sample_rate, n_samples, context, model.labels, data.resample, data.mask_bandwidth),
             speakers=model.speakers,

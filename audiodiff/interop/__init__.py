@@ -11,6 +11,6 @@ Files are read as plain tensors: one that holds code is refused, and none of it 
 """
 
 from audiodiff.interop.convert import Converted, convert_checkpoint, convert_state_dict, published_base_config
-from audiodiff.interop.layout import Facts
+from audiodiff.interop.foreign import CheckpointMetadata
 
-__all__ = ["Converted", "Facts", "convert_checkpoint", "convert_state_dict", "published_base_config"]
+__all__ = ["CheckpointMetadata", "Converted", "convert_checkpoint", "convert_state_dict", "published_base_config"]

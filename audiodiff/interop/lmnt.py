@@ -13,8 +13,16 @@ from torch import Tensor
 
 from audiodiff.config import MEL_CONVENTIONS
 from audiodiff.errors import ModelError
-from audiodiff.interop.layout import Facts, Params, Project, Sizes, linear_betas, matrix, taps
-from audiodiff.interop.reading import ForeignWeights
+from audiodiff.interop.foreign import (
+    CheckpointMetadata,
+    ForeignWeights,
+    Params,
+    Project,
+    Sizes,
+    linear_betas,
+    matrix,
+    taps,
+)
 
 FAST_BETAS = (1e-4, 1e-3, 1e-2, 0.05, 0.2, 0.5)
 
@@ -69,27 +77,27 @@ def convert(weights: ForeignWeights, sizes: Sizes) -> dict[str, Tensor]:
     return made
 
 
-def said_facts(params: Params, sizes: Sizes, source: str) -> Facts:
+def read_metadata(params: Params, sizes: Sizes, source: str) -> CheckpointMetadata:
     """Return what `params` say of rate, dilation and process.
 
     Raises:
         ModelError: If the tensors contradict them, or a value is of the wrong kind.
     """
-    told: dict[str, object] = {
+    known: dict[str, object] = {
         "residual_channels": sizes.channels,
         "residual_layers": sizes.layers,
         "unconditional": not sizes.n_mels,
     }
     if sizes.n_mels:
-        told |= {"n_mels": sizes.n_mels, "hop_samples": math.prod(sizes.factors)}
-    for name, value in told.items():
+        known |= {"n_mels": sizes.n_mels, "hop_samples": math.prod(sizes.factors)}
+    for name, value in known.items():
         if name in params and params[name] != value:
             raise ModelError(
                 f"{source}: its params say {name} = {params[name]!r}, its tensors {value!r}. The file was put together "
                 "from two models; take one that was saved whole."
             )
     betas = params.get("noise_schedule")
-    return Facts(
+    return CheckpointMetadata(
         _whole(params, "sample_rate", source),
         _whole(params, "dilation_cycle_length", source),
         None if betas is None else betas_of(betas, "noise_schedule", source),
@@ -116,9 +124,9 @@ def betas_of(values: object, name: str, source: str) -> tuple[float, ...]:
     return tuple(numbers)
 
 
-def published_facts(_sizes: Sizes) -> Facts:
+def published_metadata(_sizes: Sizes) -> CheckpointMetadata:
     """Return what the project takes where nothing else is said."""
-    return Facts(22050, 10, linear_betas(0.05, 50))
+    return CheckpointMetadata(22050, 10, linear_betas(0.05, 50))
 
 
 def mel(sizes: Sizes, sample_rate: int, params: Params) -> dict[str, Any]:
@@ -149,8 +157,8 @@ PROJECT = Project(
     upsampling="transposed",
     read_sizes=read_sizes,
     convert=convert,
-    said_facts=said_facts,
-    published_facts=published_facts,
+    read_metadata=read_metadata,
+    published_metadata=published_metadata,
     mel=mel,
     clip_seconds=clip_seconds,
 )

@@ -3,7 +3,7 @@
 Their network differs from lmnt's in four ways: every layer upsamples the mel for itself; the signal comes before the
 gate; convolutions are weight-normed; and the step embedding is added to the residual stream in place, so that it stays
 in it. The names of tensors are those of the projects' `WaveNet.py`. Forks that add the embedding to a copy have files
-of the same form that compute something else; such a file cannot be told apart and is not meant here.
+of the same form that compute something else; such a file cannot be known apart and is not meant here.
 """
 
 from __future__ import annotations
@@ -16,8 +16,16 @@ import torch
 from torch import Tensor
 
 from audiodiff.config import MEL_CONVENTIONS
-from audiodiff.interop.layout import Facts, Params, Project, Sizes, linear_betas, matrix, taps
-from audiodiff.interop.reading import ForeignWeights
+from audiodiff.interop.foreign import (
+    CheckpointMetadata,
+    ForeignWeights,
+    Params,
+    Project,
+    Sizes,
+    linear_betas,
+    matrix,
+    taps,
+)
 
 GENERATOR_SECONDS = 1.0
 """Length of what philsyn/DiffWave-unconditional is trained on and makes: `segment_length` of its config.json."""
@@ -135,7 +143,7 @@ def lasting(levels: list[Pair]) -> list[Pair]:
     return folded
 
 
-def published_facts(sizes: Sizes) -> Facts:
+def published_metadata(sizes: Sizes) -> CheckpointMetadata:
     """Return what the projects' config files say of networks of the published sizes; None where there is no such one.
 
     64 channels: T = 50, beta_T = 0.05. 128 (vocoder) and 256 (generator): T = 200, beta_T = 0.02. 30 layers have a
@@ -144,7 +152,7 @@ def published_facts(sizes: Sizes) -> Facts:
     processes = {(64, True): (0.05, 50), (128, True): (0.02, 200), (256, False): (0.02, 200)}
     process = processes.get((sizes.channels, bool(sizes.n_mels)))
     rate = 22050 if sizes.n_mels else 16000
-    return Facts(rate, {30: 10, 36: 12}.get(sizes.layers), linear_betas(*process) if process else None)
+    return CheckpointMetadata(rate, {30: 10, 36: 12}.get(sizes.layers), linear_betas(*process) if process else None)
 
 
 def mel(sizes: Sizes, sample_rate: int, _params: Params) -> dict[str, Any]:
@@ -162,8 +170,8 @@ PROJECT = Project(
     upsampling="transposed-per-layer",
     read_sizes=read_sizes,
     convert=convert,
-    said_facts=lambda _params, _sizes, _source: Facts(),  # its files hold no parameters
-    published_facts=published_facts,
+    read_metadata=lambda _params, _sizes, _source: CheckpointMetadata(),  # its files hold no parameters
+    published_metadata=published_metadata,
     mel=mel,
     clip_seconds=lambda _rate, _params: GENERATOR_SECONDS,
 )

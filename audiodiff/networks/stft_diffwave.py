@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from audiodiff.audio.stft import FramedSTFT
+from audiodiff.audio.transforms import FramedSTFT
 from audiodiff.config import ModelConfig
 from audiodiff.config.network import BranchConfig
 from audiodiff.networks.conditioning import FrameConditioner

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import torch
 from torch import Tensor
 
-from audiodiff.audio.mel import align_to_blocks
+from audiodiff.audio.mel import align_to_hops
 from audiodiff.config import MelConfig
 from audiodiff.engine.window import Window
 
@@ -21,7 +21,7 @@ def aligned(mels: Iterable[Tensor], config: MelConfig) -> Iterator[Tensor]:
         config: The convention.
 
     Yields:
-        Pieces `(batch, n_mels, n_blocks)`, together what `align_to_blocks` makes of the whole mel.
+        Pieces `(batch, n_mels, n_blocks)`, together what `align_to_hops` makes of the whole mel.
 
     Raises:
         MelError: If the whole mel is too short to hold one block.
@@ -36,9 +36,9 @@ def aligned(mels: Iterable[Tensor], config: MelConfig) -> Iterator[Tensor]:
         mel = mel if waiting is None else torch.cat([waiting, mel], dim=2)
         waiting = mel[..., -1:]
         if mel.shape[2] > 1:
-            yield align_to_blocks(mel, config)
+            yield align_to_hops(mel, config)
     if n_frames == 1 and waiting is not None:
-        align_to_blocks(waiting, config)  # refuses it
+        align_to_hops(waiting, config)  # refuses it
 
 
 def chunks(mels: Iterable[Tensor], window: Window, length: int, look: int) -> Iterator[tuple[int, int, bool]]:

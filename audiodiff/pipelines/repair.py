@@ -19,7 +19,7 @@ from typing_extensions import Unpack
 
 from audiodiff.audio.degradation import Degradation, Gaps, MelStatistics, ignore
 from audiodiff.audio.griffin_lim import waveform_from_mel
-from audiodiff.audio.mel import align_to_blocks
+from audiodiff.audio.mel import align_to_hops
 from audiodiff.audio.whitening import Whitening
 from audiodiff.config import SynthesisConfig, parse_config
 from audiodiff.diffusion.guidance import guided
@@ -212,7 +212,7 @@ def _know(pipeline: Vocoder | Generator, audio: Tensor, degradation: Degradation
         whitening, blocks = Whitening(pipeline.config.whitening, None).to(audio.device), None
     else:
         whitening, spectrogram = pipeline.whitening, pipeline.spectrogram
-        blocks = align_to_blocks(pipeline.mel(baseline), pipeline.mel_config)
+        blocks = align_to_hops(pipeline.mel(baseline), pipeline.mel_config)
         blocks = degradation.mel(blocks, spectrogram, _mel_statistics(pipeline))
         if start == "griffin-lim":
             rounds = pipeline.config.synthesis.griffin_lim_iterations

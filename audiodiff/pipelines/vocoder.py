@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 from typing_extensions import Unpack
 
-from audiodiff.audio.mel import MelSpectrogram, align_to_blocks, check_mel
+from audiodiff.audio.mel import MelSpectrogram, align_to_hops, check_mel
 from audiodiff.audio.whitening import Whitening
 from audiodiff.checkpoint import choose_device, find_model, load_model
 from audiodiff.config import ModelConfig, SynthesisConfig
@@ -145,7 +145,7 @@ class Vocoder(Pipeline):
         """
         check_mel(mel, self.mel_config)
         settings = self.settings(changes)
-        blocks = align_to_blocks(mel.reshape(-1, *mel.shape[-2:]), self.mel_config)
+        blocks = align_to_hops(mel.reshape(-1, *mel.shape[-2:]), self.mel_config)
         seeds = self._seeds(seed, len(blocks))
         chunk = self._chunk_blocks(CHUNK_SECONDS if chunk_seconds is None else chunk_seconds)
         if chunk_seconds is None and blocks.shape[-1] <= 2 * chunk:

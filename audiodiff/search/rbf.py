@@ -203,7 +203,7 @@ def plan(search: SearchConfig) -> list[dict[str, Value]]:
 def _by_trials(search: SearchConfig, path: Path, on_step: OnStep) -> SearchResult:
     planned = plan(search)
     study = _open_study(path, search)
-    _tidy(study)
+    _close_unfinished(study)
     done = _finished(study)
     for number, values in enumerate(planned):
         if number in done:
@@ -272,7 +272,7 @@ def _finished(study: optuna.Study) -> dict[int, optuna.trial.FrozenTrial]:
     return {trial.user_attrs["number"]: trial for trial in ended}
 
 
-def _tidy(study: optuna.Study) -> None:
+def _close_unfinished(study: optuna.Study) -> None:
     """Close what a kill has left open; it is tried again under a new number of optuna's."""
     states = _states()
     while study.get_trials(deepcopy=False, states=(states.WAITING,)):

@@ -1,20 +1,36 @@
-"""Search for the noise levels of few steps, by what a vocoder makes of validation recordings with them."""
+"""Search for the noise levels of few steps, by what a vocoder makes of validation recordings with them.
+
+A method of search is a generator that yields the levels to try next and is sent their score, the lower the better. All
+begin with the schedules that they are given, so no search ends worse than those; sent the same scores again, they yield
+the same levels again, so that a search can go on from its study file.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise, product
 from pathlib import Path
 from random import Random
-from typing import NamedTuple
+from typing import Literal, NamedTuple
+
+import numpy as np
 
 from audiodiff.checkpoint import WEIGHTS, copy_model, load_config
 from audiodiff.config import SearchedLevels
 from audiodiff.errors import DataError, ModelError
-from audiodiff.search.proposals import METHODS, Levels, Method, Space, fits, spaced
-from audiodiff.search.scorer import Scorer
+from audiodiff.search.scorer import Levels, Scorer
 from audiodiff.search.study import Study
+
+Proposals = Generator[Levels, float, None]
+Method = Literal["grid", "random", "coordinate"]
+
+MIN_STEP = 0.05
+"""Shortest step by which a level is moved, in log-SNR."""
+_DECIMALS = 3
+_WARPS = (0.0, -1.0, 1.0)
+"""Of the schedules of a grid: level n of N is (n / N) ** (2 ** warp) of the way."""
 
 
 @dataclass(frozen=True)
@@ -81,8 +97,8 @@ def search_levels(
         DataError: If evenly spaced levels have no score.
     """
     settings, diffusion = scorer.settings(search.steps), scorer.vocoder.config.diffusion
-    uniform_levels = spaced(search.steps, settings.start_log_snr, settings.end_log_snr)
-    trained_levels = spaced(search.steps, diffusion.log_snr_min, diffusion.log_snr_max)
+    uniform_levels = spaced_levels(search.steps, settings.start_log_snr, settings.end_log_snr)
+    trained_levels = spaced_levels(search.steps, diffusion.log_snr_min, diffusion.log_snr_max)
     first = tuple(dict.fromkeys((uniform_levels, trained_levels)))
     space = Space(search.steps, diffusion.log_snr_min, diffusion.log_snr_max, first)
     space = space._replace(first=(*first, *(levels for levels in more if levels not in first and fits(levels, space))))
@@ -152,3 +168,100 @@ def store(folder: Path, target: Path, found: SearchedLevels) -> None:
     searched = tuple(sorted([*others, found], key=lambda each: (each.start, each.sampler, each.steps)))
     synthesis = config.synthesis.model_copy(update={"searched": searched})
     copy_model(folder, target, config.model_copy(update={"synthesis": synthesis}))
+
+
+# --- methods ----------------------------------------------------------------------------------------------------------
+
+
+class Space(NamedTuple):
+    """Where to look.
+
+    Attributes:
+        steps: Number of levels.
+        low: Lowest level that may be tried.
+        high: Highest.
+        first: Schedules to begin with, each of as many levels.
+    """
+
+    steps: int
+    low: float
+    high: float
+    first: tuple[Levels, ...]
+
+
+def spaced_levels(steps: int, low: float, high: float, warp: float = 0.0) -> Levels:
+    """Return levels between two ends, evenly spaced for a warp of 0; a single one is at the lower end."""
+    return round_levels(low + (high - low) * np.linspace(0, 1, steps) ** 2.0**warp)
+
+
+def round_levels(levels: Iterable[float]) -> Levels:
+    """Round levels to what a study file can tell apart."""
+    return tuple(round(float(level), _DECIMALS) for level in levels)
+
+
+def fits(levels: Levels, space: Space) -> bool:
+    """Tell whether levels rise and stay within the space."""
+    inside = space.low <= levels[0] and levels[-1] <= space.high
+    return inside and all(low < high for low, high in pairwise(levels))
+
+
+def grid_search(space: Space, trials: int, source: Random) -> Proposals:
+    """Try every pair of ends on a grid, with even and with warped spacing: as fine as the trials allow."""
+    for levels in (*space.first, *_grid(space, trials - len(space.first))):
+        _ = yield levels
+
+
+def random_search(space: Space, trials: int, source: Random) -> Proposals:
+    """Try levels drawn evenly from the space and put in order, without end."""
+    for levels in space.first:
+        _ = yield levels
+    while True:
+        levels = round_levels(sorted(source.uniform(space.low, space.high) for _ in range(space.steps)))
+        if fits(levels, space):
+            yield levels
+
+
+def coordinate_search(space: Space, trials: int, source: Random) -> Proposals:
+    """Search the ends on a coarse grid, then move one level at a time while that helps, by ever smaller steps.
+
+    The levels take turns in a random order. When none can be moved for the better, the step is halved; the search ends
+    where it is shorter than `MIN_STEP`.
+    """
+    best, best_score = space.first[0], float("inf")
+    for levels in (*space.first, *_grid(space, trials // 3 - len(space.first))):
+        score = yield levels
+        if score < best_score:
+            best, best_score = levels, score
+    step = (space.high - space.low) / 8
+    while step >= MIN_STEP:
+        moved = False
+        for place, sign in source.sample(list(product(range(space.steps), (-1, 1))), 2 * space.steps):
+            levels = round_levels(level + sign * step * (n == place) for n, level in enumerate(best))
+            if not fits(levels, space):
+                continue
+            score = yield levels
+            if score < best_score:
+                best, best_score, moved = levels, score, True
+        step = step if moved else step / 2
+
+
+def _grid(space: Space, budget: int) -> list[Levels]:
+    """Return at most so many schedules, of ends on a grid that is as fine as that allows."""
+    found: list[Levels] = []
+    warps = _WARPS if space.steps > 2 else _WARPS[:1]
+    for n_points in range(2, 200):
+        points = np.linspace(space.low, space.high, n_points)
+        ends = [(a, b) for a, b in product(points, points) if a < b] if space.steps > 1 else [(a, a) for a in points]
+        finer = [spaced_levels(space.steps, a, b, warp) for warp in warps for a, b in ends]
+        finer = [levels for levels in dict.fromkeys(finer) if fits(levels, space)]
+        if len(finer) > budget:
+            break
+        found = finer
+    return found
+
+
+METHODS: dict[Method, Callable[[Space, int, Random], Proposals]] = {
+    "grid": grid_search,
+    "random": random_search,
+    "coordinate": coordinate_search,
+}

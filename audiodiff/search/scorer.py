@@ -24,7 +24,10 @@ from audiodiff.evaluation.registry import METRICS, TITLES
 from audiodiff.evaluation.scoring import score_pair
 from audiodiff.pipelines import SynthesisChanges, Vocoder
 from audiodiff.pipelines.mel_initialisation import MelInitialisation
-from audiodiff.search.proposals import Levels
+
+Levels = tuple[float, ...]
+"""Log-SNR of each step, noisiest first."""
+
 
 _ROUNDS = 6
 """Rounds of timing: enough to meet a quiet moment where others use the machine too."""

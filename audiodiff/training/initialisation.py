@@ -267,7 +267,7 @@ def _power(
 
 def _frequencies(config: ModelConfig) -> NDArray[np.float64]:
     """Return the centre of each lapped coefficient, in Hz."""
-    return (np.arange(config.block_length) + 0.5) * config.sample_rate / 2 / config.block_length
+    return (np.arange(config.hop_length) + 0.5) * config.sample_rate / 2 / config.hop_length
 
 
 def _gain(power: NDArray[np.float64], weight: NDArray[np.float64], config: ModelConfig) -> tuple[float, ...]:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from audiodiff.audio.mel import MelSpectrogram, align_to_blocks
+from audiodiff.audio.mel import MelSpectrogram, align_to_hops
 from audiodiff.audio.whitening import Whitening
 from audiodiff.config import MelConfig, ModelConfig, TrainingConfig
 from audiodiff.data.crops import Example, context_blocks
@@ -87,7 +87,7 @@ class Objective:
         mel = None
         if self._spectrogram is not None and self.config.mel is not None:
             n_blocks = audio.shape[-1] // self.config.mel.hop_length
-            mel = align_to_blocks(self._spectrogram(audio[:, 0]), self.config.mel)[..., :n_blocks]
+            mel = align_to_hops(self._spectrogram(audio[:, 0]), self.config.mel)[..., :n_blocks]
             if noise_on_mel is not None:
                 mel = noise_on_mel(mel, self.config.mel)
         clean = self._whitening.whiten(audio, mel)

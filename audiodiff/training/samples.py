@@ -44,14 +44,14 @@ class Sample(NamedTuple):
 
 
 def choose_samples(
-    recordings: Sequence[Recording], reader: CropReader, block_length: int, on_failure: OnFailure | None = None
+    recordings: Sequence[Recording], reader: CropReader, hop_length: int, on_failure: OnFailure | None = None
 ) -> list[Sample]:
     """Read the beginnings of a few validation recordings.
 
     Args:
         recordings: The validation recordings.
         reader: How to read them; the length is decided here.
-        block_length: Of the model, in samples.
+        hop_length: Of the model, in samples.
         on_failure: Told of recordings that cannot be read, which are left out; without it they are errors.
 
     Returns:
@@ -60,7 +60,7 @@ def choose_samples(
     chosen = [recordings[i * len(recordings) // SAMPLES] for i in range(min(SAMPLES, len(recordings)))]
     samples = []
     for recording in chosen:
-        n_samples = int(min(SAMPLE_SECONDS, recording.seconds) * reader.sample_rate) // block_length * block_length
+        n_samples = int(min(SAMPLE_SECONDS, recording.seconds) * reader.sample_rate) // hop_length * hop_length
         longer = replace(reader, n_samples=max(n_samples, reader.n_samples), context=0)
         try:
             example = longer.read(recording, 0.0)

@@ -164,7 +164,7 @@ class Trainer:
         if not state.distributed.is_main_process:
             return
         reader = corpus.training.reader
-        self._samples = choose_samples(corpus.validation, reader, config.model.block_length, bad.note)
+        self._samples = choose_samples(corpus.validation, reader, config.model.hop_length, bad.note)
         self._validate = self._validator(corpus.validation, config.training)
         without_bits = config.training.model_copy(update={"validation_bits": False})
         train_recordings = corpus.training.recordings  # none where single recordings cannot be opened

@@ -8,7 +8,7 @@ import torch
 
 import audiodiff
 from audiodiff.audio.griffin_lim import griffin_lim
-from audiodiff.audio.stft import FramedSTFT
+from audiodiff.audio.transforms import FramedSTFT
 
 CLIP = Path(audiodiff.__file__).parent / "assets" / "clips" / "sense-and-sensibility.flac"
 

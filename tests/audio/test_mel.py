@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from audiodiff.audio.mel import MelSpectrogram, align_to_blocks, check_mel
+from audiodiff.audio.mel import MelSpectrogram, align_to_hops, check_mel
 from audiodiff.config import MEL_CONVENTIONS, MelConfig, parse_config
 from audiodiff.errors import AudioError, ConfigError, MelError
 
@@ -251,14 +251,14 @@ def test_check_mel_refuses_natural_logs_where_lmnt_is_expected() -> None:
         check_mel(MelSpectrogram(MEL_CONVENTIONS["lmnt"])(voice_like(22050)), HIFIGAN)
 
 
-def test_blocks_are_paired_with_the_frames_around_them_or_with_the_one_at_their_beginning() -> None:
+def test_hops_are_paired_with_the_frames_around_them_or_with_the_one_at_their_beginning() -> None:
     convention = MEL_CONVENTIONS["lmnt"]
     mel = MelSpectrogram(convention)(voice_like(22050))
     as_published = convention.model_copy(update={"pairing": "frame"})
-    torch.testing.assert_close(align_to_blocks(mel, convention), (mel[..., 1:] + mel[..., :-1]) / 2)
-    assert torch.equal(align_to_blocks(mel, as_published), mel)
+    torch.testing.assert_close(align_to_hops(mel, convention), (mel[..., 1:] + mel[..., :-1]) / 2)
+    assert torch.equal(align_to_hops(mel, as_published), mel)
     hop_centred = MelSpectrogram(HIFIGAN)(voice_like(22050))
-    assert torch.equal(align_to_blocks(hop_centred, HIFIGAN), hop_centred)
+    assert torch.equal(align_to_hops(hop_centred, HIFIGAN), hop_centred)
 
 
 def test_a_pairing_of_a_hop_centred_convention_is_refused() -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from audiodiff.audio.stft import FramedSTFT
+from audiodiff.audio.transforms import FramedSTFT
 from audiodiff.errors import ConfigError
 
 SIZES = [(8, 4), (16, 4), (12, 4), (64, 8), (9, 3)]

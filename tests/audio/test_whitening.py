@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from audiodiff.audio.lapped import LappedTransform
-from audiodiff.audio.mel import MelSpectrogram, align_to_blocks
+from audiodiff.audio.mel import MelSpectrogram, align_to_hops
+from audiodiff.audio.transforms import MDCT
 from audiodiff.audio.whitening import Whitening
 from audiodiff.config import MEL_CONVENTIONS, MelConfig, WhiteningConfig
 from audiodiff.diffusion.process import alpha_sigma, diffuse
@@ -34,11 +34,11 @@ def spectrogram(convention="hifigan-22k"):
 
 
 def mel_of(audio, convention="hifigan-22k"):
-    return align_to_blocks(spectrogram(convention)(audio[:, 0]), MEL_CONVENTIONS[convention])
+    return align_to_hops(spectrogram(convention)(audio[:, 0]), MEL_CONVENTIONS[convention])
 
 
-def noise(n_blocks, batch=1, convention="hifigan-22k", seed=0):
-    n_samples = n_blocks * MEL_CONVENTIONS[convention].hop_length
+def noise(n_hops, batch=1, convention="hifigan-22k", seed=0):
+    n_samples = n_hops * MEL_CONVENTIONS[convention].hop_length
     return torch.randn(batch, 1, n_samples, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
 
 
@@ -49,9 +49,9 @@ def pink(audio):
     return torch.fft.irfft(spectrum * 10 ** (decibels / 20))
 
 
-def speech_like(n_blocks, convention="hifigan-22k", batch=1):
+def speech_like(n_hops, convention="hifigan-22k", batch=1):
     """Make pink noise whose level moves over 60 dB, with a silent stretch."""
-    audio = pink(noise(n_blocks, batch, convention))
+    audio = pink(noise(n_hops, batch, convention))
     level = 10 ** (-1.5 + 1.5 * torch.sin(torch.linspace(0, 9, audio.shape[-1], dtype=torch.float64)))
     audio = 0.1 * level * audio
     audio[..., audio.shape[-1] // 2 :][..., :2000] = 0.0
@@ -59,7 +59,7 @@ def speech_like(n_blocks, convention="hifigan-22k", batch=1):
 
 
 def band_decibels(audio, n_bands=16):
-    power = LappedTransform(256).double()(audio[0, 0]).square().mean(0)
+    power = MDCT(256).double()(audio[0, 0]).square().mean(0)
     return 10 * torch.log10(power.view(n_bands, -1).mean(1))
 
 
@@ -183,11 +183,11 @@ def test_half_the_exponent_leaves_half_of_the_spectral_tilt():
 def test_a_step_in_level_is_taken_out_frame_by_frame(kind, exponent):
     quiet, loud = 0.01 * noise(60), 0.32 * noise(60, seed=1)  # 30 dB apart
     audio = torch.cat([quiet, loud], dim=2)
-    blocks = whitening(kind, exponent).whiten(audio, mel_of(audio)).unflatten(2, (-1, 256))
-    before, after = (10 * torch.log10(blocks[0, 0, i : i + 54].var()) for i in (3, 63))
+    hops = whitening(kind, exponent).whiten(audio, mel_of(audio)).unflatten(2, (-1, 256))
+    before, after = (10 * torch.log10(hops[0, 0, i : i + 54].var()) for i in (3, 63))
     assert (after - before).item() == pytest.approx(30.1 * (1 - exponent), abs=0.5)
     if exponent == 1.0:
-        variance = blocks[0, 0].var(1)
+        variance = hops[0, 0].var(1)
         inner = torch.cat([variance[3:57], variance[63:-3]])
         assert ((inner > 0.7) & (inner < 2.0)).all()  # a variance of 256 samples has a standard error of 9 %
 

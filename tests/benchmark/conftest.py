@@ -34,7 +34,7 @@ def small_configs(tiny_model_config):
     """Give configurations of all kinds of networks, by name."""
     patches = {"kind": "diffwave", "channels": 8, "layers": 2, "patch": 4}
     unet = {"kind": "unet", "channels": 8, "factors": [4, 2], "multipliers": [1, 2, 4], "blocks": [1, 2, 1]}
-    hop = tiny_model_config.block_length
+    hop = tiny_model_config.hop_length
     unet |= {"patch": hop // 16, "attention": 1}
     return {
         "stft": tiny_model_config,

@@ -40,7 +40,7 @@ def test_base_is_the_published_size():
 
 def test_random_weights_predict_noise_of_unit_variance(small_base):
     network, config = load_network(BASE, "cpu")
-    x = torch.randn(1, 1, 40 * config.block_length)
+    x = torch.randn(1, 1, 40 * config.hop_length)
     with torch.no_grad():
         predicted = network(x, torch.zeros(1), network.encode(torch.rand(1, 80, 40)))
     assert predicted.std() == pytest.approx(1, abs=0.3)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from librosa import hz_to_mel
 
-from audiodiff.audio.mel import MelSpectrogram, align_to_blocks
+from audiodiff.audio.mel import MelSpectrogram, align_to_hops
 from audiodiff.audio.whitening import Whitening
 from audiodiff.config import MEL_CONVENTIONS, ModelConfig, mel_convention, parse_config
 from audiodiff.errors import ConfigError
@@ -60,7 +60,7 @@ def test_a_derived_convention_makes_a_working_model(rate, kind):
     network = {"kind": kind, "channels": 8, "layers": 1, "patch": 16, "n_fft": mel.n_fft, "hop_length": mel.hop_length}
     config = model(sample_rate=rate, mel=mel.name, network=network, whitening={"kind": "spectral"})
     audio = 0.1 * torch.randn(1, 1, 8 * mel.hop_length)
-    values = align_to_blocks(MelSpectrogram(mel)(audio[:, 0]), mel)
+    values = align_to_hops(MelSpectrogram(mel)(audio[:, 0]), mel)
     whitening = Whitening(config.whitening, mel)
     torch.testing.assert_close(whitening.colour(whitening.whiten(audio, values), values), audio, atol=1e-4, rtol=1e-3)
     network = build_network(config)

@@ -9,12 +9,12 @@ import torch
 from audiodiff.checkpoint import load_model, save_model
 from audiodiff.diffusion.noise import position_noise
 from audiodiff.diffusion.schedules import from_betas
-from audiodiff.interop import Facts, convert_checkpoint, convert_state_dict, published_base_config
+from audiodiff.interop import CheckpointMetadata, convert_checkpoint, convert_state_dict, published_base_config
 from audiodiff.networks.build import build_network
 from audiodiff.pipelines import Generator, Vocoder
 
 FRAMES = 5
-FACTS = Facts(sample_rate=22050, dilation_cycle=3, betas=tuple(np.linspace(1e-4, 0.05, 50)))
+METADATA = CheckpointMetadata(sample_rate=22050, dilation_cycle=3, betas=tuple(np.linspace(1e-4, 0.05, 50)))
 every_kind = pytest.mark.parametrize("kind", ["lmnt", "philsyn"])
 
 
@@ -36,7 +36,7 @@ def mels(frames=FRAMES, batch=1, n_mels=5):
 @pytest.mark.parametrize("step", [0, 1, 17, 49, 0.25, 3.5, 41.9])
 def test_a_vocoder_predicts_what_the_published_one_predicts(kind, step, published):
     theirs = published.build(kind)
-    ours, config = convert_state_dict(theirs.state_dict(), facts=FACTS)
+    ours, config = convert_state_dict(theirs.state_dict(), metadata=METADATA)
     x, mel = signal(), mels()
     expected = theirs(x, step, mel)
     predicted = ours(x, level_of(step, published.base_betas), ours.encode(mel))
@@ -49,7 +49,7 @@ def test_a_vocoder_predicts_what_the_published_one_predicts(kind, step, publishe
 @pytest.mark.parametrize("step", [0, 49, 17.3])
 def test_a_generator_predicts_what_the_published_one_predicts(kind, step, published):
     theirs = published.build(kind, n_mels=0)
-    ours, config = convert_state_dict(theirs.state_dict(), facts=FACTS)
+    ours, config = convert_state_dict(theirs.state_dict(), metadata=METADATA)
     expected = theirs(signal(), step)
     predicted = ours(signal(), level_of(step, published.base_betas))
     assert published.relative_error(predicted, expected) < 1e-5
@@ -69,8 +69,8 @@ def test_a_generator_predicts_what_the_published_one_predicts(kind, step, publis
 )
 def test_any_size_is_converted(kind, options, published):
     theirs = published.build(kind, **options)
-    facts = Facts(16000, options.get("cycle", 3), FACTS.betas)
-    ours, config = convert_state_dict(theirs.state_dict(), facts=facts)
+    metadata = CheckpointMetadata(16000, options.get("cycle", 3), METADATA.betas)
+    ours, config = convert_state_dict(theirs.state_dict(), metadata=metadata)
     hop, n_mels = int(np.prod(options.get("factors", (16, 16)))), options.get("n_mels", 5)
     assert (config.sample_rate, config.mel.hop_length, config.mel.n_mels) == (16000, hop, n_mels)
     x, mel = signal(hop=hop), mels(n_mels=n_mels)
@@ -85,7 +85,7 @@ def noise_of(seeds, n_samples):
 @every_kind
 def test_six_steps_from_the_same_noise_make_the_same_sound(kind, published, tmp_path):
     theirs = published.build(kind)
-    converted = convert_state_dict(theirs.state_dict(), facts=FACTS)
+    converted = convert_state_dict(theirs.state_dict(), metadata=METADATA)
     save_model(tmp_path / "model", converted.network.state_dict(), converted.config)
     vocoder = Vocoder.from_pretrained(tmp_path / "model", "cpu", "fp32")
     mel = mels(batch=2)
@@ -105,7 +105,7 @@ def test_six_steps_from_the_same_noise_make_the_same_sound(kind, published, tmp_
 @every_kind
 def test_the_whole_process_from_the_same_noise_makes_the_same_clip(kind, published):
     theirs = published.build(kind, n_mels=0, channels=4, layers=2)
-    converted = convert_state_dict(theirs.state_dict(), facts=FACTS)
+    converted = convert_state_dict(theirs.state_dict(), metadata=METADATA)
     made = Generator(*converted, "fp32").generate(None, 1, 300 / 22050, seed=5)
     steps = list(range(50))  # whole ones
     expected = published.reverse_process(theirs, noise_of([5], 300), published.base_betas, steps)
@@ -143,7 +143,8 @@ def test_the_python_package_diffwave_agrees(published):
 
 def test_the_two_projects_are_told_apart_and_their_embeddings_kept_apart(published):
     kinds = {
-        kind: convert_state_dict(published.build(kind).state_dict(), facts=FACTS).config for kind in ("lmnt", "philsyn")
+        kind: convert_state_dict(published.build(kind).state_dict(), metadata=METADATA).config
+        for kind in ("lmnt", "philsyn")
     }
     assert {kind: config.network.embedding.kind for kind, config in kinds.items()} == {
         "lmnt": "lmnt",
@@ -163,7 +164,7 @@ def test_a_file_becomes_a_model_folder_of_the_same_weights(kind, published, tmp_
     if kind == "lmnt":
         content = {"model": theirs.state_dict(), "params": theirs.params, "step": 1000, "optimizer": {"state": {}}}
     torch.save(content, tmp_path / "weights.pt")
-    network, config = convert_checkpoint(tmp_path / "weights.pt", kind, None if kind == "lmnt" else FACTS)
+    network, config = convert_checkpoint(tmp_path / "weights.pt", kind, None if kind == "lmnt" else METADATA)
     save_model(tmp_path / "model", network.state_dict(), config)
     loaded, same = load_model(tmp_path / "model")
     assert same == config
@@ -182,7 +183,7 @@ def test_bare_weights_in_either_format_of_torch_are_read(new_format, published, 
     theirs = published.build("lmnt")
     path = tmp_path / "old.pt"
     torch.save(theirs.state_dict(), path, _use_new_zipfile_serialization=new_format)
-    network, _ = convert_checkpoint(path, facts=Facts(dilation_cycle=3))
+    network, _ = convert_checkpoint(path, metadata=CheckpointMetadata(dilation_cycle=3))
     predicted = network(signal(), level_of(12, published.base_betas), network.encode(mels()))
     assert published.relative_error(predicted, theirs(signal(), 12, mels())) < 1e-5
 
@@ -195,8 +196,8 @@ def test_newer_weight_normalisation_is_folded_too(published):
         ): tensor
         for name, tensor in theirs.state_dict().items()
     }
-    ours, _ = convert_state_dict(renamed, facts=FACTS)
-    same, _ = convert_state_dict(theirs.state_dict(), facts=FACTS)
+    ours, _ = convert_state_dict(renamed, metadata=METADATA)
+    same, _ = convert_state_dict(theirs.state_dict(), metadata=METADATA)
     torch.testing.assert_close(ours.state_dict(), same.state_dict(), rtol=0, atol=0)
 
 

@@ -7,7 +7,7 @@ import torch
 
 from audiodiff.config import MEL_CONVENTIONS
 from audiodiff.errors import ModelError
-from audiodiff.interop import Facts, convert_state_dict, philsyn
+from audiodiff.interop import CheckpointMetadata, convert_state_dict, philsyn
 
 
 @pytest.mark.parametrize(
@@ -46,13 +46,16 @@ def test_the_published_models_need_nothing_but_their_file(options, rate, cycle, 
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        (Facts(dilation_cycle=3), "does not say betas, and no published model has its size. Give --betas"),
-        (Facts(betas=(0.1, 0.2)), "does not say dilation_cycle, and no published model .* Give --dilation-cycle"),
+        (CheckpointMetadata(dilation_cycle=3), "does not say betas, and no published model has its size. Give --betas"),
+        (
+            CheckpointMetadata(betas=(0.1, 0.2)),
+            "does not say dilation_cycle, .* Give --dilation-cycle",
+        ),
     ],
 )
 def test_networks_of_other_sizes_need_more_to_be_said(given, said, published):
     with pytest.raises(ModelError, match=said):
-        convert_state_dict(published.build("philsyn").state_dict(), facts=given)
+        convert_state_dict(published.build("philsyn").state_dict(), metadata=given)
 
 
 @pytest.mark.parametrize(
@@ -67,7 +70,7 @@ def test_networks_of_other_sizes_need_more_to_be_said(given, said, published):
 def test_networks_of_another_form_are_refused(name, shape, said, published):
     tensors = published.build("philsyn").state_dict() | {name: torch.ones(shape)}
     with pytest.raises(ModelError, match=said):
-        convert_state_dict(tensors, facts=Facts(22050, 3, (0.1, 0.2)))
+        convert_state_dict(tensors, metadata=CheckpointMetadata(22050, 3, (0.1, 0.2)))
 
 
 def test_what_earlier_layers_leave_in_the_stream_is_folded_into_the_level_of_later_ones():

@@ -136,5 +136,5 @@ def test_the_stride_must_divide_the_hop_length():
 
 
 def test_blocks_are_whole_strides():
-    assert config().block_length == 16
-    assert config(patch=8).block_length == 32
+    assert config().hop_length == 16
+    assert config(patch=8).hop_length == 32

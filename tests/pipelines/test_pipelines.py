@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from audiodiff import Generator, Vocoder
-from audiodiff.audio.mel import align_to_blocks
+from audiodiff.audio.mel import align_to_hops
 from audiodiff.checkpoint import choose_device
 from audiodiff.config import MEL_CONVENTIONS, DiffusionConfig, MelConfig, ModelConfig, NetworkConfig, WhiteningConfig
 from audiodiff.errors import AudioError, ConfigError, MelError, ModelError
@@ -88,7 +88,7 @@ def test_a_perfect_network_gives_the_recording_back(mel, whitening, sampler, voi
     vocoder = Vocoder(nn.Linear(1, 1), config)
     audio = torch.from_numpy(voice(0.2, mel.sample_rate))[None]
     frames = vocoder.mel(audio)
-    blocks = align_to_blocks(frames, mel)
+    blocks = align_to_hops(frames, mel)
     n_samples = blocks.shape[-1] * mel.hop_length
     assert 0 <= n_samples - audio.shape[1] < mel.hop_length
     padded = nn.functional.pad(audio, (0, n_samples - audio.shape[1])).unsqueeze(1)

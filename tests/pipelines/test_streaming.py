@@ -75,10 +75,10 @@ def audio(voice) -> Tensor:
 
 def whole(vocoder: Vocoder, mel: Tensor, **changes) -> Tensor:
     """Run the plain network on the plain signal, without chunks, streams or engines."""
-    from audiodiff.audio.mel import align_to_blocks
+    from audiodiff.audio.mel import align_to_hops
 
     with torch.inference_mode():
-        blocks = align_to_blocks(mel.unsqueeze(0), vocoder.mel_config)
+        blocks = align_to_hops(mel.unsqueeze(0), vocoder.mel_config)
         return vocoder.synthesise(blocks, [5], settings=vocoder.settings(changes))[0, 0]
 
 

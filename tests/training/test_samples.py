@@ -22,7 +22,7 @@ def recordings(speech_folder):
 
 def samples_for(recordings, config, seconds=0.25):
     reader = CropReader.for_model(config, DataConfig(train="x", crop_seconds=seconds))
-    return choose_samples(recordings, reader, config.block_length)
+    return choose_samples(recordings, reader, config.hop_length)
 
 
 def test_beginnings_of_three_recordings_are_chosen(recordings, tiny_model_config):

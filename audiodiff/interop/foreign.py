@@ -1,4 +1,7 @@
-"""Reading a foreign checkpoint: plain values and tensors only, and every tensor accounted for."""
+"""What foreign projects share: reading a checkpoint, taking every tensor out of it, and what describes a project.
+
+A checkpoint is read as plain values and tensors only; none of its code runs.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +9,12 @@ import pickle
 import re
 import struct
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -162,3 +168,91 @@ class ForeignWeights:
                 f"{self.source} has {len(names)} tensors that this network does not know, such as {names[0]}; "
                 "it is of another network or version, and they cannot be left out."
             )
+
+
+Params = Mapping[str, object]
+"""Parameters that a project saves beside its weights; empty where it saves none."""
+
+
+@dataclass(frozen=True)
+class CheckpointMetadata:
+    """What it takes to run a network beside its tensors; None is unknown.
+
+    Attributes:
+        sample_rate: Hz.
+        dilation_cycle: Layers after which dilations start again.
+        betas: Variances of the process it was trained on, in forward order.
+    """
+
+    sample_rate: int | None = None
+    dilation_cycle: int | None = None
+    betas: tuple[float, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What the shapes of a foreign network's tensors say.
+
+    Attributes:
+        channels: Width of the residual stream.
+        layers: Number of residual layers.
+        width: Of the step embedding after its layers.
+        features: Of the step embedding before them.
+        n_mels: Mel bins, 0 for an unconditional network.
+        factors: Strides of the upsampler; none for an unconditional network.
+    """
+
+    channels: int
+    layers: int
+    width: int
+    features: int
+    n_mels: int
+    factors: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Project:
+    """What tells one foreign project from another.
+
+    Attributes:
+        vocoder: Repository of its vocoders.
+        generator: Repository of its unconditional networks.
+        mark: A tensor that only its networks have.
+        licence: Of the weights, as far as it is known.
+        embedding: Kind of its step embedding, as in `EmbeddingConfig`.
+        upsampling: Kind of its upsampler, as in `NetworkConfig`.
+        read_sizes: Reads the sizes of a network off its tensors.
+        convert: Turns its weights into ours, taking all of them.
+        read_metadata: What a file's parameters say, checked against the sizes; the last argument names the file.
+        published_metadata: What is known of networks of the published sizes.
+        mel: Values of its mel convention.
+        clip_seconds: Length of a generated clip.
+    """
+
+    vocoder: str
+    generator: str
+    mark: str
+    licence: str
+    embedding: str
+    upsampling: str
+    read_sizes: Callable[[ForeignWeights], Sizes]
+    convert: Callable[[ForeignWeights, Sizes], dict[str, Tensor]]
+    read_metadata: Callable[[Params, Sizes, str], CheckpointMetadata]
+    published_metadata: Callable[[Sizes], CheckpointMetadata]
+    mel: Callable[[Sizes, int, Params], dict[str, Any]]
+    clip_seconds: Callable[[int, Params], float | None]
+
+
+def linear_betas(last: float, count: int, first: float = 1e-4) -> tuple[float, ...]:
+    """Return variances that grow evenly, as all published processes do (Kong et al. 2021)."""
+    return tuple(np.linspace(first, last, count).tolist())
+
+
+def taps(kernel: Tensor) -> Tensor:
+    """Turn a convolution's kernel `(outputs, inputs, 3)` into a matrix `(outputs, past + present + future inputs)`."""
+    return kernel.movedim(2, 1).flatten(1)
+
+
+def matrix(kernel: Tensor) -> Tensor:
+    """Turn the kernel of a convolution of width 1 `(outputs, inputs, 1)` into a matrix `(outputs, inputs)`."""
+    return kernel.squeeze(2)

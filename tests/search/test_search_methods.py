@@ -5,9 +5,9 @@ from random import Random
 
 import pytest
 
-from audiodiff.search.proposals import METHODS, Space, fits, spaced
+from audiodiff.search.schedule import METHODS, Space, fits, spaced_levels
 
-SPACE = Space(3, -8.0, 10.0, (spaced(3, 4.5, 8.0), spaced(3, -8.0, 10.0)))
+SPACE = Space(3, -8.0, 10.0, (spaced_levels(3, 4.5, 8.0), spaced_levels(3, -8.0, 10.0)))
 
 
 def walk(method, score, *, space=SPACE, trials=200, seed=0):

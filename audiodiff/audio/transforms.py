@@ -1,0 +1,115 @@
+"""Transforms with one frame per hop of the signal and an exact inverse, both differentiable: STFT and MDCT."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from audiodiff.errors import AudioError, ConfigError
+
+
+class FramedSTFT(nn.Module):
+    """Analyse a signal of whole hops in Hann-windowed frames centred on its hops, zero-padded at the ends.
+
+    The spectrum is scaled so that white noise of unit variance has coefficients of unit mean square.
+
+    Args:
+        n_fft: Window and transform length, in samples; a multiple of `hop_length`, at least twice it, their difference
+            even.
+        hop_length: Samples between frames.
+    """
+
+    window: Tensor
+
+    def __init__(self, n_fft: int, hop_length: int) -> None:
+        super().__init__()
+        if n_fft % hop_length or n_fft < 2 * hop_length or (n_fft - hop_length) % 2:
+            raise ConfigError(
+                f"n_fft must be a multiple of hop_length and at least twice it, their difference even, "
+                f"got {n_fft}, {hop_length}"
+            )
+        self.n_fft, self.hop_length = n_fft, hop_length
+        self.margin = (n_fft - hop_length) // 2
+        window = torch.hann_window(n_fft, dtype=torch.float64)
+        self.register_buffer("window", (window / window.square().sum().sqrt()).float(), persistent=False)
+
+    @property
+    def n_bins(self) -> int:
+        """Number of frequencies, `n_fft // 2 + 1`."""
+        return self.n_fft // 2 + 1
+
+    def forward(self, signal: Tensor) -> Tensor:
+        """Transform signals `(batch, n_frames * hop_length)` into complex spectra `(batch, n_frames, n_bins)`."""
+        padded = functional.pad(signal, (self.margin, self.margin))
+        spectrum: Tensor = torch.fft.rfft(padded.unfold(-1, self.n_fft, self.hop_length) * self.window)
+        return spectrum
+
+    def inverse(self, spectrum: Tensor) -> Tensor:
+        """Transform spectra `(batch, n_frames, n_bins)` back into signals by least squares (Griffin and Lim 1984)."""
+        frames = torch.fft.irfft(spectrum, n=self.n_fft) * self.window
+        return self._overlap_add(frames) / self.overlap_weight(frames.shape[1])
+
+    def overlap_weight(self, n_frames: int) -> Tensor:
+        """Return the sum of the squared windows that overlap at each sample `(1, n_frames * hop_length)`."""
+        return self._overlap_add(self.window.square().expand(1, n_frames, -1)).clamp_min(1e-8)
+
+    def _overlap_add(self, frames: Tensor) -> Tensor:
+        batch, n_frames, _ = frames.shape
+        overlap = self.n_fft // self.hop_length
+        hops = frames.unflatten(-1, (overlap, self.hop_length))
+        total = functional.pad(hops[:, :, 0], (0, 0, 0, overlap - 1))
+        for i in range(1, overlap):
+            total = total + functional.pad(hops[:, :, i], (0, 0, i, overlap - 1 - i))
+        start = self.margin
+        return total.reshape(batch, -1)[:, start : start + n_frames * self.hop_length]
+
+
+class MDCT(nn.Module):
+    """An orthonormal lapped transform (MDCT) of a finite signal of whole hops, with one frame of coefficients per hop.
+
+    Frame i holds the samples [i * hop, (i + 1) * hop), so its centre is where a mel frame centred on hops lies. The
+    transform is a square orthogonal matrix: white noise stays white, and the inverse is exact to rounding, edges
+    included. Samples that mirror each other at the border of two hops are rotated into each other, then comes a DCT-IV
+    of each hop (Malvar 1990, "Lapped transforms for efficient transform/subband coding"); the ends stay as they are.
+
+    Args:
+        hop_length: Samples per hop, which is also the number of coefficients of a frame; must be even.
+    """
+
+    cosine: Tensor
+    sine: Tensor
+    basis: Tensor
+
+    def __init__(self, hop_length: int) -> None:
+        super().__init__()
+        if hop_length % 2:
+            raise AudioError(f"an MDCT needs an even hop length, got {hop_length}")
+        self.hop_length = hop_length
+        distance = torch.arange(hop_length // 2, dtype=torch.float64) + 0.5
+        angle = math.pi / 4 * (1 + 2 * distance / hop_length)
+        self.register_buffer("cosine", angle.sin().float(), persistent=False)
+        self.register_buffer("sine", angle.cos().float(), persistent=False)
+        index = torch.arange(hop_length, dtype=torch.float64) + 0.5
+        basis = math.sqrt(2 / hop_length) * torch.cos(math.pi / hop_length * index[:, None] * index[None, :])
+        self.register_buffer("basis", basis.float(), persistent=False)
+
+    def _rotate(self, frames: Tensor, sine: Tensor) -> Tensor:
+        half = self.hop_length // 2
+        before, after = frames[..., :-1, half:].flip(-1), frames[..., 1:, :half]
+        right = (self.cosine * before - sine * after).flip(-1)
+        left = self.cosine * after + sine * before
+        left = torch.cat([frames[..., :1, :half], left], dim=-2)
+        right = torch.cat([right, frames[..., -1:, half:]], dim=-2)
+        return torch.cat([left, right], dim=-1)
+
+    def forward(self, signal: Tensor) -> Tensor:
+        """Transform signals `(..., frames * hop_length)` into coefficients `(..., frames, hop_length)`."""
+        frames = signal.unflatten(-1, (-1, self.hop_length))
+        return self._rotate(frames, self.sine) @ self.basis
+
+    def inverse(self, coefficients: Tensor) -> Tensor:
+        """Transform coefficients `(..., frames, hop_length)` back into signals `(..., time)`."""
+        return self._rotate(coefficients @ self.basis, -self.sine).flatten(-2)
