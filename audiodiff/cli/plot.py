@@ -120,19 +120,17 @@ def _reverse_states(
     import torch
 
     from audiodiff.audio.mel import align_to_hops
-    from audiodiff.diffusion.process import noise_from
+    from audiodiff.diffusion.process import Prediction
 
-    config = vocoder.config
     settings = vocoder.settings(changes)
     blocks = align_to_hops(vocoder.mel(audio), vocoder.mel_config)
     states: list[tuple[float, Tensor]] = []
     with torch.inference_mode():
-        condition = vocoder.network.encode(blocks)
+        predictor = vocoder.plain_predictor(vocoder.network.encode(blocks), None)
 
-        def predict(x: Tensor, log_snr: Tensor) -> Tensor:
-            states.append((float(log_snr[0]), vocoder.colour(x, blocks)[0, 0]))
-            output = vocoder.network(x, log_snr, condition, None)
-            return noise_from(output, x, log_snr, config.diffusion.target)
+        def predict(x: Tensor, log_snr: Tensor) -> Prediction:
+            states.append((float(log_snr), vocoder.colour(x, blocks)[0, 0]))
+            return predictor(x, log_snr)
 
         clean = vocoder.synthesise(blocks, [seed], settings=settings, predictor=predict)
     return [*states, (float("inf"), clean[0, 0])]

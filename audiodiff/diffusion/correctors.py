@@ -1,4 +1,4 @@
-"""Correctors: what a walk does at a noise level to come closer to the distribution there, before it goes on."""
+"""Correctors: what is done at a noise level to come nearer to the distribution there, before the step to the next."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from audiodiff.diffusion.process import alpha_sigma, score
-from audiodiff.diffusion.samplers import NoiseSource, Question, Walk
-from audiodiff.diffusion.variance import split_answer
+from audiodiff.diffusion.samplers import NoiseSource, Predictor
 
 FIRST_DRAW = 1 << 19
 """Draws of noise from this number on belong to correctors; those of samplers are numbered by their steps."""
@@ -31,10 +30,10 @@ class Langevin:
     steps: int = 1
     snr: float = 0.16
 
-    def __call__(self, x: Tensor, log_snr: Tensor, step: int, noise: NoiseSource) -> Walk:
-        """Walk at one level; see `audiodiff.diffusion.samplers.Corrector`."""
-        size = 2 * (self.snr * float(alpha_sigma(log_snr)[1])) ** 2
-        for number in range(step * self.steps, (step + 1) * self.steps):
-            epsilon, _ = split_answer((yield Question(x, log_snr, step)), x)
-            x = x + size * score(epsilon, log_snr.reshape(1)) + (2 * size) ** 0.5 * noise(FIRST_DRAW + number)
+    def __call__(self, predict: Predictor, x: Tensor, log_snr: Tensor, step: int, noise: NoiseSource) -> Tensor:
+        """Move x at one noise level; see `audiodiff.diffusion.samplers.Corrector`."""
+        d = 2 * (self.snr * alpha_sigma(log_snr)[1]) ** 2
+        for draw in range(step * self.steps, (step + 1) * self.steps):
+            gradient = score(predict(x, log_snr).noise, log_snr)
+            x = x + d * gradient + (2 * d).sqrt() * noise(FIRST_DRAW + draw)
         return x

@@ -11,8 +11,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from audiodiff.diffusion.process import alpha_sigma, denoised_from_noise
-from audiodiff.diffusion.samplers import NoisePredictor
+from audiodiff.diffusion.process import Prediction, alpha_sigma, denoised_from_noise
+from audiodiff.diffusion.samplers import Predictor
 
 _SILENCE = 1e-8
 """Standard deviation below which a clip is not rescaled."""
@@ -23,7 +23,7 @@ class Guidance(NamedTuple):
 
     Attributes:
         scale: w above.
-        rescale: Share, 0 to 1, by which the predicted clean signal is brought back to the standard deviation that the
+        rescale: By how much, 0 to 1, the predicted clean signal is brought back to the standard deviation that the
             condition alone gives it, for guidance inflates it (Lin et al. 2024, "Common Diffusion Noise Schedules and
             Sample Steps are Flawed", section 3.4; there it is done to what the network predicts, here to the clean
             signal, so that it means the same for every target). It is that of a clip, which must be there whole.
@@ -46,7 +46,7 @@ class Guidance(NamedTuple):
             conditional: Predicted noise with the condition `(batch, channels, time)`.
             null: Predicted noise without, of the same shape.
             x: The noisy signal, of the same shape.
-            log_snr: Noise levels `(batch,)`.
+            log_snr: Noise levels `(batch,)`, or a scalar.
 
         Returns:
             Predicted noise of the same shape.
@@ -54,31 +54,34 @@ class Guidance(NamedTuple):
         guided = null + self.scale * (conditional - null)
         if self.rescale == 0:
             return guided
-        clean = denoised_from_noise(guided, x, log_snr)
-        wanted, found = (
-            signal.std((1, 2), keepdim=True) for signal in (denoised_from_noise(conditional, x, log_snr), clean)
+        denoised = denoised_from_noise(guided, x, log_snr)
+        target, actual = (
+            signal.std((1, 2), keepdim=True) for signal in (denoised_from_noise(conditional, x, log_snr), denoised)
         )
-        factor = torch.where(found > _SILENCE, wanted / found.clamp_min(_SILENCE), 1.0)
+        factor = torch.where(actual > _SILENCE, target / actual.clamp_min(_SILENCE), 1.0)
         alpha, sigma = (scale.to(x).view(-1, 1, 1) for scale in alpha_sigma(log_snr.double()))
-        return guided + self.rescale * (1 - factor) * alpha / sigma * clean  # the noise that the scaled signal implies
+        return (
+            guided + self.rescale * (1 - factor) * alpha / sigma * denoised
+        )  # the noise that the scaled signal implies
 
 
-def guided(predict: NoisePredictor, predict_null: NoisePredictor, guidance: Guidance) -> NoisePredictor:
+def guided(predict: Predictor, predict_null: Predictor, guidance: Guidance) -> Predictor:
     """Bind guidance, so that a sampler sees one predictor.
 
     Args:
         predict: The network with its conditions bound.
         predict_null: The network without them.
-        guidance: How to guide; the noise level of the first clip decides whether it acts.
+        guidance: How to guide.
 
     Returns:
-        A predictor that asks the second one only where guidance acts.
+        A predictor that calls the second one only where guidance acts; a learned variance is that with conditions.
     """
 
-    def predict_guided(x: Tensor, log_snr: Tensor) -> Tensor:
+    def predict_guided(x: Tensor, log_snr: Tensor) -> Prediction:
         conditional = predict(x, log_snr)
-        if not guidance.acts_at(float(log_snr[0])):
+        if not guidance.acts_at(float(log_snr)):
             return conditional
-        return guidance.combine(conditional, predict_null(x, log_snr), x, log_snr)
+        null = predict_null(x, log_snr)
+        return Prediction(guidance.combine(conditional.noise, null.noise, x, log_snr), conditional.variance)
 
     return predict_guided

@@ -14,11 +14,10 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from audiodiff.diffusion.process import alpha_sigma, denoised_from_noise, forward_step
-from audiodiff.diffusion.samplers import Corrector, NoisePredictor, NoiseSource, Sampler
-from audiodiff.diffusion.variance import split_answer
+from audiodiff.diffusion.process import Prediction, alpha_sigma, denoised_from_noise, forward_step
+from audiodiff.diffusion.samplers import Corrector, NoiseSource, Predictor, Sampler
 
-_DRAWS_PER_WALK = 64
+_DRAWS_PER_STEP = 64
 """Numbers of draws that each single step of `resampled` has to itself; the last is for the way back."""
 
 Consistency = Callable[[Tensor, float], Tensor]
@@ -28,34 +27,34 @@ Residual = Callable[[Tensor], Tensor]
 """Predicted clean signal -> what is known minus what the prediction says of it, of the same shape, differentiable."""
 
 
-def consistent(predict_noise: NoisePredictor, fit: Consistency) -> NoisePredictor:
+def consistent(predict: Predictor, fit: Consistency) -> Predictor:
     """Make the clean signal that a predictor implies fit what is known.
 
     Args:
-        predict_noise: The network with its conditions bound.
+        predict: The network with its conditions bound.
         fit: Puts in what is known. The standard deviation it is given is that of a unit Gaussian prior, sigma.
 
     Returns:
         A predictor whose noise belongs to the fitted clean signal: (x - alpha fit) / sigma.
     """
 
-    def predict(x: Tensor, log_snr: Tensor) -> Tensor:
-        alpha, sigma = (float(scale) for scale in alpha_sigma(log_snr[0].double()))
-        noise, variance_fraction = split_answer(predict_noise(x, log_snr), x)
-        noise = (x - alpha * fit(denoised_from_noise(noise, x, log_snr), sigma)) / sigma
-        return noise if variance_fraction is None else torch.cat([noise, variance_fraction], 1)
+    def predict_consistent(x: Tensor, log_snr: Tensor) -> Prediction:
+        alpha, sigma = alpha_sigma(log_snr)
+        prediction = predict(x, log_snr)
+        denoised = fit(denoised_from_noise(prediction.noise, x, log_snr), float(sigma))
+        return prediction._replace(noise=(x - alpha * denoised) / sigma)
 
-    return predict
+    return predict_consistent
 
 
-def dps(predict_noise: NoisePredictor, residual: Residual, strength: float) -> NoisePredictor:
+def dps(predict: Predictor, residual: Residual, strength: float) -> Predictor:
     """Turn the score of a predictor into that of a posterior.
 
     With a likelihood N(known; predicted, sigma^2) the score gains -grad(|residual|^2) / (2 sigma^2), and the noise,
     which is -sigma times the score, grad(|residual|^2) / (2 sigma).
 
     Args:
-        predict_noise: The network with its conditions bound; differentiable.
+        predict: The network with its conditions bound; differentiable.
         residual: What is known minus what a clean signal says of it.
         strength: Factor of the gradient: 0 leaves the predictor alone, 1 is the formula above, as far as it changes the
             noise by no more than `strength` standard deviations on average; networks have wilder gradients.
@@ -64,40 +63,40 @@ def dps(predict_noise: NoisePredictor, residual: Residual, strength: float) -> N
         A predictor of the noise in x given what is known.
     """
 
-    def predict(x: Tensor, log_snr: Tensor) -> Tensor:
-        sigma = float(alpha_sigma(log_snr[0].double())[1])
+    def predict_posterior(x: Tensor, log_snr: Tensor) -> Prediction:
+        sigma = float(alpha_sigma(log_snr)[1])
         with torch.enable_grad():
             start = x.detach().requires_grad_()
-            noise, variance_fraction = split_answer(predict_noise(start, log_snr), start)
-            misfit = residual(denoised_from_noise(noise, start, log_snr)).square().sum() / 2
+            prediction = predict(start, log_snr)
+            misfit = residual(denoised_from_noise(prediction.noise, start, log_snr)).square().sum() / 2
             (gradient,) = torch.autograd.grad(misfit, start)
         deviation = gradient.square().mean(dim=(1, 2), keepdim=True).sqrt()
-        noise = noise.detach() + strength * gradient / deviation.clamp_min(sigma)
-        return noise if variance_fraction is None else torch.cat([noise, variance_fraction.detach()], 1)
+        noise = prediction.noise.detach() + strength * gradient / deviation.clamp_min(sigma)
+        return Prediction(noise, None if prediction.variance is None else prediction.variance.detach())
 
-    return predict
+    return predict_posterior
 
 
 def resampled(
     sampler: Sampler,
-    predict_noise: NoisePredictor,
+    predict: Predictor,
     x: Tensor,
-    log_snr: Tensor,
+    log_snrs: Tensor,
     noise: NoiseSource,
     *,
     rounds: int = 1,
     corrector: Corrector | None = None,
 ) -> Tensor:
-    """Walk a schedule and take every step several times, with fresh noise in between.
+    """Take every step of a sampler several times, with fresh noise in between.
 
     What is generated so comes to agree with what is known beside it, at so many times the cost.
 
     Args:
-        sampler: How a step is taken; with more than one round every step is a walk of its own, so that a sampler of
+        sampler: How a step is taken; with more than one round every step is a schedule of its own, so that a sampler of
             several steps (dpmpp_2m) is one of single steps.
-        predict_noise: The predictor.
+        predict: The predictor.
         x: The signal at the first noise level `(batch, channels, time)`.
-        log_snr: A schedule `(n_steps + 1,)`, rising.
+        log_snrs: A schedule `(n_steps + 1,)`, rising.
         noise: Where fresh noise comes from.
         rounds: How often each step is taken; 1 is the sampler as it is.
         corrector: What is done before every step; see `audiodiff.diffusion.correctors`.
@@ -106,15 +105,15 @@ def resampled(
         The signal at the last level, of the shape of x.
     """
     if rounds == 1:
-        return sampler(predict_noise, x, log_snr, noise, corrector=corrector)
+        return sampler(predict, x, log_snrs, noise, corrector=corrector)
     taken = 0
-    for level, following in pairwise(log_snr):
+    for log_snr, log_snr_next in pairwise(log_snrs):
         for left in reversed(range(rounds)):
-            draw = _shifted(noise, taken * _DRAWS_PER_WALK)
+            draw = _shifted(noise, taken * _DRAWS_PER_STEP)
             taken += 1
-            x = sampler(predict_noise, x, torch.stack([level, following]), draw, corrector=corrector)
+            x = sampler(predict, x, torch.stack([log_snr, log_snr_next]), draw, corrector=corrector)
             if left:
-                x = forward_step(x, draw(_DRAWS_PER_WALK - 1), following.expand(len(x)), level.expand(len(x)))
+                x = forward_step(x, draw(_DRAWS_PER_STEP - 1), log_snr_next, log_snr)
     return x
 
 

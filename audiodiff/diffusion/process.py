@@ -7,7 +7,7 @@ Variance preserving: x = alpha * clean + sigma * noise with alpha^2 = sigmoid(lo
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,6 +16,19 @@ from torch.nn import functional
 from audiodiff.config import DiffusionConfig
 
 Target = Literal["epsilon", "v", "x0"]
+
+
+class Prediction(NamedTuple):
+    """What a network says of a noisy signal.
+
+    Attributes:
+        noise: Predicted noise `(batch, channels, time)`, E[noise | x].
+        variance: Learned variance of the clean signal given x, over sigma^2, of the same shape; None where the variance
+            is fixed. From it follows the variance of a step of any width (`audiodiff.diffusion.variance.Posterior`).
+    """
+
+    noise: Tensor
+    variance: Tensor | None = None
 
 
 def alpha_sigma(log_snr: Tensor) -> tuple[Tensor, Tensor]:
@@ -27,8 +40,14 @@ def alpha_sigma(log_snr: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _scales_like(log_snr: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the scales of signal and noise on the device of x, in its dtype; the noise levels may be elsewhere."""
+    """Return the scales of signal and noise, ready to be multiplied with x.
+
+    Noise levels `(batch,)` may be on another device than x. A scalar stays one: it takes no copy to a device, and x may
+    be any signal with the arithmetic of a tensor.
+    """
     alpha, sigma = alpha_sigma(log_snr.double())
+    if not log_snr.dim():
+        return alpha, sigma
     shape = (-1,) + (1,) * (x.dim() - 1)
     return alpha.view(shape).to(x), sigma.view(shape).to(x)
 
@@ -77,7 +96,7 @@ def score(noise: Tensor, log_snr: Tensor) -> Tensor:
 
     Args:
         noise: Predicted noise `(batch, channels, time)`.
-        log_snr: Noise levels `(batch,)`.
+        log_snr: Noise levels `(batch,)`, or a scalar.
 
     Returns:
         The score, of the shape of `noise`.
@@ -102,16 +121,14 @@ def noise_from(output: Tensor, x: Tensor, log_snr: Tensor, target: Target) -> Te
     """Convert a network's output into predicted noise.
 
     Args:
-        output: What the network returned `(batch, channels, time)`; a second output behind it is left out, see
-            `audiodiff.diffusion.variance.answer_from`.
+        output: What the network returned `(batch, channels, time)`, without a learned variance.
         x: The noisy signal it was given `(batch, channels, time)`.
-        log_snr: Noise levels `(batch,)`.
+        log_snr: Noise levels `(batch,)`, or a scalar.
         target: What the network was trained to predict.
 
     Returns:
         Predicted noise of the shape of `x`.
     """
-    output = output[:, : x.shape[1]]
     if target == "epsilon":
         return output
     alpha, sigma = _scales_like(log_snr, x)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from audiodiff.config import DiffusionConfig
-from audiodiff.diffusion.process import alpha_sigma, noise_from
+from audiodiff.diffusion.process import Prediction, alpha_sigma, noise_from
 
 
 class Posterior(NamedTuple):
@@ -42,11 +42,10 @@ class Posterior(NamedTuple):
             variance_fraction: Variance of the clean signal given x_t over sigma_t^2; 0 is the lower bound and 1
                 the upper.
         """
-        beta_tilde, beta = self.beta_tilde.to(variance_fraction), self.beta.to(variance_fraction)
-        return beta_tilde + (beta - beta_tilde) * variance_fraction
+        return self.beta_tilde + (self.beta - self.beta_tilde) * variance_fraction
 
 
-def posterior(log_snr: Tensor, following: Tensor) -> Posterior:
+def posterior(log_snr: Tensor, log_snr_next: Tensor) -> Posterior:
     """Return mean and variances of a step of the reverse process from one noise level to a cleaner one.
 
     With c = 1 - exp(log_snr_t - log_snr_s), the mean of q(x_s | x_t, clean) is alpha_s ((1 - c) x / alpha_t + c clean)
@@ -55,13 +54,13 @@ def posterior(log_snr: Tensor, following: Tensor) -> Posterior:
 
     Args:
         log_snr: Noise levels before the step, scalar or `(batch,)`.
-        following: Noise levels after it, above `log_snr`; infinite for the clean signal itself.
+        log_snr_next: Noise levels after it, above `log_snr`; infinite for the clean signal itself.
     """
-    log_snr, following = log_snr.double(), following.double()
-    (alpha, sigma), (alpha_to, sigma_to) = alpha_sigma(log_snr), alpha_sigma(following)
-    fresh = -torch.expm1(log_snr - following)
-    coef_x = alpha * sigma_to.square() / (alpha_to * sigma.square())
-    return Posterior(coef_x, alpha_to * fresh, sigma_to.square() * fresh, sigma.square() * fresh)
+    log_snr, log_snr_next = log_snr.double(), log_snr_next.double()
+    (alpha, sigma), (alpha_next, sigma_next) = alpha_sigma(log_snr), alpha_sigma(log_snr_next)
+    c = -torch.expm1(log_snr - log_snr_next)
+    coef_x = alpha * sigma_next.square() / (alpha_next * sigma.square())
+    return Posterior(coef_x, alpha_next * c, sigma_next.square() * c, sigma.square() * c)
 
 
 def log_ratio(output: Tensor, log_snr: Tensor, width: float) -> Tensor:
@@ -83,25 +82,6 @@ def _log_bounds(log_snr: Tensor, width: float) -> Tensor:
     return torch.log1p(torch.sigmoid(log_snr.double()) * torch.expm1(torch.tensor(width, dtype=torch.float64)))
 
 
-def answer_from(output: Tensor, x: Tensor, log_snr: Tensor, config: DiffusionConfig) -> Tensor:
-    """Convert a network's output into what a sampler is to be told.
-
-    Args:
-        output: What the network returned: `(batch, channels, time)`, or with a learned variance twice the channels.
-        x: The noisy signal it was given `(batch, channels, time)`.
-        log_snr: Noise levels `(batch,)`.
-        config: What the network was trained to predict, and the steps its variance belongs to.
-
-    Returns:
-        Predicted noise of the shape of x; behind it, with a learned variance, that of the clean signal over sigma^2,
-        not below 0, from which the variance of a step of any width follows (`Posterior.variance`).
-    """
-    noise = noise_from(output, x, log_snr, config.target)
-    if output.shape[1] == x.shape[1]:
-        return noise
-    return torch.cat([noise, variance_fraction_from(output[:, x.shape[1] :], log_snr, config.step_width)], dim=1)
-
-
 def variance_fraction_from(output: Tensor, log_snr: Tensor, width: float) -> Tensor:
     """Return the variance of the clean signal over sigma^2, not below 0, that a second output implies.
 
@@ -111,7 +91,24 @@ def variance_fraction_from(output: Tensor, log_snr: Tensor, width: float) -> Ten
     return (torch.expm1(log_ratio(output, log_snr, width)) / bounds).clamp_min(0)
 
 
-def split_answer(answer: Tensor, x: Tensor) -> tuple[Tensor, Tensor | None]:
-    """Split what `answer_from` returned into predicted noise and share, each of the shape of x; None without one."""
-    channels = x.shape[1]
-    return answer[:, :channels], answer[:, channels:] if answer.shape[1] > channels else None
+def split_output(output: Tensor, config: DiffusionConfig) -> tuple[Tensor, Tensor | None]:
+    """Split a network's output into its prediction and what its variance is learned by; None where that is fixed."""
+    if config.variance == "fixed":
+        return output, None
+    prediction, variance = output.chunk(2, dim=1)
+    return prediction, variance
+
+
+def prediction_from(output: Tensor, x: Tensor, log_snr: Tensor, config: DiffusionConfig) -> Prediction:
+    """Convert a network's output into predicted noise and variance.
+
+    Args:
+        output: What the network returned: `(batch, channels, time)`, or with a learned variance twice the channels.
+        x: The noisy signal it was given `(batch, channels, time)`.
+        log_snr: Noise levels `(batch,)`, or a scalar.
+        config: What the network was trained to predict, and the steps its variance belongs to.
+    """
+    output, variance = split_output(output, config)
+    if variance is not None:
+        variance = variance_fraction_from(variance, log_snr, config.step_width)
+    return Prediction(noise_from(output, x, log_snr, config.target), variance)

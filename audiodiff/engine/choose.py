@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+from collections.abc import Iterable, Iterator
 from typing import Protocol, get_args
 
 import torch
@@ -13,8 +14,7 @@ from audiodiff.choices import Dtype as Dtype
 from audiodiff.config import ModelConfig
 from audiodiff.engine.fused import accelerated
 from audiodiff.engine.graphs import ReverseGraphs
-from audiodiff.engine.relay import Relay, relay_size
-from audiodiff.engine.streams import HaloStream, Stream, WholeStream
+from audiodiff.engine.streaming import with_halo
 from audiodiff.engine.tiled import TiledDiffWave
 from audiodiff.errors import ConfigError
 from audiodiff.networks.build import Network
@@ -38,11 +38,13 @@ class Engine(Protocol):
         piece_blocks: Length of the pieces it likes best, in blocks.
         reach_blocks: How far an output looks ahead, in blocks; None for the whole signal.
         context_frames: Mel frames to either side that the encoded condition of a block depends on.
-        graphs: What runs whole reverse loops at once, or None where there is no such thing.
+        graphs: What runs whole reverse processes at once, or None where there is no such thing.
+        has_short_operations: Whether network calls are better shared out among threads than each split among them.
     """
 
     dtype: torch.dtype
     graphs: ReverseGraphs | None
+    has_short_operations: bool
     largest_batch: int | None
     piece_blocks: int
     reach_blocks: int | None
@@ -52,12 +54,25 @@ class Engine(Protocol):
         """Prepare the condition of blocks [start, stop) of a mel `(batch, n_mels, n_blocks)` with their context."""
         ...
 
-    def stream(self, log_snr: Tensor, global_condition: Tensor | None) -> Stream:
-        """Return a stream of the network at a noise level (a scalar), with what its `embed` returned or none."""
-        ...
+    def stream(
+        self,
+        signal: Iterable[Tensor],
+        conditions: Iterable[Tensor | None],
+        log_snr: Tensor,
+        global_condition: Tensor | None,
+    ) -> Iterator[list[Tensor]]:
+        """Run the network over a signal in pieces: one network call.
 
-    def relay(self, steps: int) -> Relay | None:
-        """Return threads to share so many steps among, or None where the calling thread does best alone."""
+        Args:
+            signal: Consecutive pieces `(batch, 1, time)`, whole blocks; one piece for the whole signal at once.
+            conditions: What `encode` returned for each piece, or None.
+            log_snr: The noise level, a scalar.
+            global_condition: What the network's `embed` returned `(batch, width)`, or None.
+
+        Yields:
+            After each piece, the network's outputs for the pieces that have become complete, in order; after the last
+            piece, the rest. A piece is complete when the signal has come as far beyond it as the network looks ahead.
+        """
         ...
 
 
@@ -121,7 +136,7 @@ class PlainEngine:
         self._network, self._device, self._block_length = network, device, config.block_length
         conditioner = network.stack.conditioner
         self._rows_per_block = conditioner.positions_per_frame if conditioner else 1
-        self.dtype, self.graphs = dtype, graphs
+        self.dtype, self.graphs, self.has_short_operations = dtype, graphs, False
         self.largest_batch: int | None = None
         self.piece_blocks = max(1, round(PLAIN_PIECE_SECONDS * config.sample_rate / config.block_length))
         self.reach_blocks: int | None = None
@@ -138,22 +153,30 @@ class PlainEngine:
             encoded = self._network.encode(mel)
         return encoded[:, start * self._rows_per_block : stop * self._rows_per_block]
 
-    def stream(self, log_snr: Tensor, global_condition: Tensor | None) -> Stream:
-        """Return a stream; see `Engine.stream`."""
+    def stream(
+        self,
+        signal: Iterable[Tensor],
+        conditions: Iterable[Tensor | None],
+        log_snr: Tensor,
+        global_condition: Tensor | None,
+    ) -> Iterator[list[Tensor]]:
+        """Run the network over a signal in pieces; see `Engine.stream`. One without a reach takes a single piece."""
 
-        def predict(x: Tensor, condition: Tensor | None) -> Tensor:
+        def output(x: Tensor, condition: Tensor | None) -> Tensor:
             with self._autocast():
-                output: Tensor = self._network(x, log_snr.to(x).expand(len(x)), condition, global_condition)
-            return output
+                result: Tensor = self._network(x, log_snr.to(x).expand(len(x)), condition, global_condition)
+            return result
 
         if self.reach_blocks is None:
-            return WholeStream(predict)
-        reach = self.reach_blocks * self._block_length
-        return HaloStream(predict, reach=reach, block_length=self._block_length, rows_per_block=self._rows_per_block)
-
-    def relay(self, steps: int) -> Relay | None:
-        """Return no relay: pieces are long, and their operations long enough to be split; see `Engine.relay`."""
-        return None
+            (x,), (condition,) = signal, conditions
+            return iter([[output(x, condition)]])
+        return with_halo(
+            output,
+            signal,
+            conditions,
+            reach=self.reach_blocks * self._block_length,
+            samples_per_row=self._block_length // self._rows_per_block,
+        )
 
 
 class TiledEngine:
@@ -163,6 +186,7 @@ class TiledEngine:
         self._network, self._block_length = network, config.block_length
         self.dtype = dtype
         self.graphs: ReverseGraphs | None = None
+        self.has_short_operations = True
         self.largest_batch: int | None = 1
         conditioner = network.stack.conditioner
         self._rows_per_frame = conditioner.positions_per_frame if conditioner else 1
@@ -178,12 +202,12 @@ class TiledEngine:
         features = self._network.encode(mel)[:, start * self._rows_per_frame : stop * self._rows_per_frame]
         return self._weights.encode(features, (stop - start) * self._positions_per_block)
 
-    def stream(self, log_snr: Tensor, global_condition: Tensor | None) -> Stream:
-        """Return a stream; see `Engine.stream`."""
-        return self._weights.stream(log_snr, global_condition)
-
-    def relay(self, steps: int) -> Relay | None:
-        """Return a relay; see `Engine.relay`."""
-        threads = torch.get_num_threads()
-        size = relay_size(threads, steps)
-        return Relay(size, threads // size) if size > 1 else None
+    def stream(
+        self,
+        signal: Iterable[Tensor],
+        conditions: Iterable[Tensor | None],
+        log_snr: Tensor,
+        global_condition: Tensor | None,
+    ) -> Iterator[list[Tensor]]:
+        """Run the network over a signal in pieces; see `Engine.stream`."""
+        return self._weights.stream(signal, conditions, log_snr, global_condition)

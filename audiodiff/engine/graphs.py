@@ -1,7 +1,7 @@
-"""A whole reverse loop as one CUDA graph: network, sampler and fresh noise, launched by a single call.
+"""A whole reverse process as one CUDA graph: network, sampler and fresh noise, launched by a single call.
 
-Lengths are rounded up to buckets, and what counts of a bucket is told to the kernels in device memory, so that few
-graphs serve all lengths. Noise levels are constants of a graph.
+Lengths are rounded up to buckets, and the kernels read in device memory how much of a bucket counts, so that few graphs
+serve all lengths. Noise levels are constants of a graph.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from audiodiff.diffusion.process import Target, noise_from
+from audiodiff.diffusion.process import Prediction, Target, noise_from
 from audiodiff.diffusion.samplers import SAMPLERS, Corrector, NoiseSource
 from audiodiff.engine.fused import FusedDiffWave
 from audiodiff.networks.build import Network
@@ -24,18 +24,18 @@ WARM_UP_RUNS = 2
 
 
 class CapturedGraph(NamedTuple):
-    """A function of no arguments, recorded: where it leaves its result, and what runs it again."""
+    """A captured function of no arguments: where it leaves its result, and what runs it again."""
 
     output: Tensor
     replay: Callable[[], None]
 
 
 Capture = Callable[[Callable[[], Tensor]], CapturedGraph]
-"""Runs a function and returns its recording; the tensors that the function reads are its inputs from then on."""
+"""Runs a function and captures it; the tensors that the function reads are its inputs from then on."""
 
 
 class CudaGraphCapture:
-    """Records functions as CUDA graphs that share one memory pool, because they never run at the same time.
+    """Captures functions as CUDA graphs that share one memory pool, because they never run at the same time.
 
     Args:
         device: Where the functions work.
@@ -66,19 +66,17 @@ def bucket(n: int) -> int:
     return -(-n // step) * step
 
 
-class Loop(NamedTuple):
-    """How to walk from noise to signal: what is constant in a graph.
+class Process(NamedTuple):
+    """The reverse process: what is constant in a graph.
 
     Attributes:
         sampler: A key of `SAMPLERS`.
-        log_snr: The schedule, rising, the last infinite.
-        clamp: Largest absolute value of the predicted clean signal, or None.
+        log_snrs: The schedule, rising, the last infinite.
         corrector: What is done at every level, hashable; or None.
     """
 
     sampler: str
-    log_snr: tuple[float, ...]
-    clamp: float | None = None
+    log_snrs: tuple[float, ...]
     corrector: Corrector | None = None
 
 
@@ -96,31 +94,27 @@ class Inputs(NamedTuple):
     global_condition: Tensor | None = None
 
 
-def reverse(network: Network, target: Target, loop: Loop, inputs: Inputs, noise: NoiseSource) -> Tensor:
-    """Walk the whole loop, without any copy from host to device or back.
+def reverse(network: Network, target: Target, process: Process, inputs: Inputs, noise: NoiseSource) -> Tensor:
+    """Run the sampler without any copy from host to device or back.
 
     Args:
         network: The noise predictor, without a learned variance.
         target: What it was trained to predict.
-        loop: How to walk.
-        inputs: From where, and under which conditions.
+        process: Sampler and noise levels.
+        inputs: The noisy signal and its conditions.
         noise: Where fresh noise comes from.
 
     Returns:
         The signal at the last level, of the shape of `inputs.x`.
     """
     x, condition, global_condition = inputs
-    log_snr = torch.tensor(loop.log_snr, dtype=torch.float64)
-    walk = SAMPLERS[loop.sampler].walk(x, log_snr, noise, clamp=loop.clamp, corrector=loop.corrector)
-    question = next(walk)
-    while True:
-        level = torch.full((len(x),), float(question.log_snr), device=x.device)
-        output = network(question.x, level, condition, global_condition)
-        try:
-            question = walk.send(noise_from(output, question.x, level, target))
-        except StopIteration as end:
-            result: Tensor = end.value
-            return result
+
+    def predict(x: Tensor, log_snr: Tensor) -> Prediction:
+        log_snr_of_each = torch.full((len(x),), float(log_snr), device=x.device)  # unlike `to`, copies nothing there
+        return Prediction(noise_from(network(x, log_snr_of_each, condition, global_condition), x, log_snr, target))
+
+    log_snrs = torch.tensor(process.log_snrs, dtype=torch.float64)
+    return SAMPLERS[process.sampler](predict, x, log_snrs, noise, corrector=process.corrector)
 
 
 @dataclass
@@ -139,16 +133,16 @@ class _Captured:
 
 
 class ReverseGraphs:
-    """Reverse loops of one network, recorded when a kind of call is first met, and replayed from then on.
+    """Reverse processes of one network, captured when a kind of call is first met, and replayed from then on.
 
-    A `FusedDiffWave` is recorded for a bucket of lengths, any other network for the very length. Not for use by several
+    A `FusedDiffWave` is captured for a bucket of lengths, any other network for the very length. Not for use by several
     threads at once.
 
     Args:
         network: The noise predictor, on the device where it runs.
         target: What it was trained to predict.
         capture: How to capture; None is a `CudaGraphCapture`.
-        limit: How many recordings to keep; the one not used for longest goes first.
+        limit: How many graphs to keep; the one not used for longest goes first.
     """
 
     def __init__(self, network: Network, target: Target, *, capture: Capture | None = None, limit: int = 4) -> None:
@@ -157,16 +151,16 @@ class ReverseGraphs:
         self._captured: OrderedDict[tuple[object, ...], _Captured] = OrderedDict()
 
     def __len__(self) -> int:
-        """Return the number of recordings kept."""
+        """Return the number of graphs kept."""
         return len(self._captured)
 
     @torch.inference_mode()
-    def __call__(self, loop: Loop, inputs: Inputs, noise: NoiseSource) -> Tensor:
+    def __call__(self, process: Process, inputs: Inputs, noise: NoiseSource) -> Tensor:
         """Do what `reverse` does.
 
         Args:
-            loop: How to walk.
-            inputs: From where, and under which conditions.
+            process: Sampler and noise levels.
+            inputs: The noisy signal and its conditions.
             noise: Where fresh noise comes from, of the shape of `inputs.x`; called for the steps that the sampler asks.
 
         Returns:
@@ -174,12 +168,12 @@ class ReverseGraphs:
         """
         n_samples = inputs.x.shape[-1]
         capacity = self._capacity(inputs)
-        key = (loop, capacity, *_kinds(inputs))
+        key = (process, capacity, *_kinds(inputs))
         captured = self._captured.pop(key, None)
         if captured is None:
             while len(self._captured) >= self.limit:
                 self._captured.popitem(last=False)
-            captured = self._capture(loop, inputs, capacity)
+            captured = self._capture(process, inputs, capacity)
         else:
             captured.fill(inputs, n_samples // self._patch)
         self._captured[key] = captured
@@ -193,14 +187,14 @@ class ReverseGraphs:
         return self.network.patch if isinstance(self.network, FusedDiffWave) else 1
 
     def _capacity(self, inputs: Inputs) -> int:
-        """Return how many samples a recording for such inputs takes: a bucket of whole frames of the condition."""
+        """Return how many samples a graph for such inputs takes: a bucket of whole frames of the condition."""
         n_samples, condition = inputs.x.shape[-1], inputs.condition
         if not isinstance(self.network, FusedDiffWave):
             return n_samples
         block = self._patch if condition is None else n_samples // condition.shape[1]
         return bucket(n_samples // block) * block
 
-    def _capture(self, loop: Loop, inputs: Inputs, capacity: int) -> _Captured:
+    def _capture(self, process: Process, inputs: Inputs, capacity: int) -> _Captured:
         n_samples = inputs.x.shape[-1]
         x = inputs.x.new_zeros(*inputs.x.shape[:-1], capacity)
         condition = inputs.condition
@@ -220,10 +214,10 @@ class ReverseGraphs:
         def run() -> Tensor:
             stack = self.network.layers.stack if isinstance(self.network, FusedDiffWave) else None
             if stack is None:
-                return reverse(self.network, self.target, loop, captured.inputs, fresh)
+                return reverse(self.network, self.target, process, captured.inputs, fresh)
             stack.n_valid = captured.n_valid
             try:
-                return reverse(self.network, self.target, loop, captured.inputs, fresh)
+                return reverse(self.network, self.target, process, captured.inputs, fresh)
             finally:
                 stack.n_valid = None
 

@@ -16,14 +16,14 @@ utterance 2 C n_mels for the condition. Constants are folded so that no pass ove
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from audiodiff.engine.ring_buffer import RingBuffer
-from audiodiff.engine.window import Window
+from audiodiff.engine.streaming import Window
 from audiodiff.networks.diffwave import DiffWave, ResidualLayer
 from audiodiff.networks.layers import SQRT_HALF
 
@@ -144,9 +144,22 @@ class TiledDiffWave:
             torch.mul(layer, self._condition_double, out=rows)
         return projected
 
-    def stream(self, log_snr: Tensor, global_condition: Tensor | None = None) -> TiledStream:
-        """Return a stream at a noise level (a scalar), with what the network's `embed` returned, or None."""
-        return TiledStream(self, log_snr, global_condition)
+    @torch.no_grad()
+    def stream(
+        self,
+        signal: Iterable[Tensor],
+        conditions: Iterable[Tensor | None],
+        log_snr: Tensor,
+        global_condition: Tensor | None = None,
+    ) -> Iterator[list[Tensor]]:
+        """Run the network over a signal in pieces `(1, 1, time)`; see `audiodiff.engine.choose.Engine.stream`.
+
+        `global_condition` is what the network's `embed` returned of one clip `(1, width)`, or None.
+        """
+        state = _NetworkState(self, log_snr, global_condition)
+        for piece, condition in zip(signal, conditions, strict=True):
+            yield state.push(piece, condition)
+        yield state.finish()
 
 
 def _linear(weight: Tensor, bias: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -202,8 +215,8 @@ class _LayerStream:
         self.rows.forget(stop - self.packed.dilation)
 
 
-class TiledStream:
-    """The network at one noise level, fed piece by piece; see `audiodiff.engine.streams.Stream`. One clip at a time.
+class _NetworkState:
+    """The network at one noise level, between two pieces of a signal. One clip at a time.
 
     Args:
         weights: The packed network.
@@ -211,7 +224,6 @@ class TiledStream:
         global_condition: What the network's `embed` returned of one clip `(1, width)`, or None.
     """
 
-    @torch.no_grad()
     def __init__(self, weights: TiledDiffWave, log_snr: Tensor, global_condition: Tensor | None) -> None:
         self._weights = weights
         level = weights.network.embed_level(log_snr.reshape(1).float(), global_condition)
@@ -224,9 +236,8 @@ class TiledStream:
         self._waiting: deque[tuple[int, int]] = deque()
         self._received = 0
 
-    @torch.no_grad()
-    def push(self, x: Tensor, condition: Tensor | None, *, last: bool) -> list[Tensor]:
-        """Take the next piece `(1, 1, time)`; see `audiodiff.engine.streams.Stream.push`."""
+    def push(self, x: Tensor, condition: Tensor | None) -> list[Tensor]:
+        """Take the next piece `(1, 1, time)`; return the predictions of pieces that have become complete."""
         patch = self._weights.network.patch
         patches = x[0, 0].reshape(-1, patch)
         self._waiting.append((self._received * patch, (self._received + len(patches)) * patch))
@@ -235,8 +246,15 @@ class TiledStream:
         for tile in patches.split(self._weights.tile):
             self._enter(tile)
             self._advance(None)
-        if last:
+        return self._complete()
+
+    def finish(self) -> list[Tensor]:
+        """End the signal; return the predictions that are left."""
+        if self._received:
             self._advance(self._received)
+        return self._complete()
+
+    def _complete(self) -> list[Tensor]:
         done = []
         while self._waiting and self._waiting[0][1] <= self._predicted.end:
             start, stop = self._waiting.popleft()

@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property, partial
+from threading import Lock
+from typing import NamedTuple, cast
 
+import torch
 from torch import Tensor
 from typing_extensions import TypedDict
 
 from audiodiff.config import DiffusionConfig, ModelConfig, SynthesisConfig, parse_config, searched_levels
 from audiodiff.diffusion.correctors import Langevin
-from audiodiff.diffusion.guidance import Guidance
+from audiodiff.diffusion.guidance import Guidance, guided
 from audiodiff.diffusion.noise import position_noise
-from audiodiff.diffusion.process import diffuse
-from audiodiff.diffusion.samplers import SAMPLERS, NoiseSource, StepCallback, Walk, count_network_calls
+from audiodiff.diffusion.process import Prediction, diffuse
+from audiodiff.diffusion.samplers import SAMPLERS, NoiseSource, Predictor, StepCallback, count_network_calls
 from audiodiff.diffusion.schedules import from_levels, make_schedule, zero_terminal
-from audiodiff.diffusion.variance import answer_from
+from audiodiff.diffusion.variance import prediction_from
 from audiodiff.engine.choose import Dtype, Engine, choose_dtype, make_engine
-from audiodiff.engine.guided import guided_stream
-from audiodiff.engine.streams import Stream
-from audiodiff.engine.wavefront import Wavefront
+from audiodiff.engine.graphs import Inputs, Process
+from audiodiff.engine.streaming import Signal, Stages, ThreadPipeline, n_pipeline_threads
 from audiodiff.networks.build import Network
 from audiodiff.pipelines.conditions import check_guidance, make_conditions
 
@@ -95,6 +97,24 @@ def make_guidance(settings: SynthesisConfig) -> Guidance:
     return Guidance(settings.guidance, settings.guidance_rescale, settings.guidance_interval)
 
 
+class Piece(NamedTuple):
+    """A stretch of a long signal before the reverse process.
+
+    Attributes:
+        start: Its first sample in the whole signal.
+        n_samples: Its length.
+        estimate: An estimate of the whitened signal to start from `(batch, 1, n_samples)`; None to start from noise.
+        mel: The mel of the piece and its surroundings `(batch, n_mels, n_blocks)`, or None.
+        blocks: First and end of the blocks of the mel that are the piece's own.
+    """
+
+    start: int
+    n_samples: int
+    estimate: Tensor | None = None
+    mel: Tensor | None = None
+    blocks: tuple[int, int] = (0, 0)
+
+
 class Pipeline:
     """A network that makes audio.
 
@@ -162,58 +182,172 @@ class Pipeline:
         """Return how often a reverse process calls the network."""
         return count_network_calls(settings.sampler, self.noise_levels(settings), make_corrector(settings))
 
-    def _begin(
-        self, estimate: Tensor | None, seeds: Sequence[int], levels: Tensor, *, start: int, n_samples: int
-    ) -> tuple[Tensor, NoiseSource]:
-        """Diffuse an estimate (or nothing) of samples [start, start + n_samples) to the first noise level.
-
-        Returns:
-            The noisy signal `(batch, 1, n_samples)`, and where its further noise comes from.
-        """
-        draw = partial(position_noise, seeds, start=start, n_samples=n_samples, device=self.device)
-        x = draw(0)
-        if estimate is not None:
-            x = diffuse(estimate, x, levels[:1].expand(len(seeds)))
-        return x, draw
-
-    def _walk(
-        self, estimate: Tensor | None, seeds: Sequence[int], settings: SynthesisConfig, *, start: int, n_samples: int
-    ) -> Walk:
-        """Return the reverse process of a piece, not yet begun."""
-        levels = self.noise_levels(settings)
-        x, draw = self._begin(estimate, seeds, levels, start=start, n_samples=n_samples)
-        return SAMPLERS[settings.sampler].walk(x, levels, draw, corrector=make_corrector(settings))
-
-    def _wavefront(
-        self,
-        settings: SynthesisConfig,
-        on_step: StepCallback | None,
-        *,
-        global_condition: Tensor | None = None,
-        alone: bool = False,
-    ) -> Wavefront:
-        """Return the reverse process of pieces.
+    def guided(
+        self, bind: Callable[[Tensor | None], Predictor], global_condition: Tensor | None, settings: SynthesisConfig
+    ) -> Predictor:
+        """Return a predictor under the guidance of a reverse process.
 
         Args:
+            bind: From what the network's `embed` returned `(batch, width)`, or None, to a predictor.
+            global_condition: What it returned of the conditions, or None.
             settings: The reverse process.
-            on_step: Called with (step, x) after every step of every piece.
-            global_condition: What the network's `embed` returned of the conditions `(batch, width)`, or None.
-            alone: Whether to keep to the calling thread, so that the result lags no further.
         """
-        n_questions = self.network_calls(settings)
-        guidance = make_guidance(settings)
+        null = None if settings.guidance == 1 else self.network.embed()
+        if global_condition is None or null is None:
+            return bind(global_condition)
+        return guided(bind(global_condition), bind(null.expand_as(global_condition)), make_guidance(settings))
 
-        def make_stream(log_snr: Tensor) -> Stream:
-            null = self.network.embed() if guidance.acts_at(float(log_snr)) else None
-            if global_condition is None or null is None:
-                return self.engine.stream(log_snr, global_condition)
-            return guided_stream(self.engine, log_snr, global_condition, null, guidance, self.config.diffusion.target)
+    def plain_predictor(self, condition: Tensor | None, global_condition: Tensor | None) -> Predictor:
+        """Bind the network itself, which unlike an engine has gradients, to its conditions."""
 
-        return Wavefront(
-            make_stream,
-            partial(answer_from, config=self.config.diffusion),
-            n_steps=settings.steps,
-            n_questions=n_questions,
-            on_step=on_step,
-            relay=None if alone else self.engine.relay(n_questions),
-        )
+        def predict(x: Tensor, log_snr: Tensor) -> Prediction:
+            output = self.network(x, log_snr.to(x).expand(len(x)), condition, global_condition)
+            return prediction_from(output, x, log_snr, self.config.diffusion)
+
+        return predict
+
+    def _engine_predictor(self, condition: Tensor | None, global_condition: Tensor | None) -> Predictor:
+        """Bind the engine to its conditions, for whole signals."""
+
+        def predict(x: Tensor, log_snr: Tensor) -> Prediction:
+            batches = self.engine.stream([x], [condition], log_snr, global_condition)
+            (output,) = (output for batch in batches for output in batch)
+            return prediction_from(output, x, log_snr, self.config.diffusion)
+
+        return predict
+
+    def _signal_predictor(
+        self, stages: Stages, conditions: Signal[Tensor | None], global_condition: Tensor | None
+    ) -> Predictor:
+        """Bind the engine to its conditions, for signals in pieces; its calls are added to `stages`."""
+
+        def predict(x: Tensor, log_snr: Tensor) -> Prediction:
+            signal = cast(Signal[Tensor], x)
+            batches = self.engine.stream(iter(signal), iter(conditions), log_snr, global_condition)
+            predictions = stages.add(signal, batches).combine(
+                lambda output, x: prediction_from(output, x, log_snr, self.config.diffusion), signal
+            )
+            noise = cast(Tensor, predictions.map(lambda prediction: prediction.noise))
+            if self.config.diffusion.variance == "fixed":
+                return Prediction(noise)
+            return Prediction(noise, cast(Tensor, predictions.map(lambda prediction: prediction.variance)))
+
+        return predict
+
+    def _noise(self, seeds: Sequence[int], n_samples: int, start: int = 0) -> NoiseSource:
+        """Return where the noise of samples [start, start + n_samples) comes from."""
+        return partial(position_noise, seeds, start=start, n_samples=n_samples, device=self.device)
+
+    def _noisy(self, estimate: Tensor | None, noise: Tensor, settings: SynthesisConfig) -> Tensor:
+        """Diffuse an estimate to the first noise level; without one the reverse process starts from noise."""
+        return noise if estimate is None else diffuse(estimate, noise, self.noise_levels(settings)[0])
+
+    def _sample(
+        self,
+        predict: Predictor,
+        x: Tensor,
+        noise: NoiseSource,
+        settings: SynthesisConfig,
+        on_step: StepCallback | None = None,
+    ) -> Tensor:
+        """Run the reverse process; arguments as in `audiodiff.diffusion.samplers.ddim`."""
+        log_snrs, corrector = self.noise_levels(settings), make_corrector(settings)
+        return SAMPLERS[settings.sampler](predict, x, log_snrs, noise, corrector=corrector, on_step=on_step)
+
+    def _sample_whole(
+        self,
+        x: Tensor,
+        noise: NoiseSource,
+        settings: SynthesisConfig,
+        *,
+        condition: Tensor | None,
+        global_condition: Tensor | None,
+        on_step: StepCallback | None,
+    ) -> Tensor:
+        """Run the reverse process on a whole signal by the engine: as one CUDA graph where that can be."""
+        if self.engine.graphs is not None and on_step is None and settings.guidance == 1:
+            log_snrs = tuple(self.noise_levels(settings).tolist())
+            process = Process(settings.sampler, log_snrs, make_corrector(settings))
+            return self.engine.graphs(process, Inputs(x, condition, global_condition), noise)
+        predict = self.guided(partial(self._engine_predictor, condition), global_condition, settings)
+        return self._sample(predict, x, noise, settings, on_step)
+
+    def _sample_pieces(
+        self,
+        pieces: Signal[Piece],
+        seeds: Sequence[int],
+        settings: SynthesisConfig,
+        *,
+        global_condition: Tensor | None,
+        on_step: StepCallback | None,
+        in_threads: bool,
+    ) -> Iterator[Tensor]:
+        """Run the reverse process on a signal in pieces.
+
+        Args:
+            pieces: The signal before the reverse process; nothing has been read of it.
+            seeds: One for each clip.
+            settings: The reverse process.
+            global_condition: What the network's `embed` returned of the conditions `(batch, width)`, or None.
+            on_step: Called with (step, x) after every step of every piece, by one thread at a time.
+            in_threads: Whether threads may share the network calls, so that pieces of the result come out later.
+
+        Yields:
+            Consecutive pieces `(batch, 1, time)` of the whitened signal.
+        """
+        stages = Stages()
+        conditions = pieces.map(self._encode)
+        predict = self.guided(partial(self._signal_predictor, stages, conditions), global_condition, settings)
+
+        def noise(step: int) -> Tensor:
+            return cast(Tensor, pieces.map(lambda piece: self._noise(seeds, piece.n_samples, piece.start)(step)))
+
+        def start(piece: Piece) -> Tensor:
+            return self._noisy(piece.estimate, self._noise(seeds, piece.n_samples, piece.start)(0), settings)
+
+        x = cast(Tensor, pieces.map(start))
+        result = cast(Signal[Tensor], self._sample(predict, x, noise, settings, on_step and _of_pieces(on_step)))
+        n_threads = torch.get_num_threads()
+        size = n_pipeline_threads(n_threads, len(stages)) if in_threads and self.engine.has_short_operations else 1
+        if size == 1:
+            yield from stages.read(result)
+            return
+        pieces.source.advance()  # the first chunk is estimated by all threads together
+        with ThreadPipeline(size, n_threads // size) as threads:
+            yield from threads.read(stages, result)
+
+    def _encode(self, piece: Piece) -> Tensor | None:
+        """Prepare the condition of a piece."""
+        if piece.mel is None:
+            return None
+        (start, stop), context = piece.blocks, self.engine.context_frames
+        low = max(0, start - context)
+        return self.engine.encode(piece.mel[..., low : stop + context], start - low, stop - low)
+
+    def _is_whole(self, n_blocks: int, settings: SynthesisConfig, chunk: int | None = None) -> bool:
+        """Return whether a signal is made in one piece: it is short, or the network or its guidance need all of it.
+
+        Args:
+            n_blocks: Its length.
+            settings: The reverse process.
+            chunk: Longest piece that the caller wants, in blocks; None is any.
+        """
+        rescaled = settings.guidance != 1 and settings.guidance_rescale > 0  # to the deviation of the whole clip
+        if rescaled or self.engine.reach_blocks is None:
+            return True
+        longest = self.engine.piece_blocks if self.engine.graphs is None or chunk is None else chunk
+        return n_blocks <= min(longest, n_blocks if chunk is None else chunk)
+
+
+def _of_pieces(on_step: StepCallback) -> StepCallback:
+    """Return a callback for signals that calls one for their pieces, by one thread at a time."""
+    lock = Lock()
+
+    def on_piece(step: int, x: Tensor) -> None:
+        with lock:
+            on_step(step, x)
+
+    def observe(step: int, x: Tensor) -> None:
+        cast(Signal[Tensor], x).observe(partial(on_piece, step))
+
+    return observe

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -14,9 +14,10 @@ from audiodiff.checkpoint import choose_device, find_model, load_model
 from audiodiff.config import ModelConfig, SynthesisConfig
 from audiodiff.diffusion.samplers import StepCallback
 from audiodiff.engine.choose import Dtype
+from audiodiff.engine.streaming import Signal
 from audiodiff.errors import ConfigError, ModelError
 from audiodiff.networks.build import Network
-from audiodiff.pipelines.base import Pipeline, SynthesisChanges
+from audiodiff.pipelines.base import Piece, Pipeline, SynthesisChanges
 from audiodiff.pipelines.conditions import make_conditions
 
 
@@ -88,25 +89,35 @@ class Generator(Pipeline):
         clips = []
         for first in range(0, count, batch):
             seeds = range(seed + first, seed + min(count, first + batch))
-            clips.append(torch.cat(list(self._pieces(seeds, n_samples, global_condition, settings, on_step)), dim=-1))
+            expanded = None if global_condition is None else global_condition.expand(len(seeds), -1)
+            clips.append(self._clips(seeds, n_samples, expanded, settings, on_step))
         return self._whitening.colour(torch.cat(clips), None)[..., :n_samples]
 
-    def _pieces(
+    def _clips(
         self,
         seeds: Sequence[int],
         n_samples: int,
         global_condition: Tensor | None,
         settings: SynthesisConfig,
         on_step: StepCallback | None,
-    ) -> Iterator[Tensor]:
-        block = self.config.block_length
-        whole, piece = -(-n_samples // block) * block, self.engine.piece_blocks * block
-        each = None if global_condition is None else global_condition.expand(len(seeds), -1)
-        front = self._wavefront(settings, on_step, global_condition=each)
-        for start in range(0, whole, piece):
-            stop = min(start + piece, whole)
-            walk = self._walk(None, seeds, settings, start=start, n_samples=stop - start)
-            yield from front.push(walk, None, last=stop == whole)
+    ) -> Tensor:
+        """Return clips of at least `n_samples` before they are coloured."""
+        block_length = self.config.block_length
+        n_blocks = -(-n_samples // block_length)
+        if self._is_whole(n_blocks, settings):
+            noise = self._noise(seeds, n_blocks * block_length)
+            return self._sample_whole(
+                noise(0), noise, settings, condition=None, global_condition=global_condition, on_step=on_step
+            )
+        size = self.engine.piece_blocks
+        pieces = Signal(
+            [Piece(first * block_length, min(size, n_blocks - first) * block_length)]
+            for first in range(0, n_blocks, size)
+        )
+        sampled = self._sample_pieces(
+            pieces, seeds, settings, global_condition=global_condition, on_step=on_step, in_threads=True
+        )
+        return torch.cat(list(sampled), dim=-1)
 
     def n_samples(self, seconds: float | None = None) -> int:
         """Return the length of a clip in samples; None is the model's own length.

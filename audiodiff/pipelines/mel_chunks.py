@@ -10,7 +10,7 @@ from torch import Tensor
 
 from audiodiff.audio.mel import align_to_hops
 from audiodiff.config import MelConfig
-from audiodiff.engine.window import Window
+from audiodiff.engine.streaming import Window
 
 
 def aligned(mels: Iterable[Tensor], config: MelConfig) -> Iterator[Tensor]:
@@ -41,7 +41,7 @@ def aligned(mels: Iterable[Tensor], config: MelConfig) -> Iterator[Tensor]:
         align_to_hops(waiting, config)  # refuses it
 
 
-def chunks(mels: Iterable[Tensor], window: Window, length: int, look: int) -> Iterator[tuple[int, int, bool]]:
+def chunks(mels: Iterable[Tensor], window: Window, length: int, look: int) -> Iterator[tuple[int, int]]:
     """Fill a window with mels and say when a chunk can be made.
 
     Args:
@@ -51,18 +51,18 @@ def chunks(mels: Iterable[Tensor], window: Window, length: int, look: int) -> It
         look: How many blocks to either side a chunk can see, at least 1.
 
     Yields:
-        First block, end, and whether it is the last, of each chunk as soon as all that it can see is in the window.
+        First block and end of each chunk as soon as all that it can see is in the window.
     """
     start = 0
     for mel in mels:
         window.append(mel)
         while start + length + look <= window.end:  # so there is more to come behind this chunk
-            yield start, start + length, False
+            yield start, start + length
             start += length
             window.forget(start - look)
     while start < window.end:
         stop = min(start + length, window.end)
-        yield start, stop, stop == window.end
+        yield start, stop
         start = stop
         window.forget(start - look)
 

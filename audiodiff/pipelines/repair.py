@@ -22,15 +22,12 @@ from audiodiff.audio.griffin_lim import waveform_from_mel
 from audiodiff.audio.mel import align_to_hops
 from audiodiff.audio.whitening import Whitening
 from audiodiff.config import SynthesisConfig, parse_config
-from audiodiff.diffusion.guidance import guided
 from audiodiff.diffusion.inverse_problems import consistent, dps, resampled
 from audiodiff.diffusion.noise import position_noise
 from audiodiff.diffusion.process import diffuse
-from audiodiff.diffusion.samplers import SAMPLERS, NoisePredictor
-from audiodiff.diffusion.variance import answer_from
+from audiodiff.diffusion.samplers import SAMPLERS
 from audiodiff.errors import ConfigError
-from audiodiff.networks.conditioning import GlobalConditions
-from audiodiff.pipelines.base import SynthesisChanges, make_corrector, make_guidance
+from audiodiff.pipelines.base import SynthesisChanges, make_corrector
 from audiodiff.pipelines.conditions import check_guidance, make_conditions
 from audiodiff.pipelines.generator import Generator
 from audiodiff.pipelines.vocoder import Vocoder
@@ -122,19 +119,19 @@ def repair(
     config = config or RepairConfig()
     settings, rounds = _settings(pipeline, degradation, config, changes)
     known = _know(pipeline, audio.to(pipeline.device, torch.float32), degradation, config.start)
-    global_conditions = make_conditions(pipeline.config, pipeline.device, label=label, speaker=speaker, vector=vector)
-    predict = _predictor(pipeline, known.blocks, global_conditions, settings)
+    conditions = make_conditions(pipeline.config, pipeline.device, label=label, speaker=speaker, vector=vector)
+    condition = None if known.blocks is None else pipeline.network.encode(known.blocks)
+    global_condition = pipeline.network.embed(conditions)
+    predict = pipeline.guided(partial(pipeline.plain_predictor, condition), global_condition, settings)
     if config.dps_strength > 0:
         predict = dps(predict, known.residual, config.dps_strength)
     if config.replace:
         predict = consistent(predict, known.fit)
-    levels, seeds = pipeline.noise_levels(settings), range(seed, seed + len(audio))
-    draw = partial(position_noise, seeds, n_samples=known.estimate.shape[-1], device=pipeline.device)
-    x = draw(0)
-    if config.start != "noise":
-        x = diffuse(known.estimate, x, levels[:1].expand(len(audio)))
+    log_snrs, seeds = pipeline.noise_levels(settings), range(seed, seed + len(audio))
+    noise = partial(position_noise, seeds, n_samples=known.estimate.shape[-1], device=pipeline.device)
+    x = noise(0) if config.start == "noise" else diffuse(known.estimate, noise(0), log_snrs[0])
     sampler, corrector = SAMPLERS[settings.sampler], make_corrector(settings)
-    return known.audio(resampled(sampler, predict, x, levels, draw, rounds=rounds, corrector=corrector))
+    return known.audio(resampled(sampler, predict, x, log_snrs, noise, rounds=rounds, corrector=corrector))
 
 
 def _settings(
@@ -228,24 +225,3 @@ def _mel_statistics(vocoder: Vocoder) -> MelStatistics:
     if normalise is None:
         raise ConfigError("this network was built without a mel condition.")
     return MelStatistics(normalise.mean, normalise.deviation)
-
-
-def _predictor(
-    pipeline: Vocoder | Generator,
-    blocks: Tensor | None,
-    global_conditions: GlobalConditions | None,
-    settings: SynthesisConfig,
-) -> NoisePredictor:
-    """Bind the plain network, which unlike the engines has gradients, to its conditions."""
-    network = pipeline.network
-    condition = None if blocks is None else network.encode(blocks)
-
-    def bound(global_condition: Tensor | None) -> NoisePredictor:
-        def predict(x: Tensor, log_snr: Tensor) -> Tensor:
-            return answer_from(network(x, log_snr, condition, global_condition), x, log_snr, pipeline.config.diffusion)
-
-        return predict
-
-    if global_conditions is None:
-        return bound(network.embed())
-    return guided(bound(network.embed(global_conditions)), bound(network.embed()), make_guidance(settings))

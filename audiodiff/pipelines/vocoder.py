@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -16,16 +18,12 @@ from audiodiff.audio.mel import MelSpectrogram, align_to_hops, check_mel
 from audiodiff.audio.whitening import Whitening
 from audiodiff.checkpoint import choose_device, find_model, load_model
 from audiodiff.config import ModelConfig, SynthesisConfig
-from audiodiff.diffusion.samplers import SAMPLERS, NoisePredictor, StepCallback
-from audiodiff.diffusion.variance import answer_from
+from audiodiff.diffusion.samplers import NoiseSource, Predictor, StepCallback
 from audiodiff.engine.choose import Dtype
-from audiodiff.engine.graphs import Inputs, Loop, ReverseGraphs
-from audiodiff.engine.streams import HaloStream
-from audiodiff.engine.wavefront import Wavefront
-from audiodiff.engine.window import Window
+from audiodiff.engine.streaming import Signal, Window, with_halo
 from audiodiff.errors import ConfigError, MelError, ModelError
 from audiodiff.networks.build import Network
-from audiodiff.pipelines.base import Pipeline, SynthesisChanges, make_corrector
+from audiodiff.pipelines.base import Piece, Pipeline, SynthesisChanges
 from audiodiff.pipelines.conditions import make_conditions
 from audiodiff.pipelines.mel_chunks import aligned, blocks_behind, chunks
 from audiodiff.pipelines.mel_initialisation import WHITENING_REACH, MelInitialisation
@@ -150,19 +148,32 @@ class Vocoder(Pipeline):
         chunk = self._chunk_blocks(CHUNK_SECONDS if chunk_seconds is None else chunk_seconds)
         if chunk_seconds is None and blocks.shape[-1] <= 2 * chunk:
             chunk = blocks.shape[-1]
-        graphs = self.engine.graphs
-        if graphs is not None and on_step is None and chunk >= blocks.shape[-1] and settings.guidance == 1:
-            audio = self._at_once(blocks.to(self.device, torch.float32), seeds, settings, graphs)
-            return audio.reshape(*mel.shape[:-2], -1)
         batch = self.engine.largest_batch or len(blocks)
         audio = torch.empty(len(blocks), blocks.shape[-1] * self.mel_config.hop_length, device=self.device)
         for first in range(0, len(blocks), batch):
             group, at = slice(first, first + batch), 0
-            front = self._wavefront(settings, on_step, global_condition=self._expanded_condition(len(blocks[group])))
-            for piece in self._pieces([blocks[group]], seeds[group], settings, chunk, front):
+            for piece in self._audio(blocks[group], seeds[group], settings, chunk, on_step):
                 audio[group, at : at + piece.shape[-1]] = piece[:, 0]
                 at += piece.shape[-1]
         return audio.reshape(*mel.shape[:-2], -1)
+
+    def _audio(
+        self, blocks: Tensor, seeds: Sequence[int], settings: SynthesisConfig, chunk: int, on_step: StepCallback | None
+    ) -> Iterator[Tensor]:
+        """Yield waveforms `(batch, 1, time)` of mel blocks: in one piece where that can be, or in consecutive ones."""
+        n_blocks = blocks.shape[-1]
+        if not self._is_whole(n_blocks, settings, chunk):
+            yield from self._audio_in_pieces([blocks], seeds, settings, chunk, on_step, in_threads=True)
+            return
+        blocks = blocks.to(self.device, torch.float32)
+
+        def sample(x: Tensor, noise: NoiseSource) -> Tensor:
+            condition, global_condition = self.engine.encode(blocks, 0, n_blocks), self._expanded_condition(len(blocks))
+            return self._sample_whole(
+                x, noise, settings, condition=condition, global_condition=global_condition, on_step=on_step
+            )
+
+        yield self._audio_whole(blocks, seeds, settings, sample)
 
     @torch.inference_mode()
     def stream(
@@ -200,8 +211,8 @@ class Vocoder(Pipeline):
                     raise MelError(f"mel has shape {tuple(mel.shape)}; a stream takes (n_mels, frames), one waveform.")
                 yield mel.unsqueeze(0)
 
-        front = self._wavefront(settings, on_step, global_condition=self._expanded_condition(1), alone=True)
-        for piece in self._pieces(aligned(checked(), self.mel_config), [seed], settings, chunk, front):
+        blocks = aligned(checked(), self.mel_config)
+        for piece in self._audio_in_pieces(blocks, [seed], settings, chunk, on_step, in_threads=False):
             yield piece[0, 0]
 
     def latency(self, chunk_seconds: float = 0.5, **changes: Unpack[SynthesisChanges]) -> float:
@@ -222,7 +233,7 @@ class Vocoder(Pipeline):
         seeds: Sequence[int],
         *,
         settings: SynthesisConfig | None = None,
-        predictor: NoisePredictor | None = None,
+        predictor: Predictor | None = None,
         on_step: StepCallback | None = None,
     ) -> Tensor:
         """Do what a call does with the plain network on the whole signal; differentiable, so that training can use it.
@@ -238,45 +249,73 @@ class Vocoder(Pipeline):
             Waveforms `(batch, 1, n_blocks * hop_length)`.
         """
         settings = settings or self.config.synthesis
-        levels, n_samples = self.noise_levels(settings), blocks.shape[-1] * self.mel_config.hop_length
-        estimate = self.initialisation.estimate(blocks, seeds, settings, start=0)
-        x, draw = self._begin(estimate, seeds, levels, start=0, n_samples=n_samples)
-        predictor = predictor or self._predictor(self.network.encode(blocks))
-        corrector = make_corrector(settings)
-        signal = SAMPLERS[settings.sampler](predictor, x, levels, draw, corrector=corrector, on_step=on_step)
+        predictor = predictor or self.plain_predictor(self.network.encode(blocks), self._global_condition)
+        sample = partial(self._sample, predictor, settings=settings, on_step=on_step)
+        return self._audio_whole(blocks, seeds, settings, sample)
+
+    def _audio_whole(
+        self,
+        blocks: Tensor,
+        seeds: Sequence[int],
+        settings: SynthesisConfig,
+        sample: Callable[[Tensor, NoiseSource], Tensor],
+    ) -> Tensor:
+        """Return waveforms `(batch, 1, time)`, made in one piece: estimate, reverse process (`sample`), colouring."""
+        noise = self._noise(seeds, blocks.shape[-1] * self.mel_config.hop_length)
+        estimate = self.initialisation.estimate(blocks, seeds, settings)
+        signal = sample(self._noisy(estimate, noise(0), settings), noise)
         return self.whitening.colour(signal, blocks)
 
-    def _at_once(
-        self, blocks: Tensor, seeds: Sequence[int], settings: SynthesisConfig, graphs: ReverseGraphs
-    ) -> Tensor:
-        """Do what a call does of a short mel where whole reverse loops are recorded."""
-        levels, n_blocks = self.noise_levels(settings), blocks.shape[-1]
-        estimate = self.initialisation.estimate(blocks, seeds, settings)
-        x, draw = self._begin(estimate, seeds, levels, start=0, n_samples=n_blocks * self.mel_config.hop_length)
-        loop = Loop(settings.sampler, tuple(levels.tolist()), corrector=make_corrector(settings))
-        condition = self.engine.encode(blocks, 0, n_blocks)
-        signal = graphs(loop, Inputs(x, condition, self._expanded_condition(len(blocks))), draw)
-        return self.whitening.colour(signal, blocks)
+    def _audio_in_pieces(
+        self,
+        mels: Iterable[Tensor],
+        seeds: Sequence[int],
+        settings: SynthesisConfig,
+        chunk: int,
+        on_step: StepCallback | None,
+        *,
+        in_threads: bool,
+    ) -> Iterator[Tensor]:
+        """Yield consecutive pieces `(batch, 1, time)` of the waveforms, from pieces of the aligned mel."""
+        hop_length = self.mel_config.hop_length
+        pieces = Signal(self._pieces(mels, seeds, settings, chunk))
+        own_blocks = pieces.map(lambda piece: cast(Tensor, piece.mel)[..., slice(*piece.blocks)].mT)
+        signals = self._sample_pieces(
+            pieces,
+            seeds,
+            settings,
+            global_condition=self._expanded_condition(len(seeds)),
+            on_step=on_step,
+            in_threads=in_threads,
+        )
+
+        def colour(signal: Tensor, blocks: Tensor | None) -> Tensor:
+            return self.whitening.colour(signal, None if blocks is None else blocks.mT)
+
+        reach = WHITENING_REACH * hop_length
+        for batch in with_halo(colour, signals, iter(own_blocks), reach=reach, samples_per_row=hop_length):
+            yield from batch
+
+    def _pieces(
+        self, mels: Iterable[Tensor], seeds: Sequence[int], settings: SynthesisConfig, chunk: int
+    ) -> Iterator[list[Piece]]:
+        """Yield the pieces of one chunk after the other, each with what its samples depend on."""
+        hop_length, look, window = self.mel_config.hop_length, self._look_ahead(settings), Window(dim=2)
+        for start, stop in chunks((mel.to(self.device, torch.float32) for mel in mels), window, chunk, look):
+            low, high = max(0, start - look), min(window.end, stop + look)
+            mel = window.view(low, high)
+            estimate = self.initialisation.estimate(mel, seeds, settings, start=low)
+            pieces = []
+            for first in range(start, stop, self.engine.piece_blocks):
+                blocks = first - low, min(first + self.engine.piece_blocks, stop) - low
+                samples = slice(blocks[0] * hop_length, blocks[1] * hop_length)
+                part = None if estimate is None else estimate[..., samples]
+                pieces.append(Piece(first * hop_length, samples.stop - samples.start, part, mel, blocks))
+            yield pieces
 
     def colour(self, signal: Tensor, blocks: Tensor) -> Tensor:
         """Undo the whitening of signals `(batch, 1, time)` by their mels `(batch, n_mels, n_blocks)`."""
         return self.whitening.colour(signal, blocks)
-
-    def _colouring(self) -> HaloStream:
-        """Return a stream that undoes the whitening; it takes signals with mels `(batch, n_blocks, n_mels)`."""
-        hop = self.mel_config.hop_length
-
-        def colour(signal: Tensor, mel: Tensor | None) -> Tensor:
-            return self.whitening.colour(signal, None if mel is None else mel.mT)
-
-        return HaloStream(colour, reach=WHITENING_REACH * hop, block_length=hop, rows_per_block=1)
-
-    def _predictor(self, condition: Tensor) -> NoisePredictor:
-        def predict(x: Tensor, log_snr: Tensor) -> Tensor:
-            output = self.network(x, log_snr, condition, self._global_condition)
-            return answer_from(output, x, log_snr, self.config.diffusion)
-
-        return predict
 
     def _reach(self) -> int:
         """Return how many blocks an output of the network looks ahead, or refuse a network that sees the whole mel."""
@@ -290,43 +329,6 @@ class Vocoder(Pipeline):
     def _look_ahead(self, settings: SynthesisConfig) -> int:
         """Return how many blocks to either side the start of the reverse process and the condition depend on."""
         return max(self.engine.context_frames, self.initialisation.reach(settings))
-
-    def _pieces(
-        self,
-        mels: Iterable[Tensor],
-        seeds: Sequence[int],
-        settings: SynthesisConfig,
-        chunk: int,
-        front: Wavefront,
-    ) -> Iterator[Tensor]:
-        """Yield consecutive pieces `(batch, 1, time)` of the waveforms, from pieces of the aligned mel."""
-        hop, look = self.mel_config.hop_length, self._look_ahead(settings)
-        coloured = self._colouring()
-        window, of_signals = Window(dim=2), Window(dim=2)
-        signals_at = 0
-        mels = (mel.to(self.device, torch.float32) for mel in mels)
-        for start, stop, last in chunks(mels, window, chunk, look):
-            low, high = max(0, start - look), min(window.end, stop + look)
-            blocks = window.view(low, high)
-            estimate = self.initialisation.estimate(blocks, seeds, settings, start=low)
-            of_signals.append(blocks[..., start - low : stop - low])
-            for first in range(start, stop, self.engine.piece_blocks):
-                end = min(first + self.engine.piece_blocks, stop)
-                part = None if estimate is None else estimate[..., (first - low) * hop : (end - low) * hop]
-                walk = self._walk(part, seeds, settings, start=first * hop, n_samples=(end - first) * hop)
-                condition = self._encode(blocks, first - low, end - low)
-                ended = last and end == stop
-                for signal in front.push(walk, condition, last=ended):
-                    n_blocks = signal.shape[-1] // hop
-                    mel = of_signals.view(signals_at, signals_at + n_blocks)
-                    signals_at += n_blocks
-                    of_signals.forget(signals_at)
-                    yield from coloured.push(signal, mel.mT, last=ended and signals_at == stop)
-
-    def _encode(self, blocks: Tensor, start: int, stop: int) -> Tensor:
-        context = self.engine.context_frames
-        low = max(0, start - context)
-        return self.engine.encode(blocks[..., low : stop + context], start - low, stop - low)
 
     def _chunk_blocks(self, seconds: float) -> int:
         blocks = round(seconds * self.sample_rate / self.mel_config.hop_length)

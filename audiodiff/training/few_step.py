@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from audiodiff.config import ModelConfig, SynthesisConfig, TrainingConfig
-from audiodiff.diffusion.variance import answer_from
+from audiodiff.diffusion.process import Prediction
+from audiodiff.diffusion.variance import prediction_from
 from audiodiff.evaluation.spectral import multi_resolution_stft_distance
 from audiodiff.networks.build import Network
 from audiodiff.pipelines import Vocoder
@@ -47,10 +48,10 @@ class FewStepLoss:
         """
         mel = self._mel(batch)
 
-        def predict_noise(x: Tensor, log_snr: Tensor) -> Tensor:
+        def predict_noise(x: Tensor, log_snr: Tensor) -> Prediction:
             with torch.autocast(x.device.type, dtype=torch.bfloat16, enabled=self._bf16):
-                output = predict(x, log_snr, mel, batch.global_conditions)
-            return answer_from(output.float(), x, log_snr, self._config.diffusion)
+                output = predict(x, log_snr.to(x).expand(len(x)), mel, batch.global_conditions)
+            return prediction_from(output.float(), x, log_snr, self._config.diffusion)
 
         return self._vocoder.synthesise(mel, seeds, predictor=predict_noise, settings=settings)[:, 0]
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from audiodiff.diffusion.likelihood import decoder_cost, noise_error, prior_divergence, step_divergence
 from audiodiff.diffusion.noise import position_noise
 from audiodiff.diffusion.process import alpha_sigma, diffuse
-from audiodiff.diffusion.variance import log_ratio, split_answer, variance_fraction_from
+from audiodiff.diffusion.variance import log_ratio, split_output, variance_fraction_from
 from audiodiff.training.objective import Batch, Objective, Predict
 
 SAMPLE_WIDTH = 2.0**-15
@@ -67,7 +67,11 @@ def _predict_error(
     noise = position_noise(seeds, draw, n_samples=n_samples, channels=channels, device=batch.clean.device)
     x = diffuse(batch.clean, noise, log_snr)
     with objective.autocast():
-        output, variance = split_answer(predict(x, log_snr, batch.mel, batch.global_conditions), x)
+<<<<<<< HEAD:audiodiff/training/likelihood.py
+        output, variance = split_output(predict(x, log_snr, batch.mel, batch.global_conditions), objective.config.diffusion)
+=======
+        output, variance = split_output(predict(x, log_snr, batch.mel, batch.given), objective.config.diffusion)
+>>>>>>> 1428578 (Samplers are plain functions; long and streamed audio is a signal in pieces that goes through them):audiodiff/training/bits.py
     variance = None if variance is None else variance.float()
     return noise_error(output, x, noise, log_snr, objective.config.diffusion), variance
 

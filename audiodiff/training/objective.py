@@ -15,7 +15,7 @@ from audiodiff.config import MelConfig, ModelConfig, TrainingConfig
 from audiodiff.data.crops import Example, context_blocks
 from audiodiff.diffusion.likelihood import noise_error, variance_loss
 from audiodiff.diffusion.process import Target, diffuse, min_snr_weight, training_target, weighted_mse
-from audiodiff.diffusion.variance import split_answer
+from audiodiff.diffusion.variance import split_output
 from audiodiff.networks.build import Network
 from audiodiff.networks.conditioning import GlobalConditions
 
@@ -118,7 +118,7 @@ class Objective:
         """
         x = diffuse(batch.clean, noise, log_snr)
         with self.autocast():
-            prediction, variance = split_answer(predict(x, log_snr, batch.mel, batch.global_conditions), x)
+            prediction, variance = split_output(predict(x, log_snr, batch.mel, batch.global_conditions), self.config.diffusion)
         target = training_target(batch.clean, noise, log_snr, self.config.diffusion.target)
         loss = self._mse(prediction, target, batch.bandwidth, log_snr, weighting)
         if variance is None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from audiodiff.diffusion.guidance import Guidance, guided
-from audiodiff.diffusion.process import alpha_sigma, denoised_from_noise
+from audiodiff.diffusion.process import Prediction, alpha_sigma, denoised_from_noise
 from audiodiff.diffusion.samplers import ddim
 from audiodiff.diffusion.schedules import make_schedule
 
@@ -26,7 +26,7 @@ def class_noise(index):
 
     def predict(x, log_snr):
         mean, variance = diffused(MEANS[index], VARIANCES[index], log_snr)
-        return (alpha_sigma(log_snr.double())[1].view(-1, 1, 1) * (x - mean) / variance).to(x)
+        return Prediction((alpha_sigma(log_snr.double())[1] * (x - mean) / variance).to(x))
 
     return predict
 
@@ -38,22 +38,23 @@ def mixture_noise(x, log_snr):
         mean, variance = diffused(mean, variance, log_snr)
         logits.append(math.log(share) - 0.5 * variance.log() - 0.5 * (x - mean) ** 2 / variance)
     posterior = torch.stack(logits).softmax(0)
-    return (posterior * torch.stack([class_noise(i)(x, log_snr) for i in range(3)])).sum(0).to(x)
+    noises = torch.stack([class_noise(i)(x, log_snr).noise for i in range(3)])
+    return Prediction((posterior * noises).sum(0).to(x))
 
 
 @pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize(("scale", "expected"), [(1.0, class_noise(1)), (0.0, mixture_noise)])
 def test_scale_one_is_the_class_and_scale_zero_the_mixture(level, scale, expected):
-    log_snr = torch.tensor([level], dtype=torch.float64)
-    found = guided(class_noise(1), mixture_noise, Guidance(scale))(NOISY, log_snr)
-    torch.testing.assert_close(found, expected(NOISY, log_snr))
+    log_snr = torch.tensor(level, dtype=torch.float64)
+    found = guided(class_noise(1), mixture_noise, Guidance(scale))(NOISY, log_snr).noise
+    torch.testing.assert_close(found, expected(NOISY, log_snr).noise)
 
 
 @pytest.mark.parametrize("scale", [0.0, 0.5, 2.0, 4.0])
 @pytest.mark.parametrize("level", LEVELS)
 def test_the_guided_score_is_that_of_the_class_times_its_posterior_to_a_power(scale, level):
     """The gradient of log p(x | class) + (scale - 1) log p(class | x), found by differentiation."""
-    log_snr = torch.tensor([level], dtype=torch.float64)
+    log_snr = torch.tensor(level, dtype=torch.float64)
     x = NOISY.clone().requires_grad_()
     logits = []
     for mean, variance, share in zip(MEANS, VARIANCES, SHARES, strict=True):
@@ -62,7 +63,7 @@ def test_the_guided_score_is_that_of_the_class_times_its_posterior_to_a_power(sc
     logits = torch.stack(logits)
     density = logits[2] + (scale - 1) * logits.log_softmax(0)[2]
     (score,) = torch.autograd.grad(density.sum(), x)
-    found = guided(class_noise(2), mixture_noise, Guidance(scale))(NOISY, log_snr)
+    found = guided(class_noise(2), mixture_noise, Guidance(scale))(NOISY, log_snr).noise
     torch.testing.assert_close(found, -alpha_sigma(log_snr)[1] * score)
 
 
@@ -72,7 +73,7 @@ def moments(guidance, mean, variance, null):
     def predict(mean, variance):
         def noise(x, log_snr):
             centre, spread = diffused(mean, variance, log_snr)
-            return alpha_sigma(log_snr.double())[1].view(-1, 1, 1) * (x - centre) / spread
+            return Prediction(alpha_sigma(log_snr.double())[1] * (x - centre) / spread)
 
         return noise
 
@@ -158,12 +159,23 @@ def test_an_interval_limits_where_the_null_is_asked():
     asked = []
 
     def null(x, log_snr):
-        asked.append(float(log_snr[0]))
+        asked.append(float(log_snr))
         return mixture_noise(x, log_snr)
 
     predictor = guided(class_noise(0), null, Guidance(2.0, interval=(-1.0, 2.0)))
     for level in LEVELS:
-        log_snr = torch.tensor([level], dtype=torch.float64)
-        changed = not torch.equal(predictor(NOISY, log_snr), class_noise(0)(NOISY, log_snr))
+        log_snr = torch.tensor(level, dtype=torch.float64)
+        changed = not torch.equal(predictor(NOISY, log_snr).noise, class_noise(0)(NOISY, log_snr).noise)
         assert changed == (-1.0 <= level <= 2.0)
     assert asked == [-1.0, 2.0]
+
+
+def test_a_learned_variance_under_guidance_is_that_with_conditions():
+    variances = [torch.full_like(NOISY, value) for value in (0.3, 0.6)]
+
+    def learned(predict, variance):
+        return lambda x, log_snr: predict(x, log_snr)._replace(variance=variance)
+
+    with_it, without = learned(class_noise(0), variances[0]), learned(mixture_noise, variances[1])
+    prediction = guided(with_it, without, Guidance(3.0))(NOISY, torch.tensor(0.0, dtype=torch.float64))
+    assert torch.equal(prediction.variance, variances[0])

@@ -9,7 +9,7 @@ import torch
 
 from audiodiff.diffusion.correctors import Langevin
 from audiodiff.diffusion.inverse_problems import consistent, dps, resampled
-from audiodiff.diffusion.process import alpha_sigma
+from audiodiff.diffusion.process import Prediction, alpha_sigma
 from audiodiff.diffusion.samplers import SAMPLERS
 
 CORRELATION = 0.9
@@ -19,10 +19,10 @@ LEVELS = torch.tensor([-9.0, -5, -2, 0, 2, 4, 6, 9, math.inf], dtype=torch.float
 
 def predict(x, log_snr):
     """Return the noise that the ideal denoiser of pairs of correlated standard normals finds."""
-    alpha, sigma = (float(scale) for scale in alpha_sigma(log_snr[0].double()))
+    alpha, sigma = (float(scale) for scale in alpha_sigma(log_snr.double()))
     covariance = torch.tensor([[1.0, CORRELATION], [CORRELATION, 1.0]])
     gain = alpha * covariance @ torch.linalg.inv(alpha**2 * covariance + sigma**2 * torch.eye(2))
-    return (x - alpha * x @ gain.T) / sigma
+    return Prediction((x - alpha * x @ gain.T) / sigma)
 
 
 def draw(step):
@@ -43,34 +43,34 @@ def residual_of(value):
     return residual
 
 
-def walked(predictor, rounds=1, sampler="ddpm"):
+def sampled(predictor, rounds=1, sampler="ddpm"):
     return resampled(SAMPLERS[sampler], predictor, draw(0), LEVELS, draw, rounds=rounds)[:, 0]
 
 
 def test_what_is_known_is_kept_and_pulls_the_rest_along():
-    free, held = walked(predict), walked(consistent(predict, first_is(1.5)))
+    free, held = sampled(predict), sampled(consistent(predict, first_is(1.5)))
     assert abs(float(free.mean())) < 0.1
     assert torch.allclose(held[:, 0], torch.full((N_CLIPS,), 1.5), atol=1e-5)
     assert float(held[:, 1].mean()) > 0.5
 
 
 def test_more_rounds_bring_the_rest_to_its_posterior_mean():
-    means = [float(walked(consistent(predict, first_is(1.5)), rounds)[:, 1].mean()) for rounds in (1, 4, 16)]
+    means = [float(sampled(consistent(predict, first_is(1.5)), rounds)[:, 1].mean()) for rounds in (1, 4, 16)]
     assert means[0] < means[1] < means[2]
     assert means[2] == pytest.approx(CORRELATION * 1.5, abs=0.15)
 
 
 def test_steering_finds_the_posterior_mean_and_its_strength_counts():
-    free, weak, strong = (walked(dps(predict, residual_of(1.5), strength)).mean(0) for strength in (0.0, 0.2, 1.0))
-    assert torch.equal(free, walked(predict).mean(0))
+    free, weak, strong = (sampled(dps(predict, residual_of(1.5), strength)).mean(0) for strength in (0.0, 0.2, 1.0))
+    assert torch.equal(free, sampled(predict).mean(0))
     assert free[0] < weak[0] < strong[0]
     assert float(strong[0]) == pytest.approx(1.5, abs=0.1)
     assert float(strong[1]) == pytest.approx(CORRELATION * 1.5, abs=0.15)
 
 
 def test_a_wild_gradient_moves_no_more_than_noise_would():
-    x, level = draw(1), torch.zeros(N_CLIPS)
-    change = dps(predict, lambda clean: 1e6 * (3 - clean), 0.5)(x, level) - predict(x, level)
+    x, level = draw(1), torch.zeros(())
+    change = dps(predict, lambda clean: 1e6 * (3 - clean), 0.5)(x, level).noise - predict(x, level).noise
     assert torch.allclose(change.square().mean((1, 2)).sqrt(), torch.full((N_CLIPS,), 0.5), atol=1e-4)
 
 
@@ -94,11 +94,11 @@ def test_no_draw_is_taken_twice():
 
 
 def test_a_learned_variance_is_handed_on():
-    def answer(x, log_snr):
-        return torch.cat([predict(x, log_snr), torch.full_like(x, 0.3)], 1)
+    def learned(x, log_snr):
+        return Prediction(predict(x, log_snr).noise, torch.full_like(x, 0.3))
 
-    x, level = draw(1), torch.zeros(N_CLIPS)
-    for wrapped in (consistent(answer, first_is(1.0)), dps(answer, residual_of(1.0), 0.5)):
-        told = wrapped(x, level)
-        assert torch.equal(told[:, 1:], torch.full_like(x, 0.3))
-        assert not torch.equal(told[:, :1], predict(x, level))
+    x, level = draw(1), torch.zeros(())
+    for wrapped in (consistent(learned, first_is(1.0)), dps(learned, residual_of(1.0), 0.5)):
+        prediction = wrapped(x, level)
+        assert torch.equal(prediction.variance, torch.full_like(x, 0.3))
+        assert not torch.equal(prediction.noise, predict(x, level).noise)

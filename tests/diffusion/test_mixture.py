@@ -13,7 +13,7 @@ from torch.testing import assert_close
 
 from audiodiff.diffusion.correctors import FIRST_DRAW, Langevin
 from audiodiff.diffusion.noise import position_noise
-from audiodiff.diffusion.process import score
+from audiodiff.diffusion.process import Prediction, score
 from audiodiff.diffusion.samplers import SAMPLERS, count_network_calls, ddim, ddpm, heun
 from audiodiff.diffusion.schedules import uniform
 
@@ -44,17 +44,17 @@ def exact_score(x: Tensor, log_snr: Tensor) -> Tensor:
     return gradient
 
 
-def exact_noise(x: Tensor, log_snr: Tensor) -> Tensor:
-    return -scales(log_snr)[1] * exact_score(x, log_snr)
+def exact_noise(x: Tensor, log_snr: Tensor) -> Prediction:
+    return Prediction(-scales(log_snr)[1] * exact_score(x, log_snr))
 
 
-def exact_answer(x: Tensor, log_snr: Tensor) -> Tensor:
+def exact_prediction(x: Tensor, log_snr: Tensor) -> Prediction:
     """Give the variance of the clean signal too, over sigma^2: (1 + sigma^2 times the slope of the score) / alpha^2."""
     x = x.detach().requires_grad_()
     (gradient,) = torch.autograd.grad(log_density(x, log_snr).sum(), x, create_graph=True)
     (slope,) = torch.autograd.grad(gradient.sum(), x)
     alpha, sigma = scales(log_snr)
-    return torch.cat([-sigma * gradient.detach(), (1 + sigma**2 * slope) / alpha**2], dim=1)
+    return Prediction(-sigma * gradient.detach(), (1 + sigma**2 * slope) / alpha**2)
 
 
 def draw(step: int, seed: int = 0) -> Tensor:
@@ -120,13 +120,13 @@ def test_heun_is_closer_than_ddim_at_as_many_network_calls():
 
 @pytest.mark.parametrize("n_steps", [4, 10, 25])
 def test_the_exact_variance_makes_ddpm_right_at_few_steps(n_steps):
-    fixed, learned = (distance(sample("ddpm", n_steps, predict=predict)) for predict in (exact_noise, exact_answer))
+    fixed, learned = (distance(sample("ddpm", n_steps, predict=predict)) for predict in (exact_noise, exact_prediction))
     assert learned < fixed / 3
 
 
 @pytest.mark.parametrize("name", sorted({*SAMPLERS} - {"ddpm"}))
 def test_the_other_samplers_leave_the_variance_out(name):
-    assert torch.equal(sample(name, 5), sample(name, 5, predict=exact_answer))
+    assert torch.equal(sample(name, 5), sample(name, 5, predict=exact_prediction))
 
 
 def test_correctors_bring_ddim_closer_to_the_mixture():
@@ -139,14 +139,12 @@ def test_many_corrector_steps_alone_reach_the_distribution_of_a_level_with_the_b
     """Of data that is one point the noisy signal is normal; from far off it must come to sigma / sqrt(1 - snr^2)."""
     level, snr = torch.tensor(0.7, dtype=torch.float64), 0.4
     sigma = float(torch.sigmoid(-level).sqrt())
-    walk = Langevin(40, snr)(torch.full((1, 1, N), 3.0, dtype=torch.float64), level, 0, draw)
-    question, made = next(walk), None
-    while made is None:
-        assert question.log_snr is level
-        try:
-            question = walk.send(question.x / sigma)  # the noise in a signal of nothing but noise
-        except StopIteration as end:
-            made = end.value
+
+    def predict(x, log_snr):
+        assert log_snr is level
+        return Prediction(x / sigma)  # the noise in a signal of nothing but noise
+
+    made = Langevin(40, snr)(predict, torch.full((1, 1, N), 3.0, dtype=torch.float64), level, 0, draw)
     assert abs(float(made.mean())) < 5 * sigma / N**0.5
     assert float(made.std()) == pytest.approx(sigma / (1 - snr**2) ** 0.5, rel=5 / (2 * N) ** 0.5)
 
@@ -158,7 +156,13 @@ def test_a_corrector_asks_at_every_level_and_draws_noise_of_its_own():
         asked.append(step)
         return torch.zeros(1, 1, 3, dtype=torch.float64)
 
-    ddpm(lambda x, log_snr: x, torch.zeros(1, 1, 3, dtype=torch.float64), levels, noise, corrector=Langevin(2))
+    ddpm(
+        lambda x, log_snr: Prediction(x),
+        torch.zeros(1, 1, 3, dtype=torch.float64),
+        levels,
+        noise,
+        corrector=Langevin(2),
+    )
     assert sorted(asked) == [1, 2, 3, *range(FIRST_DRAW, FIRST_DRAW + 8)]
     assert len(set(asked)) == len(asked)
     assert count_network_calls("ddpm", levels, Langevin(2)) == 12
@@ -171,13 +175,13 @@ def test_every_setting_of_a_corrector_changes_the_result(change):
 
 def test_steps_are_reported_as_without_a_corrector():
     levels = uniform(4)
-    told = {True: [], False: []}
-    for corrected, seen in told.items():
+    seen_by = {True: [], False: []}
+    for corrected, seen in seen_by.items():
         ddim(
             exact_noise, draw(0), levels, draw, corrector=Langevin() if corrected else None,
             on_step=lambda step, x, seen=seen: seen.append(step),
         )  # fmt: skip
-    assert told[True] == told[False] == [1, 2, 3, 4]
+    assert seen_by[True] == seen_by[False] == [1, 2, 3, 4]
 
 
 def test_noise_by_position_makes_a_part_of_a_signal_that_of_the_whole():

@@ -13,7 +13,7 @@ from torch.testing import assert_close
 
 from audiodiff.diffusion import schedules
 from audiodiff.diffusion.noise import position_noise
-from audiodiff.diffusion.process import noise_from
+from audiodiff.diffusion.process import Prediction, noise_from
 from audiodiff.diffusion.samplers import SAMPLERS, count_network_calls, ddim, ddpm, dpmpp_2m, dpmpp_2m_sde, heun
 
 DETERMINISTIC = {"ddim": ddim, "dpmpp_2m": dpmpp_2m, "heun": heun}
@@ -25,14 +25,14 @@ class GaussianData:
 
     mean: Tensor
     covariance: Tensor
-    levels_seen: list[Tensor] = field(default_factory=list)
+    log_snrs_seen: list[Tensor] = field(default_factory=list)
 
-    def predict_noise(self, x: Tensor, log_snr: Tensor) -> Tensor:
+    def predict(self, x: Tensor, log_snr: Tensor) -> Prediction:
         """Return E[noise | x], which is sigma (alpha^2 C + sigma^2 I)^-1 (x - alpha mean)."""
-        self.levels_seen.append(log_snr)
+        self.log_snrs_seen.append(log_snr)
         alpha, covariance = self.marginal(log_snr.view(-1, 1, 1))
         sigma = torch.sigmoid(-log_snr).sqrt().view(-1, 1, 1)
-        return sigma * torch.linalg.solve(covariance, (x - alpha * self.mean).mT).mT
+        return Prediction(sigma * torch.linalg.solve(covariance, (x - alpha * self.mean).mT).mT)
 
     def marginal(self, log_snr: Tensor) -> tuple[Tensor, Tensor]:
         """Return alpha and the covariance of the noisy signal."""
@@ -69,16 +69,12 @@ def no_noise(step):
     raise AssertionError(f"noise({step}) was asked for")
 
 
-def zero_noise(like):
-    return lambda step: torch.zeros_like(like)
-
-
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_a_sampler_recovers_mean_and_covariance_of_gaussian_data(name, data):
     n, n_steps = 10_000, 500
     start = normal(n, 1, 3)
     levels = schedules.uniform(n_steps, log_snr_min=-12.0, log_snr_max=12.0)
-    samples = SAMPLERS[name](data.predict_noise, start, levels, fresh_noise(start))[:, 0]
+    samples = SAMPLERS[name](data.predict, start, levels, fresh_noise(start))[:, 0]
     variance = data.covariance.diagonal()
     mean_error = (variance / n).sqrt()
     covariance_error = ((variance[:, None] * variance + data.covariance**2) / n).sqrt()
@@ -114,7 +110,7 @@ def exact_moments(sampler, data, levels):
 
     alpha, covariance = data.marginal(levels[0])
     start = alpha * data.mean + unit_draws(0) @ torch.linalg.cholesky(covariance).mT
-    end = sampler(data.predict_noise, start, levels, unit_draws)[:, 0]
+    end = sampler(data.predict, start, levels, unit_draws)[:, 0]
     mean = end[-1]
     return mean, (end - mean).T @ (end - mean)
 
@@ -127,7 +123,7 @@ def test_a_deterministic_sampler_converges_to_the_probability_flow_at_its_order(
     def error(n_steps):
         widths_of_all = torch.tensor(widths, dtype=torch.float64).repeat(n_steps // 2)
         levels = -5 + 10 * torch.cat([torch.zeros(1), widths_of_all.cumsum(0) / widths_of_all.sum()])
-        end = DETERMINISTIC[name](data.predict_noise, start, levels, no_noise)
+        end = DETERMINISTIC[name](data.predict, start, levels, no_noise)
         return (end - data.follow_flow(start, levels[0], levels[-1])).abs().max()
 
     errors = [error(n_steps) for n_steps in (128, 256, 512)]
@@ -140,7 +136,7 @@ def test_a_deterministic_sampler_converges_to_the_probability_flow_at_its_order(
 def test_a_deterministic_sampler_maps_noise_to_signal_like_the_probability_flow(name, data):
     levels = schedules.cosine(1000, log_snr_min=-12.0, log_snr_max=14.0)
     start = normal(20, 1, 3)
-    end = DETERMINISTIC[name](data.predict_noise, start, levels, no_noise)
+    end = DETERMINISTIC[name](data.predict, start, levels, no_noise)
     assert_close(end, data.follow_flow(start, levels[0], levels[-1]), rtol=0, atol=0.01)
 
 
@@ -148,7 +144,7 @@ def test_second_order_is_closer_to_the_flow_than_first_order_at_few_steps(data):
     levels = torch.linspace(-6, 6, 21, dtype=torch.float64)
     start = normal(50, 1, 3)
     truth = data.follow_flow(start, levels[0], levels[-1])
-    first, *second = (f(data.predict_noise, start, levels, no_noise) - truth for f in (ddim, dpmpp_2m, heun))
+    first, *second = (f(data.predict, start, levels, no_noise) - truth for f in (ddim, dpmpp_2m, heun))
     assert all(error.norm() < first.norm() / 2 for error in second)
 
 
@@ -156,7 +152,7 @@ def test_a_step_of_dpmpp_2m_has_an_error_of_third_order_even_when_the_step_befor
     # over a whole path a wrong ratio of neighbouring steps cancels out; in one step it shows as second order
     def error(width):
         levels, states = torch.tensor([-0.1 * width, 0.0, width], dtype=torch.float64), []
-        dpmpp_2m(data.predict_noise, normal(5, 1, 3), levels, no_noise, on_step=lambda step, x: states.append(x))
+        dpmpp_2m(data.predict, normal(5, 1, 3), levels, no_noise, on_step=lambda step, x: states.append(x))
         return (states[1] - data.follow_flow(states[0], levels[1], levels[2])).norm()
 
     assert (error(0.2) / error(0.1)).log2().item() == pytest.approx(3, abs=0.2)
@@ -165,13 +161,13 @@ def test_a_step_of_dpmpp_2m_has_an_error_of_third_order_even_when_the_step_befor
 def test_the_first_step_of_dpmpp_2m_is_a_step_of_ddim(data):
     levels = torch.tensor([-2.0, 1.0], dtype=torch.float64)
     start = normal(4, 1, 3)
-    assert_close(*(sample(data.predict_noise, start, levels, no_noise) for sample in (ddim, dpmpp_2m)))
+    assert_close(*(sample(data.predict, start, levels, no_noise) for sample in (ddim, dpmpp_2m)))
 
 
 def test_the_first_step_of_dpmpp_2m_sde_is_a_step_of_ddpm(data):
     levels = torch.tensor([-2.0, 1.0], dtype=torch.float64)
     start = normal(4, 1, 3)
-    assert_close(*(sample(data.predict_noise, start, levels, fresh_noise(start)) for sample in (ddpm, dpmpp_2m_sde)))
+    assert_close(*(sample(data.predict, start, levels, fresh_noise(start)) for sample in (ddpm, dpmpp_2m_sde)))
 
 
 def test_a_step_of_ddpm_draws_from_the_gaussian_posterior():
@@ -185,7 +181,7 @@ def test_a_step_of_ddpm_draws_from_the_gaussian_posterior():
     mean = (share * x / (v_t - share**2 * v_s) + a_s * clean / v_s) / precision
 
     def exact(x, log_snr):
-        return (x - a_t * clean) / v_t.sqrt()
+        return Prediction((x - a_t * clean) / v_t.sqrt())
 
     step = ddpm(exact, x, torch.stack([level, following]), lambda step: draw)
     assert_close(step, mean + precision**-0.5 * draw)
@@ -199,7 +195,7 @@ def test_ddpm_keeps_the_marginals_of_the_forward_process_at_every_step():
     seen = []
 
     def exact(x, log_snr):
-        return (x - torch.sigmoid(log_snr).sqrt() * point) / torch.sigmoid(-log_snr).sqrt()
+        return Prediction((x - torch.sigmoid(log_snr).sqrt() * point) / torch.sigmoid(-log_snr).sqrt())
 
     ddpm(exact, start, levels, fresh_noise(start), on_step=lambda step, x: seen.append(x))
     for step, x in enumerate(seen[:-1], 1):
@@ -215,7 +211,7 @@ def test_a_sampler_lands_on_the_point_when_the_data_is_one_point(name, n_steps):
 
     def exact(x, log_snr):
         alpha, sigma = (torch.sigmoid(s * log_snr).sqrt().view(-1, 1, 1) for s in (1, -1))
-        return (x - alpha * point) / sigma
+        return Prediction((x - alpha * point) / sigma)
 
     assert_close(SAMPLERS[name](exact, start, levels, fresh_noise(start)), point, rtol=0, atol=1e-10)
 
@@ -224,23 +220,21 @@ def test_a_sampler_lands_on_the_point_when_the_data_is_one_point(name, n_steps):
 def test_the_last_step_returns_exactly_the_predicted_clean_signal(name, data):
     start, states = normal(4, 1, 3), []
     levels = schedules.uniform(5, log_snr_min=-6.0, log_snr_max=6.0)
-    end = SAMPLERS[name](
-        data.predict_noise, start, levels, fresh_noise(start), on_step=lambda step, x: states.append(x)
-    )
+    end = SAMPLERS[name](data.predict, start, levels, fresh_noise(start), on_step=lambda step, x: states.append(x))
     alpha, sigma = (float(torch.sigmoid(s * levels[-2]).sqrt()) for s in (1, -1))
-    predicted = (states[-2] - sigma * data.predict_noise(states[-2], levels[-2].expand(4))) / alpha
+    predicted = (states[-2] - sigma * data.predict(states[-2], levels[-2]).noise) / alpha
     assert torch.equal(end, predicted)
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_the_network_is_asked_once_per_step_at_that_level_for_the_whole_batch(name, data):
     start, levels = normal(4, 1, 3), schedules.uniform(5)
-    SAMPLERS[name](data.predict_noise, start, levels, fresh_noise(start))
+    SAMPLERS[name](data.predict, start, levels, fresh_noise(start))
     asked = levels[:-1]
     if name == "heun":  # and at the end of every step but the last
         asked = torch.stack([levels[:-2], levels[1:-1]]).mT.flatten().tolist() + levels[-2:-1].tolist()
         asked = torch.tensor(asked, dtype=torch.float64)
-    assert torch.equal(torch.stack(data.levels_seen), asked[:, None].expand(-1, 4))
+    assert torch.equal(torch.stack(data.log_snrs_seen), asked)
     assert count_network_calls(name, levels) == len(asked)
 
 
@@ -249,11 +243,11 @@ def test_the_network_is_asked_once_per_step_at_that_level_for_the_whole_batch(na
 def test_on_step_is_called_after_every_step_and_changes_nothing(name, n_steps, data):
     start, levels, calls = normal(4, 1, 3), schedules.uniform(n_steps), []
     end = SAMPLERS[name](
-        data.predict_noise, start, levels, fresh_noise(start), on_step=lambda step, x: calls.append((step, x))
+        data.predict, start, levels, fresh_noise(start), on_step=lambda step, x: calls.append((step, x))
     )
     assert [step for step, _ in calls] == list(range(1, n_steps + 1))
     assert calls[-1][1] is end
-    assert torch.equal(end, SAMPLERS[name](data.predict_noise, start, levels, fresh_noise(start)))
+    assert torch.equal(end, SAMPLERS[name](data.predict, start, levels, fresh_noise(start)))
 
 
 @pytest.mark.parametrize("sampler", [ddpm, dpmpp_2m_sde])
@@ -264,61 +258,26 @@ def test_a_stochastic_sampler_asks_for_fresh_noise_at_every_step_but_the_last(sa
         asked.append(step)
         return torch.zeros_like(start)
 
-    sampler(data.predict_noise, start, schedules.uniform(6), noise)
+    sampler(data.predict, start, schedules.uniform(6), noise)
     assert asked == [1, 2, 3, 4, 5]
 
 
 @pytest.mark.parametrize("name", DETERMINISTIC)
 def test_deterministic_samplers_never_ask_for_noise(name, data):
-    DETERMINISTIC[name](data.predict_noise, normal(4, 1, 3), schedules.uniform(6), no_noise)
+    DETERMINISTIC[name](data.predict, normal(4, 1, 3), schedules.uniform(6), no_noise)
 
 
 def test_the_noise_of_ddpm_changes_its_result(data):
     start, levels = normal(4, 1, 3), schedules.uniform(6)
-    first, second = (ddpm(data.predict_noise, start, levels, fresh_noise(start, seed)) for seed in (1, 2000))
+    first, second = (ddpm(data.predict, start, levels, fresh_noise(start, seed)) for seed in (1, 2000))
     assert (first - second).abs().max() > 0.1
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_a_sampler_leaves_its_input_alone(name, data):
     start = normal(4, 1, 3)
-    SAMPLERS[name](data.predict_noise, start, schedules.uniform(3), fresh_noise(start), clamp=0.5)
+    SAMPLERS[name](data.predict, start, schedules.uniform(3), fresh_noise(start))
     assert torch.equal(start, normal(4, 1, 3))
-
-
-@pytest.mark.parametrize("name", SAMPLERS)
-def test_a_clamp_bounds_the_predicted_clean_signal_not_the_noisy_one(name):
-    levels = torch.tensor([-4.0, -3.0, torch.inf], dtype=torch.float64)
-    start, states = 3 * normal(2, 1, 50), []
-    end = SAMPLERS[name](
-        lambda x, log_snr: torch.zeros_like(x), start, levels, zero_noise(start), clamp=0.5,
-        on_step=lambda step, x: states.append(x),
-    )  # fmt: skip
-    assert end.abs().max() == 0.5
-    assert states[0].abs().max() > 1  # mostly noise at this level, and as large as noise is
-
-
-@pytest.mark.parametrize("name", sorted({*SAMPLERS} - {"heun"}))  # which would ask again
-def test_a_clamped_step_goes_on_from_the_clamped_clean_signal_and_the_noise_it_implies(name):
-    levels = torch.tensor([-1.0, 1.0], dtype=torch.float64)
-    (alpha, alpha_next), (sigma, sigma_next) = (torch.sigmoid(s * levels).sqrt() for s in (1, -1))
-    start = normal(2, 1, 50)
-    clean = (start / alpha).clamp(-0.5, 0.5)  # predicted noise is zero
-    implied = (start - alpha * clean) / sigma
-    kept = (
-        1.0 if name in DETERMINISTIC else (alpha * sigma_next) / (alpha_next * sigma)
-    )  # without fresh noise it shrinks
-    step = SAMPLERS[name](lambda x, log_snr: torch.zeros_like(x), start, levels, zero_noise(start), clamp=0.5)
-    assert_close(step, alpha_next * clean + sigma_next * kept * implied)
-
-
-@pytest.mark.parametrize("name", SAMPLERS)
-def test_a_clamp_that_nothing_reaches_changes_nothing(name, data):
-    start, levels = normal(4, 1, 3), schedules.uniform(8)
-    free, clamped = (
-        SAMPLERS[name](data.predict_noise, start, levels, fresh_noise(start), clamp=clamp) for clamp in (None, 1e3)
-    )
-    assert_close(clamped, free, rtol=0, atol=1e-10)
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
@@ -327,7 +286,7 @@ def test_a_seed_gives_the_same_clip_alone_and_in_a_batch_of_eight(name, data):
         def noise(step):
             return position_noise(seeds, step, n_samples=3).double()
 
-        return SAMPLERS[name](data.predict_noise, noise(0), schedules.uniform(10), noise)
+        return SAMPLERS[name](data.predict, noise(0), schedules.uniform(10), noise)
 
     seeds = [11, 12, 13, 14, 15, 16, 17, 18]
     assert_close(sample(seeds), torch.cat([sample([seed]) for seed in seeds]), rtol=1e-10, atol=1e-12)
@@ -336,7 +295,9 @@ def test_a_seed_gives_the_same_clip_alone_and_in_a_batch_of_eight(name, data):
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_the_dtype_of_the_signal_is_kept(name):
     start = normal(2, 1, 3).float()
-    end = SAMPLERS[name](lambda x, log_snr: 0.5 * x, start, schedules.uniform(4), zero_noise(start))
+    end = SAMPLERS[name](
+        lambda x, log_snr: Prediction(0.5 * x), start, schedules.uniform(4), torch.zeros_like(start).mul
+    )
     assert end.dtype == torch.float32
 
 
@@ -347,27 +308,21 @@ def test_a_seed_gives_the_same_clip_on_every_device(name):
         def noise(step):
             return position_noise([1, 2], step, n_samples=1000, device=device)
 
-        return SAMPLERS[name](lambda x, log_snr: torch.tanh(x), noise(0), schedules.uniform(8), noise).cpu()
+        return SAMPLERS[name](lambda x, log_snr: Prediction(torch.tanh(x)), noise(0), schedules.uniform(8), noise).cpu()
 
     assert_close(sample("cuda"), sample("cpu"), rtol=1e-4, atol=1e-4)
 
 
-def as_v(predict_noise):
+def as_v(predict):
     """Return a predictor that goes the way of a network that predicts v, in float32."""
 
-    def predict(x, log_snr):
-        noise, alpha = predict_noise(x.double(), log_snr.double()), torch.sigmoid(log_snr.double()).sqrt()
-        sigma = torch.sigmoid(-log_snr.double()).sqrt()
-        clean = data_clean(x.double(), log_snr.double(), predict_noise)
-        v = (alpha.view(-1, 1, 1) * noise - sigma.view(-1, 1, 1) * clean).float()
-        return noise_from(v, x, log_snr, "v")
+    def predict_by_v(x, log_snr):
+        alpha, sigma = (torch.sigmoid(sign * log_snr).sqrt() for sign in (1, -1))
+        noise = predict(x.double(), log_snr).noise
+        clean = (x.double() - sigma * noise) / alpha
+        return Prediction(noise_from((alpha * noise - sigma * clean).float(), x, log_snr, "v"))
 
-    return predict
-
-
-def data_clean(x, log_snr, predict_noise):
-    alpha, sigma = (torch.sigmoid(sign * log_snr).sqrt().view(-1, 1, 1) for sign in (1, -1))
-    return (x - sigma * predict_noise(x, log_snr)) / alpha
+    return predict_by_v
 
 
 @pytest.mark.parametrize("name", DETERMINISTIC)
@@ -376,7 +331,7 @@ def test_zero_terminal_snr_lets_pure_noise_become_data_of_the_right_mean(name, d
     start = normal(4000, 1, 3).float()
     plain = schedules.diffwave(40)
     wrong, right = (
-        DETERMINISTIC[name](as_v(data.predict_noise), start, levels, no_noise)[:, 0].double().mean(0)
+        DETERMINISTIC[name](as_v(data.predict), start, levels, no_noise)[:, 0].double().mean(0)
         for levels in (plain, schedules.zero_terminal(plain, floor=-16.0))
     )
     assert_close(right, data.mean, rtol=0, atol=0.06)

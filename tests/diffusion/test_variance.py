@@ -7,9 +7,9 @@ import torch
 from torch.testing import assert_close
 
 from audiodiff.config import DiffusionConfig
-from audiodiff.diffusion.process import diffuse, noise_from, training_target
+from audiodiff.diffusion.process import diffuse, training_target
 from audiodiff.diffusion.schedules import from_betas
-from audiodiff.diffusion.variance import answer_from, log_ratio, posterior, split_answer, variance_fraction_from
+from audiodiff.diffusion.variance import log_ratio, posterior, prediction_from, variance_fraction_from
 
 LEVELS = torch.tensor([-9.0, -2.0, 0.3, 6.0], dtype=torch.float64)
 FOLLOWING = LEVELS + torch.tensor([0.02, 1.0, 3.0, 0.5], dtype=torch.float64)
@@ -79,16 +79,22 @@ def test_the_second_output_interpolates_the_logarithm_between_the_bounds():
 
 
 @pytest.mark.parametrize("target", ["epsilon", "v", "x0"])
-def test_an_answer_holds_the_noise_of_any_target_and_the_share_behind_it(target):
-    config = DiffusionConfig(target=target)
+def test_a_prediction_holds_the_noise_of_any_target_and_the_variance(target):
+    config = DiffusionConfig(target=target, variance="learned")
     clean, noise, second = torch.randn(3, 4, 1, 7, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     x = diffuse(clean, noise, LEVELS)
     first = training_target(clean, noise, LEVELS, target)
-    answer = answer_from(torch.cat([first, second], dim=1), x, LEVELS, config)
-    predicted, variance_fraction = split_answer(answer, x)
-    assert_close(predicted, noise)
-    assert_close(variance_fraction, variance_fraction_from(second, LEVELS, config.step_width))
-    assert_close(noise_from(torch.cat([first, second], dim=1), x, LEVELS, target), noise)  # for those who want no more
-    alone = answer_from(first, x, LEVELS, config)
-    assert split_answer(alone, x)[1] is None
-    assert torch.equal(alone, predicted)
+    prediction = prediction_from(torch.cat([first, second], dim=1), x, LEVELS, config)
+    assert_close(prediction.noise, noise)
+    assert_close(prediction.variance, variance_fraction_from(second, LEVELS, config.step_width))
+    alone = prediction_from(first, x, LEVELS, config.model_copy(update={"variance": "fixed"}))
+    assert alone.variance is None
+    assert torch.equal(alone.noise, prediction.noise)
+
+
+@pytest.mark.parametrize("target", ["epsilon", "v", "x0"])
+def test_a_scalar_level_is_that_of_every_clip(target):
+    config = DiffusionConfig(target=target, variance="learned")
+    output, x = torch.randn(3, 2, 7, dtype=torch.float64), torch.randn(3, 1, 7, dtype=torch.float64)
+    predictions = [prediction_from(output, x, level, config) for level in (LEVELS[1], LEVELS[1].expand(3))]
+    assert_close(*predictions)

@@ -4,15 +4,16 @@ import pytest
 import torch
 
 from audiodiff.diffusion.correctors import Langevin
+from audiodiff.diffusion.process import Prediction
 from audiodiff.diffusion.samplers import SAMPLERS
 from audiodiff.engine.fused import fused
-from audiodiff.engine.graphs import CapturedGraph, Inputs, Loop, ReverseGraphs, bucket, reverse
+from audiodiff.engine.graphs import CapturedGraph, Inputs, Process, ReverseGraphs, bucket, reverse
 from audiodiff.networks.conditioning import GlobalConditions
 
 HOP = 16
 LEVELS = (-4.0, 1.0, float("inf"))
-DDIM, DDPM = Loop("ddim", LEVELS), Loop("ddpm", LEVELS)
-CORRECTED = Loop("heun", LEVELS, corrector=Langevin(2))
+DDIM, DDPM = Process("ddim", LEVELS), Process("ddpm", LEVELS)
+CORRECTED = Process("heun", LEVELS, corrector=Langevin(2))
 
 
 class FakeCapture:
@@ -66,17 +67,17 @@ def test_the_loop_is_that_of_the_sampler(sampler, make_fusible):
     x = draw(0, 64)
 
     def predict(x, log_snr):
-        return network(x, log_snr)
+        return Prediction(network(x, log_snr.to(x).expand(len(x))))
 
     def noise(step):
         return draw(step, 64)
 
     log_snr = torch.tensor(LEVELS, dtype=torch.float64)
     with torch.no_grad():
-        expected = SAMPLERS[sampler](predict, x, log_snr, noise, clamp=0.5)
-        result = reverse(network, "epsilon", Loop(sampler, LEVELS, 0.5), Inputs(x), noise)
-        corrected = reverse(network, "epsilon", Loop(sampler, LEVELS, 0.5, Langevin()), Inputs(x), noise)
-        expected_corrected = SAMPLERS[sampler](predict, x, log_snr, noise, clamp=0.5, corrector=Langevin())
+        expected = SAMPLERS[sampler](predict, x, log_snr, noise)
+        result = reverse(network, "epsilon", Process(sampler, LEVELS), Inputs(x), noise)
+        corrected = reverse(network, "epsilon", Process(sampler, LEVELS, Langevin()), Inputs(x), noise)
+        expected_corrected = SAMPLERS[sampler](predict, x, log_snr, noise, corrector=Langevin())
     assert torch.equal(result, expected)
     assert torch.equal(corrected, expected_corrected)
     assert not torch.equal(corrected, expected)
@@ -150,7 +151,7 @@ def test_labels_are_inputs_of_a_recording(make_graphs):
 
 def test_whatever_is_constant_in_a_recording_tells_it_apart(make_graphs):
     network, graphs = make_graphs(patch=4, limit=9)
-    loops = [DDIM, DDPM, Loop("ddim", (-4.0, 2.0, float("inf"))), Loop("ddim", LEVELS, 0.1)]
+    loops = [DDIM, DDPM, Process("ddim", (-4.0, 2.0, float("inf"))), Process("ddim", LEVELS, Langevin())]
     for loop in loops * 2:
         result, expected = call(graphs, network, loop, 9)
         torch.testing.assert_close(result, expected, rtol=1e-5, atol=1e-5)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from audiodiff.engine.ring_buffer import RingBuffer
-from audiodiff.engine.window import Window
+from audiodiff.engine.streaming import Window
 
 
 @pytest.mark.parametrize("lengths", [[10], [1] * 10, [3, 4, 3], [5, 0, 5]])

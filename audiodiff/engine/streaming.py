@@ -1,0 +1,405 @@
+"""Long and streamed audio: signals in pieces, and the network calls that read them.
+
+A `Signal` is one long tensor as an iterator of pieces, with pointwise arithmetic. A sampler is a plain function of
+tensors; given a signal, it builds the reverse process as a graph of signals, and reading its result computes it piece
+by piece. A network call holds as much of its input as it can see to either side, so the result is that of the whole at
+once, audio comes out while the signal is still coming in, and memory holds only what lies between the first network
+call and the last.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import weakref
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import pairwise
+from queue import Empty, Full, Queue
+from threading import Barrier, Event, RLock
+from types import TracebackType
+from typing import Any, Generic, TypeVar
+
+import torch
+from torch import Tensor
+
+T = TypeVar("T")
+S = TypeVar("S")
+R = TypeVar("R")
+
+
+class _Source(Generic[T]):
+    """An iterator of batches of pieces, read once; every piece is kept for the readers that have not got there."""
+
+    def __init__(self, batches: Iterable[Sequence[T]]) -> None:
+        self.batches = iter(batches)
+        self.n_pieces, self.ended = 0, False
+        self.lock = RLock()
+        self._broken = False
+        self._readers: list[weakref.ref[_Reader[T]]] = []  # weak: what nobody will read is not kept
+        self._observers: list[Callable[[T], object]] = []
+
+    def reader(self) -> _Reader[T]:
+        if self.n_pieces:
+            raise RuntimeError("a signal is being read already; a reader that comes now would miss its beginning")
+        reader = _Reader(self)
+        self._readers.append(weakref.ref(reader))
+        return reader
+
+    def observe(self, observer: Callable[[T], object]) -> None:
+        self._observers.append(observer)
+
+    def advance(self) -> bool:
+        """Take the next batch, which may be empty; return False at the end of the signal."""
+        with self.lock:
+            if self.ended:
+                return False
+            if self._broken:
+                raise RuntimeError("a signal broke off with an error")
+            self._broken = True  # unless the next batch comes
+            batch = next(self.batches, None)
+            self._broken = False
+            if batch is None:
+                self.ended = True
+                return False
+            readers = [reader for reader in (ref() for ref in self._readers) if reader is not None]
+            self._readers = [ref for ref in self._readers if ref() is not None]
+            for piece in batch:
+                for observer in self._observers:
+                    observer(piece)
+                for reader in readers:
+                    reader.waiting.append(piece)
+            self.n_pieces += len(batch)
+            return True
+
+
+class _Reader(Generic[T]):
+    """One reader's place in a signal, for one thread."""
+
+    def __init__(self, source: _Source[T]) -> None:
+        self.waiting: deque[T] = deque()
+        self._source = source
+
+    def __iter__(self) -> _Reader[T]:
+        return self
+
+    def __next__(self) -> T:
+        if not self.waiting:
+            with self._source.lock:
+                while not self.waiting:
+                    if not self._source.advance():
+                        raise StopIteration
+        return self.waiting.popleft()
+
+
+class Signal(Generic[T]):
+    """One long signal as an iterator of pieces, read lazily; each `iter` is a reader of its own.
+
+    Pieces are tensors `(batch, channels, time)` where arithmetic is used. All readers must be made before the first
+    reads: so they are when the graph of a reverse process is built before its result is read.
+
+    Args:
+        batches: Yields lists of consecutive pieces, empty ones where nothing has become complete.
+
+    Example:
+        >>> x = Signal([[torch.ones(1, 1, 3)], [torch.ones(1, 1, 2)]])
+        >>> torch.cat(list(2 * x + x), dim=-1)
+        tensor([[[3., 3., 3., 3., 3.]]])
+    """
+
+    def __init__(self, batches: Iterable[Sequence[T]]) -> None:
+        self.source = _Source(batches)
+
+    def __iter__(self) -> Iterator[T]:
+        return self.source.reader()
+
+    def map(self, function: Callable[[T], R]) -> Signal[R]:
+        """Apply a function to every piece."""
+        return Signal([function(piece)] for piece in iter(self))
+
+    def combine(self, function: Callable[[T, S], R], other: Signal[S]) -> Signal[R]:
+        """Apply a function to every piece and that of another signal cut alike."""
+        return Signal([function(*pair)] for pair in zip(iter(self), iter(other), strict=True))
+
+    def observe(self, observer: Callable[[T], object]) -> None:
+        """Call a function with every piece as soon as it is made."""
+        self.source.observe(observer)
+
+    def reroute(self, through: Callable[[Signal[T]], Iterable[Sequence[T]]]) -> None:
+        """Let pieces pass through a function of this signal before any reader gets them."""
+        self.source.batches = iter(through(Signal(self.source.batches)))
+
+    def _pointwise(self, function: Callable[[Any, Any], Any], other: Any) -> Signal[Any]:
+        if isinstance(other, Signal):
+            return self.combine(function, other)
+        return self.map(lambda piece: function(piece, other))
+
+    def __add__(self, other: Any) -> Signal[Any]:
+        return self._pointwise(lambda a, b: a + b, other)
+
+    def __radd__(self, other: Any) -> Signal[Any]:
+        return self._pointwise(lambda a, b: b + a, other)
+
+    def __sub__(self, other: Any) -> Signal[Any]:
+        return self._pointwise(lambda a, b: a - b, other)
+
+    def __rsub__(self, other: Any) -> Signal[Any]:
+        return self._pointwise(lambda a, b: b - a, other)
+
+    def __mul__(self, other: Any) -> Signal[Any]:
+        return self._pointwise(lambda a, b: a * b, other)
+
+    def __rmul__(self, other: Any) -> Signal[Any]:
+        return self._pointwise(lambda a, b: b * a, other)
+
+    def __truediv__(self, other: Any) -> Signal[Any]:
+        return self._pointwise(lambda a, b: a / b, other)
+
+    def __neg__(self) -> Signal[Any]:
+        return self.map(lambda piece: -piece)  # type: ignore[operator]
+
+    def sqrt(self) -> Signal[Any]:
+        """Return the square root of every sample."""
+        return self.map(lambda piece: piece.sqrt())  # type: ignore[attr-defined]
+
+
+class Window:
+    """The part of a long tensor that is still needed, addressed by its place in the whole.
+
+    Args:
+        dim: The axis along which the pieces follow each other.
+
+    Attributes:
+        end: Index, in the whole, behind the last piece.
+    """
+
+    def __init__(self, dim: int) -> None:
+        self.end = 0
+        self._dim = dim
+        self._pieces: deque[tuple[int, Tensor]] = deque()
+
+    def append(self, piece: Tensor) -> None:
+        """Add a piece of any length at the end."""
+        self._pieces.append((self.end, piece))
+        self.end += piece.shape[self._dim]
+
+    def parts(self, start: int, stop: int) -> Iterator[tuple[int, Tensor]]:
+        """Yield what is there of [start, stop), as (index in the whole, view), in order."""
+        for first, piece in self._pieces:
+            low, high = max(start, first), min(stop, first + piece.shape[self._dim])
+            if low < high:
+                yield low, piece.narrow(self._dim, low - first, high - low)
+
+    def view(self, start: int, stop: int) -> Tensor:
+        """Return [start, stop), a copy where it spans several pieces.
+
+        Raises:
+            IndexError: If a part of it is forgotten, or not there yet.
+        """
+        parts = [part for _, part in self.parts(start, stop)]
+        if sum(part.shape[self._dim] for part in parts) != stop - start:
+            raise IndexError(f"[{start}, {stop}) is not in the window, which ends at {self.end}")
+        return parts[0] if len(parts) == 1 else torch.cat(parts, self._dim)
+
+    def forget(self, before: int) -> None:
+        """Let go of pieces that lie before an index entirely."""
+        while self._pieces and self._pieces[0][0] + self._pieces[0][1].shape[self._dim] <= before:
+            self._pieces.popleft()
+
+
+def with_halo(
+    function: Callable[[Tensor, Tensor | None], Tensor],
+    signal: Iterable[Tensor],
+    conditions: Iterable[Tensor | None],
+    *,
+    reach: int,
+    samples_per_row: int,
+) -> Iterator[list[Tensor]]:
+    """Apply a function to a signal in pieces, each together with as much on either side as the function sees.
+
+    Args:
+        function: From a stretch of the signal `(batch, channels, time)` and its condition `(batch, rows, n)`, or None,
+            to something of the same length.
+        signal: Consecutive pieces of the signal.
+        conditions: The condition of each piece, or None.
+        reach: How far the function sees to either side, in samples; a whole number of rows.
+        samples_per_row: Samples per row of the condition.
+
+    Yields:
+        After every piece, the results of those that have become complete, in order; after the last, the rest.
+    """
+    x, rows = Window(dim=2), Window(dim=1)
+    waiting: deque[tuple[int, int]] = deque()
+
+    def complete(end: float) -> Iterator[Tensor]:
+        while waiting and waiting[0][1] + reach <= end:
+            start, stop = waiting.popleft()
+            low, high = max(0, start - reach), min(x.end, stop + reach)
+            condition = rows.view(low // samples_per_row, high // samples_per_row) if rows.end else None
+            yield function(x.view(low, high), condition)[..., start - low : stop - low]
+            x.forget(stop - reach)
+            rows.forget((stop - reach) // samples_per_row)
+
+    for piece, condition in zip(signal, conditions, strict=True):
+        waiting.append((x.end, x.end + piece.shape[2]))
+        x.append(piece)
+        if condition is not None:
+            rows.append(condition)
+        yield list(complete(x.end))
+    yield list(complete(float("inf")))
+
+
+class Stage:
+    """The network calls, one or several, that read one signal.
+
+    Args:
+        x: What they read.
+    """
+
+    def __init__(self, x: Signal[Any]) -> None:
+        self.x = x
+        self.outputs: list[_Source[Any]] = []
+        self.n_read = 0
+
+    @property
+    def n_done(self) -> int:
+        """Pieces that have come out of all calls."""
+        return min(output.n_pieces for output in self.outputs)
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing will come any more."""
+        return all(output.ended for output in self.outputs)
+
+    def advance(self) -> None:
+        """Let every call read one more piece, and compute what that makes possible."""
+        for output in self.outputs:
+            output.advance()
+        self.n_read += 1
+
+
+class Stages(list[Stage]):
+    """The network calls of a reverse process in the order in which its sampler makes them."""
+
+    def add(self, x: Signal[Any], batches: Iterable[Sequence[R]]) -> Signal[R]:
+        """Add a call that reads x and yields batches of pieces; return the signal that comes out."""
+        if not self or self[-1].x is not x:
+            self.append(Stage(x))
+        signal = Signal(batches)
+        self[-1].outputs.append(signal.source)
+        return signal
+
+    def read(self, result: Signal[R]) -> Iterator[R]:
+        """Yield the pieces of a signal that depends on the last stage, each as soon as it can be.
+
+        The stages advance in order, each by what the one before it has made, so that reading does not recurse through
+        all of them and no more of the input is taken than the next piece of the result needs.
+        """
+        reader, n_read = iter(result), 0
+        while not self[-1].ended:
+            self[0].advance()
+            for before, stage in pairwise(self):
+                while stage.n_read < before.n_done or (before.ended and not stage.ended):
+                    stage.advance()
+            while n_read < self[-1].n_done:
+                n_read += 1
+                yield next(reader)
+
+
+WAITING = 2
+"""Pieces that may wait between two threads; who brings more waits, so that nobody runs ahead and fills the memory."""
+
+_END = object()
+_PATIENCE = 0.1
+"""Seconds after which a waiting thread looks whether it is to stop."""
+
+
+def n_pipeline_threads(n_threads: int, n_calls: int) -> int:
+    """Return among how many threads to share out network calls, each thread with an equal part of torch's own.
+
+    Example:
+        >>> [n_pipeline_threads(n_threads, 6) for n_threads in (1, 2, 4, 16)]
+        [1, 2, 2, 3]
+        >>> n_pipeline_threads(8, 1)
+        1
+    """
+
+    def speed(size: int) -> float:  # splitting one operation among n threads makes it about n ** 0.8 times faster
+        return float((n_threads // size) ** 0.8) / -(-n_calls // size)
+
+    return max(range(1, min(n_threads, n_calls) + 1), key=speed)
+
+
+class ThreadPipeline:
+    """Threads that each run some stages of a reverse process and hand pieces on to the next.
+
+    So no operation has to be split among many threads: where operations are short, waiting for the slowest thread costs
+    most of the gain. Leaving the context stops the threads.
+
+    Args:
+        size: Number of threads.
+        n_threads: Torch threads of each.
+    """
+
+    def __init__(self, size: int, n_threads: int) -> None:
+        self.size, self._n_threads = size, n_threads
+        self._stop = Event()
+        self._inference = torch.is_inference_mode_enabled()  # which a thread does not inherit
+
+    def __enter__(self) -> ThreadPipeline:
+        before = torch.get_num_threads()
+        self._threads = ThreadPoolExecutor(self.size, "audiodiff", _set_torch_threads, (self._n_threads,))
+        all_there = Barrier(self.size)
+        for started in [self._threads.submit(all_there.wait) for _ in range(self.size)]:
+            started.result()
+        torch.set_num_threads(before)  # the above is for its thread, and for threads still to come
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._stop.set()
+        self._threads.shutdown(wait=True)
+
+    def read(self, stages: Stages, result: Signal[R]) -> Iterator[R]:
+        """Yield the pieces of a signal as `Stages.read` does, its stages computed by the threads."""
+        edges = [round(i * len(stages) / self.size) for i in range(self.size + 1)]
+        groups = [Stages(stages[first:end]) for first, end in pairwise(edges)]
+        for group, following in pairwise(groups):
+            following[0].x.reroute(lambda x, group=group: self._in_thread(group, x))  # type: ignore[misc]
+        for batch in self._in_thread(groups[-1], result):
+            yield from batch
+
+    def _in_thread(self, stages: Stages, signal: Signal[R]) -> Iterator[list[R]]:
+        queue: Queue[Any] = Queue(WAITING)
+        pieces = stages.read(signal)
+        done: Future[None] = self._threads.submit(self._run, pieces, queue)
+        while (piece := self._get(queue)) is not _END:
+            yield [piece]
+        done.result()  # raises what the thread has raised
+
+    def _run(self, pieces: Iterator[Any], queue: Queue[Any]) -> None:
+        try:
+            with torch.inference_mode(self._inference):
+                for piece in pieces:
+                    self._put(queue, piece)
+                    if self._stop.is_set():
+                        return
+        finally:
+            self._put(queue, _END)
+
+    def _put(self, queue: Queue[Any], piece: object) -> None:
+        while not self._stop.is_set():
+            with contextlib.suppress(Full):
+                return queue.put(piece, timeout=_PATIENCE)
+
+    def _get(self, queue: Queue[Any]) -> Any:
+        while not self._stop.is_set():
+            with contextlib.suppress(Empty):
+                return queue.get(timeout=_PATIENCE)
+        return _END
+
+
+def _set_torch_threads(n_threads: int) -> None:
+    torch.get_num_threads()  # the first look in a thread takes the number for all; only then it can have its own
+    torch.set_num_threads(n_threads)
