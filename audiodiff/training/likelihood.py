@@ -67,11 +67,9 @@ def _predict_error(
     noise = position_noise(seeds, draw, n_samples=n_samples, channels=channels, device=batch.clean.device)
     x = diffuse(batch.clean, noise, log_snr)
     with objective.autocast():
-<<<<<<< HEAD:audiodiff/training/likelihood.py
-        output, variance = split_output(predict(x, log_snr, batch.mel, batch.global_conditions), objective.config.diffusion)
-=======
-        output, variance = split_output(predict(x, log_snr, batch.mel, batch.given), objective.config.diffusion)
->>>>>>> 1428578 (Samplers are plain functions; long and streamed audio is a signal in pieces that goes through them):audiodiff/training/bits.py
+        output, variance = split_output(
+            predict(x, log_snr, batch.mel, batch.global_conditions), objective.config.diffusion
+        )
     variance = None if variance is None else variance.float()
     return noise_error(output, x, noise, log_snr, objective.config.diffusion), variance
 

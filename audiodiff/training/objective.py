@@ -118,7 +118,9 @@ class Objective:
         """
         x = diffuse(batch.clean, noise, log_snr)
         with self.autocast():
-            prediction, variance = split_output(predict(x, log_snr, batch.mel, batch.global_conditions), self.config.diffusion)
+            prediction, variance = split_output(
+                predict(x, log_snr, batch.mel, batch.global_conditions), self.config.diffusion
+            )
         target = training_target(batch.clean, noise, log_snr, self.config.diffusion.target)
         loss = self._mse(prediction, target, batch.bandwidth, log_snr, weighting)
         if variance is None:
