@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from audiodiff.engine.fused import fused
-from audiodiff.engine.graphs import Inputs, Loop, reverse
+from audiodiff.engine.graphs import Inputs, Process, reverse
 from audiodiff.engine.packing import feature_widths, pad_parts, padded_width
 from audiodiff.networks.conditioning import GlobalConditions
 
@@ -62,9 +62,9 @@ def test_packed_weights_compute_the_network(kind, network, make_fusible, plain_l
 def test_six_steps_in_sixteen_bits_keep_40_decibels(make_fusible, plain_layers, relative_error):
     plain = make_fusible(patch=4, channels=64, layers=30, dilation_cycle=10)
     x, mel = torch.randn(2, 1, 64 * HOP), torch.randn(2, 5, 64)
-    loop = Loop("ddim", (*torch.linspace(-8, 10, 6).tolist(), float("inf")))
+    process = Process("ddim", (*torch.linspace(-8, 10, 6).tolist(), float("inf")))
     results = []
     for network in (plain, fused(plain, torch.bfloat16)):
         with torch.no_grad():
-            results.append(reverse(network, "epsilon", loop, Inputs(x, network.encode(mel)), torch.zeros))
+            results.append(reverse(network, "epsilon", process, Inputs(x, network.encode(mel)), torch.zeros))
     assert 1e-4 < relative_error(results[1], results[0]) < 1e-2

@@ -13,7 +13,7 @@ from audiodiff.diffusion.variance import prediction_from
 from audiodiff.engine.choose import PlainEngine
 from audiodiff.engine.streaming import Signal, Stages
 from audiodiff.networks.build import build_network
-from audiodiff.networks.given import Conditions
+from audiodiff.networks.conditioning import GlobalConditions
 
 CPU = torch.device("cpu")
 LOG_SNR = torch.tensor(-1.0, dtype=torch.float64)
@@ -45,7 +45,7 @@ def predict_pieces(generator, x, labels, guidance, cuts):
     stages, pieces = Stages(), Signal([piece] for piece in x.split([BLOCK * length for length in cuts], dim=-1))
     bind = partial(generator._signal_predictor, stages, pieces.map(lambda piece: None))
     settings = SynthesisConfig(guidance=guidance.scale, guidance_interval=guidance.interval)
-    prediction = generator.guided(bind, generator.network.embed(Conditions(labels)), settings)(pieces, LOG_SNR)
+    prediction = generator.guided(bind, generator.network.embed(GlobalConditions(labels)), settings)(pieces, LOG_SNR)
     if prediction.variance is None:
         return list(stages.read(prediction.noise)), None
     both = list(stages.read(prediction.noise.combine(lambda *pair: pair, prediction.variance)))
@@ -64,7 +64,8 @@ def test_pieces_are_guided_like_the_whole(name, target, guidance, cuts):
     network, batch = generator.network, generator.engine.largest_batch or 2
     x = torch.randn(batch, 1, BLOCK * BLOCKS, generator=torch.Generator().manual_seed(1))
     labels, log_snr = torch.tensor([0, 1][:batch]), LOG_SNR.float().expand(batch)
-    outputs = [network(x, log_snr, None, embedded) for embedded in (network.embed(Conditions(labels)), network.embed())]
+    embeddings = network.embed(GlobalConditions(labels)), network.embed()
+    outputs = [network(x, log_snr, None, embedded) for embedded in embeddings]
     conditional, null = (noise_from(output, x, log_snr, target) for output in outputs)
     expected = guidance.combine(conditional, null, x, log_snr)
     pieces, _ = predict_pieces(generator, x, labels, guidance, cuts)
@@ -83,7 +84,7 @@ def test_a_learned_variance_under_guidance_is_that_with_conditions(name):
     labels, log_snr = torch.tensor([0, 1]), LOG_SNR.float().expand(2)
     conditional, null = (
         prediction_from(network(x, log_snr, None, embedded), x, log_snr, diffusion)
-        for embedded in (network.embed(Conditions(labels)), network.embed())
+        for embedded in (network.embed(GlobalConditions(labels)), network.embed())
     )
     noise, variance = predict_pieces(generator, x, labels, Guidance(3.0), [7, 30, 3])
     torch.testing.assert_close(variance, conditional.variance, rtol=1e-4, atol=1e-4)
