@@ -137,20 +137,15 @@ class Signal(Generic[T]):
     def __add__(self, other: Any) -> Signal[Any]:
         return self._pointwise(lambda a, b: a + b, other)
 
-    def __radd__(self, other: Any) -> Signal[Any]:
-        return self._pointwise(lambda a, b: b + a, other)
+    __radd__ = __add__
 
     def __sub__(self, other: Any) -> Signal[Any]:
         return self._pointwise(lambda a, b: a - b, other)
 
-    def __rsub__(self, other: Any) -> Signal[Any]:
-        return self._pointwise(lambda a, b: b - a, other)
-
     def __mul__(self, other: Any) -> Signal[Any]:
         return self._pointwise(lambda a, b: a * b, other)
 
-    def __rmul__(self, other: Any) -> Signal[Any]:
-        return self._pointwise(lambda a, b: b * a, other)
+    __rmul__ = __mul__
 
     def __truediv__(self, other: Any) -> Signal[Any]:
         return self._pointwise(lambda a, b: a / b, other)
