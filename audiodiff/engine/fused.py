@@ -154,6 +154,11 @@ class _Fused(nn.Module):
         """Samples on either side that an output depends on."""
         return self.plain.receptive_field
 
+    @property
+    def context_frames(self) -> int:
+        """Mel frames on either side that the encoded condition of a frame depends on."""
+        return self.plain.context_frames
+
     @torch.no_grad()
     def encode(self, mel: Tensor) -> Tensor:
         """Prepare a mel `(batch, n_mels, n_blocks)` for the kernels, once for all steps."""
