@@ -172,13 +172,12 @@ STEPS = {
         {"synthesis": {"start": "griffin-lim", "griffin_lim_iterations": 2, "steps": 2}},
         {"few_step_weight": 1.0},
     ),
-    "few steps of several counts, with discriminators": (
+    "few steps of several counts, from noise too": (
         {"synthesis": {"start": "phase-gradient", "griffin_lim_iterations": 1, "steps": 2}},
         {
             "few_step_weight": 1.0,
             "few_step_counts": (1, 2, 4),
             "few_step_from_noise": 0.5,
-            "adversarial_weight": 0.5,
         },
     ),
     "few steps, ddpm": ({"synthesis": {"sampler": "ddpm", "steps": 2, "corrector_steps": 1}}, {"few_step_weight": 1.0}),

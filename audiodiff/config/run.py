@@ -168,16 +168,6 @@ class TrainingConfig(Config):
     few_step_from_noise: float = Field(
         0.0, ge=0, le=1, description="share of training steps whose few-step loss starts from noise, with 4 steps"
     )
-    adversarial_weight: float = Field(
-        0.0,
-        ge=0,
-        description="gradient of the discriminators' judgement relative to that of the few-step loss; 0 trains without "
-        "discriminators. For a last fine-tuning, against blur",
-    )
-    feature_matching_weight: float = Field(
-        1.0, ge=0, description="gradient of the distance of discriminators' features, likewise"
-    )
-    discriminator_learning_rate: float = Field(2e-4, gt=0)
     condition_dropout: float = Field(
         0.0,
         ge=0,

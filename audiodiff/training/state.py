@@ -17,7 +17,6 @@ from audiodiff.data.crops import Example
 from audiodiff.errors import TrainingError
 from audiodiff.networks.build import Network
 from audiodiff.networks.embeddings import radial_parameters
-from audiodiff.training.adversarial import AdversarialTraining
 from audiodiff.training.distributed import Distributed
 from audiodiff.training.few_step import FewStepLoss
 from audiodiff.training.lora import describe_trainable, set_trainable
@@ -142,22 +141,13 @@ class TrainState:
         self._weighting = LossWeighting(training, config.diffusion.target)
         wanted = training.few_step_weight > 0
         self.few_step = FewStepLoss(self.ema, config, bf16=self.objective.bf16) if wanted else None
-        self.adversarial: AdversarialTraining | None = None
-        if wanted and training.adversarial_weight:
-            self.adversarial = AdversarialTraining(
-                training,
-                config.sample_rate,
-                distributed.device,
-                bf16=self.objective.bf16 and distributed.device.type == "cuda",
-            )
         self.optimiser = make_optimiser(self.network.parameters(), training, radial_parameters(self.network))
         self.progress = Progress()
         self._mel_noise_db = mel_noise_db
         self._updates = torch.zeros((), dtype=torch.float64, device=distributed.device)
         self._pending: deque[_Pending] = deque()
         self._elapsed = deque([(0, 0.0)])  # step, and the fraction of time that was used there
-        self._discriminator_batch: tuple[Tensor, Tensor, Tensor | None] | None = None
-        self._mid_step = False  # whether an error has left weights, EMA and optimisers at different steps
+        self._mid_step = False  # whether an error has left weights, EMA and optimiser at different steps
         if training.gradient_checkpointing:
             checkpoint_layers(self.network)
         predict = distributed.wrap(self.network)
@@ -202,28 +192,18 @@ class TrainState:
         return loss
 
     def _few_step_loss(self, few_step: FewStepLoss, batch: Batch) -> Tensor:
-        """Return the weighted loss of the unrolled reverse process, with that of the discriminators in its gradient."""
+        """Return the weighted loss of the unrolled reverse process."""
         training, step = self.training, self.progress.step
         seeds = draw_seeds(len(batch.clean), training.seed, step, self.distributed.replica)
         generated = few_step.generate(self._predict, batch, seeds, few_step.draw_settings(training, step))
-        reference = few_step.reference(batch)
-        leaf = generated.detach().requires_grad_() if self.adversarial else generated
-        distance = training.few_step_weight * few_step.distance(leaf, reference, batch.bandwidth).mean()
-        if self.adversarial is None:
-            return distance
-        gradient = self.adversarial.gradient(leaf, reference, distance, batch.bandwidth)
-        self._discriminator_batch = (leaf.detach(), reference, batch.bandwidth)
-        surrogate = (generated * gradient).sum()  # for its gradient only: its value is taken off again
-        return distance.detach() + surrogate - surrogate.detach()
+        distances = few_step.distance(generated, few_step.reference(batch), batch.bandwidth)
+        return training.few_step_weight * distances.mean()
 
     def _update(self, finite: Tensor, rate: float) -> None:
         """Move weights and EMA if `finite` is true; the host does not look."""
         set_learning_rate(self.optimiser, rate)
         self.optimiser.found_inf = (~finite).float()  # type: ignore[attr-defined]  # as torch.amp.GradScaler does
         self.optimiser.step()
-        if self.adversarial is not None and self._discriminator_batch is not None:
-            self.adversarial.step(*self._discriminator_batch)
-            self._discriminator_batch = None
         self._updates += finite
         weight = (1 - ema_decay(self._updates, self.training)) * finite
         update_ema(self.ema, self.network, weight)
@@ -267,8 +247,6 @@ class TrainState:
             "network": self.network.state_dict(),
             "optimiser": self.optimiser.state_dict()["state"],
         }
-        if self.adversarial:
-            state["discriminator"] = self.adversarial.state_dict()
         return state
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -290,5 +268,3 @@ class TrainState:
         self._updates.fill_(self.progress.step - self.progress.skipped)
         self.network.load_state_dict(state_dict["network"])
         self.optimiser.load_state_dict(self.optimiser.state_dict() | {"state": state_dict["optimiser"]})
-        if self.adversarial and "discriminator" in state_dict:
-            self.adversarial.load_state_dict(state_dict["discriminator"])
