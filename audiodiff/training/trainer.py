@@ -23,9 +23,8 @@ from audiodiff.training.distributed import init_distributed
 from audiodiff.training.initialisation import resume_or_initialise
 from audiodiff.training.loss_curve import LossCurve, LossMonitor, LossPoint, check_terminal_snr
 from audiodiff.training.samples import choose_samples, make_clips
-from audiodiff.training.signals import StopSignal
 from audiodiff.training.state import StepResult, TrainState
-from audiodiff.training.time_budget import Clock, TimeBudget
+from audiodiff.training.stopping import Clock, StopSignal, TimeBudget
 from audiodiff.training.validation import Validator
 
 _LOG = logging.getLogger(__name__)

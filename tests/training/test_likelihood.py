@@ -8,8 +8,8 @@ import torch
 from audiodiff.config import DiffusionConfig, MelConfig, ModelConfig, NetworkConfig, WhiteningConfig
 from audiodiff.diffusion.process import training_target
 from audiodiff.diffusion.variance import posterior
-from audiodiff.training.likelihood import SAMPLE_WIDTH, bits_per_sample
 from audiodiff.training.objective import Batch, Objective, band_limited
+from audiodiff.training.validation import SAMPLE_WIDTH, bits_per_sample
 
 DEVIATION = 0.8
 """Of the whitened audio, whose samples are independent and normal."""

@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from audiodiff.training.signals import StopSignal
+from audiodiff.training.stopping import StopSignal
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -9,7 +9,7 @@ from audiodiff.cli.main import main
 from audiodiff.config import TrainingConfig
 from audiodiff.training.checkpoints import load_checkpoint
 from audiodiff.training.optimiser import learning_rate
-from audiodiff.training.time_budget import TimeBudget
+from audiodiff.training.stopping import TimeBudget
 from audiodiff.training.trainer import train
 
 

@@ -1,10 +1,13 @@
-"""A run that has minutes, not steps: how much of its time is used, and when it must end so that all is saved."""
+"""What ends a run early, with everything saved: a signal, or the end of its time."""
 
 from __future__ import annotations
 
+import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import FrameType, TracebackType
 
 Clock = Callable[[], float]
 """Seconds, from any start."""
@@ -13,6 +16,38 @@ _SPARE = 1.5
 """What is kept for the last validation and checkpoint, as a multiple of the longest so far."""
 _LEAST, _UNKNOWN, _MOST = 0.01, 0.04, 0.2
 """Fractions of the time that are kept for them: at least, as long as neither was measured, and at most."""
+
+
+class StopSignal:
+    """While entered, notes SIGTERM or Ctrl-C, so that a run can end between two steps; a second one acts at once.
+
+    Attributes:
+        received: The signal, or None so far.
+    """
+
+    def __init__(self) -> None:
+        self.received: signal.Signals | None = None
+        self._previous: dict[int, object] = {}
+
+    def __enter__(self) -> StopSignal:
+        if threading.current_thread() is threading.main_thread():  # no other may set handlers
+            for number in (signal.SIGTERM, signal.SIGINT):
+                self._previous[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._restore()
+
+    def _note(self, number: int, _frame: FrameType | None) -> None:
+        self.received = signal.Signals(number)
+        self._restore()
+
+    def _restore(self) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)  # type: ignore[arg-type]  # what signal.signal returned
+        self._previous = {}
 
 
 class TimeBudget:
