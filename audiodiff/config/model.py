@@ -43,7 +43,7 @@ class DiffusionConfig(Config):
         0,
         ge=0,
         description="train on so many noise levels only, evenly spaced in quantiles of the distribution, as the "
-        "discrete steps of classical DiffWave; 0 trains on all. For comparisons: sampling meets levels between them",
+        "discrete steps of classical DiffWave; 0 trains on all. For comparisons: sampling takes levels between them",
     )
     variance: Literal["fixed", "learned"] = Field(
         "fixed",

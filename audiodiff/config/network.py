@@ -22,7 +22,7 @@ class EmbeddingConfig(Config):
     centres: int = Field(32, gt=1, description="number of RBF centres (or of sines and cosines)")
     initialisation: Literal["uniform", "quantiles", "k-means", "random"] = Field(
         "uniform",
-        description="of RBF centres: evenly over the range; with equal shares of the training levels between them; "
+        description="of RBF centres: evenly over the range; at quantiles of the training levels; "
         "k-means of draws of these, which lies between both; or anywhere. It matters where training levels crowd, as "
         "with distribution 'logistic'",
     )
@@ -105,7 +105,7 @@ class NetworkConfig(Config):
     activation: Literal["gated", "rbf"] = Field(
         "gated",
         description="what follows the dilated convolution: DiffWave's sigmoid times tanh, or a radial basis function "
-        "network per channel that starts as this and learns its own form. Slower: the fast engines compute gates only",
+        "network per channel, initialised to that. Experimental, and slower: the fast engines compute gates only",
     )
     activation_centres: int = Field(8, gt=1, description="RBF centres of each channel ('rbf' only)")
     patch: int = Field(1, gt=0, description="samples per position ('diffwave' and 'unet'); must divide the hop length")
@@ -211,9 +211,9 @@ class NetworkConfig(Config):
             raise ValueError(f"patch {self.patch} must divide the hop length {hop_length}; these do: {divisors}")
         if self.upsampling == "repeat":
             return
-        wanted = hop_length // self.patch
-        if math.prod(self.upsampling_factors) != wanted or any(f < 2 or f % 2 for f in self.upsampling_factors):
+        product = hop_length // self.patch
+        if math.prod(self.upsampling_factors) != product or any(f < 2 or f % 2 for f in self.upsampling_factors):
             raise ValueError(
-                f"upsampling_factors {list(self.upsampling_factors)} must be even and multiply to {wanted} (hop length "
-                f"{hop_length} / patch {self.patch}); {_fitting_factors(wanted)}"
+                f"upsampling_factors {list(self.upsampling_factors)} must be even and multiply to {product} (hop "
+                f"length {hop_length} / patch {self.patch}); {_fitting_factors(product)}"
             )

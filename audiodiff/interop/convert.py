@@ -121,7 +121,7 @@ def published_base_config() -> ModelConfig:
     return configuration(lmnt.PROJECT, sizes, metadata, {}, "the published network", {})
 
 
-def _recognise(weights: ForeignWeights, wanted: str | None) -> str:
+def _recognise(weights: ForeignWeights, project: str | None) -> str:
     found = next((name for name, project in PROJECTS.items() if project.mark in weights), None)
     if found is None:
         known = sorted({name for project in PROJECTS.values() for name in (project.vocoder, project.generator)})
@@ -129,8 +129,8 @@ def _recognise(weights: ForeignWeights, wanted: str | None) -> str:
             f"{weights.source} is of no network that is known here ({', '.join(known)}): it has no tensor "
             f"{' or '.join(project.mark for project in PROJECTS.values())}."
         )
-    if wanted is not None and wanted != found:
-        raise ModelError(f"{weights.source} is of project {found}, not {wanted}. Leave it out, or say {found}.")
+    if project is not None and project != found:
+        raise ModelError(f"{weights.source} is of project {found}, not {project}. Leave the project out.")
     return found
 
 

@@ -162,8 +162,9 @@ def _initial_centres(config: EmbeddingConfig, diffusion: DiffusionConfig, domain
 class FourierFeatures(nn.Module):
     """sin and cos of the noise level at K / 2 random frequencies, drawn once and saved with the weights.
 
-    Tancik et al. 2020, "Fourier features let networks learn high frequency functions in low dimensional domains"; for
-    noise levels Song et al. 2021, "Score-based generative modeling through stochastic differential equations".
+    Experimental. Tancik et al. 2020, "Fourier features let networks learn high frequency functions in low dimensional
+    domains"; for noise levels Song et al. 2021, "Score-based generative modeling through stochastic differential
+    equations".
 
     Args:
         config: Number of features, on which scale, and the standard deviation of the frequencies.
