@@ -135,7 +135,7 @@ def test_every_network_in_both_precisions_whole_and_streamed(models, cuda, kind)
         on_gpu, on_cpu = (moved(Vocoder, model, device) for device in (cuda, "cpu"))
         compare(on_gpu(mel, start=start, zero_terminal=True), on_cpu(mel, start=start, zero_terminal=True), 1e-4)
         assert on_gpu.with_dtype("bf16")(mel, start=start).device.type == "cuda"
-        if on_gpu.engine.reach_blocks is not None:
+        if on_gpu.engine.reach_frames is not None:
             pieces = list(on_gpu.stream(iter(mel.split(3, -1)), start=start, chunk_seconds=0.05))
             compare(torch.cat(pieces), on_cpu(mel, start=start), 1e-4)
 

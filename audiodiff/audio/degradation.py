@@ -49,8 +49,8 @@ class Degradation(Protocol):
     def fit(self, denoised: Tensor, audio: Tensor, baseline: Tensor, shrink: Shrink) -> Tensor:
         """Put what degraded audio, or its baseline, tells into a predicted clean signal."""
 
-    def mel(self, blocks: Tensor, spectrogram: MelSpectrogram, mel_statistics: MelStatistics) -> Tensor:
-        """Complete the mel of the baseline, one frame per block `(channels, n_mels, n_blocks)`."""
+    def mel(self, frames: Tensor, spectrogram: MelSpectrogram, mel_statistics: MelStatistics) -> Tensor:
+        """Complete the mel of the baseline, one frame per hop `(channels, n_mels, n_frames)`."""
 
 
 class MelStatistics(NamedTuple):
@@ -129,18 +129,18 @@ class Gaps:
             fraction[first:end] = (torch.pi / 2 * fade).sin().square()
         return torch.lerp(baseline, denoised, fraction)
 
-    def mel(self, blocks: Tensor, spectrogram: MelSpectrogram, mel_statistics: MelStatistics) -> Tensor:
-        """Interpolate linearly in time across the blocks whose centre is missing."""
-        hop, n_blocks = spectrogram.config.hop_length, blocks.shape[-1]
-        completed = blocks.clone()
-        for first, end in self.samples(n_blocks * hop):
-            left, right = math.ceil(first / hop - 0.5) - 1, math.ceil(end / hop - 0.5)  # the blocks beside the missing
+    def mel(self, frames: Tensor, spectrogram: MelSpectrogram, mel_statistics: MelStatistics) -> Tensor:
+        """Interpolate linearly in time across the frames whose centre is missing."""
+        hop, n_frames = spectrogram.config.hop_length, frames.shape[-1]
+        completed = frames.clone()
+        for first, end in self.samples(n_frames * hop):
+            left, right = math.ceil(first / hop - 0.5) - 1, math.ceil(end / hop - 0.5)  # the frames beside the missing
             if right - left < 2:
                 continue
-            sides = [side for side in (left, right) if 0 <= side < n_blocks] or [left + 1]
-            fraction = torch.linspace(0, 1, right - left + 1, device=blocks.device)[1:-1]
+            sides = [side for side in (left, right) if 0 <= side < n_frames] or [left + 1]
+            fraction = torch.linspace(0, 1, right - left + 1, device=frames.device)[1:-1]
             completed[..., left + 1 : right] = torch.lerp(
-                blocks[..., sides[:1]], blocks[..., sides[-1:]], fraction[: n_blocks - left - 1]
+                frames[..., sides[:1]], frames[..., sides[-1:]], fraction[: n_frames - left - 1]
             )
         return completed
 
@@ -186,9 +186,9 @@ class Clipping:
         beyond = audio.sign() * torch.maximum(denoised * audio.sign(), audio.abs())
         return torch.where(self.cut(audio), beyond, audio)
 
-    def mel(self, blocks: Tensor, spectrogram: MelSpectrogram, mel_statistics: MelStatistics) -> Tensor:
+    def mel(self, frames: Tensor, spectrogram: MelSpectrogram, mel_statistics: MelStatistics) -> Tensor:
         """Leave the mel of the splines as it is."""
-        return blocks
+        return frames
 
 
 @dataclass(frozen=True)
@@ -225,9 +225,9 @@ class Noise:
         """Go from the prediction towards the recording as far as it is more uncertain than the recording is noisy."""
         return denoised + shrink(audio - denoised, self.level(audio))
 
-    def mel(self, blocks: Tensor, spectrogram: MelSpectrogram, mel_statistics: MelStatistics) -> Tensor:
+    def mel(self, frames: Tensor, spectrogram: MelSpectrogram, mel_statistics: MelStatistics) -> Tensor:
         """Leave the mel of the filtered recording as it is."""
-        return blocks
+        return frames
 
 
 @dataclass(frozen=True)
@@ -262,22 +262,22 @@ class LowPass:
         """Take the recording below the cutoff, the prediction above."""
         return denoised + self.observe(audio - denoised)
 
-    def mel(self, blocks: Tensor, spectrogram: MelSpectrogram, mel_statistics: MelStatistics) -> Tensor:
+    def mel(self, frames: Tensor, spectrogram: MelSpectrogram, mel_statistics: MelStatistics) -> Tensor:
         """Go on above the cutoff as typical speech of the training data does.
 
         A missing band lies as many standard deviations from its mean as the highest whole bands of its frame do.
         """
-        bins = torch.arange(spectrogram.filterbank.shape[1], device=blocks.device)
+        bins = torch.arange(spectrogram.filterbank.shape[1], device=frames.device)
         hertz = bins * self.sample_rate / spectrogram.config.n_fft
         whole = spectrogram.filterbank[:, hertz > self.cutoff].sum(1) == 0
         n_whole = int(whole.sum())
         if n_whole == len(whole):
-            return blocks
+            return frames
         if n_whole < _EDGE_BANDS:
             raise AudioError(
                 f"below {self.cutoff:.0f} Hz there are {n_whole} whole mel bands, at least {_EDGE_BANDS} are needed to "
                 "go on from. Give a higher frequency."
             )
         mean, deviation = (value.unsqueeze(1) for value in mel_statistics)
-        standing = ((blocks - mean) / deviation)[:, n_whole - _EDGE_BANDS : n_whole].mean(1, keepdim=True)
-        return torch.cat([blocks[:, :n_whole], (mean + standing * deviation)[:, n_whole:]], 1)
+        standing = ((frames - mean) / deviation)[:, n_whole - _EDGE_BANDS : n_whole].mean(1, keepdim=True)
+        return torch.cat([frames[:, :n_whole], (mean + standing * deviation)[:, n_whole:]], 1)

@@ -19,7 +19,7 @@ from audiodiff.benchmark.baseline import (
     build_pair,
     relative_difference,
 )
-from audiodiff.benchmark.inputs import count_flops, noise_mel, whole_blocks
+from audiodiff.benchmark.inputs import count_flops, noise_mel, whole_hops
 from audiodiff.benchmark.jobs import (
     CROP_SAMPLES,
     Environment,
@@ -204,7 +204,7 @@ class TrainingComparison:
             task="training",
             baseline=BASELINE,
             batch=limits.batch,
-            n_samples=whole_blocks(pair.config, CROP_SAMPLES),
+            n_samples=whole_hops(pair.config, CROP_SAMPLES),
             sample_rate=pair.config.sample_rate,
             steps=1,
             baseline_steps_timed=1,
@@ -228,7 +228,7 @@ class TrainingComparison:
 def _step_factory(pair: NetworkPair, key: Key) -> Callable[[int], Step]:
     if key != BASELINE_KEY:
         return step_factory(pair.ours, pair.config, key[1])
-    step, n_samples = baseline_training_step(pair), whole_blocks(pair.config, CROP_SAMPLES)
+    step, n_samples = baseline_training_step(pair), whole_hops(pair.config, CROP_SAMPLES)
 
     def make_step(batch: int) -> Step:
         audio, mel = baseline_crops(pair.config, batch, n_samples)

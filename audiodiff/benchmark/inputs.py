@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from audiodiff.checkpoint import choose_device, find_model, load_model
 from audiodiff.config import ModelConfig
-from audiodiff.data.crops import Example, context_blocks
+from audiodiff.data.crops import Example, context_frames
 from audiodiff.engine.choose import Dtype
 from audiodiff.interop import published_base_config
 from audiodiff.networks.build import Network, build_network
@@ -106,10 +106,10 @@ def noise_crops(config: ModelConfig, batch: int, n_samples: int) -> Example:
     Args:
         config: The model.
         batch: Number of crops.
-        n_samples: Length of a crop, without context; whole blocks.
+        n_samples: Length of a crop, without context; whole hops.
     """
     generator = torch.Generator().manual_seed(0)
-    around = 2 * context_blocks(config) * config.hop_length
+    around = 2 * context_frames(config) * config.hop_length
     audio = _NOISE_LEVEL * torch.randn(batch, 1, n_samples + around, generator=generator)
     return Example(
         audio,
@@ -120,8 +120,8 @@ def noise_crops(config: ModelConfig, batch: int, n_samples: int) -> Example:
     )
 
 
-def whole_blocks(config: ModelConfig, n_samples: int) -> int:
-    """Return a number of samples, rounded up to whole blocks of a model."""
+def whole_hops(config: ModelConfig, n_samples: int) -> int:
+    """Return a number of samples, rounded up to whole hops of a model."""
     return math.ceil(n_samples / config.hop_length) * config.hop_length
 
 

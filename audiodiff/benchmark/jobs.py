@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from audiodiff.benchmark.inputs import count_flops, load_network, load_vocoder, noise_crops, noise_mel, whole_blocks
+from audiodiff.benchmark.inputs import count_flops, load_network, load_vocoder, noise_crops, noise_mel, whole_hops
 from audiodiff.benchmark.machine import MemoryMonitor, available_bytes, copy_rate, describe_machine, matmul_rates
 from audiodiff.benchmark.results import (
     Machine,
@@ -31,7 +31,7 @@ from audiodiff.training.distributed import Distributed
 from audiodiff.training.state import TrainState
 
 CROP_SAMPLES = 16384
-"""Length of a training crop; rounded up to whole blocks of a model."""
+"""Length of a training crop; rounded up to whole hops of a model."""
 
 MEMORY_FRACTION = 0.6
 """Of the free memory, for a training batch; the rest is for other programs."""
@@ -216,7 +216,7 @@ class TrainingJob:
         if device.type == "cuda":
             step()
         seconds = time_function(step, self.environment.timing, synchronise)
-        n_samples = whole_blocks(config, CROP_SAMPLES)
+        n_samples = whole_hops(config, CROP_SAMPLES)
         memory = monitor.memory()
         result = TrainingResult(
             model=self.model, dtype=self.dtype, batch=batch, n_samples=n_samples, seconds=seconds, memory=memory
@@ -237,7 +237,7 @@ def step_factory(network: Network, config: ModelConfig, dtype: Dtype) -> Callabl
     # `TrainState` freezes the network it is given, which may serve another job.
     own = copy.deepcopy(network).requires_grad_(True)
     state = TrainState(own, config, precision, Distributed(device))
-    n_samples = whole_blocks(config, CROP_SAMPLES)
+    n_samples = whole_hops(config, CROP_SAMPLES)
 
     def make_step(batch: int) -> Step:
         crops = noise_crops(config, batch, n_samples)

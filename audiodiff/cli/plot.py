@@ -123,16 +123,16 @@ def _reverse_states(
     from audiodiff.diffusion.process import Prediction
 
     settings = vocoder.settings(changes)
-    blocks = align_to_hops(vocoder.mel(audio), vocoder.mel_config)
+    frames = align_to_hops(vocoder.mel(audio), vocoder.mel_config)
     states: list[tuple[float, Tensor]] = []
     with torch.inference_mode():
-        predictor = vocoder.plain_predictor(vocoder.network.encode(blocks), None)
+        predictor = vocoder.plain_predictor(vocoder.network.encode(frames), None)
 
         def predict(x: Tensor, log_snr: Tensor) -> Prediction:
-            states.append((float(log_snr), vocoder.colour(x, blocks)[0, 0]))
+            states.append((float(log_snr), vocoder.colour(x, frames)[0, 0]))
             return predictor(x, log_snr)
 
-        clean = vocoder.synthesise(blocks, [seed], settings=settings, predictor=predict)
+        clean = vocoder.synthesise(frames, [seed], settings=settings, predictor=predict)
     return [*states, (float("inf"), clean[0, 0])]
 
 

@@ -12,8 +12,8 @@ from audiodiff.cli import options as opt
 
 if TYPE_CHECKING:
     from audiodiff.search.rbf import SearchResult as RBFSearchResult
-    from audiodiff.search.schedule import Levels, SearchResult
-    from audiodiff.search.scorer import Scorer
+    from audiodiff.search.schedule import SearchResult
+    from audiodiff.search.scorer import Levels, Scorer
 
 
 @click.group("search", cls=opt.VerbGroup)

@@ -252,11 +252,6 @@ class ModelConfig(Config):
             return self.mel.hop_length
         return self.network.stride
 
-    @property
-    def block_length(self) -> int:
-        """The former name of `hop_length`."""
-        return self.hop_length
-
     @model_validator(mode="after")
     def _check(self) -> ModelConfig:
         if self.mel is not None and self.mel.sample_rate != self.sample_rate:

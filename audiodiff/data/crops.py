@@ -63,11 +63,11 @@ class WholeRecording(NamedTuple):
     overhang: int
 
 
-def context_blocks(model: ModelConfig) -> int:
-    """Return how many blocks beyond either end of a crop its mel and its whitening depend on.
+def context_frames(model: ModelConfig) -> int:
+    """Return how many frames beyond either end of a crop its mel and its whitening depend on.
 
     They are read with the crop and cut off when both are computed, because the recording continues beyond a crop: the
-    sharp edge would put dozens of times the usual power into the last whitened block.
+    sharp edge would put dozens of times the usual power into the last whitened frame.
     """
     if model.mel is None:
         return 0
@@ -109,9 +109,9 @@ class CropReader:
 
     @classmethod
     def for_model(cls, model: ModelConfig, data: DataConfig) -> CropReader:
-        """Return the reader that a model and the data section of a run ask for; crops are whole blocks."""
-        n_blocks = math.ceil(data.crop_seconds * model.sample_rate / model.hop_length)
-        n_samples, context = (n * model.hop_length for n in (n_blocks, context_blocks(model)))
+        """Return the reader that a model and the data section of a run ask for; crops are whole hops."""
+        n_frames = math.ceil(data.crop_seconds * model.sample_rate / model.hop_length)
+        n_samples, context = (n * model.hop_length for n in (n_frames, context_frames(model)))
         return cls(
             *(model.sample_rate, n_samples, context, model.labels, data.resample, data.mask_bandwidth),
             speakers=model.speakers,

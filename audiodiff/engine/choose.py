@@ -35,9 +35,9 @@ class Engine(Protocol):
     Attributes:
         dtype: Of the matrix products.
         largest_batch: How many clips go together at most; None for any number.
-        piece_blocks: Length of the pieces it likes best, in blocks.
-        reach_blocks: How far an output looks ahead, in blocks; None for the whole signal.
-        context_frames: Mel frames to either side that the encoded condition of a block depends on.
+        piece_frames: Length of the pieces it likes best, in frames.
+        reach_frames: How far an output looks ahead, in frames; None for the whole signal.
+        context_frames: Mel frames to either side that the encoded condition of a frame depends on.
         graphs: What runs whole reverse processes at once, or None where there is no such thing.
         has_short_operations: Whether network calls are better shared out among threads than each split among them.
     """
@@ -46,12 +46,12 @@ class Engine(Protocol):
     graphs: ReverseGraphs | None
     has_short_operations: bool
     largest_batch: int | None
-    piece_blocks: int
-    reach_blocks: int | None
+    piece_frames: int
+    reach_frames: int | None
     context_frames: int
 
     def encode(self, mel: Tensor, start: int, stop: int) -> Tensor:
-        """Prepare the condition of blocks [start, stop) of a mel `(batch, n_mels, n_blocks)` with their context."""
+        """Prepare the condition of frames [start, stop) of a mel `(batch, n_mels, n_frames)` with their context."""
         ...
 
     def stream(
@@ -64,7 +64,7 @@ class Engine(Protocol):
         """Run the network over a signal in pieces: one network call.
 
         Args:
-            signal: Consecutive pieces `(batch, 1, time)`, whole blocks; one piece for the whole signal at once.
+            signal: Consecutive pieces `(batch, 1, time)`, whole hops; one piece for the whole signal at once.
             conditions: What `encode` returned for each piece, or None.
             log_snr: The noise level, a scalar.
             global_condition: What the network's `embed` returned `(batch, width)`, or None.
@@ -133,15 +133,15 @@ class PlainEngine:
         device: torch.device,
         graphs: ReverseGraphs | None = None,
     ) -> None:
-        self._network, self._device, self._block_length = network, device, config.block_length
+        self._network, self._device, self._hop_length = network, device, config.hop_length
         conditioner = network.stack.conditioner
-        self._rows_per_block = conditioner.positions_per_frame if conditioner else 1
+        self._positions_per_frame = conditioner.positions_per_frame if conditioner else 1
         self.dtype, self.graphs, self.has_short_operations = dtype, graphs, False
         self.largest_batch: int | None = None
-        self.piece_blocks = max(1, round(PLAIN_PIECE_SECONDS * config.sample_rate / config.block_length))
-        self.reach_blocks: int | None = None
+        self.piece_frames = max(1, round(PLAIN_PIECE_SECONDS * config.sample_rate / config.hop_length))
+        self.reach_frames: int | None = None
         if math.isfinite(network.receptive_field):
-            self.reach_blocks = math.ceil(network.receptive_field / config.block_length)
+            self.reach_frames = math.ceil(network.receptive_field / config.hop_length)
         self.context_frames = network.context_frames
 
     def _autocast(self) -> contextlib.AbstractContextManager[object]:
@@ -151,7 +151,7 @@ class PlainEngine:
         """Prepare a condition; see `Engine.encode`."""
         with self._autocast():
             encoded = self._network.encode(mel)
-        return encoded[:, start * self._rows_per_block : stop * self._rows_per_block]
+        return encoded[:, start * self._positions_per_frame : stop * self._positions_per_frame]
 
     def stream(
         self,
@@ -167,15 +167,15 @@ class PlainEngine:
                 result: Tensor = self._network(x, log_snr.to(x).expand(len(x)), condition, global_condition)
             return result
 
-        if self.reach_blocks is None:
+        if self.reach_frames is None:
             (x,), (condition,) = signal, conditions
             return iter([[output(x, condition)]])
         return with_halo(
             output,
             signal,
             conditions,
-            reach=self.reach_blocks * self._block_length,
-            samples_per_row=self._block_length // self._rows_per_block,
+            reach=self.reach_frames * self._hop_length,
+            samples_per_row=self._hop_length // self._positions_per_frame,
         )
 
 
@@ -183,24 +183,24 @@ class TiledEngine:
     """DiffWave on the CPU, in tiles, one clip at a time; see `Engine` and `audiodiff.engine.tiled`."""
 
     def __init__(self, network: DiffWave, config: ModelConfig, dtype: torch.dtype) -> None:
-        self._network, self._block_length = network, config.block_length
+        self._network, self._hop_length = network, config.hop_length
         self.dtype = dtype
         self.graphs: ReverseGraphs | None = None
         self.has_short_operations = True
         self.largest_batch: int | None = 1
         conditioner = network.stack.conditioner
         self._rows_per_frame = conditioner.positions_per_frame if conditioner else 1
-        self._positions_per_block = config.block_length // network.patch
+        self._positions_per_frame = config.hop_length // network.patch
         tile = max(SMALLEST_TILE, min(TILE_PER_THREAD * torch.get_num_threads(), LARGEST_TILE))
-        self.piece_blocks = max(1, tile // self._positions_per_block)
-        self._weights = TiledDiffWave(network, dtype, self.piece_blocks * self._positions_per_block)
-        self.reach_blocks: int | None = -(-self._weights.delay // self._positions_per_block)
+        self.piece_frames = max(1, tile // self._positions_per_frame)
+        self._weights = TiledDiffWave(network, dtype, self.piece_frames * self._positions_per_frame)
+        self.reach_frames: int | None = -(-self._weights.delay // self._positions_per_frame)
         self.context_frames = network.context_frames
 
     def encode(self, mel: Tensor, start: int, stop: int) -> Tensor:
         """Prepare a condition; see `Engine.encode`."""
         features = self._network.encode(mel)[:, start * self._rows_per_frame : stop * self._rows_per_frame]
-        return self._weights.encode(features, (stop - start) * self._positions_per_block)
+        return self._weights.encode(features, (stop - start) * self._positions_per_frame)
 
     def stream(
         self,

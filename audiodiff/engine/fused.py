@@ -161,7 +161,7 @@ class _Fused(nn.Module):
 
     @torch.no_grad()
     def encode(self, mel: Tensor) -> Tensor:
-        """Prepare a mel `(batch, n_mels, n_blocks)` for the kernels, once for all steps."""
+        """Prepare a mel `(batch, n_mels, n_frames)` for the kernels, once for all steps."""
         return self.layers.arrange(self.plain.encode(mel))
 
     @torch.no_grad()

@@ -55,16 +55,19 @@ class STFTDiffWave(DilatedNetwork):
     def receptive_field(self) -> int:
         """Samples on either side that an output depends on."""
         own = (self.stack.receptive_field + 1) * self.stft.hop_length + 2 * self.stft.margin
-        return max([own, *(branch.receptive_field for branch in self.branches)])
+        return max([own, *(branch.receptive_field for branch in self._branches())])
+
+    def _branches(self) -> list[STFTBranch]:
+        return [branch for branch in self.branches if isinstance(branch, STFTBranch)]
 
     def encode(self, mel: Tensor) -> Tensor:
         """Prepare a mel condition, of all branches side by side; see `ConditionedNetwork.encode`."""
         encoded = [super().encode(mel)]
         if self.normalise_mel is not None:
             features = self.normalise_mel(mel)
-            encoded += [branch.encode(features) for branch in self.branches]
+            encoded += [branch.encode(features) for branch in self._branches()]
             if self.mel_encoder is not None:
-                encoded = [own + seen for own, seen in zip(encoded, self.mel_encoder(features), strict=True)]
+                encoded = [own + more for own, more in zip(encoded, self.mel_encoder(features), strict=True)]
         return torch.cat(encoded, dim=2)
 
     def forward(
@@ -78,14 +81,19 @@ class STFTDiffWave(DilatedNetwork):
             conditions = list(condition.split(self._widths, dim=2))
         embedding = self.embed_level(log_snr, global_condition)
         output = self._transform(features, embedding, conditions[0]).float()
-        mask, real, imaginary = output[..., : 3 * self.stft.n_bins].chunk(3, dim=2)
-        y = self.stft.inverse(torch.complex(mask * spectrum.real + real, mask * spectrum.imag + imaginary))
+        y = _masked_inverse(self.stft, spectrum, output[..., : 3 * self.stft.n_bins])
         for branch, own in zip(self.branches, conditions[1:], strict=True):
             y = y + branch(x[:, 0], embedding, own)
         alpha, sigma = (torch.sigmoid(sign * log_snr).sqrt().view(-1, 1, 1) for sign in (1, -1))
         noise = sigma * x + alpha * y.unsqueeze(1)
         variance = output[..., 3 * self.stft.n_bins :]
         return torch.cat([noise, variance.flatten(1).unsqueeze(1)], dim=1) if variance.shape[2] else noise
+
+
+def _masked_inverse(stft: FramedSTFT, spectrum: Tensor, output: Tensor) -> Tensor:
+    """Return ISTFT(mask * spectrum + residual), mask and residual side by side in `(batch, frames, 3 * n_bins)`."""
+    mask, real, imaginary = output.chunk(3, dim=2)
+    return stft.inverse(torch.complex(mask * spectrum.real + real, mask * spectrum.imag + imaginary))
 
 
 class STFTBranch(nn.Module):
@@ -130,8 +138,7 @@ class STFTBranch(nn.Module):
         spectrum = self.stft(x)
         h = torch.relu(self.input(torch.cat([spectrum.real, spectrum.imag], dim=2)))
         h = torch.relu(self.skip(self.stack(h, embedding, condition)))
-        mask, real, imaginary = self.output(h).float().chunk(3, dim=2)
-        return self.stft.inverse(torch.complex(mask * spectrum.real + real, mask * spectrum.imag + imaginary))
+        return _masked_inverse(self.stft, spectrum, self.output(h).float())
 
 
 class MelEncoder(nn.Module):

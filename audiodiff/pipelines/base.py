@@ -104,15 +104,15 @@ class Piece(NamedTuple):
         start: Its first sample in the whole signal.
         n_samples: Its length.
         estimate: An estimate of the whitened signal to start from `(batch, 1, n_samples)`; None to start from noise.
-        mel: The mel of the piece and its surroundings `(batch, n_mels, n_blocks)`, or None.
-        blocks: First and end of the blocks of the mel that are the piece's own.
+        mel: The mel of the piece and its surroundings `(batch, n_mels, n_frames)`, or None.
+        frames: First and end of the frames of the mel that are the piece's own.
     """
 
     start: int
     n_samples: int
     estimate: Tensor | None = None
     mel: Tensor | None = None
-    blocks: tuple[int, int] = (0, 0)
+    frames: tuple[int, int] = (0, 0)
 
 
 class Pipeline:
@@ -320,23 +320,23 @@ class Pipeline:
         """Prepare the condition of a piece."""
         if piece.mel is None:
             return None
-        (start, stop), context = piece.blocks, self.engine.context_frames
+        (start, stop), context = piece.frames, self.engine.context_frames
         low = max(0, start - context)
         return self.engine.encode(piece.mel[..., low : stop + context], start - low, stop - low)
 
-    def _is_whole(self, n_blocks: int, settings: SynthesisConfig, chunk: int | None = None) -> bool:
+    def _is_whole(self, n_frames: int, settings: SynthesisConfig, chunk: int | None = None) -> bool:
         """Return whether a signal is made in one piece: it is short, or the network or its guidance need all of it.
 
         Args:
-            n_blocks: Its length.
+            n_frames: Its length.
             settings: The reverse process.
-            chunk: Longest piece that the caller wants, in blocks; None is any.
+            chunk: Longest piece that the caller wants, in frames; None is any.
         """
         rescaled = settings.guidance != 1 and settings.guidance_rescale > 0  # to the deviation of the whole clip
-        if rescaled or self.engine.reach_blocks is None:
+        if rescaled or self.engine.reach_frames is None:
             return True
-        longest = self.engine.piece_blocks if self.engine.graphs is None or chunk is None else chunk
-        return n_blocks <= min(longest, n_blocks if chunk is None else chunk)
+        longest = self.engine.piece_frames if self.engine.graphs is None or chunk is None else chunk
+        return n_frames <= min(longest, n_frames if chunk is None else chunk)
 
 
 def _of_pieces(on_step: StepCallback) -> StepCallback:

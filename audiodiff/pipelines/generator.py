@@ -102,17 +102,16 @@ class Generator(Pipeline):
         on_step: StepCallback | None,
     ) -> Tensor:
         """Return clips of at least `n_samples` before they are coloured."""
-        block_length = self.config.block_length
-        n_blocks = -(-n_samples // block_length)
-        if self._is_whole(n_blocks, settings):
-            noise = self._noise(seeds, n_blocks * block_length)
+        hop_length = self.config.hop_length
+        n_frames = -(-n_samples // hop_length)
+        if self._is_whole(n_frames, settings):
+            noise = self._noise(seeds, n_frames * hop_length)
             return self._sample_whole(
                 noise(0), noise, settings, condition=None, global_condition=global_condition, on_step=on_step
             )
-        size = self.engine.piece_blocks
+        size = self.engine.piece_frames
         pieces = Signal(
-            [Piece(first * block_length, min(size, n_blocks - first) * block_length)]
-            for first in range(0, n_blocks, size)
+            [Piece(first * hop_length, min(size, n_frames - first) * hop_length)] for first in range(0, n_frames, size)
         )
         sampled = self._sample_pieces(
             pieces, seeds, settings, global_condition=global_condition, on_step=on_step, in_threads=True

@@ -1,4 +1,4 @@
-"""Mel spectrograms that arrive in pieces of any length: aligned to the blocks of the signal, and cut into chunks."""
+"""Mel spectrograms that arrive in pieces of any length: aligned to the hops of the signal, and cut into chunks."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from audiodiff.engine.streaming import Window
 
 
 def aligned(mels: Iterable[Tensor], config: MelConfig) -> Iterator[Tensor]:
-    """Align consecutive mels to blocks; where a block lies between two frames, the last frame waits for the next.
+    """Align consecutive mels to hops; where a hop lies between two frames, the last frame waits for the next.
 
     Args:
         mels: Pieces `(batch, n_mels, frames)` of this convention.
         config: The convention.
 
     Yields:
-        Pieces `(batch, n_mels, n_blocks)`, together what `align_to_hops` makes of the whole mel.
+        Pieces `(batch, n_mels, n_frames)`, together what `align_to_hops` makes of the whole mel.
 
     Raises:
-        MelError: If the whole mel is too short to hold one block.
+        MelError: If the whole mel is too short for a signal of one hop.
     """
     if config.centre == "hop" or config.pairing == "frame":
         yield from mels
@@ -45,13 +45,13 @@ def chunks(mels: Iterable[Tensor], window: Window, length: int, look: int) -> It
     """Fill a window with mels and say when a chunk can be made.
 
     Args:
-        mels: Pieces `(batch, n_mels, n_blocks)`.
+        mels: Pieces `(batch, n_mels, n_frames)`.
         window: Where they go; it keeps what chunks still to come can see.
-        length: Of a chunk, in blocks; the last one may be shorter.
-        look: How many blocks to either side a chunk can see, at least 1.
+        length: Of a chunk, in frames; the last one may be shorter.
+        look: How many frames to either side a chunk can see, at least 1.
 
     Yields:
-        First block and end of each chunk as soon as all that it can see is in the window.
+        First frame and end of each chunk as soon as all that it can see is in the window.
     """
     start = 0
     for mel in mels:
@@ -67,14 +67,14 @@ def chunks(mels: Iterable[Tensor], window: Window, length: int, look: int) -> It
         window.forget(start - look)
 
 
-def blocks_behind(chunk: int, piece: int, look: int, reaches: Sequence[int]) -> int:
-    """Return how many blocks a sample comes out behind the arrival of its mel at most.
+def frames_behind(chunk: int, piece: int, look: int, reaches: Sequence[int]) -> int:
+    """Return how many frames a sample comes out behind the arrival of its mel at most.
 
     Args:
-        chunk: Length of a chunk, in blocks; a chunk begins when the mel has arrived up to its end and its look-ahead.
-        piece: A chunk is cut into pieces of at most so many blocks.
-        look: Look-ahead of a chunk, in blocks.
-        reaches: Look-ahead of each stage that the pieces pass after that, in blocks; pieces leave a stage whole.
+        chunk: Length of a chunk, in frames; a chunk begins when the mel has arrived up to its end and its look-ahead.
+        piece: A chunk is cut into pieces of at most so many frames.
+        look: Look-ahead of a chunk, in frames.
+        reaches: Look-ahead of each stage that the pieces pass after that, in frames; pieces leave a stage whole.
 
     Returns:
         Blocks, from the start of the piece that waits longest.

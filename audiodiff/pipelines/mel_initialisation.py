@@ -21,7 +21,7 @@ WHITENING_REACH = 2
 
 
 class MelInitialisation(nn.Module):
-    """Estimates of the whitened signal from mel blocks.
+    """Estimates of the whitened signal from mel frames.
 
     Args:
         spectrogram: The convention of the mels.
@@ -34,30 +34,30 @@ class MelInitialisation(nn.Module):
 
     @torch.no_grad()
     def estimate(
-        self, blocks: Tensor, seeds: Sequence[int], settings: SynthesisConfig, *, start: int = 0
+        self, frames: Tensor, seeds: Sequence[int], settings: SynthesisConfig, *, start: int = 0
     ) -> Tensor | None:
         """Estimate the whitened signal, for the reverse process to start from.
 
         Args:
-            blocks: Mels with one frame per block `(batch, n_mels, n_blocks)`.
+            frames: Mels with one frame per hop `(batch, n_mels, n_frames)`.
             seeds: One for each waveform.
             settings: The reverse process.
-            start: Number of the first block in the whole signal, so that a chunk gets the phases of its place.
+            start: Number of the first frame in the whole signal, so that a chunk gets the phases of its place.
 
         Returns:
-            `(batch, 1, n_blocks * hop_length)`, or None where the process starts from noise.
+            `(batch, 1, n_frames * hop_length)`, or None where the process starts from noise.
         """
         if settings.start == "noise":
             return None
         hop_length = self.spectrogram.config.hop_length
-        first, n_samples = start * hop_length, blocks.shape[-1] * hop_length
-        phases = position_noise(seeds, PHASE_DRAW, start=first, n_samples=n_samples, device=blocks.device)
+        first, n_samples = start * hop_length, frames.shape[-1] * hop_length
+        phases = position_noise(seeds, PHASE_DRAW, start=first, n_samples=n_samples, device=frames.device)
         invert = waveform_from_mel if settings.start == "griffin-lim" else waveform_by_phase_gradient
-        guess = invert(blocks, phases, self.spectrogram, iterations=settings.griffin_lim_iterations)
-        return self.whitening.whiten(guess, blocks)
+        guess = invert(frames, phases, self.spectrogram, iterations=settings.griffin_lim_iterations)
+        return self.whitening.whiten(guess, frames)
 
     def reach(self, settings: SynthesisConfig) -> int:
-        """Return how many blocks to either side a sample of the estimate depends on."""
+        """Return how many frames to either side a sample of the estimate depends on."""
         if settings.start == "noise":
             return WHITENING_REACH
         return WHITENING_REACH + griffin_lim_reach(self.spectrogram.config, settings.griffin_lim_iterations)

@@ -120,7 +120,7 @@ def repair(
     settings, rounds = _settings(pipeline, degradation, config, changes)
     known = _know(pipeline, audio.to(pipeline.device, torch.float32), degradation, config.start)
     conditions = make_conditions(pipeline.config, pipeline.device, label=label, speaker=speaker, vector=vector)
-    condition = None if known.blocks is None else pipeline.network.encode(known.blocks)
+    condition = None if known.frames is None else pipeline.network.encode(known.frames)
     global_condition = pipeline.network.embed(conditions)
     predict = pipeline.guided(partial(pipeline.plain_predictor, condition), global_condition, settings)
     if config.dps_strength > 0:
@@ -158,10 +158,10 @@ class _Known:
         degradation: What happened to it.
         degraded: The recording `(channels, time)`.
         baseline: Its restoration without a model, of that shape.
-        padding: Zeros that the signal has after it, to fill a block.
+        padding: Zeros that the signal has after it, to fill a hop.
         estimate: The whitened signal to start from.
         whitening: The model's.
-        blocks: The completed mel `(channels, n_mels, n_blocks)`, or None for a model without.
+        frames: The completed mel `(channels, n_mels, n_frames)`, or None for a model without.
     """
 
     degradation: Degradation
@@ -170,15 +170,15 @@ class _Known:
     padding: int
     estimate: Tensor
     whitening: Whitening
-    blocks: Tensor | None
+    frames: Tensor | None
 
     def audio(self, signal: Tensor) -> Tensor:
         """Colour a signal, and leave the padding out: `(channels, time)`."""
-        return self.whitening.colour(signal, self.blocks)[:, 0, : self.degraded.shape[-1]]
+        return self.whitening.colour(signal, self.frames)[:, 0, : self.degraded.shape[-1]]
 
     def signal(self, audio: Tensor) -> Tensor:
         """Pad audio `(channels, time)` and whiten it."""
-        return self.whitening.whiten(self._padded(audio), self.blocks)
+        return self.whitening.whiten(self._padded(audio), self.frames)
 
     def _padded(self, audio: Tensor) -> Tensor:
         return functional.pad(audio.unsqueeze(1), (0, self.padding))
@@ -188,7 +188,7 @@ class _Known:
 
         def shrink(difference: Tensor, noise: float) -> Tensor:
             kept = self.whitening.shrink(
-                self._padded(difference), self.blocks, signal_deviation=deviation, noise_deviation=noise
+                self._padded(difference), self.frames, signal_deviation=deviation, noise_deviation=noise
             )
             return kept[:, 0, : difference.shape[-1]]
 
@@ -202,21 +202,21 @@ class _Known:
 def _know(pipeline: Vocoder | Generator, audio: Tensor, degradation: Degradation, start: RepairStart) -> _Known:
     """Restore without a model, and find mel and start from that."""
     begin = baseline = degradation.baseline(audio)
-    padding = -audio.shape[-1] % pipeline.config.block_length
+    padding = -audio.shape[-1] % pipeline.config.hop_length
     if isinstance(pipeline, Generator):
         if start == "griffin-lim":
             raise ConfigError("start 'griffin-lim' needs a mel, which this model has not; use 'baseline' or 'noise'.")
-        whitening, blocks = Whitening(pipeline.config.whitening, None).to(audio.device), None
+        whitening, frames = Whitening(pipeline.config.whitening, None).to(audio.device), None
     else:
         whitening, spectrogram = pipeline.whitening, pipeline.spectrogram
-        blocks = align_to_hops(pipeline.mel(baseline), pipeline.mel_config)
-        blocks = degradation.mel(blocks, spectrogram, _mel_statistics(pipeline))
+        frames = align_to_hops(pipeline.mel(baseline), pipeline.mel_config)
+        frames = degradation.mel(frames, spectrogram, _mel_statistics(pipeline))
         if start == "griffin-lim":
             rounds = pipeline.config.synthesis.griffin_lim_iterations
             phases = functional.pad(baseline, (0, padding)).unsqueeze(1)
-            guess = waveform_from_mel(blocks, phases, spectrogram, iterations=rounds)[:, 0, : audio.shape[-1]]
+            guess = waveform_from_mel(frames, phases, spectrogram, iterations=rounds)[:, 0, : audio.shape[-1]]
             begin = degradation.fit(guess, audio, baseline, ignore)
-    known = _Known(degradation, audio, baseline, padding, begin, whitening, blocks)
+    known = _Known(degradation, audio, baseline, padding, begin, whitening, frames)
     return replace(known, estimate=known.signal(begin))
 
 

@@ -25,7 +25,7 @@ from audiodiff.errors import ConfigError, MelError, ModelError
 from audiodiff.networks.build import Network
 from audiodiff.pipelines.base import Piece, Pipeline, SynthesisChanges
 from audiodiff.pipelines.conditions import make_conditions
-from audiodiff.pipelines.mel_chunks import aligned, blocks_behind, chunks
+from audiodiff.pipelines.mel_chunks import aligned, chunks, frames_behind
 from audiodiff.pipelines.mel_initialisation import WHITENING_REACH, MelInitialisation
 
 CHUNK_SECONDS = 12.0
@@ -135,7 +135,7 @@ class Vocoder(Pipeline):
                 begins at the lowest trained noise level, unless `start_log_snr` says otherwise.
 
         Returns:
-            Waveforms `(..., time)`, float32 on the model's device, one hop per block of the mel.
+            Waveforms `(..., time)`, float32 on the model's device, one hop per frame of the mel.
 
         Raises:
             MelError: If the mel does not fit the model.
@@ -143,37 +143,37 @@ class Vocoder(Pipeline):
         """
         check_mel(mel, self.mel_config)
         settings = self.settings(changes)
-        blocks = align_to_hops(mel.reshape(-1, *mel.shape[-2:]), self.mel_config)
-        seeds = self._seeds(seed, len(blocks))
-        chunk = self._chunk_blocks(CHUNK_SECONDS if chunk_seconds is None else chunk_seconds)
-        if chunk_seconds is None and blocks.shape[-1] <= 2 * chunk:
-            chunk = blocks.shape[-1]
-        batch = self.engine.largest_batch or len(blocks)
-        audio = torch.empty(len(blocks), blocks.shape[-1] * self.mel_config.hop_length, device=self.device)
-        for first in range(0, len(blocks), batch):
+        frames = align_to_hops(mel.reshape(-1, *mel.shape[-2:]), self.mel_config)
+        seeds = self._seeds(seed, len(frames))
+        chunk = self._chunk_frames(CHUNK_SECONDS if chunk_seconds is None else chunk_seconds)
+        if chunk_seconds is None and frames.shape[-1] <= 2 * chunk:
+            chunk = frames.shape[-1]
+        batch = self.engine.largest_batch or len(frames)
+        audio = torch.empty(len(frames), frames.shape[-1] * self.mel_config.hop_length, device=self.device)
+        for first in range(0, len(frames), batch):
             group, at = slice(first, first + batch), 0
-            for piece in self._audio(blocks[group], seeds[group], settings, chunk, on_step):
+            for piece in self._audio(frames[group], seeds[group], settings, chunk, on_step):
                 audio[group, at : at + piece.shape[-1]] = piece[:, 0]
                 at += piece.shape[-1]
         return audio.reshape(*mel.shape[:-2], -1)
 
     def _audio(
-        self, blocks: Tensor, seeds: Sequence[int], settings: SynthesisConfig, chunk: int, on_step: StepCallback | None
+        self, frames: Tensor, seeds: Sequence[int], settings: SynthesisConfig, chunk: int, on_step: StepCallback | None
     ) -> Iterator[Tensor]:
-        """Yield waveforms `(batch, 1, time)` of mel blocks: in one piece where that can be, or in consecutive ones."""
-        n_blocks = blocks.shape[-1]
-        if not self._is_whole(n_blocks, settings, chunk):
-            yield from self._audio_in_pieces([blocks], seeds, settings, chunk, on_step, in_threads=True)
+        """Yield waveforms `(batch, 1, time)` of mel frames: in one piece where that can be, or in consecutive ones."""
+        n_frames = frames.shape[-1]
+        if not self._is_whole(n_frames, settings, chunk):
+            yield from self._audio_in_pieces([frames], seeds, settings, chunk, on_step, in_threads=True)
             return
-        blocks = blocks.to(self.device, torch.float32)
+        frames = frames.to(self.device, torch.float32)
 
         def sample(x: Tensor, noise: NoiseSource) -> Tensor:
-            condition, global_condition = self.engine.encode(blocks, 0, n_blocks), self._expanded_condition(len(blocks))
+            condition, global_condition = self.engine.encode(frames, 0, n_frames), self._expanded_condition(len(frames))
             return self._sample_whole(
                 x, noise, settings, condition=condition, global_condition=global_condition, on_step=on_step
             )
 
-        yield self._audio_whole(blocks, seeds, settings, sample)
+        yield self._audio_whole(frames, seeds, settings, sample)
 
     @torch.inference_mode()
     def stream(
@@ -201,7 +201,7 @@ class Vocoder(Pipeline):
             MelError: If a mel does not fit the model.
             ConfigError: If a setting is impossible, or the model sees the whole mel at once.
         """
-        settings, chunk = self.settings(changes), self._chunk_blocks(chunk_seconds)
+        settings, chunk = self.settings(changes), self._chunk_frames(chunk_seconds)
         self._reach()
 
         def checked() -> Iterator[Tensor]:
@@ -211,8 +211,8 @@ class Vocoder(Pipeline):
                     raise MelError(f"mel has shape {tuple(mel.shape)}; a stream takes (n_mels, frames), one waveform.")
                 yield mel.unsqueeze(0)
 
-        blocks = aligned(checked(), self.mel_config)
-        for piece in self._audio_in_pieces(blocks, [seed], settings, chunk, on_step, in_threads=False):
+        frames = aligned(checked(), self.mel_config)
+        for piece in self._audio_in_pieces(frames, [seed], settings, chunk, on_step, in_threads=False):
             yield piece[0, 0]
 
     def latency(self, chunk_seconds: float = 0.5, **changes: Unpack[SynthesisChanges]) -> float:
@@ -221,15 +221,15 @@ class Vocoder(Pipeline):
         A sample comes out when its chunk is complete and the mel has arrived as far ahead as the estimate, the network
         calls (one behind the other) and the colouring look.
         """
-        settings, chunk = self.settings(changes), self._chunk_blocks(chunk_seconds)
+        settings, chunk = self.settings(changes), self._chunk_frames(chunk_seconds)
         reaches = [self._reach()] * self.network_calls(settings) + [WHITENING_REACH]
-        blocks = blocks_behind(chunk, self.engine.piece_blocks, self._look_ahead(settings), reaches)
-        blocks += self.mel_config.centre == "frame" and self.mel_config.pairing == "midpoint"
-        return blocks * self.mel_config.hop_length / self.sample_rate
+        frames = frames_behind(chunk, self.engine.piece_frames, self._look_ahead(settings), reaches)
+        frames += self.mel_config.centre == "frame" and self.mel_config.pairing == "midpoint"
+        return frames * self.mel_config.hop_length / self.sample_rate
 
     def synthesise(
         self,
-        blocks: Tensor,
+        frames: Tensor,
         seeds: Sequence[int],
         *,
         settings: SynthesisConfig | None = None,
@@ -239,32 +239,32 @@ class Vocoder(Pipeline):
         """Do what a call does with the plain network on the whole signal; differentiable, so that training can use it.
 
         Args:
-            blocks: Mels with one frame per block `(batch, n_mels, n_blocks)`.
+            frames: Mels with one frame per hop `(batch, n_mels, n_frames)`.
             seeds: One for each waveform.
             settings: The reverse process; None is the model's own.
-            predictor: The network with its conditions bound; None binds this model's to `blocks`.
+            predictor: The network with its conditions bound; None binds this model's to `frames`.
             on_step: Called with (step, whitened signal) after every step.
 
         Returns:
-            Waveforms `(batch, 1, n_blocks * hop_length)`.
+            Waveforms `(batch, 1, n_frames * hop_length)`.
         """
         settings = settings or self.config.synthesis
-        predictor = predictor or self.plain_predictor(self.network.encode(blocks), self._global_condition)
+        predictor = predictor or self.plain_predictor(self.network.encode(frames), self._global_condition)
         sample = partial(self._sample, predictor, settings=settings, on_step=on_step)
-        return self._audio_whole(blocks, seeds, settings, sample)
+        return self._audio_whole(frames, seeds, settings, sample)
 
     def _audio_whole(
         self,
-        blocks: Tensor,
+        frames: Tensor,
         seeds: Sequence[int],
         settings: SynthesisConfig,
         sample: Callable[[Tensor, NoiseSource], Tensor],
     ) -> Tensor:
         """Return waveforms `(batch, 1, time)`, made in one piece: estimate, reverse process (`sample`), colouring."""
-        noise = self._noise(seeds, blocks.shape[-1] * self.mel_config.hop_length)
-        estimate = self.initialisation.estimate(blocks, seeds, settings)
+        noise = self._noise(seeds, frames.shape[-1] * self.mel_config.hop_length)
+        estimate = self.initialisation.estimate(frames, seeds, settings)
         signal = sample(self._noisy(estimate, noise(0), settings), noise)
-        return self.whitening.colour(signal, blocks)
+        return self.whitening.colour(signal, frames)
 
     def _audio_in_pieces(
         self,
@@ -279,7 +279,7 @@ class Vocoder(Pipeline):
         """Yield consecutive pieces `(batch, 1, time)` of the waveforms, from pieces of the aligned mel."""
         hop_length = self.mel_config.hop_length
         pieces = Signal(self._pieces(mels, seeds, settings, chunk))
-        own_blocks = pieces.map(lambda piece: cast(Tensor, piece.mel)[..., slice(*piece.blocks)].mT)
+        own_frames = pieces.map(lambda piece: cast(Tensor, piece.mel)[..., slice(*piece.frames)].mT)
         signals = self._sample_pieces(
             pieces,
             seeds,
@@ -289,11 +289,11 @@ class Vocoder(Pipeline):
             in_threads=in_threads,
         )
 
-        def colour(signal: Tensor, blocks: Tensor | None) -> Tensor:
-            return self.whitening.colour(signal, None if blocks is None else blocks.mT)
+        def colour(signal: Tensor, frames: Tensor | None) -> Tensor:
+            return self.whitening.colour(signal, None if frames is None else frames.mT)
 
         reach = WHITENING_REACH * hop_length
-        for batch in with_halo(colour, signals, iter(own_blocks), reach=reach, samples_per_row=hop_length):
+        for batch in with_halo(colour, signals, iter(own_frames), reach=reach, samples_per_row=hop_length):
             yield from batch
 
     def _pieces(
@@ -306,36 +306,36 @@ class Vocoder(Pipeline):
             mel = window.view(low, high)
             estimate = self.initialisation.estimate(mel, seeds, settings, start=low)
             pieces = []
-            for first in range(start, stop, self.engine.piece_blocks):
-                blocks = first - low, min(first + self.engine.piece_blocks, stop) - low
-                samples = slice(blocks[0] * hop_length, blocks[1] * hop_length)
+            for first in range(start, stop, self.engine.piece_frames):
+                frames = first - low, min(first + self.engine.piece_frames, stop) - low
+                samples = slice(frames[0] * hop_length, frames[1] * hop_length)
                 part = None if estimate is None else estimate[..., samples]
-                pieces.append(Piece(first * hop_length, samples.stop - samples.start, part, mel, blocks))
+                pieces.append(Piece(first * hop_length, samples.stop - samples.start, part, mel, frames))
             yield pieces
 
-    def colour(self, signal: Tensor, blocks: Tensor) -> Tensor:
-        """Undo the whitening of signals `(batch, 1, time)` by their mels `(batch, n_mels, n_blocks)`."""
-        return self.whitening.colour(signal, blocks)
+    def colour(self, signal: Tensor, frames: Tensor) -> Tensor:
+        """Undo the whitening of signals `(batch, 1, time)` by their mels `(batch, n_mels, n_frames)`."""
+        return self.whitening.colour(signal, frames)
 
     def _reach(self) -> int:
-        """Return how many blocks an output of the network looks ahead, or refuse a network that sees the whole mel."""
-        if self.engine.reach_blocks is None:
+        """Return how many frames an output of the network looks ahead, or refuse a network that sees the whole mel."""
+        if self.engine.reach_frames is None:
             raise ConfigError(
                 "this model attends to the whole mel (network.attention), so it cannot begin before the last frame. "
                 "Give it the whole mel in one call, or train one with network.attention 0."
             )
-        return self.engine.reach_blocks
+        return self.engine.reach_frames
 
     def _look_ahead(self, settings: SynthesisConfig) -> int:
-        """Return how many blocks to either side the start of the reverse process and the condition depend on."""
+        """Return how many frames to either side the start of the reverse process and the condition depend on."""
         return max(self.engine.context_frames, self.initialisation.reach(settings))
 
-    def _chunk_blocks(self, seconds: float) -> int:
-        blocks = round(seconds * self.sample_rate / self.mel_config.hop_length)
-        if blocks < 1:
+    def _chunk_frames(self, seconds: float) -> int:
+        frames = round(seconds * self.sample_rate / self.mel_config.hop_length)
+        if frames < 1:
             shortest = self.mel_config.hop_length / self.sample_rate
             raise ConfigError(f"chunk_seconds is {seconds}; it must be at least a hop, {shortest:.4f} seconds.")
-        return blocks
+        return frames
 
     def _seeds(self, seed: int | Sequence[int], count: int) -> list[int]:
         seeds = [seed] * count if isinstance(seed, int) else list(seed)

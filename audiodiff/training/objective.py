@@ -12,7 +12,7 @@ from torch import Tensor
 from audiodiff.audio.mel import MelSpectrogram, align_to_hops
 from audiodiff.audio.whitening import Whitening
 from audiodiff.config import MelConfig, ModelConfig, TrainingConfig
-from audiodiff.data.crops import Example, context_blocks
+from audiodiff.data.crops import Example, context_frames
 from audiodiff.diffusion.likelihood import noise_error, variance_loss
 from audiodiff.diffusion.process import Target, diffuse, min_snr_weight, training_target, weighted_mse
 from audiodiff.diffusion.variance import split_output
@@ -31,7 +31,7 @@ class Batch(NamedTuple):
 
     Attributes:
         clean: Whitened audio `(batch, 1, time)`.
-        mel: One frame per block `(batch, n_mels, n_blocks)`, or None for a model without.
+        mel: One frame per hop `(batch, n_mels, n_frames)`, or None for a model without.
         global_conditions: Class, speaker and vector of each clip as far as the model takes them, or None.
         bandwidth: Hz `(batch,)`, or None where every clip is full band.
     """
@@ -66,7 +66,7 @@ class Objective:
         self.config = config
         self.device = device
         self.bf16 = bf16
-        self._context = context_blocks(config)
+        self._context = context_frames(config)
         self._spectrogram = MelSpectrogram(config.mel).to(device) if config.mel else None
         self._whitening = Whitening(config.whitening, config.mel).to(device)
 
@@ -86,8 +86,8 @@ class Objective:
         audio, label, bandwidth, speaker, vector = (field.to(self.device, non_blocking=True) for field in examples)
         mel = None
         if self._spectrogram is not None and self.config.mel is not None:
-            n_blocks = audio.shape[-1] // self.config.mel.hop_length
-            mel = align_to_hops(self._spectrogram(audio[:, 0]), self.config.mel)[..., :n_blocks]
+            n_frames = audio.shape[-1] // self.config.mel.hop_length
+            mel = align_to_hops(self._spectrogram(audio[:, 0]), self.config.mel)[..., :n_frames]
             if noise_on_mel is not None:
                 mel = noise_on_mel(mel, self.config.mel)
         clean = self._whitening.whiten(audio, mel)
@@ -161,7 +161,7 @@ class Objective:
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.bf16)
 
     def log_scale(self, batch: Batch) -> Tensor:
-        """Return the mean logarithm of what whitening multiplied a batch by, block by block; see `Whitening`."""
+        """Return the mean logarithm of what whitening multiplied a batch by, frame by frame; see `Whitening`."""
         return self._whitening.log_scale(batch.mel)
 
 

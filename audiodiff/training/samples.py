@@ -55,7 +55,7 @@ def choose_samples(
         on_failure: Told of recordings that cannot be read, which are left out; without it they are errors.
 
     Returns:
-        Their beginnings: whole blocks, at most `SAMPLE_SECONDS`, at least a training crop.
+        Their beginnings: whole hops, at most `SAMPLE_SECONDS`, at least a training crop.
     """
     chosen = [recordings[i * len(recordings) // SAMPLES] for i in range(min(SAMPLES, len(recordings)))]
     samples = []

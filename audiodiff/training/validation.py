@@ -1,7 +1,7 @@
 """Validation that compares between steps and runs: the same crops, noise levels and noise every time.
 
 The likelihood is bounded in bits per sample. The recording counts as 16-bit audio: its samples are intervals of 2^-15
-of full scale. Whitening stretches them, by its determinant block by block, so models with different whitenings compare.
+of full scale. Whitening stretches them, by its determinant frame by frame, so models with different whitenings compare.
 The bound is on the likelihood given the mel and the label.
 """
 

@@ -29,7 +29,7 @@ def record(tmp_path, save_voice):
     return make
 
 
-def test_crops_of_a_model_are_whole_blocks(tiny_model_config):
+def test_crops_of_a_model_are_whole_hops(tiny_model_config):
     data = DataConfig(train="x", crop_seconds=0.25, resample=False)
     assert CropReader.for_model(tiny_model_config, data) == CropReader(RATE, 32 * 64, 3 * 64, (), False)
 

@@ -154,7 +154,7 @@ def test_a_stream_answers_as_soon_as_it_can():
     x, mel = torch.randn(1, 1, BLOCKS * MEL.hop_length), torch.randn(1, MEL.n_mels, BLOCKS)
     reach = network.stack.receptive_field  # 22 samples, less than a block of 64
     for engine in (TiledEngine(network, config, torch.float32), PlainEngine(network, config, torch.float32, CPU)):
-        assert engine.reach_blocks == -(-reach // MEL.hop_length) == 1
+        assert engine.reach_frames == -(-reach // MEL.hop_length) == 1
         pieces = x.split(MEL.hop_length, dim=-1)
         conditions = (engine.encode(mel[..., block : block + 1], 0, 1) for block in range(BLOCKS))
         batches = list(engine.stream(pieces, conditions, LEVEL, None))
@@ -179,7 +179,7 @@ def test_a_halo_too_narrow_would_be_noticed():
 def test_a_network_that_sees_everything_takes_a_single_piece():
     network, config = make("attention")
     engine = PlainEngine(network, config, torch.float32, CPU)
-    assert engine.reach_blocks is None
+    assert engine.reach_frames is None
     with pytest.raises(ValueError, match="unpack"):
         streamed(engine, torch.randn(1, 1, BLOCKS * MEL.hop_length), None, [20, 20])
 

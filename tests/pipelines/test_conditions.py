@@ -95,7 +95,7 @@ def test_a_guided_clip_depends_on_its_own_seed_alone(generator, rescale):
 def test_a_guided_clip_in_pieces_is_the_clip_in_one(generator, rescale):
     settings = TOLD | {"guidance": 3.0, "guidance_rescale": rescale, "seconds": 0.5}
     whole = generator.generate(**settings)
-    generator.engine.piece_blocks = 7
+    generator.engine.piece_frames = 7
     assert difference(generator.generate(**settings), whole) < 1e-4
 
 

@@ -17,12 +17,12 @@ from audiodiff.networks.conditioning import GlobalConditions
 
 CPU = torch.device("cpu")
 LOG_SNR = torch.tensor(-1.0, dtype=torch.float64)
-BLOCKS, BLOCK = 40, 32
+FRAMES, HOP = 40, 32
 KINDS = {
-    "stft": {"kind": "stft", "channels": 8, "layers": 3, "n_fft": 128, "hop_length": BLOCK},
-    "plain": {"channels": 8, "layers": 5, "patch": BLOCK},
-    "tiled": {"channels": 8, "layers": 5, "patch": BLOCK},
-    "unet": {"kind": "unet", "channels": 8, "patch": BLOCK, "layers": 2},
+    "stft": {"kind": "stft", "channels": 8, "layers": 3, "n_fft": 128, "hop_length": HOP},
+    "plain": {"channels": 8, "layers": 5, "patch": HOP},
+    "tiled": {"channels": 8, "layers": 5, "patch": HOP},
+    "unet": {"kind": "unet", "channels": 8, "patch": HOP, "layers": 2},
 }
 
 
@@ -42,7 +42,7 @@ def make(name, target="epsilon", variance="fixed"):
 
 def predict_pieces(generator, x, labels, guidance, cuts):
     """Return the guided prediction of x in pieces, its noise and variance."""
-    stages, pieces = Stages(), Signal([piece] for piece in x.split([BLOCK * length for length in cuts], dim=-1))
+    stages, pieces = Stages(), Signal([piece] for piece in x.split([HOP * length for length in cuts], dim=-1))
     bind = partial(generator._signal_predictor, stages, pieces.map(lambda piece: None))
     settings = SynthesisConfig(guidance=guidance.scale, guidance_interval=guidance.interval)
     prediction = generator.guided(bind, generator.network.embed(GlobalConditions(labels)), settings)(pieces, LOG_SNR)
@@ -52,7 +52,7 @@ def predict_pieces(generator, x, labels, guidance, cuts):
     return [torch.cat(parts, dim=-1) for parts in zip(*both, strict=True)]
 
 
-@pytest.mark.parametrize("cuts", [[BLOCKS], [7, 30, 3], [1] * BLOCKS], ids=["whole", "three", "blocks"])
+@pytest.mark.parametrize("cuts", [[FRAMES], [7, 30, 3], [1] * FRAMES], ids=["whole", "three", "frames"])
 @pytest.mark.parametrize("guidance", [Guidance(3.0), Guidance(0.0)], ids=str)
 @pytest.mark.parametrize(
     ("name", "target"),
@@ -62,14 +62,14 @@ def predict_pieces(generator, x, labels, guidance, cuts):
 def test_pieces_are_guided_like_the_whole(name, target, guidance, cuts):
     generator = make(name, target)
     network, batch = generator.network, generator.engine.largest_batch or 2
-    x = torch.randn(batch, 1, BLOCK * BLOCKS, generator=torch.Generator().manual_seed(1))
+    x = torch.randn(batch, 1, HOP * FRAMES, generator=torch.Generator().manual_seed(1))
     labels, log_snr = torch.tensor([0, 1][:batch]), LOG_SNR.float().expand(batch)
     embeddings = network.embed(GlobalConditions(labels)), network.embed()
     outputs = [network(x, log_snr, None, embedded) for embedded in embeddings]
     conditional, null = (noise_from(output, x, log_snr, target) for output in outputs)
     expected = guidance.combine(conditional, null, x, log_snr)
     pieces, _ = predict_pieces(generator, x, labels, guidance, cuts)
-    assert [piece.shape[-1] for piece in pieces] == [BLOCK * length for length in cuts]
+    assert [piece.shape[-1] for piece in pieces] == [HOP * length for length in cuts]
     found = torch.cat(pieces, dim=-1)
     assert float((found - expected).norm() / expected.norm()) < 1e-5
     assert float((found - conditional).norm() / expected.norm()) > 3e-3
@@ -80,7 +80,7 @@ def test_pieces_are_guided_like_the_whole(name, target, guidance, cuts):
 def test_a_learned_variance_under_guidance_is_that_with_conditions(name):
     generator = make(name, variance="learned")
     network, diffusion = generator.network, generator.config.diffusion
-    x = torch.randn(2, 1, BLOCK * BLOCKS, generator=torch.Generator().manual_seed(1))
+    x = torch.randn(2, 1, HOP * FRAMES, generator=torch.Generator().manual_seed(1))
     labels, log_snr = torch.tensor([0, 1]), LOG_SNR.float().expand(2)
     conditional, null = (
         prediction_from(network(x, log_snr, None, embedded), x, log_snr, diffusion)
@@ -97,9 +97,9 @@ def test_a_rescaled_clip_is_made_whole_whatever_the_length_of_pieces(name):
     """It is rescaled to the deviation of the whole clip."""
     generator = make(name)
     generator.config = generator.config.model_copy(update={"condition_dropout": 0.1})
-    options = {"label": "a", "seconds": BLOCKS * BLOCK / 8000, "guidance": 3.0, "steps": 3}
+    options = {"label": "a", "seconds": FRAMES * HOP / 8000, "guidance": 3.0, "steps": 3}
     whole, plain = generator.generate(**options, guidance_rescale=0.7), generator.generate(**options)
-    generator.engine.piece_blocks = 7
+    generator.engine.piece_frames = 7
     assert torch.allclose(generator.generate(**options, guidance_rescale=0.7), whole, atol=1e-6)
     assert torch.allclose(generator.generate(**options), plain, atol=1e-4)
     assert not torch.allclose(whole, plain, atol=1e-2)

@@ -52,7 +52,7 @@ def difference(x: Tensor, y: Tensor) -> float:
 class Oracle(nn.Module):
     """A network that knows the clean signal, and so predicts the noise exactly."""
 
-    receptive_field = 0
+    receptive_field, context_frames = 0, 0
     stack = SimpleNamespace(conditioner=None)
 
     def __init__(self, clean: Tensor) -> None:
@@ -88,11 +88,11 @@ def test_a_perfect_network_gives_the_recording_back(mel, whitening, sampler, voi
     vocoder = Vocoder(nn.Linear(1, 1), config)
     audio = torch.from_numpy(voice(0.2, mel.sample_rate))[None]
     frames = vocoder.mel(audio)
-    blocks = align_to_hops(frames, mel)
-    n_samples = blocks.shape[-1] * mel.hop_length
+    aligned = align_to_hops(frames, mel)
+    n_samples = aligned.shape[-1] * mel.hop_length
     assert 0 <= n_samples - audio.shape[1] < mel.hop_length
     padded = nn.functional.pad(audio, (0, n_samples - audio.shape[1])).unsqueeze(1)
-    vocoder.network = Oracle(vocoder.whitening.whiten(padded, blocks))
+    vocoder.network = Oracle(vocoder.whitening.whiten(padded, aligned))
     made = vocoder(frames, steps=4, sampler=sampler)
     torch.testing.assert_close(made[:, : audio.shape[1]], audio, rtol=0, atol=1e-4)
     assert vocoder.network.levels == pytest.approx([-8, -2, 4, 10])
@@ -357,10 +357,10 @@ def test_a_unet_makes_in_pieces_what_it_makes_at_once(attention, seconds):
     network = build_network(config).eval()
     torch.nn.init.normal_(network.output.weight, std=0.1)
     clips = {}
-    for piece_blocks in (1000, 3):
+    for piece_frames in (1000, 3):
         generator = Generator(network, config, "fp32")
-        generator.engine.piece_blocks = piece_blocks
-        clips[piece_blocks] = generator.generate("a", 2, seconds, steps=3)
+        generator.engine.piece_frames = piece_frames
+        clips[piece_frames] = generator.generate("a", 2, seconds, steps=3)
     assert clips[3].shape == (2, 1, round(seconds * RATE))
     assert difference(clips[3], clips[1000]) < 1e-4
     assert difference(clips[3], Generator(network, config, "fp32").generate("b", 2, seconds, steps=3)) > 1e-3

@@ -78,8 +78,8 @@ def whole(vocoder: Vocoder, mel: Tensor, **changes) -> Tensor:
     from audiodiff.audio.mel import align_to_hops
 
     with torch.inference_mode():
-        blocks = align_to_hops(mel.unsqueeze(0), vocoder.mel_config)
-        return vocoder.synthesise(blocks, [5], settings=vocoder.settings(changes))[0, 0]
+        frames = align_to_hops(mel.unsqueeze(0), vocoder.mel_config)
+        return vocoder.synthesise(frames, [5], settings=vocoder.settings(changes))[0, 0]
 
 
 @pytest.mark.parametrize("network", [*NETWORKS, "attention"])

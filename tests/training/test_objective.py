@@ -22,9 +22,9 @@ def tone(frequency, n_samples=2048):
     return torch.sin(2 * math.pi * frequency / RATE * torch.arange(n_samples)).view(1, 1, -1)
 
 
-def example(n_clips=3, n_blocks=26, bandwidth=math.inf, n_labels=0):
+def example(n_clips=3, n_frames=26, bandwidth=math.inf, n_labels=0):
     """Noise, with three blocks of context at either end."""
-    audio = 0.1 * torch.randn(n_clips, 1, (n_blocks + 6) * 64, generator=torch.Generator().manual_seed(0))
+    audio = 0.1 * torch.randn(n_clips, 1, (n_frames + 6) * 64, generator=torch.Generator().manual_seed(0))
     label, none = torch.full((n_clips,), n_labels), torch.zeros(n_clips, dtype=torch.int64)
     return Example(audio, label, torch.full((n_clips,), bandwidth), none, torch.zeros(n_clips, 0))
 
@@ -186,7 +186,7 @@ def test_a_crop_is_whitened_as_the_whole_utterance_is(tiny_model_config, centre,
     mel = tiny_model_config.mel.model_copy(update={"centre": centre})
     update = {"mel": mel, "whitening": WhiteningConfig(kind=whitening, exponent=0.5)}
     config = tiny_model_config.model_copy(update=update)
-    whole = example(1, n_blocks=60)
+    whole = example(1, n_frames=60)
     crop = whole._replace(audio=whole.audio[..., 20 * 64 : 52 * 64])
     objective = Objective(config, CPU)
     ours, theirs = objective.prepare(crop), objective.prepare(whole)
