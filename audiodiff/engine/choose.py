@@ -140,8 +140,10 @@ class PlainEngine:
         self.largest_batch: int | None = None
         self.piece_frames = max(1, round(PLAIN_PIECE_SECONDS * config.sample_rate / config.hop_length))
         self.reach_frames: int | None = None
+        self._look_back = 0
         if math.isfinite(network.receptive_field):
-            self.reach_frames = math.ceil(network.receptive_field / config.hop_length)
+            self._look_back = math.ceil(network.receptive_field / config.hop_length) * config.hop_length
+            self.reach_frames = math.ceil(network.look_ahead / config.hop_length)
         self.context_frames = network.context_frames
 
     def _autocast(self) -> contextlib.AbstractContextManager[object]:
@@ -174,7 +176,8 @@ class PlainEngine:
             output,
             signal,
             conditions,
-            reach=self.reach_frames * self._hop_length,
+            look_back=self._look_back,
+            look_ahead=self.reach_frames * self._hop_length,
             samples_per_row=self._hop_length // self._positions_per_frame,
         )
 

@@ -155,6 +155,11 @@ class _Fused(nn.Module):
         return self.plain.receptive_field
 
     @property
+    def look_ahead(self) -> int:
+        """Samples beyond the end of a hop that its outputs depend on."""
+        return self.plain.look_ahead
+
+    @property
     def context_frames(self) -> int:
         """Mel frames on either side that the encoded condition of a frame depends on."""
         return self.plain.context_frames

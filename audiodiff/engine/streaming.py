@@ -29,7 +29,7 @@ R = TypeVar("R")
 
 
 class _Source(Generic[T]):
-    """An iterator of batches of pieces, read once; every piece is kept for the readers that have not got there."""
+    """An iterator of batches of pieces, read once; pieces are kept for readers that have not got there."""
 
     def __init__(self, batches: Iterable[Sequence[T]]) -> None:
         self.batches = iter(batches)
@@ -37,7 +37,7 @@ class _Source(Generic[T]):
         self.lock = RLock()
         self._broken = False
         self._readers: list[weakref.ref[_Reader[T]]] = []  # weak: what nobody will read is not kept
-        self._observers: list[Callable[[T], object]] = []
+        self.observers: list[Callable[[T], object]] = []
 
     def reader(self) -> _Reader[T]:
         if self.n_pieces:
@@ -45,9 +45,6 @@ class _Source(Generic[T]):
         reader = _Reader(self)
         self._readers.append(weakref.ref(reader))
         return reader
-
-    def observe(self, observer: Callable[[T], object]) -> None:
-        self._observers.append(observer)
 
     def advance(self) -> bool:
         """Take the next batch, which may be empty; return False at the end of the signal."""
@@ -65,7 +62,7 @@ class _Source(Generic[T]):
             readers = [reader for reader in (ref() for ref in self._readers) if reader is not None]
             self._readers = [ref for ref in self._readers if ref() is not None]
             for piece in batch:
-                for observer in self._observers:
+                for observer in self.observers:
                     observer(piece)
                 for reader in readers:
                     reader.waiting.append(piece)
@@ -123,7 +120,7 @@ class Signal(Generic[T]):
 
     def observe(self, observer: Callable[[T], object]) -> None:
         """Call a function with every piece as soon as it is made."""
-        self.source.observe(observer)
+        self.source.observers.append(observer)
 
     def reroute(self, through: Callable[[Signal[T]], Iterable[Sequence[T]]]) -> None:
         """Let pieces pass through a function of this signal before any reader gets them."""
@@ -162,7 +159,7 @@ class Window:
     """The part of a long tensor that is still needed, addressed by its place in the whole.
 
     Args:
-        dim: The axis along which the pieces follow each other.
+        dim: The axis of time.
 
     Attributes:
         end: Index, in the whole, behind the last piece.
@@ -207,7 +204,8 @@ def with_halo(
     signal: Iterable[Tensor],
     conditions: Iterable[Tensor | None],
     *,
-    reach: int,
+    look_back: int,
+    look_ahead: int,
     samples_per_row: int,
 ) -> Iterator[list[Tensor]]:
     """Apply a function to a signal in pieces, each together with as much on either side as the function sees.
@@ -217,23 +215,24 @@ def with_halo(
             to something of the same length.
         signal: Consecutive pieces of the signal.
         conditions: The condition of each piece, or None.
-        reach: How far the function sees to either side, in samples; a whole number of rows.
+        look_back: Samples before a piece that the function sees, whole rows.
+        look_ahead: Samples beyond a piece that it sees.
         samples_per_row: Samples per row of the condition.
 
     Yields:
-        After every piece, the results of those that have become complete, in order; after the last, the rest.
+        After every piece, the results that have become complete, in order; after the last, the rest.
     """
     x, rows = Window(dim=2), Window(dim=1)
     waiting: deque[tuple[int, int]] = deque()
 
     def complete(end: float) -> Iterator[Tensor]:
-        while waiting and waiting[0][1] + reach <= end:
+        while waiting and waiting[0][1] + look_ahead <= end:
             start, stop = waiting.popleft()
-            low, high = max(0, start - reach), min(x.end, stop + reach)
+            low, high = max(0, start - look_back), min(x.end, stop + look_ahead)
             condition = rows.view(low // samples_per_row, high // samples_per_row) if rows.end else None
             yield function(x.view(low, high), condition)[..., start - low : stop - low]
-            x.forget(stop - reach)
-            rows.forget((stop - reach) // samples_per_row)
+            x.forget(stop - look_back)
+            rows.forget((stop - look_back) // samples_per_row)
 
     for piece, condition in zip(signal, conditions, strict=True):
         waiting.append((x.end, x.end + piece.shape[2]))

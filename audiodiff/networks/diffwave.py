@@ -207,6 +207,11 @@ class DiffWave(DilatedNetwork):
         """Samples on either side that an output depends on."""
         return (self.stack.receptive_field + 1) * self.patch
 
+    @property
+    def look_ahead(self) -> int:
+        """Samples beyond the end of a hop that its outputs depend on."""
+        return self.stack.look_ahead * self.patch
+
     def forward(
         self, x: Tensor, log_snr: Tensor, condition: Tensor | None = None, global_condition: Tensor | None = None
     ) -> Tensor:

@@ -57,6 +57,12 @@ class STFTDiffWave(DilatedNetwork):
         own = (self.stack.receptive_field + 1) * self.stft.hop_length + 2 * self.stft.margin
         return max([own, *(branch.receptive_field for branch in self._branches())])
 
+    @property
+    def look_ahead(self) -> int:
+        """Samples beyond the end of a hop that its outputs depend on."""
+        own = self.stack.look_ahead * self.stft.hop_length + 2 * self.stft.margin
+        return max([own, *(branch.look_ahead for branch in self._branches())])
+
     def _branches(self) -> list[STFTBranch]:
         return [branch for branch in self.branches if isinstance(branch, STFTBranch)]
 
@@ -126,6 +132,11 @@ class STFTBranch(nn.Module):
     def receptive_field(self) -> int:
         """Samples on either side that an output depends on."""
         return (self.stack.receptive_field + 1) * self.stft.hop_length + 2 * self.stft.margin
+
+    @property
+    def look_ahead(self) -> int:
+        """Samples beyond the end of a hop that its outputs depend on."""
+        return self.stack.look_ahead * self.stft.hop_length + 2 * self.stft.margin
 
     def encode(self, features: Tensor) -> Tensor:
         """Project mel features `(batch, frames, n_mels)` for all layers."""

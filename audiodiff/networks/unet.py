@@ -144,6 +144,11 @@ class UNet1d(ConditionedNetwork):
             return math.inf
         return max(self._receptive_field_of(sample) for sample in range(self.stride))
 
+    @property
+    def look_ahead(self) -> int | float:
+        """Samples beyond the end of a hop that its outputs depend on; infinite with attention."""
+        return self.receptive_field
+
     def forward(
         self, x: Tensor, log_snr: Tensor, condition: Tensor | None = None, global_condition: Tensor | None = None
     ) -> Tensor:

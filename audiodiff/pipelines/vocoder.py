@@ -292,8 +292,8 @@ class Vocoder(Pipeline):
         def colour(signal: Tensor, frames: Tensor | None) -> Tensor:
             return self.whitening.colour(signal, None if frames is None else frames.mT)
 
-        reach = WHITENING_REACH * hop_length
-        for batch in with_halo(colour, signals, iter(own_frames), reach=reach, samples_per_row=hop_length):
+        reach = {"look_back": WHITENING_REACH * hop_length, "look_ahead": WHITENING_REACH * hop_length}
+        for batch in with_halo(colour, signals, iter(own_frames), **reach, samples_per_row=hop_length):
             yield from batch
 
     def _pieces(

@@ -32,7 +32,9 @@ def blur(x: Tensor) -> Tensor:
 
 def network_call(x: Signal, log_snr: Tensor) -> Iterator[list[Tensor]]:
     scale, nothing = float(torch.sigmoid(-log_snr)), x.map(lambda piece: None)
-    return with_halo(lambda x, _: scale * blur(x), iter(x), iter(nothing), reach=REACH, samples_per_row=1)
+    return with_halo(
+        lambda x, _: scale * blur(x), iter(x), iter(nothing), look_back=REACH, look_ahead=REACH, samples_per_row=1
+    )
 
 
 class Process:

@@ -29,6 +29,11 @@ NETWORKS = {
     "one layer": {"channels": 4, "layers": 1},
     "radial": {"channels": 8, "layers": 4, "patch": 8, "activation": "rbf"},
     "stft": {"kind": "stft", "channels": 8, "layers": 3, "n_fft": 256, "hop_length": 64},
+    "causal": {"channels": 8, "layers": 7, "dilation_cycle": 4, "patch": 8, "look_ahead": 1},
+    "causal stft": {
+        **{"kind": "stft", "channels": 8, "layers": 4, "n_fft": 192, "hop_length": 64, "look_ahead": 1},
+        **{"branches": [{"n_fft": 32, "hop_length": 16, "channels": 8, "layers": 3}], "mel_encoder_layers": 2},
+    },
     "unet": {
         "kind": "unet",
         "channels": 8,
@@ -148,6 +153,14 @@ def test_bf16_is_near_fp32_and_not_it(name):
     assert 1e-4 < error(*made) < 0.03
 
 
+@pytest.mark.parametrize("name", ["causal", "causal stft"])
+def test_a_causal_network_looks_ahead_little(name):
+    network, config = make(name)
+    engine = make_engine(network, config, torch.float32, CPU)
+    assert engine.reach_frames == {"causal": 1, "causal stft": 3}[name]
+    assert network.receptive_field / MEL.hop_length > 2 * engine.reach_frames
+
+
 def test_a_stream_answers_as_soon_as_it_can():
     """A piece comes out when as much as the network sees has come in behind it, and not before."""
     network, config = make("diffwave")
@@ -171,7 +184,9 @@ def test_a_halo_too_narrow_would_be_noticed():
     x = torch.randn(1, 1, 640)
     with torch.inference_mode():
         for reach, right in ((64, True), (0, False)):
-            batches = with_halo(predict, x.split(64, -1), [None] * 10, reach=reach, samples_per_row=64)
+            batches = with_halo(
+                predict, x.split(64, -1), [None] * 10, look_back=reach, look_ahead=reach, samples_per_row=64
+            )
             pieces = [piece for batch in batches for piece in batch]
             assert (error(torch.cat(pieces, -1), predict(x, None)) < 2e-6) == right
 
