@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from audiodiff import Vocoder, load_audio
-from audiodiff.audio.griffin_lim import waveform_from_mel
+from audiodiff.audio.mel_inversion import waveform_from_mel
 from audiodiff.diffusion.noise import position_noise
 from audiodiff.evaluation.scoring import score
 

@@ -131,7 +131,7 @@ def test_a_vocoder(models, cuda, sampler, start):
 @pytest.mark.parametrize("kind", NETWORKS)
 def test_every_network_in_both_precisions_whole_and_streamed(models, cuda, kind):
     model, mel = network_of(models[0][1], kind), mels(models[0])[0]
-    for start in ("noise", "griffin-lim"):
+    for start in ("noise", "griffin-lim", "phase-gradient"):
         on_gpu, on_cpu = (moved(Vocoder, model, device) for device in (cuda, "cpu"))
         compare(on_gpu(mel, start=start, zero_terminal=True), on_cpu(mel, start=start, zero_terminal=True), 1e-4)
         assert on_gpu.with_dtype("bf16")(mel, start=start).device.type == "cuda"

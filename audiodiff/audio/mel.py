@@ -172,14 +172,18 @@ class MelSpectrogram(nn.Module):
             Magnitudes of the STFT with a plain Hann window, shape `(..., n_fft // 2 + 1, frames)`.
         """
         filters = self.filterbank
-        energy = self.to_magnitude(mel) ** self.config.power
+        energy = (self.to_magnitude(mel) ** self.config.power).movedim(-2, 0)
+        frames, energy = energy.shape[1:], energy.flatten(1)
         coverage = filters.sum(0).unsqueeze(1).clamp_min(_TINY)
         area = filters.sum(1, keepdim=True).clamp_min(_TINY)
         fraction = (filters / area) / (filters / area).sum(0).clamp_min(_TINY)
-        estimate = (fraction.T @ (energy / area).clamp_min(_TINY).log()).exp() * (coverage > _TINY)
+        analyse, spread, interpolate = filters, filters.T, fraction.T
+        if filters.device.type == "cpu":  # four times faster, and a frame is the same to the bit among however many
+            analyse, spread, interpolate = (matrix.to_sparse() for matrix in (analyse, spread, interpolate))
+        estimate = (interpolate @ (energy / area).clamp_min(_TINY).log()).exp() * (coverage > _TINY)
         for _ in range(iterations):
-            estimate = estimate * (filters.T @ (energy / (filters @ estimate).clamp_min(_TINY))) / coverage
-        return estimate ** (1 / self.config.power)
+            estimate = estimate * (spread @ (energy / (analyse @ estimate).clamp_min(_TINY))) / coverage
+        return (estimate ** (1 / self.config.power)).unflatten(1, frames).movedim(0, -2)
 
 
 def _between(signal: Tensor, start: int, stop: int, padding: str) -> Tensor:

@@ -38,11 +38,11 @@ class PhaseGradient:
 
     def __init__(self, hop_length: int) -> None:
         self._hop_length = hop_length
-        self._context: Tensor | None = None  # log-magnitudes of the last finished frame (but at first) and of the rest
+        self._context: Tensor | None = None  # magnitudes of the last finished frame (but at first) and of the rest
         self._random: Tensor | None = None  # of the frames that wait
         self._phase: Tensor | None = None  # of the last finished frame
 
-    def push(self, magnitude: Tensor, random: Tensor, *, last: bool) -> Tensor:
+    def push(self, magnitude: Tensor, random: Tensor, *, last: bool) -> tuple[Tensor, Tensor]:
         """Take the next frames.
 
         Args:
@@ -52,23 +52,24 @@ class PhaseGradient:
 
         Returns:
             Phases `(batch, frames that are complete, n_bins)` in radians, relative to the first sample of each frame,
-            as an FFT of the frame has them.
+            as an FFT of the frame has them; and the magnitudes of these frames.
         """
-        log_magnitude = magnitude.clamp_min(_SMALLEST_MAGNITUDE).log()
         if self._context is not None and self._random is not None:
-            log_magnitude = torch.cat([self._context, log_magnitude], dim=1)
+            magnitude = torch.cat([self._context, magnitude], dim=1)
             random = torch.cat([self._random, random], dim=1)
         first = 0 if self._phase is None else 1
-        stop = log_magnitude.shape[1] - (0 if last else 1)
+        stop = magnitude.shape[1] - (0 if last else 1)
         if stop > first:
+            log_magnitude = magnitude.clamp_min(_SMALLEST_MAGNITUDE).log()
             steps = _phase_steps(log_magnitude, random[:, : stop - first], first, self._hop_length)
             phases = _integrate(steps, self._phase)
             self._phase = phases[:, -1]
         else:
             phases = random[:, :0]
             stop = first
-        self._context, self._random = log_magnitude[:, max(stop - 1, 0) :], random[:, stop - first :]
-        return phases + math.pi * (torch.arange(phases.shape[2], device=phases.device) % 2).to(phases)
+        self._context, self._random = magnitude[:, max(stop - 1, 0) :], random[:, stop - first :]
+        phases = phases + math.pi * (torch.arange(phases.shape[2], device=phases.device) % 2).to(phases)
+        return phases, magnitude[:, first:stop]
 
 
 class _Steps(NamedTuple):

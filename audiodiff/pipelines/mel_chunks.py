@@ -41,14 +41,15 @@ def aligned(mels: Iterable[Tensor], config: MelConfig) -> Iterator[Tensor]:
         align_to_hops(waiting, config)  # refuses it
 
 
-def chunks(mels: Iterable[Tensor], window: Window, length: int, look: int) -> Iterator[tuple[int, int]]:
+def chunks(mels: Iterable[Tensor], window: Window, length: int, ahead: int, behind: int) -> Iterator[tuple[int, int]]:
     """Fill a window with mels and say when a chunk can be made.
 
     Args:
         mels: Pieces `(batch, n_mels, n_frames)`.
         window: Where they go; it keeps what chunks still to come can see.
         length: Of a chunk, in frames; the last one may be shorter.
-        look: How many frames to either side a chunk can see, at least 1.
+        ahead: How many frames after it a chunk can see, at least 1.
+        behind: How many before it.
 
     Yields:
         First frame and end of each chunk as soon as all that it can see is in the window.
@@ -56,15 +57,15 @@ def chunks(mels: Iterable[Tensor], window: Window, length: int, look: int) -> It
     start = 0
     for mel in mels:
         window.append(mel)
-        while start + length + look <= window.end:  # so there is more to come behind this chunk
+        while start + length + ahead <= window.end:  # so there is more to come behind this chunk
             yield start, start + length
             start += length
-            window.forget(start - look)
+            window.forget(start - behind)
     while start < window.end:
         stop = min(start + length, window.end)
         yield start, stop
         start = stop
-        window.forget(start - look)
+        window.forget(start - behind)
 
 
 def frames_behind(chunk: int, piece: int, look: int, reaches: Sequence[int]) -> int:

@@ -7,21 +7,30 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from audiodiff.audio.griffin_lim import griffin_lim_reach, waveform_by_phase_gradient, waveform_from_mel
 from audiodiff.audio.mel import MelSpectrogram
+from audiodiff.audio.mel_inversion import (
+    consistent_waveform,
+    griffin_lim_reach,
+    magnitude_from_mel,
+    random_phases,
+    waveform_from_mel,
+)
+from audiodiff.audio.phase_gradient import PhaseGradient
+from audiodiff.audio.transforms import FramedSTFT
 from audiodiff.audio.whitening import Whitening
 from audiodiff.config import SynthesisConfig
 from audiodiff.diffusion.noise import position_noise
+from audiodiff.engine.streaming import Window
 
 PHASE_DRAW = -1
-"""The draw of position-indexed noise that Griffin-Lim takes its first phases from; steps count up from 0."""
+"""The draw of position-indexed noise that random phases come from; steps count up from 0."""
 
 WHITENING_REACH = 2
-"""Blocks to either side that whitening and colouring depend on: the lapped transform folds neighbours, and back."""
+"""Hops to either side that whitening and colouring depend on: the lapped transform folds neighbours, and back."""
 
 
 class MelInitialisation(nn.Module):
-    """Estimates of the whitened signal from mel frames.
+    """Estimates of the whitened signal from mels with one frame per hop.
 
     Args:
         spectrogram: The convention of the mels.
@@ -32,32 +41,74 @@ class MelInitialisation(nn.Module):
         super().__init__()
         self.spectrogram, self.whitening = spectrogram, whitening
 
-    @torch.no_grad()
-    def estimate(
-        self, frames: Tensor, seeds: Sequence[int], settings: SynthesisConfig, *, start: int = 0
-    ) -> Tensor | None:
-        """Estimate the whitened signal, for the reverse process to start from.
+    def estimate(self, mel: Tensor, seeds: Sequence[int], settings: SynthesisConfig) -> Tensor | None:
+        """Estimate whole signals; arguments and result as in `estimates` and `MelEstimates.next`."""
+        return self.estimates(seeds, settings).next(mel, 0, last=True)
+
+    def estimates(self, seeds: Sequence[int], settings: SynthesisConfig) -> MelEstimates:
+        """Begin the estimates of signals that are made chunk by chunk.
 
         Args:
-            frames: Mels with one frame per hop `(batch, n_mels, n_frames)`.
             seeds: One for each waveform.
             settings: The reverse process.
-            start: Number of the first frame in the whole signal, so that a chunk gets the phases of its place.
-
-        Returns:
-            `(batch, 1, n_frames * hop_length)`, or None where the process starts from noise.
         """
-        if settings.start == "noise":
-            return None
-        hop_length = self.spectrogram.config.hop_length
-        first, n_samples = start * hop_length, frames.shape[-1] * hop_length
-        phases = position_noise(seeds, PHASE_DRAW, start=first, n_samples=n_samples, device=frames.device)
-        invert = waveform_from_mel if settings.start == "griffin-lim" else waveform_by_phase_gradient
-        guess = invert(frames, phases, self.spectrogram, iterations=settings.griffin_lim_iterations)
-        return self.whitening.whiten(guess, frames)
+        return MelEstimates(self, seeds, settings)
 
     def reach(self, settings: SynthesisConfig) -> int:
         """Return how many frames to either side a sample of the estimate depends on."""
         if settings.start == "noise":
             return WHITENING_REACH
-        return WHITENING_REACH + griffin_lim_reach(self.spectrogram.config, settings.griffin_lim_iterations)
+        reach = WHITENING_REACH + griffin_lim_reach(self._stft(torch.device("cpu")), settings.griffin_lim_iterations)
+        return reach + (settings.start == "phase-gradient")  # whose phases take one frame ahead
+
+    def _stft(self, device: torch.device) -> FramedSTFT:
+        config = self.spectrogram.config
+        return FramedSTFT(config.n_fft, config.hop_length).to(device)
+
+
+class MelEstimates:
+    """Estimates of the whitened signals of a batch, chunk by chunk; arguments as in `MelInitialisation.estimates`."""
+
+    def __init__(self, initialisation: MelInitialisation, seeds: Sequence[int], settings: SynthesisConfig) -> None:
+        self._spectrogram, self._whitening = initialisation.spectrogram, initialisation.whitening
+        self._seeds, self._settings = seeds, settings
+        self._stft = initialisation._stft(self._spectrogram.window.device)
+        self._phases = PhaseGradient(self._stft.hop_length)
+        self._n_read, self._spectra = 0, Window(dim=1)
+
+    @torch.no_grad()
+    def next(self, mel: Tensor, start: int, *, last: bool) -> Tensor | None:
+        """Estimate the next chunk together with what lies around it.
+
+        Args:
+            mel: Frames `(batch, n_mels, n_frames)` of the chunk and of its context, overlapping those before.
+            start: Index of the first of them in the whole signal; it never decreases.
+            last: Whether the signal ends with these frames; otherwise the last of them is only looked at.
+
+        Returns:
+            `(batch, 1, n_frames * hop_length)` or a hop less, or None where the process starts from noise.
+        """
+        iterations = self._settings.griffin_lim_iterations
+        if self._settings.start == "noise":
+            return None
+        if self._settings.start == "griffin-lim":
+            audio = waveform_from_mel(mel, self._noise(mel, start), self._spectrogram, iterations=iterations)
+        else:
+            self._integrate(mel[..., self._n_read - start :], last=last)
+            self._spectra.forget(start)
+            spectrum = self._spectra.view(start, self._spectra.end)
+            audio = consistent_waveform(spectrum, self._stft, iterations=iterations)
+        return self._whitening.whiten(audio, mel[..., : audio.shape[-1] // self._stft.hop_length])
+
+    def _integrate(self, mel: Tensor, *, last: bool) -> None:
+        """Read new frames, and note the spectra of those whose phases are then known."""
+        magnitude = magnitude_from_mel(mel, self._spectrogram)
+        random = random_phases(self._noise(mel, self._n_read), magnitude.shape[2], self._stft.hop_length)
+        self._n_read += mel.shape[2]
+        phases, magnitude = self._phases.push(magnitude, random, last=last)
+        self._spectra.append(torch.polar(magnitude, phases))
+
+    def _noise(self, mel: Tensor, start: int) -> Tensor:
+        hop_length = self._stft.hop_length
+        n_samples = mel.shape[2] * hop_length
+        return position_noise(self._seeds, PHASE_DRAW, start=start * hop_length, n_samples=n_samples, device=mel.device)

@@ -18,8 +18,8 @@ from torch.nn import functional
 from typing_extensions import Unpack
 
 from audiodiff.audio.degradation import Degradation, Gaps, MelStatistics, ignore
-from audiodiff.audio.griffin_lim import waveform_from_mel
 from audiodiff.audio.mel import align_to_hops
+from audiodiff.audio.mel_inversion import waveform_from_mel
 from audiodiff.audio.whitening import Whitening
 from audiodiff.config import SynthesisConfig, parse_config
 from audiodiff.diffusion.inverse_problems import consistent, dps, resampled

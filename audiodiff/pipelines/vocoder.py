@@ -300,11 +300,13 @@ class Vocoder(Pipeline):
         self, mels: Iterable[Tensor], seeds: Sequence[int], settings: SynthesisConfig, chunk: int
     ) -> Iterator[list[Piece]]:
         """Yield the pieces of one chunk after the other, each with what its samples depend on."""
-        hop_length, look, window = self.mel_config.hop_length, self._look_ahead(settings), Window(dim=2)
-        for start, stop in chunks((mel.to(self.device, torch.float32) for mel in mels), window, chunk, look):
-            low, high = max(0, start - look), min(window.end, stop + look)
+        hop_length, ahead, window = self.mel_config.hop_length, self._look_ahead(settings), Window(dim=2)
+        behind = max(ahead, self.engine.context_frames)
+        estimates = self.initialisation.estimates(seeds, settings)
+        for start, stop in chunks((mel.to(self.device, torch.float32) for mel in mels), window, chunk, ahead, behind):
+            low, high = max(0, start - behind), min(window.end, stop + ahead)
             mel = window.view(low, high)
-            estimate = self.initialisation.estimate(mel, seeds, settings, start=low)
+            estimate = estimates.next(mel, low, last=stop + ahead > window.end)
             pieces = []
             for first in range(start, stop, self.engine.piece_frames):
                 frames = first - low, min(first + self.engine.piece_frames, stop) - low
@@ -327,8 +329,10 @@ class Vocoder(Pipeline):
         return self.engine.reach_frames
 
     def _look_ahead(self, settings: SynthesisConfig) -> int:
-        """Return how many frames to either side the start of the reverse process and the condition depend on."""
-        return max(self.engine.context_frames, self.initialisation.reach(settings))
+        """Return how many frames ahead the start of the reverse process and the condition depend on."""
+        network = self.config.network
+        causal = network.kind == "stft" and network.look_ahead is not None  # whose condition is of the past
+        return max(0 if causal else self.engine.context_frames, self.initialisation.reach(settings))
 
     def _chunk_frames(self, seconds: float) -> int:
         frames = round(seconds * self.sample_rate / self.mel_config.hop_length)

@@ -68,7 +68,7 @@ def integrate(magnitude, random, lengths=None):
     for length in lengths or [len(magnitude)]:
         stop = start + length
         parts = (torch.from_numpy(part[start:stop]).unsqueeze(0) for part in (magnitude, random))
-        phases.append(integration.push(*parts, last=stop >= len(magnitude)))
+        phases.append(integration.push(*parts, last=stop >= len(magnitude))[0])
         start = stop
     return torch.cat(phases, 1)[0].numpy()
 
@@ -88,7 +88,7 @@ def test_pieces_join_to_the_phases_of_the_whole(lengths):
 def test_a_batch_is_made_of_single_spectrograms():
     parts = [spectrogram(seed=seed) for seed in range(3)]
     magnitude, random = (torch.from_numpy(np.stack(kind)) for kind in zip(*parts, strict=True))
-    together = PhaseGradient(HOP).push(magnitude, random, last=True)
+    together, _ = PhaseGradient(HOP).push(magnitude, random, last=True)
     for phases, part in zip(together, parts, strict=True):
         assert_same_phases(phases, integrate(*part), 1e-9)
 

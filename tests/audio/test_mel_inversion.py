@@ -7,7 +7,7 @@ import soundfile
 import torch
 
 import audiodiff
-from audiodiff.audio.griffin_lim import griffin_lim
+from audiodiff.audio.mel_inversion import griffin_lim
 from audiodiff.audio.transforms import FramedSTFT
 
 CLIP = Path(audiodiff.__file__).parent / "assets" / "clips" / "sense-and-sensibility.flac"

@@ -1,4 +1,4 @@
-"""A waveform from a mel without a network: magnitudes by deconvolution, phases by Griffin-Lim."""
+"""A waveform from a mel without a network: magnitudes by deconvolution, phases by Griffin-Lim or given to it."""
 
 from __future__ import annotations
 
@@ -8,9 +8,7 @@ import torch
 from torch import Tensor
 
 from audiodiff.audio.mel import MelSpectrogram
-from audiodiff.audio.phase_gradient import PhaseGradient
 from audiodiff.audio.transforms import FramedSTFT
-from audiodiff.config import MelConfig
 
 EDGE_BINS = 8
 """Bins at the upper edge of the mel that tell how the spectrum goes on above it."""
@@ -86,12 +84,13 @@ class _Projections:
         return self._total.flatten(1)[:, self._inside].div_(self._weight)
 
 
-def griffin_lim_reach(config: MelConfig, iterations: int) -> int:
-    """Return how many hops to either side a sample of `waveform_from_mel` depends on the mel.
+def griffin_lim_reach(stft: FramedSTFT, iterations: int) -> int:
+    """Return on how many frames to either side of its hop a sample depends after so many round trips.
 
-    A round trip mixes frames whose windows overlap; the first phases need half of one, the last synthesis another.
+    A round trip mixes the frames whose windows overlap; the synthesis after it reaches to the ends of a window.
     """
-    return (iterations + 1) * (config.n_fft // config.hop_length)
+    overlapping, hop_length = stft.n_fft // stft.hop_length - 1, stft.hop_length
+    return iterations * overlapping + -(-stft.margin // hop_length)
 
 
 def waveform_from_mel(mel: Tensor, noise: Tensor, spectrogram: MelSpectrogram, *, iterations: int = 32) -> Tensor:
@@ -114,20 +113,14 @@ def waveform_from_mel(mel: Tensor, noise: Tensor, spectrogram: MelSpectrogram, *
     return griffin_lim(magnitude_from_mel(mel, spectrogram), noise[:, 0], stft, iterations=iterations).unsqueeze(1)
 
 
-def waveform_by_phase_gradient(
-    mel: Tensor, noise: Tensor, spectrogram: MelSpectrogram, *, iterations: int = 1
-) -> Tensor:
-    """Estimate the waveform behind a mel, its phases by integration of their gradient; arguments as above.
+def consistent_waveform(spectrum: Tensor, stft: FramedSTFT, *, iterations: int = 1) -> Tensor:
+    """Return the waveforms `(batch, 1, time)` closest to complex spectra `(batch, n_frames, n_bins)`.
 
-    Round trips of Griffin-Lim, without momentum, make the integrated phases consistent; one is worth 0.2 of PESQ, more
-    next to nothing.
+    Before that, round trips of Griffin-Lim without momentum make the phases consistent. Of integrated phases one is
+    worth 0.2 of PESQ, more next to nothing.
     """
-    stft = FramedSTFT(spectrogram.config.n_fft, spectrogram.config.hop_length).to(mel.device)
-    magnitude = magnitude_from_mel(mel, spectrogram)
-    random = random_phases(noise, magnitude.shape[2], stft.hop_length)
-    phases = PhaseGradient(stft.hop_length).push(magnitude, random, last=True)
-    projections = _Projections(magnitude, stft)
-    spectrum = torch.polar(magnitude, phases)
+    spectrum = spectrum.clone()
+    projections = _Projections(spectrum.abs(), stft)
     for _ in range(iterations):
         projections.analyse(projections.synthesise(spectrum), spectrum)
     return projections.synthesise(spectrum).clone().unsqueeze(1)
