@@ -133,6 +133,11 @@ def _extended(trained: Network, config: RunConfig) -> Network:
     """Return the network of a run with all trained weights that have the same shape there."""
     network = _fresh_network(config)
     fresh, weights = network.state_dict(), trained.state_dict()
+    if lost := sorted(weights.keys() - fresh.keys()):
+        raise TrainingError(
+            f"the initial model has weights that this configuration has no place for, such as {lost[0]}. Add what is "
+            "missing to model.network (branches, mel_encoder_layers), as in the initial model's config.json."
+        )
     fitting = {name: weights[name] for name in fresh if name in weights and weights[name].shape == fresh[name].shape}
     network.load_state_dict(fresh | fitting)
     new = sorted(fresh.keys() - fitting.keys())

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # The bundled vocoder: several speech corpora, first denoising alone, then the unrolled few-step sampler as well.
-# CORPORA holds any of the folders ljspeech, reader, librispeech, fullband, kerstin. The tiny one: --conf egs/speech/vocoder/conf/tiny.yaml
+# CORPORA holds any of the folders ljspeech, reader, librispeech, fullband, kerstin. The others: --conf egs/speech/vocoder/conf/tiny.yaml or stream.yaml
 here=$(dirname "$0") usage=CORPORA exp=exp/speech
-conf=("$here/conf/denoise.yaml" "$here/conf/few-step.yaml")
+conf=("$here/conf/denoise.yaml" "$here/conf/few-step.yaml" "$here/conf/default.yaml")
 data() {
   local corpora=$1 corpus part list lists
   mkdir -p "$exp/lists/all"
