@@ -80,13 +80,11 @@ class _RememberingInitialisation(MelInitialisation):
         super().__init__(*parts)
         self._known: dict[tuple[object, ...], Tensor | None] = {}
 
-    def estimate(
-        self, blocks: Tensor, seeds: Sequence[int], settings: SynthesisConfig, *, start: int = 0
-    ) -> Tensor | None:
-        content = blake2b(blocks.cpu().numpy().tobytes()).hexdigest()
-        key = (content, tuple(seeds), start, settings.start, settings.griffin_lim_iterations)
+    def estimate(self, mel: Tensor, seeds: Sequence[int], settings: SynthesisConfig) -> Tensor | None:
+        content = blake2b(mel.cpu().numpy().tobytes()).hexdigest()
+        key = (content, tuple(seeds), settings.start, settings.griffin_lim_iterations)
         if key not in self._known:
-            self._known[key] = super().estimate(blocks, seeds, settings, start=start)
+            self._known[key] = super().estimate(mel, seeds, settings)
         return self._known[key]
 
 
