@@ -52,7 +52,7 @@ def difference(x: Tensor, y: Tensor) -> float:
 class Oracle(nn.Module):
     """A network that knows the clean signal, and so predicts the noise exactly."""
 
-    receptive_field, context_frames = 0, 0
+    receptive_field, look_ahead, context_frames = 0, 0, 0
     stack = SimpleNamespace(conditioner=None)
 
     def __init__(self, clean: Tensor) -> None:

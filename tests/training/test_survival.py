@@ -286,13 +286,13 @@ def test_a_lost_worker_ends_the_run_after_saving(tmp_path, tiny_run_config, monk
 def test_a_signal_before_the_first_step_ends_the_run_at_once(tmp_path, tiny_run_config, monkeypatch):
     from audiodiff.training import trainer
 
-    original = trainer.start
+    original = trainer.resume_or_initialise
 
     def start(*arguments):
         os.kill(os.getpid(), signal.SIGTERM)
         return original(*arguments)
 
-    monkeypatch.setattr(trainer, "start", start)
+    monkeypatch.setattr(trainer, "resume_or_initialise", start)
     outcome = train(tiny_run_config, tmp_path)
     assert (outcome.step, outcome.stopped_by) == (0, signal.SIGTERM)
     assert not (tmp_path / "checkpoints").exists()
