@@ -58,12 +58,14 @@ class MelInitialisation(nn.Module):
         """Return how many frames to either side a sample of the estimate depends on."""
         if settings.start == "noise":
             return WHITENING_REACH
-        reach = WHITENING_REACH + griffin_lim_reach(self._stft(torch.device("cpu")), settings.griffin_lim_iterations)
+        reach = WHITENING_REACH + griffin_lim_reach(self.stft, settings.griffin_lim_iterations)
         return reach + (settings.start == "phase-gradient")  # whose phases take one frame ahead
 
-    def _stft(self, device: torch.device) -> FramedSTFT:
+    @property
+    def stft(self) -> FramedSTFT:
+        """The STFT of estimates, made where one is wanted: not every mel has hops that divide its window."""
         config = self.spectrogram.config
-        return FramedSTFT(config.n_fft, config.hop_length).to(device)
+        return FramedSTFT(config.n_fft, config.hop_length).to(self.spectrogram.window.device)
 
 
 class MelEstimates:
@@ -72,8 +74,9 @@ class MelEstimates:
     def __init__(self, initialisation: MelInitialisation, seeds: Sequence[int], settings: SynthesisConfig) -> None:
         self._spectrogram, self._whitening = initialisation.spectrogram, initialisation.whitening
         self._seeds, self._settings = seeds, settings
-        self._stft = initialisation._stft(self._spectrogram.window.device)
-        self._phases = PhaseGradient(self._stft.hop_length)
+        self._hop_length = self._spectrogram.config.hop_length
+        self._stft = None if settings.start == "noise" else initialisation.stft
+        self._phases = PhaseGradient(self._hop_length)
         self._n_read, self._spectra = 0, Window(dim=1)
 
     @torch.no_grad()
@@ -89,7 +92,7 @@ class MelEstimates:
             `(batch, 1, n_frames * hop_length)` or a hop less, or None where the process starts from noise.
         """
         iterations = self._settings.griffin_lim_iterations
-        if self._settings.start == "noise":
+        if self._stft is None:
             return None
         if self._settings.start == "griffin-lim":
             audio = waveform_from_mel(mel, self._noise(mel, start), self._spectrogram, iterations=iterations)
@@ -98,17 +101,16 @@ class MelEstimates:
             self._spectra.forget(start)
             spectrum = self._spectra.view(start, self._spectra.end)
             audio = consistent_waveform(spectrum, self._stft, iterations=iterations)
-        return self._whitening.whiten(audio, mel[..., : audio.shape[-1] // self._stft.hop_length])
+        return self._whitening.whiten(audio, mel[..., : audio.shape[-1] // self._hop_length])
 
     def _integrate(self, mel: Tensor, *, last: bool) -> None:
         """Read new frames, and note the spectra of those whose phases are then known."""
         magnitude = magnitude_from_mel(mel, self._spectrogram)
-        random = random_phases(self._noise(mel, self._n_read), magnitude.shape[2], self._stft.hop_length)
+        random = random_phases(self._noise(mel, self._n_read), magnitude.shape[2], self._hop_length)
         self._n_read += mel.shape[2]
         phases, magnitude = self._phases.push(magnitude, random, last=last)
         self._spectra.append(torch.polar(magnitude, phases))
 
     def _noise(self, mel: Tensor, start: int) -> Tensor:
-        hop_length = self._stft.hop_length
-        n_samples = mel.shape[2] * hop_length
-        return position_noise(self._seeds, PHASE_DRAW, start=start * hop_length, n_samples=n_samples, device=mel.device)
+        first, n_samples = start * self._hop_length, mel.shape[2] * self._hop_length
+        return position_noise(self._seeds, PHASE_DRAW, start=first, n_samples=n_samples, device=mel.device)
