@@ -166,7 +166,7 @@ class TrainingConfig(Config):
         "that more steps are never worse; none for the model's own number",
     )
     few_step_from_noise: float = Field(
-        0.0, ge=0, le=1, description="share of training steps whose few-step loss starts from noise, with 4 steps"
+        0.0, ge=0, le=1, description="fraction of training steps whose few-step loss starts from noise, with 4 steps"
     )
     condition_dropout: float = Field(
         0.0,

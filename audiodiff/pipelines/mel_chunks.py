@@ -78,7 +78,7 @@ def frames_behind(chunk: int, piece: int, look: int, reaches: Sequence[int]) -> 
         reaches: Look-ahead of each stage that the pieces pass after that, in frames; pieces leave a stage whole.
 
     Returns:
-        Blocks, from the start of the piece that waits longest.
+        Frames, from the start of the piece that waits longest.
     """
     n_chunks = 2 + sum(2 + reach // chunk for reach in reaches)
     starts = [start for first in range(0, n_chunks * chunk, chunk) for start in range(first, first + chunk, piece)]
