@@ -13,10 +13,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from audiodiff.audio.replacing import flush_to_disk
+from audiodiff.audio.io import flush_to_disk
 from audiodiff.config import ModelConfig, parse_config
 from audiodiff.errors import ConfigError, ModelError
-from audiodiff.networks.build import Network, build_network
+from audiodiff.networks import Network, build_network
 
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"

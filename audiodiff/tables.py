@@ -52,3 +52,16 @@ def markdown_table(rows: Sequence[Sequence[str]], *, align: Align = "left") -> s
     )
     rule = "|---|" + ("---|" if align == "left" else "---:|") * (len(rows[0]) - 1)
     return "\n".join([heading, rule, *body])
+
+
+def format_number(value: float) -> str:
+    """Format a number with three digits, whole ones above 100 with commas.
+
+    Example:
+        >>> [format_number(value) for value in (0.01234, 5.678, 45.67, 1234.5)]
+        ['0.0123', '5.68', '45.7', '1,234']
+    """
+    if abs(value) >= 100:
+        return f"{value:,.0f}"
+    digits = 1 if abs(value) >= 10 else 2 if abs(value) >= 1 else 3 if abs(value) >= 0.1 else 4
+    return f"{value:.{digits}f}"

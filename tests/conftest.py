@@ -123,7 +123,7 @@ def save_random_model() -> Callable[..., Path]:
     import torch
 
     from audiodiff.checkpoint import save_model
-    from audiodiff.networks.build import build_network
+    from audiodiff.networks import build_network
 
     def save(folder: Path, config: ModelConfig, seed: int = 0) -> Path:
         with torch.random.fork_rng():

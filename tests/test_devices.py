@@ -20,7 +20,7 @@ from audiodiff.data.crops import CropReader
 from audiodiff.data.dataset import CropDataset
 from audiodiff.diffusion.samplers import SAMPLERS
 from audiodiff.evaluation.spectral import log_mel_distance, multi_resolution_stft_distance
-from audiodiff.networks.build import build_network
+from audiodiff.networks import build_network
 from audiodiff.pipelines import Generator, Vocoder
 from audiodiff.pipelines.repair import RepairConfig, repair
 from audiodiff.training import randomness

@@ -5,7 +5,9 @@ Noticing that a file is cut off, and exact seeking in lossy formats, are what li
 
 from __future__ import annotations
 
+import os
 import re
+import uuid
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,7 +21,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, int32
 
-from audiodiff.audio.replacing import replacing
 from audiodiff.audio.resample import resample
 from audiodiff.errors import AudioError
 
@@ -326,3 +327,40 @@ def _encode(samples: Tensor, subtype: str) -> NDArray[Any]:
         samples = (whole * 2 ** (32 - _BITS[subtype])).to(int32)
     result: NDArray[Any] = samples.T.contiguous().numpy()
     return result
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Lend a temporary name in the folder of a file, and rename it to the file at the end.
+
+    On failure the temporary file is removed, and a file that was there before stays as it was.
+
+    Args:
+        path: The file to write or replace.
+
+    Yields:
+        The name to write to.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "notes.txt"
+        >>> with replacing(path) as part:
+        ...     _ = part.write_text("whole")
+        >>> path.read_text()
+        'whole'
+    """
+    part = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
+    try:
+        yield part
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def flush_to_disk(path: Path) -> None:
+    """Have the system write a file, or the names in a folder, to the disk before anything is built on it."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

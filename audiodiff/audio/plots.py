@@ -15,8 +15,8 @@ from matplotlib.image import AxesImage
 from numpy.typing import NDArray
 from torch import Tensor
 
+from audiodiff.audio.io import replacing
 from audiodiff.audio.mel import MelSpectrogram
-from audiodiff.audio.replacing import replacing
 from audiodiff.config import MelConfig
 from audiodiff.errors import AudiodiffError, AudioError, MelError
 

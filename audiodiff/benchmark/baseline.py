@@ -15,7 +15,7 @@ from audiodiff.benchmark.inputs import scale_output
 from audiodiff.config import ModelConfig
 from audiodiff.errors import ConfigError
 from audiodiff.interop import convert_state_dict, published_base_config
-from audiodiff.networks.build import Network
+from audiodiff.networks import Network
 from audiodiff.networks.embeddings import DiscreteSteps
 
 BASELINE = "diffwave"

@@ -16,7 +16,7 @@ from audiodiff.config import ModelConfig
 from audiodiff.data.crops import Example, context_frames
 from audiodiff.engine.choose import Dtype
 from audiodiff.interop import published_base_config
-from audiodiff.networks.build import Network, build_network
+from audiodiff.networks import Network, build_network
 from audiodiff.pipelines import Vocoder
 
 BASE = "diffwave-base"

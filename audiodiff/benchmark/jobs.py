@@ -25,7 +25,7 @@ from audiodiff.benchmark.timing import TimingOptions, synchroniser, time_functio
 from audiodiff.checkpoint import choose_device
 from audiodiff.config import ModelConfig, TrainingConfig
 from audiodiff.engine.choose import Dtype
-from audiodiff.networks.build import Network
+from audiodiff.networks import Network
 from audiodiff.pipelines import SynthesisChanges, Vocoder
 from audiodiff.training.distributed import Distributed
 from audiodiff.training.state import TrainState

@@ -171,7 +171,7 @@ def _show(name: str, number: int, total: int) -> None:
 
 
 def _rendered(report: Report, *, markdown: bool) -> str:
-    from audiodiff.benchmark.tables import as_markdown, as_text, report_tables
+    from audiodiff.benchmark.results import as_markdown, as_text, report_tables
 
     return (as_markdown if markdown else as_text)(report_tables(report))
 
@@ -181,7 +181,7 @@ def _write(report: Report, path: str) -> None:
     if path == "-":
         click.echo(text, nl=False)
         return
-    from audiodiff.audio.replacing import replacing
+    from audiodiff.audio.io import replacing
 
     with replacing(Path(path)) as part:
         part.write_text(text, encoding="utf-8")

@@ -255,7 +255,7 @@ def classifier(*, output: Path, clips: Sequence[Path], held_out: Path | None, up
 @command.command("metrics")
 def metrics() -> None:
     """List the metrics: what each measures, costs, and where it misleads."""
-    from audiodiff.evaluation.registry import METRICS
+    from audiodiff.evaluation.scoring import METRICS
 
     directions = {"higher": "higher is better", "lower": "lower is better", "neither": "near the best is better"}
     for name, metric in METRICS.items():

@@ -232,7 +232,7 @@ def loss_by_noise_level(*, runs: Sequence[Path], output: Path) -> None:
     Where training used a grid of noise levels (model.diffusion.levels), dots mark them, and the means on the grid and
     between its levels are printed. With training.validation_levels = 2 * grid - 1, those between lie halfway.
     """
-    from audiodiff.evaluation.loss_by_noise_level import plot_loss_by_noise_level, read_loss_by_noise_level
+    from audiodiff.evaluation.plots import plot_loss_by_noise_level, read_loss_by_noise_level
 
     read = {str(run): read_loss_by_noise_level(run) for run in runs}
     figure, ((axes,),) = _figure(1, 1, (8, 4.5))

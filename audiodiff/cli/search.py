@@ -13,7 +13,7 @@ from audiodiff.cli import options as opt
 if TYPE_CHECKING:
     from audiodiff.search.rbf import SearchResult as RBFSearchResult
     from audiodiff.search.schedule import SearchResult
-    from audiodiff.search.scorer import Levels, Scorer
+    from audiodiff.search.study import Levels, Scorer
 
 
 @click.group("search", cls=opt.VerbGroup)
@@ -132,10 +132,9 @@ def _scorer(
     """Return what scores levels, and what it scores them on, in words."""
     from audiodiff.data.corpus import open_source
     from audiodiff.errors import ConfigError
-    from audiodiff.evaluation.registry import METRICS
-    from audiodiff.evaluation.scoring import resolve_metrics
+    from audiodiff.evaluation.scoring import METRICS, resolve_metrics
     from audiodiff.pipelines import Vocoder
-    from audiodiff.search.scorer import Scorer, read_clips
+    from audiodiff.search.study import Scorer, read_clips
 
     metric = metric or ("pesq_wb" if METRICS["pesq_wb"].installed else "m_stft")
     resolve_metrics([metric])
@@ -222,7 +221,7 @@ def rbf(
     """
     import yaml
 
-    from audiodiff.audio.replacing import replacing
+    from audiodiff.audio.io import replacing
     from audiodiff.config import load_run_config
     from audiodiff.search.rbf import SEARCH_PARAMETERS, SearchConfig, search_rbf, with_embedding
 

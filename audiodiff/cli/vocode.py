@@ -95,8 +95,7 @@ def _here(
     jobs: Sequence[Job], on_progress: Any, *, model: str | None, device: str, dtype: Dtype, **options: Any
 ) -> Iterator[VocodeResult]:
     from audiodiff.pipelines import Vocoder
-    from audiodiff.pipelines.rtf import within_rtf
-    from audiodiff.pipelines.vocode_files import vocode_files
+    from audiodiff.pipelines.vocode_files import vocode_files, within_rtf
 
     for name in ("processes", "gpus"):
         if options.pop(name) is not None:
@@ -146,7 +145,7 @@ def _figures(result: VocodeResult, *, score: bool) -> str:
 
 def _scores(scores: Mapping[str, float]) -> str:
     """Return the scores that are shown, in one line; one that a clip cannot have is n/a."""
-    from audiodiff.evaluation.registry import TITLES
+    from audiodiff.evaluation.scoring import TITLES
 
     shown = {name: scores[name] for name in SHOWN_SCORES if name in scores}
     return "  ".join(

@@ -98,7 +98,7 @@ class SearchedLevels(Config):
     levels: tuple[float, ...] = Field(min_length=1, description="log-SNR of each step, noisiest first")
     start: Start = Field(description="what the levels were searched for")
     sampler: str = Field(description="likewise")
-    metric: str = Field(description="a name of audiodiff.evaluation.registry")
+    metric: str = Field(description="a name of audiodiff.evaluation.scoring")
     score: float = Field(description="mean of the metric over the validation recordings the search was made on")
     uniform_score: float | None = Field(
         None, description="of as many steps, evenly spaced in log-SNR between the ends that the model states"

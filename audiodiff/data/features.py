@@ -11,9 +11,8 @@ from typing import Literal
 import numpy as np
 import torch
 
-from audiodiff.audio.io import audio_info, load_audio, save_audio
+from audiodiff.audio.io import audio_info, load_audio, replacing, save_audio
 from audiodiff.audio.mel import MelSpectrogram
-from audiodiff.audio.replacing import replacing
 from audiodiff.config import mel_convention
 from audiodiff.data.manifest import Recording
 from audiodiff.errors import AudioError, DataError

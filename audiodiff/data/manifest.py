@@ -10,8 +10,7 @@ from typing import NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from audiodiff.audio.io import audio_info, find_audio
-from audiodiff.audio.replacing import replacing
+from audiodiff.audio.io import audio_info, find_audio, replacing
 from audiodiff.data.parallel import parallel_map
 from audiodiff.errors import AudioError, DataError
 

@@ -23,7 +23,7 @@ import torch
 from pydantic import ValidationError
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from audiodiff.audio.replacing import replacing
+from audiodiff.audio.io import replacing
 from audiodiff.config import DataConfig
 from audiodiff.data.augment import Augmenter, draw_speed
 from audiodiff.data.conditions import load_vector

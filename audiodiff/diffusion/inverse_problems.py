@@ -99,7 +99,7 @@ def resampled(
         log_snrs: A schedule `(n_steps + 1,)`, rising.
         noise: Where fresh noise comes from.
         rounds: How often each step is taken; 1 is the sampler as it is.
-        corrector: What is done before every step; see `audiodiff.diffusion.correctors`.
+        corrector: What is done before every step; see `audiodiff.diffusion.samplers`.
 
     Returns:
         The signal at the last level, of the shape of x.

@@ -8,6 +8,7 @@ sample alone. Noise levels are log-SNRs; half a log-SNR is the lambda of DPM-Sol
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from itertools import pairwise
 from math import inf
 from typing import Protocol
@@ -15,7 +16,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from audiodiff.diffusion.process import Prediction, alpha_sigma, denoised_from_noise
+from audiodiff.diffusion.process import Prediction, alpha_sigma, denoised_from_noise, score
 from audiodiff.diffusion.variance import posterior
 
 Predictor = Callable[[Tensor, Tensor], Prediction]
@@ -62,7 +63,7 @@ def ddim(
         x: The signal at the first noise level `(batch, channels, time)`.
         log_snrs: A schedule `(n_steps + 1,)`, rising, the last usually infinite.
         noise: Where fresh noise comes from; deterministic samplers take none.
-        corrector: What is done at every level before the step from there; see `audiodiff.diffusion.correctors`.
+        corrector: What is done at every level before the step from there; see `audiodiff.diffusion.samplers`.
         on_step: Called with (step, x) after every step.
 
     Returns:
@@ -235,3 +236,33 @@ def count_network_calls(sampler: str, log_snrs: Tensor, corrector: Corrector | N
 
     SAMPLERS[sampler](predict, nothing, log_snrs, lambda step: nothing, corrector=corrector)
     return n_calls
+
+
+FIRST_DRAW = 1 << 19
+"""Draws of noise from this number on belong to correctors; those of samplers are numbered by their steps."""
+
+
+@dataclass(frozen=True)
+class Langevin:
+    """Unadjusted Langevin steps at every noise level (Song et al. 2021, "Score-based generative modeling", Alg. 5).
+
+    x moves by d * score + sqrt(2 d) * noise. The paper sets d by the norms of this very score and noise; here these are
+    replaced by what they are expected to be, sqrt(n) / sigma and sqrt(n) for n samples, so that d = 2 (snr * sigma)^2
+    depends neither on the length of a clip nor on its content, and a clip in pieces is the clip as a whole. Of noise of
+    standard deviation sigma the steps make noise of sigma / sqrt(1 - snr^2): their bias is snr^2 / 2 at most.
+
+    Attributes:
+        steps: How many at each level, each one network call.
+        snr: Size of a step: the expected norm of d * score over that of sqrt(2 d) * noise.
+    """
+
+    steps: int = 1
+    snr: float = 0.16
+
+    def __call__(self, predict: Predictor, x: Tensor, log_snr: Tensor, step: int, noise: NoiseSource) -> Tensor:
+        """Move x at one noise level; see `audiodiff.diffusion.samplers.Corrector`."""
+        d = 2 * (self.snr * alpha_sigma(log_snr)[1]) ** 2
+        for draw in range(step * self.steps, (step + 1) * self.steps):
+            gradient = score(predict(x, log_snr).noise, log_snr)
+            x = x + d * gradient + (2 * d).sqrt() * noise(FIRST_DRAW + draw)
+        return x

@@ -17,7 +17,7 @@ from audiodiff.engine.graphs import ReverseGraphs
 from audiodiff.engine.streaming import with_halo
 from audiodiff.engine.tiled import TiledDiffWave
 from audiodiff.errors import ConfigError
-from audiodiff.networks.build import Network
+from audiodiff.networks import Network
 from audiodiff.networks.diffwave import DiffWave
 
 DTYPES: tuple[Dtype, ...] = get_args(Dtype)

@@ -12,7 +12,7 @@ from torch.nn import functional
 from audiodiff.engine import kernels
 from audiodiff.engine.cuda import FusedStack
 from audiodiff.engine.packing import pack_stack, pad_last, pad_parts, padded_width
-from audiodiff.networks.build import Network
+from audiodiff.networks import Network
 from audiodiff.networks.conditioning import GlobalConditions, UpsampledConditioner
 from audiodiff.networks.diffwave import DiffWave, DilatedNetwork
 from audiodiff.networks.stft_diffwave import STFTDiffWave

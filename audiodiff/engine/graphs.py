@@ -17,7 +17,7 @@ from torch import Tensor
 from audiodiff.diffusion.process import Prediction, Target, noise_from
 from audiodiff.diffusion.samplers import SAMPLERS, Corrector, NoiseSource
 from audiodiff.engine.fused import FusedDiffWave
-from audiodiff.networks.build import Network
+from audiodiff.networks import Network
 
 WARM_UP_RUNS = 2
 """Runs before a capture: the first compiles and times kernels, the second allocates as the capture will."""

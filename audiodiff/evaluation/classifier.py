@@ -19,9 +19,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
-from audiodiff.audio.io import audio_info, load_audio
+from audiodiff.audio.io import audio_info, load_audio, replacing
 from audiodiff.audio.mel import MelSpectrogram
-from audiodiff.audio.replacing import replacing
 from audiodiff.config import MelConfig
 from audiodiff.errors import DataError, ModelError
 from audiodiff.evaluation.listing import MIN_CLIPS_PER_LABEL, LabelledClip, hold_out, list_held_out, list_labelled

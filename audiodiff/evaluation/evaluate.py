@@ -24,9 +24,8 @@ from audiodiff.audio.resample import resample
 from audiodiff.errors import AudiodiffError, AudioError, DataError
 from audiodiff.evaluation.listing import Match, match_files
 from audiodiff.evaluation.pair import Pair
-from audiodiff.evaluation.registry import METRICS
 from audiodiff.evaluation.results import Evaluation, Excluded, FileResult, SystemResult
-from audiodiff.evaluation.scoring import score_pair
+from audiodiff.evaluation.scoring import METRICS, score_pair
 from audiodiff.evaluation.signal import SILENCE, lag_ms
 from audiodiff.evaluation.speech import McdAlignment, mcd
 
@@ -87,7 +86,7 @@ def evaluate(
     Args:
         systems: Name of each system, and its recordings: a folder, a manifest (.jsonl) or a file.
         reference: The originals, likewise.
-        metrics: Names of `audiodiff.evaluation.registry.METRICS`; see `choose_metrics`.
+        metrics: Names of `audiodiff.evaluation.scoring.METRICS`; see `choose_metrics`.
         alignment: How far two recordings may be apart; None takes the defaults.
         mcd_alignment: How frames are matched for MCD.
         timings: Path of a generated file to the seconds its synthesis took, for the real-time factor.

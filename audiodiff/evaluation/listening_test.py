@@ -19,13 +19,12 @@ import soundfile
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from audiodiff.audio.io import audio_info, load_audio
+from audiodiff.audio.io import audio_info, load_audio, replacing
 from audiodiff.audio.mel import MelSpectrogram
 from audiodiff.audio.plots import display_mel, plot_mel, plot_waveform
-from audiodiff.audio.replacing import replacing
 from audiodiff.errors import AudioError, ConfigError, DataError
-from audiodiff.evaluation.registry import METRICS
 from audiodiff.evaluation.results import Estimate, Evaluation, estimate, proportion
+from audiodiff.evaluation.scoring import METRICS
 from audiodiff.evaluation.tables import comparison_rows, summary_rows
 from audiodiff.tables import text_table
 

@@ -1,4 +1,6 @@
-"""Plots of models, runs and results: reverse process, learned RBFs, schedules, training curves, score by speed.
+"""Plots of models, runs and results.
+
+Reverse process, learned RBFs, schedules, training curves, loss by noise level, score by speed.
 
 Every function draws into axes of matplotlib that it is given; `audiodiff.audio.plots.save_figure` writes PNG and SVG.
 """
@@ -7,7 +9,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 
 import torch
 from matplotlib.axes import Axes
@@ -15,12 +19,12 @@ from torch import Tensor
 
 from audiodiff.audio.mel import MelSpectrogram
 from audiodiff.audio.plots import plot_mel, plot_waveform
-from audiodiff.config import MelConfig
+from audiodiff.config import DiffusionConfig, MelConfig, load_run_config
 from audiodiff.diffusion.process import alpha_sigma
 from audiodiff.diffusion.schedules import SCHEDULES, make_schedule
 from audiodiff.errors import DataError
-from audiodiff.evaluation.registry import METRICS
 from audiodiff.evaluation.results import Evaluation
+from audiodiff.evaluation.scoring import METRICS
 
 COLOURS = ("#31688e", "#a8327d", "#35b779", "#e8871e", "#5d3a9b", "#777777", "#b5b52f")
 _POINTS = 400
@@ -247,3 +251,97 @@ def group_curves(curves: Mapping[str, object]) -> list[tuple[str, list[str]]]:
         (METRICS[name[7:]].title, [name]) for name in curves if name[7:] in METRICS and name.startswith("scores/")
     ]
     return [(label, names) for label, names in groups if names]
+
+
+_PREFIX = "validation/loss_at_"
+_ROUNDING = 0.051
+"""Error of the log-SNR in the name of a curve, which has one digit after the point."""
+
+
+@dataclass(frozen=True)
+class LossByNoiseLevel:
+    """Validation loss at several noise levels.
+
+    Attributes:
+        step: Training steps done.
+        losses: Log-SNR to validation loss, from most to least noise.
+        trained: The log-SNRs that training was restricted to; all where it was not.
+    """
+
+    step: int
+    losses: Mapping[float, float]
+    trained: frozenset[float]
+
+    def summary(self) -> str:
+        """Return the mean loss in words; where training was restricted to a grid, also the means on it and between."""
+        text = f"step {self.step}, mean {fmean(self.losses.values()):.4f}"
+        on_grid, between = (
+            [loss for log_snr, loss in self.losses.items() if (log_snr in self.trained) == inside]
+            for inside in (True, False)
+        )
+        if not on_grid or not between:
+            return text
+        text += f"; at the training levels {fmean(on_grid):.4f}, between them {fmean(between):.4f}"
+        excess = self.interpolation_excess
+        return text if excess is None else f"{text}, {excess:+.4f} relative to the mean of their neighbours"
+
+    @property
+    def interpolation_excess(self) -> float | None:
+        """Mean of loss at an untrained log-SNR minus the mean of its trained neighbours; None where there is none.
+
+        A loss that is a smooth curve of the noise level has an excess near zero, whatever its slope.
+        """
+        points = list(self.losses.items())
+        excess = [
+            here[1] - (left[1] + right[1]) / 2
+            for left, here, right in zip(points, points[1:], points[2:], strict=False)
+            if here[0] not in self.trained and {left[0], right[0]} <= self.trained
+        ]
+        return fmean(excess) if excess else None
+
+
+def read_loss_by_noise_level(run_dir: Path) -> LossByNoiseLevel:
+    """Read the last validation of a run from what it wrote for TensorBoard.
+
+    Args:
+        run_dir: The run's folder.
+
+    Returns:
+        The losses.
+
+    Raises:
+        DataError: If there was no validation yet.
+        ConfigError: If the folder has no valid config.yaml.
+    """
+    diffusion = load_run_config(run_dir / "config.yaml").model.diffusion
+    curves = {name.removeprefix(_PREFIX): at for name, at in read_curves(run_dir).items() if name.startswith(_PREFIX)}
+    if not curves:
+        raise DataError(f"{run_dir} has not been validated yet. Let the run go on to training.validate_every steps.")
+    step = max(steps[-1] for steps, _ in curves.values())
+    last = {float(name): values[-1] for name, (steps, values) in curves.items() if steps[-1] == step}
+    losses = dict(sorted(last.items()))
+    return LossByNoiseLevel(step, losses, frozenset(_trained(losses, diffusion)))
+
+
+def _trained(log_snrs: Mapping[float, float], diffusion: DiffusionConfig) -> list[float]:
+    if not diffusion.levels:
+        return list(log_snrs)
+    grid = [diffusion.log_snr_quantile(i / (diffusion.levels - 1)) for i in range(diffusion.levels)]
+    return [log_snr for log_snr in log_snrs if min(abs(log_snr - known) for known in grid) < _ROUNDING]
+
+
+def plot_loss_by_noise_level(axes: Axes, runs: Mapping[str, LossByNoiseLevel]) -> None:
+    """Draw loss over noise level, a line per run; dots are the grid that training was restricted to.
+
+    Args:
+        axes: Where to draw.
+        runs: Label to losses.
+    """
+    for i, (label, run) in enumerate(runs.items()):
+        colour = COLOURS[i % len(COLOURS)]
+        axes.plot(list(run.losses), list(run.losses.values()), color=colour, linewidth=1.2, label=label)
+        if len(run.trained) < len(run.losses):
+            trained = sorted(run.trained)
+            axes.plot(trained, [run.losses[log_snr] for log_snr in trained], "o", color=colour, markersize=4)
+    axes.legend(frameon=False)
+    style_axes(axes, "log-SNR", "validation loss")

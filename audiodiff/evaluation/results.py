@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
 
-from audiodiff.audio.replacing import replacing
+from audiodiff.audio.io import replacing
 from audiodiff.errors import DataError
 
 FORMAT = 1

@@ -1,20 +1,25 @@
-"""Scores of a generated recording against its original.
+"""The metrics of a pair of recordings, and the scores of a generated recording against its original.
 
-A score that is undefined for a recording comes with the reason, never as a number.
+A score that is undefined for a recording comes with the reason, never as a number. The docstring of each metric's
+function says how it is computed and where it misleads.
 """
 
 from __future__ import annotations
 
+import inspect
 import logging
 import math
+import re
 from collections.abc import Callable, Iterable
-from typing import NamedTuple
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import Literal, NamedTuple
 
 from torch import Tensor
 
 from audiodiff.errors import AudioError, ConfigError
+from audiodiff.evaluation import bands, signal, speech
 from audiodiff.evaluation.pair import Pair
-from audiodiff.evaluation.registry import METRICS, TITLES
 
 _LOG = logging.getLogger(__name__)
 
@@ -111,3 +116,114 @@ def score(
     for reason, titles in reasons.items():
         _LOG.warning("no %s: %s", ", ".join(titles), reason)
     return {name: scores.values.get(name, math.nan) for name in names}
+
+
+MetricSet = Literal["default", "bands", "timing", "eval", "eval-mos"]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A metric of one pair of recordings.
+
+    Attributes:
+        title: Its usual name.
+        measure: The function.
+        better: Which direction is better; "neither" where a value is to be near `best`.
+        best: The value of a recording against itself; None for metrics that look at the generated one alone.
+        range: Its values in words, with the unit.
+        cost: Seconds of one CPU core (AMD EPYC) per second of audio (mono, 22,050 Hz), measured; what several share is
+            counted where it is first needed.
+        belongs_to: The set it is measured with; "eval" and "eval-mos" are extras of their names, "timing" needs to be
+            told how long synthesis took, the others need nothing.
+        packages: What must be installed.
+        needs_sound: Whether it is undefined where one of the recordings is digital silence.
+        decimals: How many are printed.
+    """
+
+    title: str
+    measure: Callable[[Pair], float]
+    better: Literal["higher", "lower", "neither"]
+    best: float | None
+    range: str
+    cost: float
+    belongs_to: MetricSet = "default"
+    packages: tuple[str, ...] = ()
+    needs_sound: bool = True
+    decimals: int = 3
+
+    @property
+    def installed(self) -> bool:
+        """Whether the packages it needs are there."""
+        return all(find_spec(package) for package in self.packages)
+
+    @property
+    def description(self) -> str:
+        """The docstring of the function, without arguments and errors."""
+        return re.split(r"\n\n(?:Args|Returns|Raises):", inspect.getdoc(self.measure) or "")[0]
+
+
+_DNSMOS = ("speechmos", "onnxruntime", "requests")
+_RESEMBLYZER = ("resemblyzer", "webrtcvad")
+METRICS: dict[str, Metric] = {
+    "m_stft": Metric("M-STFT", signal.m_stft, "lower", 0, "0 to about 10", 0.009, needs_sound=False),
+    "log_mel": Metric("log-mel", signal.log_mel, "lower", 0, "0 to about 10 nepers", 0.002, needs_sound=False),
+    "rms_ratio_db": Metric(
+        "RMS ratio (dB)", signal.rms_ratio_db, "neither", 0, "dB", 0.0001, needs_sound=False, decimals=2
+    ),
+    "peak": Metric("peak", signal.peak, "neither", None, "0 to 1", 0.0001, needs_sound=False),
+    "lag_ms": Metric("lag (ms)", signal.lag_ms, "neither", 0, "-500 to 500 ms", 0.0005, decimals=1),
+    "level_below_2k": Metric(
+        "level below 2 kHz (dB)", bands.level_below_2k, "neither", 0, "dB", 0.003, "bands", decimals=2
+    ),
+    "level_2_4k": Metric("level 2-4 kHz (dB)", bands.level_2_4k, "neither", 0, "dB", 0.003, "bands", decimals=2),
+    "level_4_8k": Metric("level 4-8 kHz (dB)", bands.level_4_8k, "neither", 0, "dB", 0.003, "bands", decimals=2),
+    "level_above_8k": Metric(
+        "level above 8 kHz (dB)", bands.level_above_8k, "neither", 0, "dB", 0.003, "bands", decimals=2
+    ),
+    "lsd_above_8k": Metric(
+        "LSD above 8 kHz (dB)", bands.lsd_above_8k, "lower", 0, "0 to some 40 dB", 0.003, "bands", decimals=2
+    ),
+    "frame_rate_buzz": Metric(
+        "frame-rate buzz (dB)", bands.frame_rate_buzz, "neither", 0, "dB", 0.05, "bands", decimals=2
+    ),
+    "hnr_2_4k": Metric("HNR 2-4 kHz (dB)", bands.hnr_2_4k, "neither", 0, "dB", 0.045, "bands", decimals=2),
+    "hnr_4_8k": Metric("HNR 4-8 kHz (dB)", bands.hnr_4_8k, "neither", 0, "dB", 0.045, "bands", decimals=2),
+    "real_time_factor": Metric(
+        "real-time factor",
+        signal.real_time_factor,
+        "lower",
+        None,
+        "above 0; under 1 is faster than real time",
+        0.0,
+        "timing",
+        needs_sound=False,
+    ),
+    "pesq_wb": Metric("PESQ-WB", speech.pesq_wb, "higher", 4.644, "1.02 to 4.64", 0.014, "eval", ("pesq",)),
+    "pesq_nb": Metric("PESQ-NB", speech.pesq_nb, "higher", 4.549, "1.02 to 4.55", 0.008, "eval", ("pesq",)),
+    "stoi": Metric("STOI", speech.stoi, "higher", 1, "0 to 1", 0.005, "eval", ("pystoi",)),
+    "estoi": Metric("ESTOI", speech.estoi, "higher", 1, "0 to 1", 0.009, "eval", ("pystoi",)),
+    "mcd": Metric("MCD13 (dB)", speech.mcd, "lower", 0, "0 to about 20 dB", 0.05, "eval", ("pyworld",)),
+    "f0_rmse_cents": Metric(
+        "F0 error (cents)",
+        speech.f0_rmse_cents,
+        "lower",
+        0,
+        "0 to a few thousand cents",
+        0.0001,
+        "eval",
+        ("pyworld",),
+        decimals=1,
+    ),
+    "vuv_f1": Metric("V/UV F1", speech.vuv_f1, "higher", 1, "0 to 1", 0.0001, "eval", ("pyworld",)),
+    "periodicity_rmse": Metric("periodicity", signal.periodicity_rmse, "lower", 0, "0 to 1", 0.008, "eval"),
+    "distillmos": Metric("DistillMOS", speech.distillmos, "higher", None, "1 to 5", 0.1, "eval-mos", ("distillmos",)),
+    "dnsmos_overall": Metric("DNSMOS", speech.dnsmos_overall, "higher", None, "1 to 5", 0.35, "eval-mos", _DNSMOS),
+    "dnsmos_p808": Metric("DNSMOS P.808", speech.dnsmos_p808, "higher", None, "1 to 5", 0.0001, "eval-mos", _DNSMOS),
+    "speaker_similarity": Metric(
+        "speaker cosine", speech.speaker_similarity, "higher", 1, "0 to 1", 0.02, "eval-mos", _RESEMBLYZER
+    ),
+}
+"""Every metric of a pair, by the name it has in results; cheap ones first."""
+
+TITLES = {name: metric.title for name, metric in METRICS.items()}
+"""Usual names of the metrics."""

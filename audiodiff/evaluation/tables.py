@@ -6,10 +6,10 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from audiodiff.audio.replacing import replacing
+from audiodiff.audio.io import replacing
 from audiodiff.errors import DataError
-from audiodiff.evaluation.registry import METRICS
 from audiodiff.evaluation.results import Evaluation, SystemResult, read_json
+from audiodiff.evaluation.scoring import METRICS
 from audiodiff.tables import markdown_table
 
 BLOCK = re.compile(

@@ -22,7 +22,7 @@ from audiodiff.errors import ModelError
 from audiodiff.interop import lmnt, philsyn
 from audiodiff.interop.foreign import CheckpointMetadata, ForeignWeights, Params, Project, Sizes, read_checkpoint
 from audiodiff.interop.lmnt import FAST_BETAS, betas_of
-from audiodiff.networks.build import Network, build_network
+from audiodiff.networks import Network, build_network
 
 PROJECTS = {"lmnt": lmnt.PROJECT, "philsyn": philsyn.PROJECT}
 OPTIONS = {"sample_rate": "--sample-rate", "dilation_cycle": "--dilation-cycle", "betas": "--betas"}

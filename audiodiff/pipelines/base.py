@@ -13,18 +13,17 @@ from torch import Tensor
 from typing_extensions import TypedDict
 
 from audiodiff.config import DiffusionConfig, ModelConfig, SynthesisConfig, parse_config, searched_levels
-from audiodiff.diffusion.correctors import Langevin
 from audiodiff.diffusion.guidance import Guidance, guided
 from audiodiff.diffusion.noise import position_noise
 from audiodiff.diffusion.process import Prediction, diffuse
-from audiodiff.diffusion.samplers import SAMPLERS, NoiseSource, Predictor, StepCallback, count_network_calls
+from audiodiff.diffusion.samplers import SAMPLERS, Langevin, NoiseSource, Predictor, StepCallback, count_network_calls
 from audiodiff.diffusion.schedules import from_levels, make_schedule, zero_terminal
 from audiodiff.diffusion.variance import prediction_from
 from audiodiff.engine.choose import Dtype, Engine, choose_dtype, make_engine
 from audiodiff.engine.graphs import Inputs, Process
 from audiodiff.engine.streaming import Signal, Stages, ThreadPipeline, n_pipeline_threads
-from audiodiff.networks.build import Network
-from audiodiff.pipelines.conditions import check_guidance, make_conditions
+from audiodiff.networks import Network
+from audiodiff.networks.conditioning import check_guidance, make_conditions
 
 PURE_NOISE_LOG_SNR = -4.0
 """Above this a schedule does not start from what is nearly pure noise (about 13 % of its amplitude is signal)."""

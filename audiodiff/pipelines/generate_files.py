@@ -14,8 +14,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from audiodiff.audio.io import save_audio
-from audiodiff.audio.replacing import replacing
+from audiodiff.audio.io import replacing, save_audio
 from audiodiff.checkpoint import CONFIG, WEIGHTS
 from audiodiff.data.conditions import load_vector
 from audiodiff.data.manifest import Recording, Synthesis, probe, read_manifest, write_manifest

@@ -16,9 +16,9 @@ from audiodiff.diffusion.samplers import StepCallback
 from audiodiff.engine.choose import Dtype
 from audiodiff.engine.streaming import Signal
 from audiodiff.errors import ConfigError, ModelError
-from audiodiff.networks.build import Network
+from audiodiff.networks import Network
+from audiodiff.networks.conditioning import make_conditions
 from audiodiff.pipelines.base import Piece, Pipeline, SynthesisChanges
-from audiodiff.pipelines.conditions import make_conditions
 
 
 class Generator(Pipeline):

@@ -27,8 +27,8 @@ from audiodiff.diffusion.noise import position_noise
 from audiodiff.diffusion.process import diffuse
 from audiodiff.diffusion.samplers import SAMPLERS
 from audiodiff.errors import ConfigError
+from audiodiff.networks.conditioning import check_guidance, make_conditions
 from audiodiff.pipelines.base import SynthesisChanges, make_corrector
-from audiodiff.pipelines.conditions import check_guidance, make_conditions
 from audiodiff.pipelines.generator import Generator
 from audiodiff.pipelines.vocoder import Vocoder
 

@@ -22,9 +22,9 @@ from audiodiff.diffusion.samplers import NoiseSource, Predictor, StepCallback
 from audiodiff.engine.choose import Dtype
 from audiodiff.engine.streaming import Signal, Window, with_halo
 from audiodiff.errors import ConfigError, MelError, ModelError
-from audiodiff.networks.build import Network
+from audiodiff.networks import Network
+from audiodiff.networks.conditioning import make_conditions
 from audiodiff.pipelines.base import Piece, Pipeline, SynthesisChanges
-from audiodiff.pipelines.conditions import make_conditions
 from audiodiff.pipelines.mel_chunks import aligned, chunks, frames_behind
 from audiodiff.pipelines.mel_initialisation import WHITENING_REACH, MelInitialisation
 

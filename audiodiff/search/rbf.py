@@ -17,7 +17,7 @@ from audiodiff.config import EmbeddingConfig, RunConfig, change, parse_config
 from audiodiff.data.corpus import open_corpus
 from audiodiff.data.dataset import validation_crops
 from audiodiff.errors import AudiodiffError, ConfigError, TrainingError
-from audiodiff.networks.build import Network
+from audiodiff.networks import Network
 from audiodiff.networks.embeddings import RadialBasis
 from audiodiff.search.study import Study
 from audiodiff.training.distributed import init_distributed

@@ -20,8 +20,7 @@ import numpy as np
 from audiodiff.checkpoint import WEIGHTS, copy_model, load_config
 from audiodiff.config import SearchedLevels
 from audiodiff.errors import DataError, ModelError
-from audiodiff.search.scorer import Levels, Scorer
-from audiodiff.search.study import Study
+from audiodiff.search.study import Levels, Scorer, Study
 
 Proposals = Generator[Levels, float, None]
 Method = Literal["grid", "random", "coordinate"]

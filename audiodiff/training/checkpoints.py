@@ -32,12 +32,12 @@ import torch
 import yaml
 from torch import Tensor
 
-from audiodiff.audio.replacing import flush_to_disk, replacing
+from audiodiff.audio.io import flush_to_disk, replacing
 from audiodiff.checkpoint import load_model, save_model
 from audiodiff.config import ModelConfig, RunConfig, TrainingConfig
 from audiodiff.data.corpus import CropStream
 from audiodiff.errors import AudiodiffError, TrainingError
-from audiodiff.networks.build import Network
+from audiodiff.networks import Network
 from audiodiff.training.callbacks import Callback, TrainEvent
 from audiodiff.training.state import TrainState
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from audiodiff.checkpoint import choose_device
 from audiodiff.data.dataset import SINGLE_PROCESS, Replica
 from audiodiff.errors import TrainingError
-from audiodiff.networks.build import Network
+from audiodiff.networks import Network
 from audiodiff.networks.conditioning import GlobalConditions
 from audiodiff.training.objective import Predict, predict_with
 

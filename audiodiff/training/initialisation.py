@@ -18,7 +18,7 @@ from audiodiff.config import ModelConfig, RunConfig, WhiteningConfig, flattened
 from audiodiff.data.corpus import CropStream
 from audiodiff.data.dataset import OnFailure
 from audiodiff.errors import DataError, TrainingError
-from audiodiff.networks.build import Network, build_network
+from audiodiff.networks import Network, build_network
 from audiodiff.training.checkpoints import Checkpoint, RunFolder, load_checkpoint
 from audiodiff.training.distributed import Distributed
 from audiodiff.training.objective import Objective

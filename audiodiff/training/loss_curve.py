@@ -11,7 +11,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from audiodiff.audio.replacing import replacing
+from audiodiff.audio.io import replacing
 from audiodiff.config import ModelConfig, RunConfig, flattened
 from audiodiff.errors import ConfigError
 from audiodiff.pipelines.base import noise_levels

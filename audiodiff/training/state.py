@@ -15,18 +15,18 @@ from torch.nn.utils import clip_grad_norm_, parametrize
 from audiodiff.config import ModelConfig, TrainingConfig
 from audiodiff.data.crops import Example
 from audiodiff.errors import TrainingError
-from audiodiff.networks.build import Network
+from audiodiff.networks import Network
 from audiodiff.networks.embeddings import radial_parameters
 from audiodiff.training.distributed import Distributed
-from audiodiff.training.few_step import FewStepLoss
-from audiodiff.training.lora import describe_trainable, set_trainable
-from audiodiff.training.objective import Batch, LossWeighting, Objective
+from audiodiff.training.objective import Batch, FewStepLoss, LossWeighting, Objective
 from audiodiff.training.optimiser import (
     checkpoint_layers,
+    describe_trainable,
     ema_decay,
     learning_rate,
     make_optimiser,
     set_learning_rate,
+    set_trainable,
     update_ema,
 )
 from audiodiff.training.randomness import draw_noise, draw_seeds, drop_conditions, mel_noise

@@ -13,19 +13,17 @@ from pathlib import Path
 from audiodiff.config import RunConfig, TrainingConfig
 from audiodiff.data.corpus import Corpus, open_corpus
 from audiodiff.data.crops import Example
-from audiodiff.data.dataset import validation_crops
+from audiodiff.data.dataset import BadRecordings, validation_crops
 from audiodiff.data.manifest import Recording
 from audiodiff.errors import AudiodiffError, TrainingError
-from audiodiff.training.bad_recordings import BadRecordings
 from audiodiff.training.callbacks import Callback, TrainEvent, progress, tensorboard
 from audiodiff.training.checkpoints import Checkpointer, RunFolder
 from audiodiff.training.distributed import init_distributed
 from audiodiff.training.initialisation import resume_or_initialise
 from audiodiff.training.loss_curve import LossCurve, LossMonitor, LossPoint, check_terminal_snr
-from audiodiff.training.samples import choose_samples, make_clips
 from audiodiff.training.state import StepResult, TrainState
 from audiodiff.training.stopping import Clock, StopSignal, TimeBudget
-from audiodiff.training.validation import Validator
+from audiodiff.training.validation import Validator, choose_samples, make_clips
 
 _LOG = logging.getLogger(__name__)
 

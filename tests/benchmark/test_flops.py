@@ -3,7 +3,7 @@
 import pytest
 
 from audiodiff.benchmark.inputs import count_flops
-from audiodiff.networks.build import build_network
+from audiodiff.networks import build_network
 
 KINDS = ["stft", "patches", "radial", "published", "an upsampler per layer", "no mel", "a U-Net"]
 

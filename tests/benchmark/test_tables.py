@@ -2,8 +2,7 @@
 
 import pytest
 
-from audiodiff.benchmark.results import Report, read_report
-from audiodiff.benchmark.tables import as_markdown, as_text, report_tables
+from audiodiff.benchmark.results import Report, as_markdown, as_text, read_report, report_tables
 from audiodiff.errors import ConfigError
 
 

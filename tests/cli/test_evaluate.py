@@ -101,7 +101,7 @@ def test_timings_add_the_real_time_factor(evaluate):
 
 
 def test_a_missing_extra_is_one_line(evaluate, monkeypatch):
-    monkeypatch.setattr("audiodiff.evaluation.registry.find_spec", lambda package: None)
+    monkeypatch.setattr("audiodiff.evaluation.scoring.find_spec", lambda package: None)
     result = evaluate("pairs", "good", "real")
     assert result.exit_code == 0
     assert result.stderr.count("\n") == 1

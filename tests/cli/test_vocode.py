@@ -463,7 +463,7 @@ def test_a_manifest_stands_for_its_recordings(vocode, save_voice):
 
 def test_score_without_the_extra_says_so(vocode, good, monkeypatch):
     monkeypatch.setattr("audiodiff.cli.vocode.find_spec", lambda package: None)
-    monkeypatch.setattr("audiodiff.evaluation.registry.find_spec", lambda package: None)
+    monkeypatch.setattr("audiodiff.evaluation.scoring.find_spec", lambda package: None)
     result = vocode(good, "-o", "out", "--score")
     assert result.exit_code == 0
     assert "pip install 'audiodiff[eval]'" in result.stderr

@@ -10,7 +10,7 @@ from audiodiff.audio.mel import MelSpectrogram, align_to_hops
 from audiodiff.audio.whitening import Whitening
 from audiodiff.config import MEL_CONVENTIONS, ModelConfig, mel_convention, parse_config
 from audiodiff.errors import ConfigError
-from audiodiff.networks.build import build_network
+from audiodiff.networks import build_network
 
 RATES = (8000, 11025, 16000, 22050, 24000, 32000, 44100, 48000)
 

@@ -7,10 +7,9 @@ import math
 import pytest
 import torch
 
-from audiodiff.diffusion.correctors import Langevin
 from audiodiff.diffusion.inverse_problems import consistent, dps, resampled
 from audiodiff.diffusion.process import Prediction, alpha_sigma
-from audiodiff.diffusion.samplers import SAMPLERS
+from audiodiff.diffusion.samplers import SAMPLERS, Langevin
 
 CORRELATION = 0.9
 N_CLIPS = 4000

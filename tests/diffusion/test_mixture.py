@@ -11,10 +11,9 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
-from audiodiff.diffusion.correctors import FIRST_DRAW, Langevin
 from audiodiff.diffusion.noise import position_noise
 from audiodiff.diffusion.process import Prediction, score
-from audiodiff.diffusion.samplers import SAMPLERS, count_network_calls, ddim, ddpm, heun
+from audiodiff.diffusion.samplers import FIRST_DRAW, SAMPLERS, Langevin, count_network_calls, ddim, ddpm, heun
 from audiodiff.diffusion.schedules import uniform
 
 WEIGHTS, MEANS, SPREADS = (

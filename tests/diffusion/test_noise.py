@@ -7,7 +7,7 @@ import torch
 from scipy import stats
 from torch.testing import assert_close
 
-from audiodiff.diffusion import noise, noise_kernel
+from audiodiff.diffusion import noise
 from audiodiff.diffusion.noise import philox, position_noise
 
 N = 100_000
@@ -150,6 +150,6 @@ def test_the_kernel_draws_the_same_noise():
         pytest.skip("without a GPU, kernels need TRITON_INTERPRET=1")
     for start, step in ((0, 0), (2**32 - 500, 7), (10**10, -1)):
         keys = torch.tensor([noise._fold(seed) for seed in SEEDS], device=device)
-        drawn = noise_kernel.draw(keys, step, n_samples=3001, channels=2, start=start)
+        drawn = noise.draw_by_kernel(keys, step, n_samples=3001, channels=2, start=start)
         expected = position_noise(SEEDS, step, n_samples=3001, channels=2, start=start)
         assert_close(drawn.cpu(), expected, rtol=1e-6, atol=1e-6)

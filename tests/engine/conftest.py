@@ -7,7 +7,7 @@ import torch
 
 from audiodiff.config import EmbeddingConfig, MelConfig, ModelConfig, NetworkConfig
 from audiodiff.engine import cuda
-from audiodiff.networks.build import build_network
+from audiodiff.networks import build_network
 from audiodiff.networks.layers import dilated_taps
 
 HOP = 16

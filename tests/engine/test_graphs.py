@@ -3,9 +3,8 @@
 import pytest
 import torch
 
-from audiodiff.diffusion.correctors import Langevin
 from audiodiff.diffusion.process import Prediction
-from audiodiff.diffusion.samplers import SAMPLERS
+from audiodiff.diffusion.samplers import SAMPLERS, Langevin
 from audiodiff.engine.fused import fused
 from audiodiff.engine.graphs import CapturedGraph, Inputs, Process, ReverseGraphs, bucket, reverse
 from audiodiff.networks.conditioning import GlobalConditions

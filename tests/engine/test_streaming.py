@@ -14,10 +14,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from audiodiff.diffusion.correctors import Langevin
 from audiodiff.diffusion.noise import position_noise
 from audiodiff.diffusion.process import Prediction
-from audiodiff.diffusion.samplers import SAMPLERS, count_network_calls, ddim
+from audiodiff.diffusion.samplers import SAMPLERS, Langevin, count_network_calls, ddim
 from audiodiff.diffusion.schedules import uniform
 from audiodiff.engine.streaming import WAITING, Signal, Stages, ThreadPipeline, with_halo
 

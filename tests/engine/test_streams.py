@@ -14,7 +14,7 @@ from audiodiff.engine.choose import PlainEngine, TiledEngine, choose_dtype, make
 from audiodiff.engine.streaming import with_halo
 from audiodiff.engine.tiled import TiledDiffWave
 from audiodiff.errors import ConfigError
-from audiodiff.networks.build import Network, build_network
+from audiodiff.networks import Network, build_network
 from audiodiff.networks.conditioning import GlobalConditions
 
 MEL = MelConfig(sample_rate=8000, n_fft=256, hop_length=64, win_length=256, n_mels=20, f_min=0, f_max=4000)

@@ -13,7 +13,7 @@ from torch import Tensor
 from audiodiff.errors import AudioError
 from audiodiff.evaluation import bands
 from audiodiff.evaluation.pair import Pair
-from audiodiff.evaluation.registry import METRICS
+from audiodiff.evaluation.scoring import METRICS
 
 RATE = 22050
 TIME = torch.arange(8 * RATE, dtype=torch.float64) / RATE

@@ -13,7 +13,7 @@ import torch
 from audiodiff.audio._torchaudio import import_torchaudio
 from audiodiff.audio.io import load_audio
 from audiodiff.errors import AudioError
-from audiodiff.evaluation import mos
+from audiodiff.evaluation import speech as metrics
 from audiodiff.evaluation.pair import Pair
 
 RATE = 16000
@@ -37,8 +37,8 @@ def test_distillmos_is_that_of_its_package_and_hears_noise(speech, noisy):
 
     with torch.inference_mode():
         expected = float(ConvTransformerSQAModel().eval()(noisy))
-    assert mos.distillmos(Pair(noisy, speech, RATE)) == pytest.approx(expected, abs=1e-6)
-    assert expected < mos.distillmos(Pair(speech, speech, RATE)) - 0.5
+    assert metrics.distillmos(Pair(noisy, speech, RATE)) == pytest.approx(expected, abs=1e-6)
+    assert expected < metrics.distillmos(Pair(speech, speech, RATE)) - 0.5
 
 
 @pytest.mark.slow
@@ -49,11 +49,11 @@ def test_dnsmos_is_that_of_its_package_and_is_run_once(speech, noisy, monkeypatc
     calls, run = [], dnsmos.run
     monkeypatch.setattr(dnsmos, "run", lambda *arguments: calls.append(1) or run(*arguments))
     pair = Pair(noisy, speech, RATE)
-    assert mos.dnsmos_overall(pair) == pytest.approx(expected["ovrl_mos"], abs=1e-6)
-    assert mos.dnsmos_p808(pair) == pytest.approx(expected["p808_mos"], abs=1e-6)
+    assert metrics.dnsmos_overall(pair) == pytest.approx(expected["ovrl_mos"], abs=1e-6)
+    assert metrics.dnsmos_p808(pair) == pytest.approx(expected["p808_mos"], abs=1e-6)
     assert len(calls) == 1
     with pytest.raises(AudioError, match="DNSMOS takes nothing beyond 1"):
-        mos.dnsmos_overall(Pair(3 * speech / speech.abs().max(), speech, RATE))
+        metrics.dnsmos_overall(Pair(3 * speech / speech.abs().max(), speech, RATE))
 
 
 @pytest.mark.slow
@@ -64,5 +64,5 @@ def test_speaker_similarity_is_that_of_its_package(speech, noisy):
         resemblyzer = pytest.importorskip("resemblyzer")
         encoder = resemblyzer.VoiceEncoder("cpu", verbose=False)
         voices = [encoder.embed_utterance(resemblyzer.preprocess_wav(audio[0].numpy())) for audio in (noisy, speech)]
-    assert mos.speaker_similarity(Pair(noisy, speech, RATE)) == pytest.approx(float(np.dot(*voices)), abs=1e-5)
-    assert mos.speaker_similarity(Pair(speech, speech, RATE)) == pytest.approx(1, abs=1e-5)
+    assert metrics.speaker_similarity(Pair(noisy, speech, RATE)) == pytest.approx(float(np.dot(*voices)), abs=1e-5)
+    assert metrics.speaker_similarity(Pair(speech, speech, RATE)) == pytest.approx(1, abs=1e-5)

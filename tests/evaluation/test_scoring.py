@@ -14,10 +14,9 @@ from torch import Tensor
 from audiodiff.audio.io import load_audio
 from audiodiff.audio.resample import resample
 from audiodiff.errors import AudioError, ConfigError
-from audiodiff.evaluation import registry
+from audiodiff.evaluation import scoring
 from audiodiff.evaluation.pair import Pair
-from audiodiff.evaluation.registry import METRICS, TITLES
-from audiodiff.evaluation.scoring import resolve_metrics, score, score_pair
+from audiodiff.evaluation.scoring import METRICS, TITLES, resolve_metrics, score, score_pair
 
 RATE = 16000
 CLIP = Path(sys.modules["audiodiff"].__file__).parent / "assets" / "clips" / "sense-and-sensibility.flac"
@@ -96,7 +95,7 @@ def test_speech_scores_at_another_rate_are_those_at_16_khz(speech):
 def test_what_cannot_be_scored_is_named(generated, reference, absent, caplog, monkeypatch):
     pytest.importorskip("pesq")
     pytest.importorskip("pystoi")
-    monkeypatch.setattr(registry, "find_spec", lambda package: package in ("pesq", "pystoi"))
+    monkeypatch.setattr(scoring, "find_spec", lambda package: package in ("pesq", "pystoi"))
     with caplog.at_level(logging.WARNING, "audiodiff"):
         scores = score(generated, reference, RATE)
     assert f"no {absent}" in caplog.text
@@ -106,7 +105,7 @@ def test_what_cannot_be_scored_is_named(generated, reference, absent, caplog, mo
 
 
 def test_without_the_extra_the_cheap_scores_remain(speech, monkeypatch):
-    monkeypatch.setattr(registry, "find_spec", lambda package: None)
+    monkeypatch.setattr(scoring, "find_spec", lambda package: None)
     assert score(speech, speech, RATE).keys() == CHEAP
 
 
@@ -126,7 +125,7 @@ def test_sets_and_names_choose_metrics_in_the_order_of_the_table():
 
 
 def test_a_missing_extra_is_one_line_that_says_what_to_install(monkeypatch):
-    monkeypatch.setattr(registry, "find_spec", lambda package: None)
+    monkeypatch.setattr(scoring, "find_spec", lambda package: None)
     chosen, notes = resolve_metrics(["default", "eval", "eval-mos"])
     assert set(chosen) == CHEAP | {"lag_ms", "periodicity_rmse"}
     assert len(notes) == 2

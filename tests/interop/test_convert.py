@@ -10,7 +10,7 @@ from audiodiff.checkpoint import load_model, save_model
 from audiodiff.diffusion.noise import position_noise
 from audiodiff.diffusion.schedules import from_betas
 from audiodiff.interop import CheckpointMetadata, convert_checkpoint, convert_state_dict, published_base_config
-from audiodiff.networks.build import build_network
+from audiodiff.networks import build_network
 from audiodiff.pipelines import Generator, Vocoder
 
 FRAMES = 5

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from audiodiff.config import DiffusionConfig, EmbeddingConfig, MelConfig, ModelConfig, NetworkConfig
-from audiodiff.networks.build import build_network
+from audiodiff.networks import build_network
 
 HOP = 16
 MEL = MelConfig(sample_rate=8000, n_fft=64, hop_length=HOP, win_length=64, n_mels=5, f_min=0, f_max=4000)

@@ -5,7 +5,7 @@ import torch
 from torch.testing import assert_close
 
 from audiodiff.config import ModelConfig, NetworkConfig
-from audiodiff.networks.build import NETWORKS, build_network
+from audiodiff.networks import NETWORKS, build_network
 from audiodiff.networks.conditioning import GlobalConditions
 
 HOP, N_MELS, BLOCKS = 16, 5, 12

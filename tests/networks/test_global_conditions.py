@@ -5,7 +5,7 @@ import torch
 from torch.testing import assert_close
 
 from audiodiff.config import EmbeddingConfig, ModelConfig, NetworkConfig
-from audiodiff.networks.build import NETWORKS, build_network
+from audiodiff.networks import NETWORKS, build_network
 from audiodiff.networks.conditioning import GlobalConditions, VectorEmbedding
 
 ALL = GlobalConditions(torch.tensor([0, 2]), torch.tensor([1, 0]), torch.tensor([[1.0, -2.0, 0.5], [3.0, 0.0, 1.0]]))

@@ -9,7 +9,7 @@ from torch.testing import assert_close
 from audiodiff.config import ModelConfig, NetworkConfig, parse_config
 from audiodiff.diffusion.process import diffuse, noise_from, training_target
 from audiodiff.errors import ConfigError
-from audiodiff.networks.build import build_network
+from audiodiff.networks import build_network
 from audiodiff.networks.conditioning import GlobalConditions
 from audiodiff.networks.layers import rotate
 

@@ -12,7 +12,7 @@ from audiodiff.diffusion.process import noise_from
 from audiodiff.diffusion.variance import prediction_from
 from audiodiff.engine.choose import PlainEngine
 from audiodiff.engine.streaming import Signal, Stages
-from audiodiff.networks.build import build_network
+from audiodiff.networks import build_network
 from audiodiff.networks.conditioning import GlobalConditions
 
 CPU = torch.device("cpu")

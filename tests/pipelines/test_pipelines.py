@@ -15,7 +15,7 @@ from audiodiff.audio.mel import align_to_hops
 from audiodiff.checkpoint import choose_device
 from audiodiff.config import MEL_CONVENTIONS, DiffusionConfig, MelConfig, ModelConfig, NetworkConfig, WhiteningConfig
 from audiodiff.errors import AudioError, ConfigError, MelError, ModelError
-from audiodiff.networks.build import build_network
+from audiodiff.networks import build_network
 from audiodiff.networks.conditioning import GlobalConditions
 
 RATE = 8000

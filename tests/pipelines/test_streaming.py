@@ -20,7 +20,7 @@ from audiodiff.config import (
 )
 from audiodiff.engine.choose import PlainEngine
 from audiodiff.errors import ConfigError, MelError
-from audiodiff.networks.build import build_network
+from audiodiff.networks import build_network
 
 RATE, HOP = 8000, 64
 EMBEDDING = EmbeddingConfig(width=16, centres=8)

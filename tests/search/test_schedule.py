@@ -9,8 +9,7 @@ from audiodiff.data.corpus import open_source
 from audiodiff.errors import AudioError, DataError, ModelError
 from audiodiff.evaluation.scoring import score
 from audiodiff.search.schedule import SearchConfig, as_searched, search_levels, store
-from audiodiff.search.scorer import Clip, Scorer, read_clips
-from audiodiff.search.study import Study
+from audiodiff.search.study import Clip, Scorer, Study, read_clips
 
 
 @pytest.fixture(scope="module")

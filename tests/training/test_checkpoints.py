@@ -9,7 +9,7 @@ import yaml
 from audiodiff.checkpoint import load_model
 from audiodiff.config import load_run_config
 from audiodiff.errors import AudiodiffError, TrainingError
-from audiodiff.networks.build import build_network
+from audiodiff.networks import build_network
 from audiodiff.training import checkpoints
 from audiodiff.training.checkpoints import CHECKSUMS, STATE, RunFolder, load_checkpoint
 

@@ -14,8 +14,7 @@ from audiodiff.data.dataset import validation_crops
 from audiodiff.data.manifest import scan_folder, write_manifest
 from audiodiff.training.distributed import Distributed
 from audiodiff.training.initialisation import initialise
-from audiodiff.training.samples import choose_samples, make_clips
-from audiodiff.training.validation import Validator
+from audiodiff.training.validation import Validator, choose_samples, make_clips
 
 N_SAMPLES = 256
 
@@ -96,7 +95,7 @@ def test_the_statistics_of_vectors_are_measured(trained):
 
 def test_samples_follow_their_recordings(trained, monkeypatch):
     for drawing in ("comparison_figure", "_pixels"):
-        monkeypatch.setattr(f"audiodiff.training.samples.{drawing}", lambda *_: np.zeros((2, 2, 3), np.uint8))
+        monkeypatch.setattr(f"audiodiff.training.validation.{drawing}", lambda *_: np.zeros((2, 2, 3), np.uint8))
     state, corpus = trained
     samples = choose_samples(corpus.validation, corpus.training.reader, 16)
     assert [sample.conditions["speaker"] for sample in samples] == [corpus.validation[i].speaker for i in (0, 2, 5)]

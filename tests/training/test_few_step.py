@@ -11,10 +11,9 @@ from audiodiff.data.corpus import open_recordings
 from audiodiff.data.crops import CropReader
 from audiodiff.data.dataset import CropDataset
 from audiodiff.errors import ConfigError
-from audiodiff.networks.build import build_network
+from audiodiff.networks import build_network
 from audiodiff.training.distributed import Distributed
-from audiodiff.training.few_step import FewStepLoss
-from audiodiff.training.objective import Objective, predict_with
+from audiodiff.training.objective import FewStepLoss, Objective, predict_with
 from audiodiff.training.state import TrainState
 
 CPU = torch.device("cpu")

@@ -9,7 +9,7 @@ from audiodiff.data.corpus import open_recordings
 from audiodiff.data.crops import CropReader
 from audiodiff.data.dataset import CropDataset
 from audiodiff.errors import ConfigError, ModelError, TrainingError
-from audiodiff.networks.build import build_network
+from audiodiff.networks import build_network
 from audiodiff.training.checkpoints import RunFolder
 from audiodiff.training.distributed import Distributed, init_distributed
 from audiodiff.training.initialisation import initialise, resume_or_initialise

@@ -9,9 +9,9 @@ from torch import nn
 
 from audiodiff.config import AdapterConfig, RunConfig
 from audiodiff.errors import TrainingError
-from audiodiff.networks.build import build_network
+from audiodiff.networks import build_network
 from audiodiff.training.distributed import Distributed
-from audiodiff.training.lora import LoRA, merged_weights, set_trainable
+from audiodiff.training.optimiser import LoRA, merged_weights, set_trainable
 from audiodiff.training.state import TrainState
 
 DISTRIBUTED = Distributed(torch.device("cpu"))

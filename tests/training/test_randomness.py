@@ -11,7 +11,7 @@ from audiodiff.config.run import RunConfig
 from audiodiff.data.crops import Example
 from audiodiff.data.dataset import Replica
 from audiodiff.errors import ConfigError
-from audiodiff.networks.build import build_network
+from audiodiff.networks import build_network
 from audiodiff.networks.conditioning import GlobalConditions
 from audiodiff.training.distributed import Distributed
 from audiodiff.training.objective import Batch

@@ -10,9 +10,9 @@ from audiodiff.data.crops import CropReader
 from audiodiff.data.manifest import scan_folder
 from audiodiff.evaluation.evaluate import AlignmentOptions, Task, score_files
 from audiodiff.evaluation.listing import Match
-from audiodiff.networks.build import build_network
+from audiodiff.networks import build_network
 from audiodiff.pipelines import Vocoder
-from audiodiff.training.samples import choose_samples, make_clips
+from audiodiff.training.validation import choose_samples, make_clips
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ import torch
 from torch.autograd.graph import saved_tensors_hooks
 
 from audiodiff.config import RunConfig
-from audiodiff.networks.build import build_network
+from audiodiff.networks import build_network
 from audiodiff.training.distributed import Distributed
 from audiodiff.training.optimiser import learning_rate
 from audiodiff.training.state import TrainState

@@ -16,7 +16,7 @@ from audiodiff.data.crops import CropReader
 from audiodiff.data.dataset import CropDataset
 from audiodiff.data.manifest import scan_folder
 from audiodiff.errors import DataError
-from audiodiff.networks.build import build_network
+from audiodiff.networks import build_network
 from audiodiff.training.initialisation import STATISTICS_CROPS, measure_statistics
 from audiodiff.training.objective import Objective
 

@@ -7,7 +7,7 @@ from audiodiff.config import DataConfig, TrainingConfig
 from audiodiff.data.crops import CropReader
 from audiodiff.data.dataset import validation_crops
 from audiodiff.data.manifest import scan_folder
-from audiodiff.networks.build import build_network
+from audiodiff.networks import build_network
 from audiodiff.training.objective import Objective
 from audiodiff.training.validation import Validator
 
