@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 
 import numpy as np
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from audiodiff.config import MelConfig
+from audiodiff.config.mel import SLANEY_LOG_STEP, hertz_to_mels
 from audiodiff.errors import AudioError, MelError
 
 _TINY = 1e-10
@@ -25,20 +27,34 @@ def _log_scale(config: MelConfig) -> float:
     return config.multiplier / (math.log(10.0) if config.log == "log10" else 1.0)
 
 
-def _filterbank(config: MelConfig) -> NDArray[np.float64]:
-    """Return the triangular filters on Slaney's or HTK's mel scale, shape `(n_mels, n_fft // 2 + 1)`."""
-    # Imported here because it takes a second.
-    from librosa.core.convert import mel_frequencies
-    from librosa.filters import mel
+def mel_frequencies(config: MelConfig, n_points: int) -> NDArray[np.float64]:
+    """Return frequencies in Hz, equally spaced on the mel scale from `f_min` to `f_max`, shape `(n_points,)`."""
+    low, high = (hertz_to_mels(frequency, config.scale) for frequency in (config.f_min, config.f_max))
+    mels = np.linspace(low, high, n_points)
+    if config.scale == "htk":
+        return 700 * (10 ** (mels / 2595) - 1)
+    return np.where(mels < 15, mels * (200 / 3), 1000 * np.exp(SLANEY_LOG_STEP * (mels - 15)))
 
-    n_mels, low, high, htk = config.n_mels, config.f_min, config.f_max, config.scale == "htk"
-    filters: NDArray[np.float64] = mel(
-        sr=config.sample_rate, n_fft=config.n_fft, n_mels=n_mels, fmin=low, fmax=high, htk=htk, dtype=np.float64
-    )
-    if config.norm == "none":
-        # Undone here: librosa's own norm=None loads code that numba compiles for ten seconds on first use.
-        edges = mel_frequencies(n_mels + 2, fmin=low, fmax=high, htk=htk)
-        filters *= (edges[2:] - edges[:-2])[:, None] / 2
+
+def mel_filterbank(config: MelConfig) -> NDArray[np.float64]:
+    """Return the triangular filters of a convention, shape `(n_mels, n_fft // 2 + 1)`.
+
+    Filter i rises from point i of `n_mels + 2` mel frequencies to 1 at point i + 1 and falls to point i + 2. Norm
+    'slaney' divides it by half its width in Hz. Equal to `librosa.filters.mel`, whose import takes a second.
+    """
+    points = mel_frequencies(config, config.n_mels + 2)[:, None]
+    bins = np.arange(config.n_fft // 2 + 1) * (config.sample_rate / config.n_fft)
+    rising = (bins - points[:-2]) / (points[1:-1] - points[:-2])
+    falling = (points[2:] - bins) / (points[2:] - points[1:-1])
+    filters: NDArray[np.float64] = np.maximum(0, np.minimum(rising, falling))
+    if n_empty := int((filters.max(1) == 0).sum()):
+        warnings.warn(
+            f"{n_empty} of the {config.n_mels} bins of mel convention {config.name!r} lie between two bins of its STFT "
+            "and are always silent. Take fewer mel bins, or a longer n_fft.",
+            stacklevel=2,
+        )
+    if config.norm == "slaney":
+        filters *= 2 / (points[2:] - points[:-2])
     return filters
 
 
@@ -74,7 +90,7 @@ class MelSpectrogram(nn.Module):
         self.padding = (config.n_fft if config.centre == "frame" else config.n_fft - config.hop_length) // 2
         window = torch.hann_window(config.win_length, dtype=torch.float64)
         self._window_norm = float(window.norm()) if config.window_norm else 1.0
-        filters = torch.from_numpy(_filterbank(config))
+        filters = torch.from_numpy(mel_filterbank(config))
         self.n_covered_bins = int(filters.sum(0).nonzero().max()) + 1
         self.register_buffer("window", window.float(), persistent=False)
         self.register_buffer("filterbank", filters.float(), persistent=False)

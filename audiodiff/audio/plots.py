@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from audiodiff.audio.io import replacing
-from audiodiff.audio.mel import MelSpectrogram
+from audiodiff.audio.mel import MelSpectrogram, mel_frequencies
 from audiodiff.config import MelConfig
 from audiodiff.errors import AudiodiffError, AudioError, MelError
 
@@ -186,9 +186,7 @@ def _decibels(mel: Tensor, config: MelConfig) -> NDArray[np.float32]:
 
 def _frequency_ticks(config: MelConfig) -> tuple[list[float], list[str]]:
     """Return where on the axis of mel bins round frequencies lie, and their names in kHz."""
-    from librosa.core.convert import mel_frequencies  # here, because it takes a second
-
-    centres = mel_frequencies(config.n_mels + 2, fmin=config.f_min, fmax=config.f_max, htk=config.scale == "htk")[1:-1]
+    centres = mel_frequencies(config, config.n_mels + 2)[1:-1]
     shown = [hertz for hertz in _TICKS_HZ if centres[0] <= hertz <= centres[-1]]
     bins = np.interp(shown, centres, np.arange(config.n_mels))
     return [float(position) for position in bins], [f"{hertz / 1000:g}" for hertz in shown]

@@ -139,7 +139,9 @@ def mel_convention(name: str) -> MelConfig:
     sample_rate = int(rate)
     hop = max(1, round(base.hop_length * sample_rate / base.sample_rate / _HOP_UNIT)) * _HOP_UNIT
     f_max = sample_rate / 2 if base.f_max == base.sample_rate / 2 else min(base.f_max, sample_rate / 2)
-    band, base_band = (_mels(high, base.scale) - _mels(base.f_min, base.scale) for high in (f_max, base.f_max))
+    band, base_band = (
+        hertz_to_mels(high, base.scale) - hertz_to_mels(base.f_min, base.scale) for high in (f_max, base.f_max)
+    )
     values = base.model_dump() | {
         "name": base_name if sample_rate == base.sample_rate else name,
         "sample_rate": sample_rate,
@@ -152,11 +154,15 @@ def mel_convention(name: str) -> MelConfig:
     return MelConfig(**values)
 
 
-def _mels(frequency: float, scale: str) -> float:
-    """Return a frequency in Hz in mels: HTK's, or those of Slaney's Auditory Toolbox (1998)."""
+SLANEY_LOG_STEP = math.log(6.4) / 27
+"""Slaney's scale from 1000 Hz (15 mels) on: a mel multiplies the frequency by exp(this)."""
+
+
+def hertz_to_mels(frequency: float, scale: str) -> float:
+    """Return a frequency in Hz in mels: HTK's, or those of Slaney's Auditory Toolbox (1998), linear below 1 kHz."""
     if scale == "htk":
         return 2595 * math.log10(1 + frequency / 700)
-    return frequency / (200 / 3) if frequency < 1000 else 15 + 27 * math.log(frequency / 1000) / math.log(6.4)
+    return frequency / (200 / 3) if frequency < 1000 else 15 + math.log(frequency / 1000) / SLANEY_LOG_STEP
 
 
 def _named_mel(value: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import warnings
 
 import librosa
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from audiodiff.audio.mel import MelSpectrogram, align_to_hops, check_mel
+from audiodiff.audio.mel import MelSpectrogram, align_to_hops, check_mel, mel_filterbank, mel_frequencies
 from audiodiff.config import MEL_CONVENTIONS, MelConfig, parse_config
 from audiodiff.errors import AudioError, ConfigError, MelError
 
@@ -65,6 +66,48 @@ VARIANTS = [
     HIFIGAN.model_copy(update={"name": "high floor", "magnitude_floor": 1e-2}),
     HIFIGAN.model_copy(update={"name": "odd hop", "hop_length": 300}),
 ]
+
+
+@pytest.mark.parametrize("scale", ["slaney", "htk"])
+@pytest.mark.parametrize("norm", ["slaney", "none"])
+@pytest.mark.parametrize(
+    ("sample_rate", "n_fft"), [(8000, 512), (16000, 800), (22050, 1024), (44100, 2047), (96000, 4096)]
+)
+def test_filters_equal_those_of_librosa(scale: str, norm: str, sample_rate: int, n_fft: int) -> None:
+    for n_mels in (1, 20, 80, 128):
+        for f_min, f_max in ((0, sample_rate / 2), (20, 3900), (55.5, 950), (1000, 3999.5)):
+            config = HIFIGAN.model_copy(
+                update=dict(sample_rate=sample_rate, n_fft=n_fft, n_mels=n_mels, f_min=f_min, f_max=f_max)
+                | dict(scale=scale, norm=norm)
+            )
+            shared = {"fmin": f_min, "fmax": f_max, "htk": scale == "htk"}
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # some are narrower than a bin
+                ours = mel_filterbank(config)
+                theirs = librosa.filters.mel(
+                    sr=sample_rate,
+                    n_fft=n_fft,
+                    n_mels=n_mels,
+                    norm=None if norm == "none" else norm,
+                    dtype=float,
+                    **shared,
+                )
+            np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-11)
+            edges = librosa.mel_frequencies(n_mels + 2, **shared)
+            np.testing.assert_allclose(mel_frequencies(config, n_mels + 2), edges, rtol=1e-12, atol=1e-9)
+
+
+def test_the_window_is_that_of_scipy() -> None:
+    for config in CONVENTIONS + VARIANTS:
+        window = librosa.filters.get_window("hann", config.win_length)
+        np.testing.assert_allclose(MelSpectrogram(config).window, window, rtol=0, atol=1e-7)
+
+
+def test_bins_that_are_always_silent_are_counted() -> None:
+    config = HIFIGAN.model_copy(update={"n_mels": 400})
+    with pytest.warns(UserWarning, match=r"(\d+) of the 400 bins of mel convention 'hifigan-22k'") as caught:
+        filters = mel_filterbank(config)
+    assert str(caught[0].message).startswith(f"{(filters.sum(1) == 0).sum()} of")
 
 
 @pytest.mark.parametrize("config", CONVENTIONS + VARIANTS, ids=named)
