@@ -172,6 +172,6 @@ def pretended_cuda(monkeypatch) -> Iterator[torch.device]:
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *_: True)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: (9, 0))
     monkeypatch.setattr("audiodiff.engine.kernels.AVAILABLE", False)
-    monkeypatch.setattr("audiodiff.diffusion.noise.AVAILABLE", False)
+    monkeypatch.setattr("audiodiff.diffusion.noise.triton", None)
     with _Operations(), _Calls():
         yield CUDA
