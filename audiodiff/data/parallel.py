@@ -1,17 +1,37 @@
-"""Many files at once: a function over a list in threads, in order, with results as they come."""
+"""Work side by side: threads and processes over a list, and files that only one process at a time may have."""
 
 from __future__ import annotations
 
+import logging
+import multiprocessing
 import os
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+import signal
+import socket
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 from typing import TypeVar
 
 import torch
 
+from audiodiff.errors import TrainingError
+
+try:
+    import fcntl
+except ImportError:  # Windows has no such locks; two processes in one folder are not noticed there
+    fcntl = None  # type: ignore[assignment]
+
+_LOG = logging.getLogger(__name__)
+
 Given = TypeVar("Given")
 Result = TypeVar("Result")
+
+
+# --- threads and processes --------------------------------------------------------------------------------------------
 
 
 def default_workers() -> int:
@@ -41,3 +61,119 @@ def parallel_map(function: Callable[[Given], Result], items: Iterable[Given], wo
         return
     with ThreadPoolExecutor(workers, initializer=partial(torch.set_num_threads, 1)) as pool:
         yield from pool.map(function, items)
+
+
+def process_map(
+    function: Callable[[Given], Result], items: Sequence[Given], processes: int
+) -> Iterator[tuple[Given, Result | None]]:
+    """Apply a function to every item in other processes, each on one processor.
+
+    The processes end with this one, however it ends, and at once if the caller wants no more results.
+
+    Args:
+        function: A function of a module.
+        items: What to do it to; items and results can be pickled.
+        processes: How many.
+
+    Yields:
+        Each item with its result, in any order; None in its place where a process died.
+
+    Raises:
+        Exception: What the function raised for an item.
+    """
+    before = set(multiprocessing.active_children())
+    # Spawned, because a fork of a process whose torch has started threads may hang.
+    pool = ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), _begin_worker)
+    futures = {}
+    try:
+        with deaf_to_interruptions():
+            futures = {pool.submit(function, item): item for item in items}
+        for future in as_completed(futures):
+            try:
+                yield futures[future], future.result()
+            except BrokenProcessPool:
+                yield futures[future], None
+    finally:
+        if not all(future.done() for future in futures):
+            for process in set(multiprocessing.active_children()) - before:
+                process.kill()
+        pool.shutdown(cancel_futures=True)
+
+
+def _begin_worker() -> None:
+    torch.set_num_threads(1)
+    end_with_parent()
+
+
+def end_with_parent() -> None:
+    """Make this process, which another one started by `multiprocessing`, end with it, and leave Ctrl-C to it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+
+    def wait() -> None:
+        if parent is not None:
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+@contextmanager
+def deaf_to_interruptions() -> Iterator[None]:
+    """Start processes that never see Ctrl-C, not even while they import what they need; this one sees it afterwards."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+# --- files that only one process has ----------------------------------------------------------------------------------
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold a lock on a file, made with its folder if it is not there.
+
+    The lock is a POSIX record lock: it belongs to this process alone, not to those that it starts, and ends with it,
+    however it ends. So a killed run can be resumed at once, even while processes that read its data have not noticed.
+
+    Args:
+        path: The file; its text says who holds it.
+
+    Yields:
+        Nothing.
+
+    Raises:
+        TrainingError: If another process holds it, or it cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("a+", encoding="utf-8")
+    except OSError as error:
+        raise TrainingError(
+            f"{path} cannot be written: {error.strerror}. Choose a run folder that can be written."
+        ) from error
+    with file:
+        try:
+            if fcntl is not None:
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError) as error:
+            file.seek(0)
+            holder = file.read().strip() or "another process"
+            raise TrainingError(
+                f"{path.parent} is in use by {holder}; two runs in one folder would spoil each other. Wait for it, "
+                "stop it, or choose another run folder."
+            ) from error
+        except OSError as error:
+            _LOG.warning(
+                "%s cannot be locked (%s): see to it that no other run uses this folder", path.parent, error.strerror
+            )
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+        file.flush()
+        yield
+        file.truncate(0)

@@ -17,12 +17,13 @@ from __future__ import annotations
 import json
 import logging
 import os
+import pickle
 import re
 import shutil
-import socket
 import tempfile
 import time
-from collections.abc import Iterator
+import zipfile
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from hashlib import blake2b
 from pathlib import Path
@@ -36,22 +37,27 @@ from audiodiff.audio.io import flush_to_disk, replacing
 from audiodiff.checkpoint import load_model, save_model
 from audiodiff.config import ModelConfig, RunConfig, TrainingConfig
 from audiodiff.data.corpus import CropStream
+from audiodiff.data.parallel import locked
 from audiodiff.errors import AudiodiffError, TrainingError
 from audiodiff.networks import Network
 from audiodiff.training.callbacks import Callback, TrainEvent
 from audiodiff.training.state import TrainState
 
-try:
-    import fcntl
-except ImportError:  # Windows has no such locks; two runs in one folder are not noticed there
-    fcntl = None  # type: ignore[assignment]
-
 STATE = "training.pt"
 CHECKSUMS = "checksums.json"
 FAILED_SAVES = 10
 """Failed attempts to save in a row that stop a run; they are spread over one interval between checkpoints."""
+UNREADABLE = (
+    *(OSError, EOFError, ValueError, TypeError, AttributeError, LookupError, RuntimeError, SyntaxError, MemoryError),
+    *(zipfile.BadZipFile, pickle.PickleError),
+)
+"""What reading a damaged checkpoint raises."""
 _STEP = re.compile(r"step-\d{8,}")
 _LOG = logging.getLogger(__name__)
+
+
+class DamagedError(TrainingError):
+    """A checkpoint cannot be read."""
 
 
 class Checkpoint(NamedTuple):
@@ -174,8 +180,11 @@ class RunFolder:
         for path in self._checkpoints.glob(".*"):
             shutil.rmtree(path)
 
-    def newest(self) -> Checkpoint | None:
+    def newest(self, check: Callable[[dict[str, Any]], object] | None = None) -> Checkpoint | None:
         """Read the newest checkpoint that is whole; damaged ones are named and put aside.
+
+        Args:
+            check: Called with the state; what it raises of `UNREADABLE` means that this one is damaged too.
 
         Returns:
             The checkpoint, or None if there never was one.
@@ -183,18 +192,20 @@ class RunFolder:
         Raises:
             TrainingError: If there are checkpoints, and all are damaged.
         """
-        paths = self.checkpoints()
-        for path in reversed(paths):
+        for path in reversed(self.checkpoints()):
             try:
-                return load_checkpoint(path)
-            except AudiodiffError as error:
+                return load_checkpoint(path, check)
+            except DamagedError as error:
                 aside = path.with_name(f"{path.name}.damaged")
-                shutil.rmtree(aside, ignore_errors=True)
-                os.rename(path, aside)
-                _LOG.warning("%s The one before is used; this one is now %s", error, aside.name)
-        if paths:
+                try:
+                    shutil.rmtree(aside, ignore_errors=True)
+                    os.rename(path, aside)
+                    _LOG.warning("%s The one before is used; this one is now %s", error, aside.name)
+                except OSError:
+                    _LOG.warning("%s The one before is used", error)
+        if n_damaged := sum(1 for _ in self._checkpoints.glob("step-*")):
             raise TrainingError(
-                f"all {len(paths)} checkpoints in {self._checkpoints} are damaged. Remove that folder to start again."
+                f"all {n_damaged} checkpoints in {self._checkpoints} are damaged. Remove that folder to start again."
             )
         return None
 
@@ -315,32 +326,50 @@ def _cannot_write(path: Path, error: Exception) -> TrainingError:
     return TrainingError(f"{path} cannot be written: {' '.join(str(error).split())}")
 
 
-def load_checkpoint(path: str | Path) -> Checkpoint:
+def load_checkpoint(path: str | Path, check: Callable[[dict[str, Any]], object] | None = None) -> Checkpoint:
     """Read a checkpoint.
 
     Args:
         path: Its folder.
+        check: Called with the state; what it raises of `UNREADABLE` means that it is damaged.
 
     Returns:
         What it holds, on the CPU.
 
     Raises:
-        TrainingError: If it is none, or is damaged.
-        ModelError: If its model is damaged.
+        DamagedError: If it is none, or cannot be read, for whatever reason.
     """
     path = Path(path)
-    if not (path / CHECKSUMS).is_file():
-        raise TrainingError(f"{path} is no checkpoint, or an incomplete one: it has no {CHECKSUMS}.")
     try:
+        if not (path / CHECKSUMS).is_file():
+            raise DamagedError(f"{path} is no checkpoint, or an incomplete one: it has no {CHECKSUMS}.")
         checksums = json.loads((path / CHECKSUMS).read_text(encoding="utf-8"))
         damaged = [name for name, checksum in checksums.items() if _checksum(path / name) != checksum]
-    except (OSError, ValueError, AttributeError) as error:
-        raise TrainingError(f"{path} is damaged: {error}.") from error
-    if damaged or STATE not in checksums:
-        raise TrainingError(f"{path} is damaged: {', '.join(damaged) or STATE} is not what was written.")
-    ema, config = load_model(path)
-    state: dict[str, Any] = torch.load(path / STATE, map_location="cpu", weights_only=True)
+        if damaged or STATE not in checksums:
+            raise DamagedError(f"{path} is damaged: {', '.join(damaged) or STATE} is not what was written.")
+        ema, config = load_model(path)
+        state: dict[str, Any] = torch.load(path / STATE, map_location="cpu", weights_only=True)
+        if not all(bool(tensor.isfinite().all()) for tensor in _tensors(state)):
+            raise DamagedError(f"{path} is damaged: {STATE} holds NaN or infinity.")
+        if check is not None:
+            check(state)
+    except DamagedError:
+        raise
+    except pickle.UnpicklingError as error:  # whose message advises to run the code in the file
+        raise DamagedError(f"{path} is damaged: {STATE} is not what training saved.") from error
+    except (AudiodiffError, *UNREADABLE) as error:
+        reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
+        raise DamagedError(f"{path} is damaged: {reason}.") from error
     return Checkpoint(path, ema, config, state)
+
+
+def _tensors(value: object) -> Iterator[Tensor]:
+    """Yield the tensors in nested dictionaries and lists."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, dict | list | tuple):
+        for inner in value.values() if isinstance(value, dict) else value:
+            yield from _tensors(inner)
 
 
 def _checksum(path: Path) -> str:
@@ -349,38 +378,3 @@ def _checksum(path: Path) -> str:
         while block := file.read(2**20):
             digest.update(block)
     return digest.hexdigest()
-
-
-@contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Hold a lock on a file, made with its folder if it is not there.
-
-    The lock is a POSIX record lock: it belongs to this process alone, not to those that it starts, so a killed run can
-    be resumed at once, even while processes that read its data have not noticed yet.
-
-    Args:
-        path: The file; its text says who holds it.
-
-    Yields:
-        Nothing.
-
-    Raises:
-        TrainingError: If another process holds it.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+", encoding="utf-8") as file:
-        try:
-            if fcntl is not None:
-                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except (BlockingIOError, PermissionError) as error:
-            file.seek(0)
-            holder = file.read().strip() or "another process"
-            raise TrainingError(
-                f"{path.parent} is in use by {holder}; two runs in one folder would spoil each other. Wait for it, "
-                "stop it, or choose another run folder."
-            ) from error
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-        file.flush()
-        yield
-        file.truncate(0)

@@ -22,7 +22,7 @@ from audiodiff.networks import Network, build_network
 from audiodiff.training.checkpoints import Checkpoint, RunFolder, load_checkpoint
 from audiodiff.training.distributed import Distributed
 from audiodiff.training.objective import Objective
-from audiodiff.training.state import TrainState
+from audiodiff.training.state import TrainState, check_state_dict
 
 _MAY_CHANGE = ("whitening.gain", "mel.name", "synthesis", "provenance", "clip_seconds", "condition_dropout")
 """Parts of a model's configuration that may change while its weights stay valid."""
@@ -86,7 +86,7 @@ def resume_or_initialise(
 def _find_checkpoint(folder: RunFolder, resume: str | Path) -> Checkpoint | None:
     existing = folder.checkpoints()
     if resume == "auto":
-        return folder.newest()
+        return folder.newest(check_state_dict)
     if resume == "never":
         if existing:
             raise TrainingError(
@@ -94,15 +94,14 @@ def _find_checkpoint(folder: RunFolder, resume: str | Path) -> Checkpoint | None
                 "Choose another run folder, remove this one, or resume."
             )
         return None
-    path = Path(resume)
-    inside = RunFolder(path).checkpoints()
-    path = inside[-1] if inside else path
-    if existing and path.resolve() != existing[-1].resolve():
+    theirs = RunFolder(resume)
+    newest = [theirs.path, *theirs.checkpoints()][-1]
+    if existing and newest.resolve() != existing[-1].resolve():
         raise TrainingError(
-            f"{folder.path} already has {existing[-1].name}, so going on from {path} would mix two runs. "
+            f"{folder.path} already has {existing[-1].name}, so going on from {newest} would mix two runs. "
             "Choose another run folder."
         )
-    return load_checkpoint(path)
+    return theirs.newest(check_state_dict) or load_checkpoint(theirs.path, check_state_dict)
 
 
 def initialise(

@@ -56,6 +56,19 @@ class Progress:
     seconds: float = 0.0
 
 
+def check_state_dict(state_dict: dict[str, Any]) -> None:
+    """Refuse what `TrainState.state_dict` did not return.
+
+    Raises:
+        KeyError: If a part is missing.
+        TypeError: If a part is something else.
+    """
+    Progress(**state_dict["progress"])
+    for name in ("network", "optimiser"):
+        if not isinstance(state_dict[name], dict):
+            raise TypeError(f"the state holds a {type(state_dict[name]).__name__} as {name}")
+
+
 @dataclass(frozen=True)
 class StepResult:
     """What a step reports; `finite` says whether it changed the weights.

@@ -1,6 +1,9 @@
 """Checkpoints are there as a whole or not at all; damaged ones are noticed, named and put aside."""
 
+import json
 import logging
+import pickle
+import shutil
 
 import pytest
 import torch
@@ -12,6 +15,7 @@ from audiodiff.errors import AudiodiffError, TrainingError
 from audiodiff.networks import build_network
 from audiodiff.training import checkpoints
 from audiodiff.training.checkpoints import CHECKSUMS, STATE, RunFolder, load_checkpoint
+from audiodiff.training.state import check_state_dict
 
 
 @pytest.fixture
@@ -101,11 +105,95 @@ def test_a_damaged_newest_is_named_and_the_one_before_used(folder, file, damage,
     assert (folder.path / "checkpoints" / "step-00000005.damaged").is_dir()
 
 
+def forge(path, state):
+    """Replace the state of a checkpoint, and make its checksum right."""
+    torch.save(state, path / STATE)
+    checksums = json.loads((path / CHECKSUMS).read_text())
+    (path / CHECKSUMS).write_text(json.dumps(checksums | {STATE: checkpoints._checksum(path / STATE)}))
+
+
+def replace_by_folder(path):
+    path.unlink()
+    path.mkdir()
+
+
+def unpickle_code(path):
+    path.write_bytes(pickle.dumps(print, protocol=2))
+    checksums = path.with_name(CHECKSUMS)
+    written = json.loads(checksums.read_text()) | {path.name: checkpoints._checksum(path)}
+    checksums.write_text(json.dumps(written))
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda path: (path / STATE).write_bytes((path / STATE).read_bytes()[:100]),
+        lambda path: (path / STATE).write_bytes(b""),
+        lambda path: (path / CHECKSUMS).write_bytes(b""),
+        lambda path: (path / CHECKSUMS).write_text("[1]"),
+        lambda path: (path / CHECKSUMS).write_text("[" * 100_000),
+        lambda path: (path / CHECKSUMS).write_bytes(b"\xff\xfe"),
+        lambda path: (path / CHECKSUMS).write_text(json.dumps({STATE: "0"})),
+        lambda path: replace_by_folder(path / "config.json"),
+        lambda path: (shutil.rmtree(path), path.write_bytes(b"a file")),
+        lambda path: (shutil.rmtree(path), path.symlink_to("nowhere")),
+        lambda path: unpickle_code(path / STATE),
+        lambda path: forge(path, {"step": 5, "network": {"weight": torch.tensor([1.0, float("nan")])}}),
+        lambda path: forge(path, [torch.tensor(float("inf"))]),
+    ],
+)
+def test_whatever_makes_a_checkpoint_unreadable_is_damage(folder, damage, caplog):
+    damage(folder.checkpoints()[-1])
+    with caplog.at_level(logging.WARNING):
+        assert folder.newest().path.name == "step-00000004"
+    (said,) = caplog.messages
+    assert "step-00000005" in said
+    assert "The one before is used" in said
+
+
+def test_what_the_system_refuses_to_read_is_damage(folder, monkeypatch, caplog):
+    original = checkpoints._checksum
+
+    def refuse(path):
+        if path.parent.name == "step-00000005":
+            raise PermissionError(13, "Permission denied", str(path))
+        return original(path)
+
+    monkeypatch.setattr(checkpoints, "_checksum", refuse)
+    monkeypatch.setattr(checkpoints.os, "rename", refuse_to_rename)
+    with caplog.at_level(logging.WARNING):
+        assert folder.newest().path.name == "step-00000004"
+    assert "Permission denied" in caplog.text
+    assert "The one before is used" in caplog.text
+
+
+def refuse_to_rename(*_paths):
+    raise PermissionError(13, "Permission denied")
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        {},
+        [],
+        {"progress": {"step": 5}},
+        {"progress": {"steps": 5}, "network": {}, "optimiser": {}},
+        {"progress": {"step": 5}, "network": 3, "optimiser": {}},
+    ],
+)
+def test_a_state_that_is_none_is_damage(folder, state):
+    for path in folder.checkpoints()[:-1]:
+        forge(path, {"progress": {"step": 4}, "network": {}, "optimiser": {}})
+    forge(folder.checkpoints()[-1], state)
+    assert folder.newest(check_state_dict).path.name == "step-00000004"
+
+
 def test_if_all_are_damaged_nothing_is_begun_anew(folder):
     for path in folder.checkpoints():
         spoil(path / STATE)
-    with pytest.raises(TrainingError, match="all 5 checkpoints"):
-        folder.newest()
+    for _ in range(2):  # nor by the next attempt, which finds all of them put aside
+        with pytest.raises(TrainingError, match="all 5 checkpoints"):
+            folder.newest()
 
 
 def test_a_failure_while_saving_leaves_all_as_it_was(folder, network, tiny_model_config, monkeypatch):

@@ -16,14 +16,15 @@ import torch
 
 from audiodiff.checkpoint import load_config, load_model
 from audiodiff.data.manifest import scan_folder, write_manifest
+from audiodiff.data.parallel import locked
 from audiodiff.errors import DataError, TrainingError
 from audiodiff.training import checkpoints
-from audiodiff.training.checkpoints import RunFolder, load_checkpoint, locked
+from audiodiff.training.checkpoints import RunFolder, load_checkpoint
 from audiodiff.training.trainer import train
 
 ROOT = Path(__file__).parents[2]
 HOLD = (
-    "import os, sys, time\nfrom pathlib import Path\nfrom audiodiff.training.checkpoints import locked\n"
+    "import os, sys, time\nfrom pathlib import Path\nfrom audiodiff.data.parallel import locked\n"
     "with locked(Path(sys.argv[1])):\n"
     "    child = os.fork()\n"
     "    if child:\n        print(child, flush=True)\n"
