@@ -1,6 +1,7 @@
 """Every eg has its files, runs by the shared stage runner, and has a network that trains."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -137,6 +138,22 @@ def test_a_failing_stage_ends_it(toy):
     result = run(toy, "corpus", folder=toy.parent)
     assert result.returncode != 0
     assert "audiodiff" not in result.stdout
+
+
+@pytest.mark.parametrize("eg", [eg for eg in EGS if list((eg / "conf").glob("*.yaml"))], ids=name)
+def test_a_stopped_training_ends_every_eg(eg, tmp_path):
+    stub = tmp_path / "bin" / "audiodiff"
+    stub.parent.mkdir()
+    stub.write_text(f'#!/bin/sh\necho "$1" >> {tmp_path}/called\n[ "$1" != train ] || exit 143\n')
+    stub.chmod(0o755)
+    usage = re.search(r"usage=(\S+|\"[^\"]*\")", (eg / "run.sh").read_text(encoding="utf-8"))
+    words = [str(tmp_path)] * len(usage[1].strip('"').split() if usage else [])
+    environment = os.environ | {"PATH": f"{stub.parent}:{os.environ['PATH']}"}
+    command = ["bash", str(eg / "run.sh"), *words, "--stage", "1"]
+    result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=20)
+    assert result.returncode == 143, result.stderr
+    assert (tmp_path / "called").read_text().splitlines().count("train") == 1
+    assert (tmp_path / "called").read_text().endswith("train\n")
 
 
 @pytest.mark.slow

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from audiodiff.cli import options as opt
+
+if TYPE_CHECKING:
+    from audiodiff.training.trainer import TrainResult
 
 
 @click.command("train", cls=opt.Verb)
@@ -52,8 +56,8 @@ def command(
 ) -> None:
     """Train or fine-tune a model from CONF.yaml.
 
-    Rerun the same command to resume; SIGTERM and Ctrl-C save a checkpoint first. Where CONF.curve.json exists, the
-    validation loss is compared with it.
+    Rerun the same command to resume. SIGTERM, SIGUSR1 and Ctrl-C save a checkpoint first, and make the exit code 143,
+    138 or 130. Where CONF.curve.json exists, the validation loss is compared with it.
 
     Train in several processes with `accelerate launch -m audiodiff train ...`, or on CPUs with `torchrun
     --nproc-per-node N -m audiodiff train ... --run-dir DIR` (torchrun would take --run for its own option).
@@ -61,7 +65,6 @@ def command(
     import signal
 
     from audiodiff.config import load_run_config
-    from audiodiff.training.checkpoints import RunFolder
     from audiodiff.training.loss_curve import load_curve
     from audiodiff.training.trainer import train
 
@@ -75,17 +78,26 @@ def command(
     run_dir = run_dir or Path("exp") / conf.stem
     curve = conf.with_suffix(".curve.json")
     result = train(config, run_dir, resume, reference=load_curve(curve) if curve.is_file() else None)
-    if not result.is_main_process:
-        return
+    if result.is_main_process:
+        _report(result, config.training.steps, run_dir, curve if keep_curve else None)
+    if result.stopped_by == signal.SIGINT:
+        raise KeyboardInterrupt
+    if result.stopped_by is not None:
+        click.get_current_context().exit(128 + result.stopped_by)
+
+
+def _report(result: TrainResult, steps: int, run_dir: Path, curve: Path | None) -> None:
+    """Say where the models are, and store the loss curve."""
+    from audiodiff.training.checkpoints import RunFolder
+    from audiodiff.training.loss_curve import load_curve
+
     if math.isfinite(result.best_loss):
         best = f"{run_dir / 'best'}: validation loss {result.best_loss:.4f} at step {result.best_step}"
         click.echo(best)
     if result.bad_recordings:
         bad = run_dir / "bad_recordings.jsonl"
         click.echo(f"{result.bad_recordings} recordings could not be read, see {bad}", err=True)
-    click.echo(f"{run_dir / 'last'}: step {result.step} of {config.training.steps}, {result.skipped} skipped")
-    if keep_curve and result.stopped_by is None:
+    click.echo(f"{run_dir / 'last'}: step {result.step} of {steps}, {result.skipped} skipped")
+    if curve is not None and result.stopped_by is None:
         load_curve(RunFolder(run_dir).curve).save(curve)
         click.echo(f"{curve}: the reference curve of later runs")
-    if result.stopped_by == signal.SIGINT:
-        raise KeyboardInterrupt

@@ -27,6 +27,7 @@ from audiodiff.data.augment import Augmenter, draw_speed
 from audiodiff.data.crops import CropReader, Example
 from audiodiff.data.draws import example_generator
 from audiodiff.data.manifest import Recording
+from audiodiff.data.parallel import end_with_parent
 from audiodiff.errors import AudiodiffError, AudioError, ConfigError, DataError
 
 ATTEMPTS = 100
@@ -236,16 +237,18 @@ def collate(draws: Sequence[ReadResult]) -> ReadResult:
 
 
 def leave_interruptions_to_the_parent(_worker: int) -> None:
-    """Outlive Ctrl-C and a first SIGTERM, which a terminal or a job scheduler sends to all processes alike.
+    """Outlive the signals that a terminal or a job scheduler sends to all processes alike, but not the parent.
 
     The parent then ends its step, saves, and ends the workers; torch would make it fail wherever it is.
     """
+    end_with_parent()
 
     def note_first(_number: int, _frame: FrameType | None) -> None:
         signal.signal(signal.SIGTERM, lambda _number, _frame: os._exit(0))
 
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, note_first)
+    if hasattr(signal, "SIGUSR1"):
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
 
 
 def examples_of(loader: Iterable[ReadResult], on_failure: OnFailure | None) -> Generator[Example, None, None]:

@@ -18,8 +18,16 @@ _LEAST, _UNKNOWN, _MOST = 0.01, 0.04, 0.2
 """Fractions of the time that are kept for them: at least, as long as neither was measured, and at most."""
 
 
+STOP_SIGNALS = [
+    signal.SIGTERM,
+    signal.SIGINT,
+    *(signal.Signals[name] for name in ("SIGUSR1",) if hasattr(signal, name)),
+]
+"""Signals that end a run: of the system and of schedulers, Ctrl-C, and the early warning of Slurm and others."""
+
+
 class StopSignal:
-    """While entered, notes SIGTERM or Ctrl-C, so that a run can end between two steps; a second one acts at once.
+    """While entered, notes a stop signal, so that a run can end between two steps; a second one acts at once.
 
     Attributes:
         received: The signal, or None so far.
@@ -31,7 +39,7 @@ class StopSignal:
 
     def __enter__(self) -> StopSignal:
         if threading.current_thread() is threading.main_thread():  # no other may set handlers
-            for number in (signal.SIGTERM, signal.SIGINT):
+            for number in STOP_SIGNALS:
                 self._previous[number] = signal.signal(number, self._note)
         return self
 

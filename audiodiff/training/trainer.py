@@ -77,7 +77,7 @@ def train(
         clock: What `training.minutes` are measured by, in seconds.
 
     Returns:
-        How it ended. SIGTERM and SIGINT end it between two steps, after saving.
+        How it ended. SIGTERM, SIGUSR1 and SIGINT end it between two steps, after saving.
 
     Raises:
         AudiodiffError: If data, model or checkpoint cannot be used, or another process trains in the folder; a
@@ -190,6 +190,8 @@ class Trainer:
             self._train(stop_signal)
         if self._state.distributed.is_main_process:
             self._save_last()
+            if done.step < self._config.steps and not (self._budget.is_over or self._ran_out_of_patience()):
+                stop_signal.received = stop_signal.received or signal.SIGTERM  # which another process has received
         if stop_signal.received:
             _LOG.info("%s: stopped after step %d, saved", stop_signal.received.name, done.step)
         elif self._ran_out_of_patience():

@@ -83,7 +83,7 @@ def test_a_run_can_leave_its_curve_for_later_ones(conf, tmp_path):
     assert "step 8: validation loss is +0.0% of the reference curve's" in again.stderr
 
 
-@pytest.mark.parametrize("stopped_by", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("stopped_by", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
 def test_an_interrupted_run_leaves_no_curve(conf, asked, stopped_by):
     asked[1][0] = stopped_by
     run(conf, "--keep-curve")
@@ -159,7 +159,9 @@ def test_a_missing_file_is_wrong_usage(tmp_path):
     assert run(tmp_path / "absent.yaml").exit_code == 2
 
 
-@pytest.mark.parametrize(("stopped_by", "exit_code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130), (None, 0)])
+@pytest.mark.parametrize(
+    ("stopped_by", "exit_code"), [(signal.SIGTERM, 143), (signal.SIGUSR1, 138), (signal.SIGINT, 130), (None, 0)]
+)
 def test_exit_code_of_an_interrupted_run(conf, asked, stopped_by, exit_code):
     asked[1][0] = stopped_by
     result = run(conf)
@@ -168,7 +170,7 @@ def test_exit_code_of_an_interrupted_run(conf, asked, stopped_by, exit_code):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGUSR1, 138), (signal.SIGINT, 130)])
 def test_a_signal_to_all_processes_saves_and_ends(conf, tmp_path, number, code):
     folder = tmp_path / "run"
     options = ["training.steps=1000000", "training.checkpoint_every=1000000", "data.workers=2"]

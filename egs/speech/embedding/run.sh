@@ -34,7 +34,11 @@ train_switched() {
   small rbf-layers --set model.network.activation=rbf
   small min-snr --set training.loss_weighting=min-snr
 }
-train() { each_run train_one && train_on_grids && train_switched; }
+train() { # on lines of their own: a failure before && would not end the script
+  each_run train_one
+  train_on_grids
+  train_switched
+}
 synthesise() { each_run vocode_one; }
 evaluate() {
   score=yes each_run vocode_one
