@@ -1,6 +1,15 @@
-"""Names that users choose by, in one place that imports nothing, so that help is instant."""
+"""What users choose by, in one place that imports nothing heavy, so that help is instant: names, and finite numbers."""
 
-from typing import Literal
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from operator import index
+from typing import Any, Literal, SupportsFloat
+
+import click
+
+from audiodiff.errors import ConfigError
 
 Sampler = Literal["ddim", "heun", "ddpm", "dpmpp_2m", "dpmpp_2m_sde"]
 """Keys of `audiodiff.diffusion.samplers.SAMPLERS`."""
@@ -24,3 +33,169 @@ Start = Literal["noise", "phase-gradient", "griffin-lim"]
 
 Dtype = Literal["auto", "fp32", "bf16"]
 """Precision of a network's matrix products."""
+
+
+_SHOWN = 60
+"""Characters of a value that a message repeats."""
+_MOST = 10_000
+"""How many numbers one word may hold."""
+
+
+class Number(click.ParamType):
+    """A finite number within bounds: the type of an option, of a field of a configuration, or of an argument.
+
+    Args:
+        kind: int or float.
+        low: The least value; without one `above` is the bound.
+        high: The largest value; without one `below` is the bound.
+        above: What the number must be above.
+        below: What the number must be below.
+        unit: Of the number, for messages.
+        words: Words that stand for a number, and stay as they are.
+
+    Example:
+        >>> Number(float, above=0, high=10, unit="seconds").parse("2.5")
+        2.5
+        >>> print(Number(int, low=1, high=10_000))
+        a whole number from 1 to 10,000
+    """
+
+    def __init__(
+        self,
+        kind: type[int] | type[float],
+        *,
+        low: float | None = None,
+        high: float | None = None,
+        above: float = -math.inf,
+        below: float = math.inf,
+        unit: str = "",
+        words: tuple[str, ...] = (),
+    ) -> None:
+        self.kind = kind
+        self.name = "integer" if kind is int else "float"
+        self._low, self._high, self._above, self._below = low, high, above, below
+        self._unit = unit
+        self._words = words
+
+    @property
+    def is_bounded(self) -> bool:
+        """Whether there is a bound at either end."""
+        ends = (self._above if self._low is None else self._low, self._below if self._high is None else self._high)
+        return all(map(math.isfinite, ends))
+
+    def __str__(self) -> str:
+        low = f"above {self._above:,}" if self._low is None else f"from {self._low:,}"
+        high = f"below {self._below:,}" if self._high is None else f"{self._high:,}"
+        between = " to " if self._high is not None and self._low is not None else " and "
+        high = f"at most {high}" if self._high is not None and self._low is None else high
+        what = "a whole number" if self.kind is int else "a number"
+        unit = f" ({self._unit})" if self._unit else ""
+        return f"{what} {low}{between}{high}{unit}{''.join(f', or {word}' for word in self._words)}"
+
+    def parse(self, value: object) -> Any:
+        """Return a value, or the text of one, as a plain int or float.
+
+        Raises:
+            ValueError: If it is no such number; the message repeats it and says the bounds.
+        """
+        if isinstance(value, str) and value in self._words:
+            return value
+        number = self._number(value)
+        if number is None or not self._holds(number):
+            raise ValueError(f"{shown(value)} is not {self}")
+        return number
+
+    def _number(self, value: Any) -> int | float | None:
+        if "bool" in str(getattr(value, "dtype", type(value))) or (isinstance(value, str) and "_" in value):
+            return None
+        try:
+            if self.kind is float:
+                return float(value)
+            whole = isinstance(value, SupportsFloat) and not hasattr(value, "__index__") and float(value).is_integer()
+            return int(value) if whole or isinstance(value, str) else index(value)
+        except (TypeError, ValueError, OverflowError, RuntimeError):  # the last is torch's of a tensor of several
+            return None
+
+    def _holds(self, number: float) -> bool:
+        return (
+            self._above < number < self._below
+            and (self._low is None or self._low <= number)
+            and (self._high is None or number <= self._high)
+        )
+
+    def check(self, name: str, value: object) -> Any:
+        """Return an argument of the library as `parse` does.
+
+        Raises:
+            ConfigError: If it is no such number.
+        """
+        try:
+            return self.parse(value)
+        except ValueError as error:
+            raise ConfigError(f"{name}: {error}.") from None
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the value of an option, as click asks for it."""
+        try:
+            return self.parse(value)
+        except ValueError as error:
+            self.fail(f"{error}.", param, ctx)
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Callable[[Any], Any]) -> Any:
+        """Return what pydantic checks of a field `Annotated[int, number]`."""
+        from pydantic_core.core_schema import no_info_before_validator_function
+
+        return no_info_before_validator_function(self.parse, handler(source))
+
+
+def shown(value: object) -> str:
+    """Return how a message repeats a value: as Python writes it, but never long."""
+    if isinstance(value, int) and value.bit_length() > 200:
+        return f"a number of about {int(value.bit_length() * math.log10(2)) + 1:,} digits"
+    text = repr(value)
+    return text if len(text) <= _SHOWN else f"{text[: _SHOWN // 2]} ... {text[-8:]} ({len(text):,} characters)"
+
+
+class Numbers(click.ParamType):
+    """Several numbers in one word, with a mark between them.
+
+    Args:
+        kinds: The type of each; one type is that of any number of them.
+        mark: What stands between them.
+        example: For messages.
+    """
+
+    name = "numbers"
+
+    def __init__(self, *kinds: Number, mark: str = ",", example: str) -> None:
+        self.kinds = kinds
+        self.example = example
+        self._mark = mark
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return a tuple of the numbers."""
+        words = value.split(self._mark)
+        kinds = self.kinds * len(words) if len(self.kinds) == 1 else self.kinds
+        if len(words) != len(kinds) or len(words) > _MOST:
+            self.fail(f"{shown(value)} is not like {self.example}.", param, ctx)
+        try:
+            return tuple(kind.parse(word) for kind, word in zip(kinds, words, strict=True))
+        except ValueError as error:
+            self.fail(f"{shown(value)}: {error}, as in {self.example}.", param, ctx)
+
+
+STEPS = Number(int, low=1, high=10_000, unit="steps")
+COUNT = Number(int, low=1, high=1_000_000)
+WORKERS = Number(int, low=1, high=256, unit="processes")
+SEED = Number(int, low=0, high=2**63 - 1)
+SECONDS = Number(float, above=0, high=3600, unit="seconds")
+LOG_SNR = Number(float, low=-50, high=50, unit="log-SNR")
+FRACTION = Number(float, low=0, high=1)
+FRACTION_BELOW_1 = Number(float, low=0, below=1)
+RATIO = Number(float, above=0, below=1)
+CORRECTOR_STEPS = Number(int, low=0, high=1000)
+ITERATIONS = Number(int, low=0, high=10_000)
+GUIDANCE = Number(float, low=0, high=100)
+MINUTES = Number(float, above=0, high=1_000_000, unit="minutes")
+SAMPLE_RATE = Number(int, low=1, high=768_000, unit="Hz")
+DILATION_CYCLE = Number(int, low=1, high=20, unit="layers")

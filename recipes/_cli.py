@@ -9,10 +9,10 @@ from typing import Any
 
 import click
 
+from audiodiff.choices import FRACTION_BELOW_1, SEED, WORKERS, Number
 from audiodiff.errors import AudiodiffError
 from recipes._common import FeatureOptions, Recipe
 
-_FRACTION = click.FloatRange(0, 1, max_open=True)
 _FOLDER = click.Path(file_okay=False, path_type=Path)
 
 
@@ -60,22 +60,23 @@ def _shared_options(recipe: Recipe) -> list[click.Option]:
         ),
         click.Option(
             ["--waves"],
-            type=click.IntRange(8000, 48000),
+            type=Number(int, low=8000, high=48_000, unit="Hz"),
             metavar="HZ",
             help="Write mono FLAC at this rate, and list that.",
         ),
         click.Option(["--bandwidth"], is_flag=True, help="Measure each true bandwidth, and note it."),
         click.Option(
-            ["--valid-fraction"], type=_FRACTION, metavar="FRACTION", help="Held out, where no official split says so."
+            ["--valid-fraction"],
+            type=FRACTION_BELOW_1,
+            metavar="FRACTION",
+            help="Held out, where no official split says so.",
         ),
-        click.Option(["--test-fraction"], type=_FRACTION, metavar="FRACTION", help="Likewise."),
+        click.Option(["--test-fraction"], type=FRACTION_BELOW_1, metavar="FRACTION", help="Likewise."),
         click.Option(
             ["--resplit"], is_flag=True, help="Split by these fractions even where there is a published split."
         ),
-        click.Option(["--seed"], type=int, default=0, show_default=True, help="Another seed, another division."),
-        click.Option(
-            ["--workers"], type=click.IntRange(min=1), metavar="N", help="Files at a time; one per processor."
-        ),
+        click.Option(["--seed"], type=SEED, default=0, show_default=True, help="Another seed, another division."),
+        click.Option(["--workers"], type=WORKERS, metavar="N", help="Files at a time; one per processor."),
     ]
     if recipe.archives:
         options.append(click.Option(["--download"], is_flag=True, help="Fetch the corpus into CORPUS_DIR first."))

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import click
 
+from audiodiff.choices import Number
 from audiodiff.data.splits import Part
 from recipes._common import Item, Recipe, folder_named, read_csv
 
@@ -32,7 +33,7 @@ RECIPE = Recipe(
     valid_fraction=0.1,
     options=(
         click.Option(
-            ["--test-fold"], type=click.IntRange(1, 5), default=5, show_default=True, help="The fold to test on."
+            ["--test-fold"], type=Number(int, low=1, high=5), default=5, show_default=True, help="The fold to test on."
         ),
     ),
 )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import shlex
 import sys
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from audiodiff.choices import COUNT, SECONDS, STEPS, Number, Numbers
 from audiodiff.cli import options as opt
 
 if TYPE_CHECKING:
@@ -27,20 +27,6 @@ USUAL = {
     "square": None,
 }
 """Defaults with and without --quick."""
-
-
-def _count(word: str) -> int:
-    value = int(word)
-    if value < 1:
-        raise ValueError(word)
-    return value
-
-
-def _length(word: str) -> float:
-    value = float(word)
-    if not 0 < value < math.inf:
-        raise ValueError(word)
-    return value
 
 
 def _dtype(word: str) -> str:
@@ -63,19 +49,19 @@ def _dtype(word: str) -> str:
 )
 @opt.expert(
     "--lengths",
-    callback=opt.values(_length, "seconds above 0, such as 5,60"),
+    type=Numbers(SECONDS, example="5,60"),
     metavar="SECONDS,...",
     help="Lengths of a clip.  [default: 5,60; quick: 1]",
 )
 @opt.expert(
     "--batches",
-    callback=opt.values(_count, "whole numbers from 1 on, such as 1,16"),
+    type=Numbers(COUNT, example="1,16"),
     metavar="CLIPS,...",
     help="Batch sizes.  [default: 1,16; quick: 1]",
 )
 @opt.expert(
     "--steps",
-    callback=opt.values(_count, "whole numbers from 1 on, such as 6,50"),
+    type=Numbers(STEPS, example="6,50"),
     metavar="N,...",
     help="Denoising steps.  [default: the model's own]",
 )
@@ -88,8 +74,13 @@ def _dtype(word: str) -> str:
 )
 @opt.expert("--all", "every_combination", is_flag=True, help="Measure every combination, not one varied at a time.")
 @opt.device
-@opt.expert("--threads", type=opt.COUNT, metavar="N", help="CPU threads.  [default: torch's choice]")
-@opt.expert("--repeats", type=opt.COUNT, metavar="N", help="Most repeats of a measurement.  [default: 5; quick: 2]")
+@opt.expert(
+    "--threads",
+    type=Number(int, low=1, high=1024, unit="threads"),
+    metavar="N",
+    help="CPU threads.  [default: torch's choice]",
+)
+@opt.expert("--repeats", type=COUNT, metavar="N", help="Most repeats of a measurement.  [default: 5; quick: 2]")
 def command(*, models: tuple[str, ...], json_path: str | None, table: Path | None, **options: Any) -> None:
     """Benchmark synthesis and training on this machine. Stop other programs first.
 

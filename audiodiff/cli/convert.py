@@ -6,27 +6,10 @@ from pathlib import Path
 
 import click
 
+from audiodiff.choices import DILATION_CYCLE, SAMPLE_RATE, Number, Numbers
 from audiodiff.cli import options as opt
 
-
-def _parse_betas(
-    _context: click.Context, _parameter: click.Parameter, value: str | None
-) -> tuple[float, float, int] | None:
-    """Turn FIRST:LAST:COUNT into numbers.
-
-    Raises:
-        click.BadParameter: If the word is not of that form, or a number is impossible.
-    """
-    if value is None:
-        return None
-    try:
-        first, last, count = value.split(":")
-        betas = float(first), float(last), int(count)
-    except ValueError as error:
-        raise click.BadParameter(f"{value!r} is not FIRST:LAST:COUNT, such as 1e-4:0.05:50") from error
-    if not (0 < betas[0] < 1 and 0 < betas[1] < 1 and betas[2] >= 2):
-        raise click.BadParameter(f"{value!r}: betas lie between 0 and 1, and there are at least 2")
-    return betas
+_BETA = Number(float, above=0, below=1)
 
 
 @click.command("convert", cls=opt.Verb)
@@ -40,13 +23,13 @@ def _parse_betas(
     show_default=True,
     help="Project of the checkpoint; auto judges by the names of its tensors.",
 )
-@opt.expert("--sample-rate", type=opt.COUNT, metavar="HZ", help="Where the file does not say.")
+@opt.expert("--sample-rate", type=SAMPLE_RATE, metavar="HZ", help="Where the file does not say.")
 @opt.expert(
-    "--dilation-cycle", type=opt.COUNT, metavar="N", help="Layers per dilation cycle, where the file does not say."
+    "--dilation-cycle", type=DILATION_CYCLE, metavar="N", help="Layers per dilation cycle, where the file does not say."
 )
 @opt.expert(
     "--betas",
-    callback=_parse_betas,
+    type=Numbers(_BETA, _BETA, Number(int, low=2, high=10_000), mark=":", example="1e-4:0.05:50"),
     metavar="FIRST:LAST:COUNT",
     help="Linear beta schedule it was trained with, such as 1e-4:0.05:50, where the file does not say.",
 )

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from audiodiff.choices import SECONDS
 from audiodiff.cli import options as opt
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ _NAMED = 3
 @click.option("--json", "as_json", is_flag=True, help="Print everything as JSON, with all file names.")
 @opt.expert(
     "--crop-seconds",
-    type=opt.POSITIVE,
+    type=SECONDS,
     default=0.75,
     show_default=True,
     metavar="SECONDS",

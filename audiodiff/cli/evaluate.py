@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from audiodiff.choices import COUNT, WORKERS, Number
 from audiodiff.cli import options as opt
 
 if TYPE_CHECKING:
@@ -102,7 +103,7 @@ def _systems_options(function: Any) -> Any:
 )
 @opt.expert(
     "--report-items",
-    type=opt.COUNT,
+    type=COUNT,
     metavar="N",
     default=12,
     show_default=True,
@@ -110,7 +111,7 @@ def _systems_options(function: Any) -> Any:
 )
 @opt.expert(
     "--max-length-difference",
-    type=opt.NOT_NEGATIVE,
+    type=Number(float, low=0, high=3600, unit="seconds"),
     metavar="SECONDS",
     default=0.1,
     show_default=True,
@@ -118,7 +119,7 @@ def _systems_options(function: Any) -> Any:
 )
 @opt.expert(
     "--max-lag",
-    type=opt.NOT_NEGATIVE,
+    type=Number(float, low=0, high=60_000, unit="milliseconds"),
     metavar="MS",
     default=50.0,
     show_default=True,
@@ -139,7 +140,7 @@ def _systems_options(function: Any) -> Any:
     help="Saved output of `audiodiff vocode`, for the real-time factor.",
 )
 @opt.workers
-@opt.expert("--jobs", "-j", "workers", type=opt.COUNT, metavar="N", hidden=True)
+@opt.expert("--jobs", "-j", "workers", type=WORKERS, metavar="N", hidden=True)
 def pairs(*, generated: Path, reference: Path, name: str | None, others: Sequence[str], **options: Any) -> None:
     """Score recordings against references of the same name.
 
@@ -233,7 +234,7 @@ def sets(
 )
 @opt.expert(
     "--updates",
-    type=opt.COUNT,
+    type=COUNT,
     metavar="N",
     help="Minimum of updates, in whole epochs; the same for classifiers of different sets to compare.",
 )

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from audiodiff.choices import COUNT, FRACTION, GUIDANCE, LOG_SNR, SECONDS
 from audiodiff.cli import options as opt
 
 if TYPE_CHECKING:
@@ -19,11 +20,11 @@ if TYPE_CHECKING:
 @click.option("--model", required=True, metavar="NAME|FOLDER", help="A bundled model, a model folder or a hub id.")
 @click.option("--output", "-o", required=True, type=opt.FOLDER, metavar="DIR", help="Folder for the clips.")
 @click.option("--label", metavar="NAME", help="Class; `audiodiff info MODEL` lists a model's labels.")
-@click.option("--count", type=opt.COUNT, default=1, show_default=True, metavar="N", help="How many clips.")
-@click.option("--seconds", type=opt.POSITIVE, metavar="SECONDS", help="Length of each clip.")
+@click.option("--count", type=COUNT, default=1, show_default=True, metavar="N", help="How many clips.")
+@click.option("--seconds", type=SECONDS, metavar="SECONDS", help="Length of each clip.")
 @click.option(
     "--guidance",
-    type=opt.NOT_NEGATIVE,
+    type=GUIDANCE,
     metavar="SCALE",
     help="Classifier-free guidance scale: 1 is none; 2 to 4 gives clearer, less varied clips at twice the cost.",
 )
@@ -36,12 +37,12 @@ if TYPE_CHECKING:
 )
 @opt.expert(
     "--guidance-rescale",
-    type=click.FloatRange(min=0, max=1),
+    type=FRACTION,
     metavar="FRACTION",
     help="How far to undo the increase in level by guidance, 0 to 1.",
 )
 @opt.expert(
-    "--guidance-interval", type=(float, float), metavar="LOW HIGH", help="Log-SNR range in which guidance acts."
+    "--guidance-interval", type=(LOG_SNR, LOG_SNR), metavar="LOW HIGH", help="Log-SNR range in which guidance acts."
 )
 @opt.expert(
     "--as-dataset", is_flag=True, help="Make a labelled dataset: --count clips of every label, and DIR/train.jsonl."

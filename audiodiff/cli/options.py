@@ -13,7 +13,20 @@ from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 import click
 
-from audiodiff.choices import Dtype, Sampler, Schedule, Start
+from audiodiff.choices import (
+    CORRECTOR_STEPS,
+    ITERATIONS,
+    LOG_SNR,
+    RATIO,
+    SEED,
+    STEPS,
+    WORKERS,
+    Dtype,
+    Numbers,
+    Sampler,
+    Schedule,
+    Start,
+)
 
 if TYPE_CHECKING:
     from tqdm import tqdm
@@ -29,8 +42,6 @@ REVERSE = ("steps", "sampler", "corrector_steps", "corrector_snr", "schedule", "
 VOCODING = (*REVERSE, "start", "griffin_lim_iterations")
 """Those, and the names of the options of `initialisation`."""
 
-COUNT, POSITIVE, NOT_NEGATIVE = click.IntRange(min=1), click.FloatRange(min=0, min_open=True), click.FloatRange(min=0)
-FRACTION = click.FloatRange(0, 1, max_open=True)
 PATH, EXISTING = click.Path(path_type=Path), click.Path(exists=True, path_type=Path)
 FILE, EXISTING_FILE = (click.Path(exists=exists, dir_okay=False, path_type=Path) for exists in (False, True))
 FOLDER, EXISTING_FOLDER = (click.Path(exists=exists, file_okay=False, path_type=Path) for exists in (False, True))
@@ -177,8 +188,8 @@ dtype = expert(
     show_default=True,
     help="Precision of the network's matrix products; auto is bf16 where the hardware has it.",
 )
-workers = expert("--workers", type=COUNT, metavar="N", help="Parallel processes.  [default: one per core]")
-steps = click.option("--steps", type=COUNT, metavar="N", help="Denoising steps.")
+workers = expert("--workers", type=WORKERS, metavar="N", help="Parallel processes.  [default: one per core]")
+steps = click.option("--steps", type=STEPS, metavar="N", help="Denoising steps.")
 sampler = expert("--sampler", type=click.Choice(SAMPLERS), metavar="NAME", help=", ".join(SAMPLERS) + ".")
 schedule = expert(
     "--schedule",
@@ -195,7 +206,7 @@ initialisation = _all(
     start,
     expert(
         "--griffin-lim-iterations",
-        type=COUNT,
+        type=ITERATIONS,
         metavar="N",
         help="Griffin-Lim iterations of the estimate; fewer are faster and lower the latency.",
     ),
@@ -205,9 +216,7 @@ initialisation = _all(
 
 def seed(what: str = "of the noise") -> Callable[[_Function], _Function]:
     """Return the option of the random seed."""
-    return click.option(
-        "--seed", type=click.IntRange(min=0), default=0, metavar="N", show_default=True, help=f"Random seed {what}."
-    )
+    return click.option("--seed", type=SEED, default=0, metavar="N", show_default=True, help=f"Random seed {what}.")
 
 
 synthesis = _all(
@@ -220,7 +229,7 @@ synthesis = _all(
         "--log-snrs",
         "--levels",
         "levels",
-        callback=values(float, "a list of log-SNRs such as -2,1,4,8"),
+        type=Numbers(LOG_SNR, example="-2,1,4,8"),
         metavar="LOG_SNR,...",
         help="Log-SNR of each step, noisiest first, instead of --steps and --schedule.",
     ),
@@ -231,13 +240,13 @@ synthesis = _all(
     ),
     expert(
         "--corrector-steps",
-        type=click.IntRange(min=0),
+        type=CORRECTOR_STEPS,
         metavar="N",
         help="Langevin steps at every noise level, each one more network call.",
     ),
     expert(
         "--corrector-snr",
-        type=click.FloatRange(0, 1, min_open=True, max_open=True),
+        type=RATIO,
         metavar="RATIO",
         help="Size of a Langevin step, as the ratio of drift to noise.",
     ),

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from audiodiff.choices import LOG_SNR, SECONDS, STEPS
 from audiodiff.cli import options as opt
 
 if TYPE_CHECKING:
@@ -85,7 +86,7 @@ def mel(*, recording: Path, convention: str | None, output: Path) -> None:
 @opt.steps
 @click.option(
     "--seconds",
-    type=opt.POSITIVE,
+    type=SECONDS,
     default=3.0,
     show_default=True,
     metavar="SECONDS",
@@ -169,12 +170,22 @@ def rbf(*, models: Sequence[str], output: Path) -> None:
 @command.command("schedule")
 @click.argument("names", nargs=-1, type=click.Choice(opt.SCHEDULES))
 @output_option
-@click.option("--steps", type=opt.COUNT, default=12, show_default=True, metavar="N", help="Steps of each schedule.")
+@click.option("--steps", type=STEPS, default=12, show_default=True, metavar="N", help="Steps of each schedule.")
 @opt.expert(
-    "--log-snr-min", type=float, default=-8.0, show_default=True, metavar="LOG_SNR", help="Lower end of the schedules."
+    "--log-snr-min",
+    type=LOG_SNR,
+    default=-8.0,
+    show_default=True,
+    metavar="LOG_SNR",
+    help="Lower end of the schedules.",
 )
 @opt.expert(
-    "--log-snr-max", type=float, default=10.0, show_default=True, metavar="LOG_SNR", help="Upper end of the schedules."
+    "--log-snr-max",
+    type=LOG_SNR,
+    default=10.0,
+    show_default=True,
+    metavar="LOG_SNR",
+    help="Upper end of the schedules.",
 )
 def schedule(*, names: Sequence[str], steps: int, log_snr_min: float, log_snr_max: float, output: Path) -> None:
     """Plot noise schedules, and the scales of signal and noise over log-SNR.

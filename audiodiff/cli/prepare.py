@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from audiodiff.choices import FRACTION_BELOW_1, SEED, Number
 from audiodiff.cli import options as opt
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ def _scan(folder: Path, workers: int | None, *, bandwidth: bool) -> Scan:
 @click.option(
     "--valid-fraction",
     metavar="FRACTION",
-    type=opt.FRACTION,
+    type=FRACTION_BELOW_1,
     default=0.05,
     show_default=True,
     help="Fraction of the recordings for validation.",
@@ -45,19 +46,19 @@ def _scan(folder: Path, workers: int | None, *, bandwidth: bool) -> Scan:
 @click.option(
     "--test-fraction",
     metavar="FRACTION",
-    type=opt.FRACTION,
+    type=FRACTION_BELOW_1,
     default=0.05,
     show_default=True,
     help="Fraction of the recordings for the test set.",
 )
-@click.option("--seed", metavar="N", type=int, default=0, show_default=True, help="Random seed of the split.")
+@click.option("--seed", metavar="N", type=SEED, default=0, show_default=True, help="Random seed of the split.")
 @opt.expert("--valid-list", metavar="FILE", type=opt.EXISTING_FILE, help="Names of the validation recordings.")
 @opt.expert("--test-list", metavar="FILE", type=opt.EXISTING_FILE, help="Names of the test recordings.")
 @opt.expert("--bandwidth", is_flag=True, help="Measure the true bandwidth of each recording, and note it.")
 @opt.expert(
     "--shards",
     metavar="N",
-    type=opt.COUNT,
+    type=Number(int, low=1, high=100_000, unit="shards"),
     help="Also pack the training set into N WebDataset shards and OUT_DIR/train.shards.json.",
 )
 @opt.workers

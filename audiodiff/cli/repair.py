@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from audiodiff.choices import LOG_SNR, Number, Numbers
 from audiodiff.cli import options as opt
 
 if TYPE_CHECKING:
@@ -18,33 +19,7 @@ if TYPE_CHECKING:
     from audiodiff.pipelines.repair_files import RepairOptions
 
 _KINDS = ("gaps", "declip", "denoise", "extend")
-
-
-def _read_spans(
-    _context: click.Context, _parameter: click.Parameter, values: tuple[str, ...]
-) -> tuple[tuple[float, float], ...]:
-    """Read first and end second of gaps, written FROM-TO."""
-    spans = []
-    for value in values:
-        try:
-            first, end = map(float, value.split("-"))
-        except ValueError:
-            raise click.BadParameter(f"{value!r} is not FROM-TO in seconds, such as 1.20-1.25") from None
-        spans.append((first, end))
-    return tuple(spans)
-
-
-def _read_level(_context: click.Context, _parameter: click.Parameter, value: str | None) -> float | str | None:
-    """Read a level of full scale, or auto."""
-    if value is None or value == "auto":
-        return value
-    try:
-        level = float(value)
-    except ValueError:
-        level = 0.0
-    if not 0 < level <= 1:
-        raise click.BadParameter(f"{value!r} is not above 0 and at most 1; leave it out for each recording's peak")
-    return level
+_AT = Number(float, low=0, high=86_400, unit="seconds")
 
 
 @click.command("repair", cls=opt.Verb)
@@ -52,22 +27,30 @@ def _read_level(_context: click.Context, _parameter: click.Parameter, value: str
 @click.option(
     "--gap",
     "gaps",
-    callback=_read_spans,
+    type=Numbers(_AT, _AT, mark="-", example="1.20-1.25"),
     multiple=True,
     metavar="FROM-TO",
     help="Inpaint missing audio between these seconds; may be repeated.",
 )
 @click.option(
     "--declip",
-    callback=_read_level,
+    type=Number(float, above=0, high=1, unit="of full scale", words=("auto",)),
     is_flag=False,
     flag_value="auto",
     metavar="[LEVEL]",
     help="Restore samples clipped at this level (1 is full scale), or at the recording's peak.",
 )
-@click.option("--denoise", type=float, metavar="SNR_DB", help="Remove white noise of this signal-to-noise ratio.")
 @click.option(
-    "--extend", type=opt.POSITIVE, metavar="HZ", help="Extend the bandwidth of a recording that ends at this frequency."
+    "--denoise",
+    type=Number(float, low=-100, high=200, unit="dB"),
+    metavar="SNR_DB",
+    help="Remove white noise of this signal-to-noise ratio.",
+)
+@click.option(
+    "--extend",
+    type=Number(float, above=0, high=384_000, unit="Hz"),
+    metavar="HZ",
+    help="Extend the bandwidth of a recording that ends at this frequency.",
 )
 @opt.model
 @opt.resample
@@ -82,20 +65,20 @@ def _read_level(_context: click.Context, _parameter: click.Parameter, value: str
 )
 @opt.expert(
     "--start-log-snr",
-    type=float,
+    type=LOG_SNR,
     metavar="LOG_SNR",
     help="Log-SNR of the first step; lower changes more.  [default: 0 for gaps, else 4]",
 )
 @opt.expert(
     "--rounds",
-    type=opt.COUNT,
+    type=Number(int, low=1, high=100),
     metavar="N",
     help="Times each step is taken (RePaint); more fit gaps better.  [default: 2 for gaps, else 1]",
 )
 @opt.expert(
     "--dps",
     "dps_strength",
-    type=opt.NOT_NEGATIVE,
+    type=Number(float, low=0, high=100),
     default=0.0,
     show_default=True,
     metavar="SCALE",

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from audiodiff.choices import COUNT, SECONDS, STEPS, Number, Numbers, shown
 from audiodiff.cli import options as opt
 
 if TYPE_CHECKING:
@@ -24,27 +25,30 @@ def command() -> None:
     """
 
 
-def parse_counts(_context: click.Context, _parameter: click.Parameter, value: str) -> tuple[int, ...]:
-    """Turn 4, or 1,2,4, or 1-12 into rising numbers.
+class StepCounts(Numbers):
+    """Numbers of steps: 4, or 1,2,4, or 1-12."""
 
-    Raises:
-        click.BadParameter: If there are none, or one is below 1.
-    """
-    try:
-        ends = [[int(end) for end in word.split("-")] for word in value.split(",")]
-        found = sorted({n for pair in ends for n in range(pair[0], pair[-1] + 1)})
-    except ValueError:
-        found = []
-    if not found or found[0] < 1:
-        raise click.BadParameter(f"{value!r} is not a number of steps such as 4, or several such as 1-12 or 1,2,4")
-    return tuple(found)
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
+        """Return them, rising."""
+        try:
+            ends = [[self.kinds[0].parse(end) for end in word.split("-")] for word in value.split(",")]
+        except ValueError as error:
+            self.fail(f"{shown(value)}: {error}, as in {self.example}.", param, ctx)
+        if any(len(pair) > 2 or pair[0] > pair[-1] for pair in ends):
+            self.fail(f"{shown(value)} is not like {self.example}.", param, ctx)
+        return tuple(sorted({n for pair in ends for n in range(pair[0], pair[-1] + 1)}))
 
 
 @command.command("schedule")
 @click.argument("model", metavar="NAME|FOLDER")
 @click.option("--data", required=True, metavar="FOLDER|MANIFEST", help="Validation recordings, none of the test set.")
 @click.option(
-    "--steps", callback=parse_counts, default="4", show_default=True, metavar="N|N-N", help="Numbers of steps."
+    "--steps",
+    type=StepCounts(STEPS, example="4, 1,2,4 or 1-12"),
+    default="4",
+    show_default=True,
+    metavar="N|N-N",
+    help="Numbers of steps.",
 )
 @opt.study
 @click.option(
@@ -63,10 +67,15 @@ def parse_counts(_context: click.Context, _parameter: click.Parameter, value: st
     help="grid and random search all levels; coordinate takes a coarse grid of ends, then one level at a time.",
 )
 @opt.expert(
-    "--trials", type=click.IntRange(min=2), default=60, show_default=True, metavar="N", help="For each number of steps."
+    "--trials",
+    type=Number(int, low=2, high=100_000),
+    default=60,
+    show_default=True,
+    metavar="N",
+    help="For each number of steps.",
 )
 @opt.expert("--metric", metavar="NAME", help="Metric to optimise.  [default: PESQ-WB if installed, else M-STFT]")
-@opt.expert("--seconds", type=opt.POSITIVE, metavar="SECONDS", help="Use the beginning of each recording only.")
+@opt.expert("--seconds", type=SECONDS, metavar="SECONDS", help="Use the beginning of each recording only.")
 @opt.sampler
 @opt.start
 @opt.expert("--picture", type=opt.FILE, metavar="FILE", help="Plot the score against steps and real-time factor.")
@@ -208,8 +217,8 @@ def _draw(found: Mapping[int, SearchResult], scorer: Scorer, picture: Path) -> N
     show_default=True,
     help="grid and random draw configurations; gradient trains centres and spreads once and prints them.",
 )
-@opt.expert("--trials", type=opt.COUNT, default=20, show_default=True, metavar="N", help="Runs of grid or random.")
-@opt.expert("--trial-steps", type=opt.COUNT, default=300, show_default=True, metavar="N", help="Steps of each run.")
+@opt.expert("--trials", type=COUNT, default=20, show_default=True, metavar="N", help="Runs of grid or random.")
+@opt.expert("--trial-steps", type=COUNT, default=300, show_default=True, metavar="N", help="Steps of each run.")
 @opt.expert("--over", multiple=True, metavar="FIELD", help="Search only this field; may be repeated.")
 def rbf(
     *, conf: Path, data: str | None, study: Path, output: Path, settings: dict[str, object], over: Any, **options: Any

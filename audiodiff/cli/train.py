@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from audiodiff.choices import MINUTES
 from audiodiff.cli import options as opt
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 @click.option(
     "--minutes",
     metavar="MINUTES",
-    type=opt.POSITIVE,
+    type=MINUTES,
     help="End after this time, and let the learning rate follow it: training.minutes of the file.",
 )
 @opt.settings("training.steps=20000")

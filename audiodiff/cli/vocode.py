@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from audiodiff.choices import SECONDS, WORKERS, Number
 from audiodiff.cli import options as opt
 
 if TYPE_CHECKING:
@@ -29,28 +30,31 @@ BATCH_SIZE_ON_RAY = 16
 @opt.expert("--picture", is_flag=True, help="Draw input and output (their first channel) into a .png beside it.")
 @opt.expert(
     "--batch-size",
-    type=opt.COUNT,
+    type=Number(int, low=1, high=4096, unit="clips"),
     metavar="CLIPS",
     help="Clips of equal length synthesised together; changes the speed only.  [default: 1; on Ray 16]",
 )
 @opt.expert(
     "--chunk",
     "chunk_seconds",
-    type=opt.POSITIVE,
+    type=SECONDS,
     metavar="SECONDS",
     help="Length of the chunks that long audio is made in; changes memory and speed, not the result.",
 )
 @opt.expert(
     "--rtf",
-    type=opt.POSITIVE,
+    type=Number(float, above=0, high=1000),
     metavar="FACTOR",
     help="Keep this real-time factor: take fewer steps or a faster dtype if a short trial says so.",
 )
 @opt.expert("--ray", metavar="ADDRESS|local", help="Vocode on all machines of a Ray cluster, or with Ray on this one.")
+@opt.expert("--processes", type=WORKERS, metavar="N", help="With --ray: processes, each with the model.  [default: 1]")
 @opt.expert(
-    "--processes", type=opt.COUNT, metavar="N", help="With --ray: processes, each with the model.  [default: 1]"
+    "--gpus",
+    type=Number(float, low=0, high=64, unit="GPUs"),
+    metavar="N",
+    help="With --ray: GPUs per process, such as 0.5.",
 )
-@opt.expert("--gpus", type=opt.NOT_NEGATIVE, metavar="N", help="With --ray: GPUs per process, such as 0.5.")
 @opt.synthesis
 @opt.initialisation
 def command(*, inputs: tuple[Path, ...], output: Path, overwrite: bool, ray: str | None, **options: Any) -> None:

@@ -112,10 +112,10 @@ def test_repeats(plans):
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        (["--lengths", "5,x"], "'5,x' is not seconds above 0"),
-        (["--lengths", "0"], "'0' is not seconds above 0"),
-        (["--lengths", "inf"], "'inf' is not seconds above 0"),
-        (["--batches", "0"], "'0' is not whole numbers"),
+        (["--lengths", "5,x"], "'5,x': 'x' is not a number above 0 and at most 3,600 (seconds), as in 5,60"),
+        (["--lengths", "0"], "'0' is not a number above 0 and at most 3,600 (seconds)"),
+        (["--lengths", "inf"], "'inf' is not a number above 0 and at most 3,600 (seconds)"),
+        (["--batches", "0"], "'0' is not a whole number from 1 to 1,000,000"),
         (["--dtype", "fp16"], "'fp16' is not fp32, bf16"),
         (["--against", "hifigan"], "is not 'diffwave'"),
     ],

@@ -114,8 +114,8 @@ def test_rates_files_that_are_there_and_failures(repair, save_voice):
     [
         ((), "give one of --gap, --declip, --denoise and --extend, got none"),
         (("--denoise", 3, "--extend", 100), "got denoise, extend"),
-        (("--gap", "0.2"), "is not FROM-TO in seconds"),
-        (("--declip", 7), "is not above 0 and at most 1"),
+        (("--gap", "0.2"), "'0.2' is not like 1.20-1.25"),
+        (("--declip", 7), "'7' is not a number above 0 and at most 1 (of full scale), or auto"),
         (("--declip", "--degrade"), "--degrade needs the level to clip at"),
         (("--extend", 100, "--degrade"), "must be a folder"),
     ],

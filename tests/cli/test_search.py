@@ -104,8 +104,8 @@ def test_a_copy_gets_the_levels_where_one_is_asked_for(corner):
         (("--metric", "peak"), "'peak' cannot rank recordings"),
         (("--metric", "default"), "'default' cannot rank recordings"),
         (("--metric", "mos"), "no metric 'mos'"),
-        (("--steps", "0-3"), "'0-3' is not a number of steps such as 4"),
-        (("--steps", "four"), "'four' is not a number of steps"),
+        (("--steps", "0-3"), "'0-3': '0' is not a whole number from 1 to 10,000 (steps), as in 4, 1,2,4 or 1-12"),
+        (("--steps", "four"), "'four' is not a whole number from 1 to 10,000 (steps)"),
     ],
 )
 def test_what_cannot_be_searched_is_refused(corner, options, message):

@@ -200,7 +200,7 @@ def test_zero_terminal_counts_where_a_schedule_begins_above_noise(vocode, good):
 def test_levels_that_are_none_are_refused(vocode, good):
     result = vocode(good, "-o", "out.wav", "--levels", "1;2")
     assert result.exit_code == 2
-    assert "'1;2' is not a list of log-SNRs such as -2,1,4,8" in result.stderr
+    assert "'1;2' is not a number from -50 to 50 (log-SNR), as in -2,1,4,8" in result.stderr
 
 
 def test_the_choices_are_those_of_the_library():
