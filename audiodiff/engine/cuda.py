@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from audiodiff.engine import kernels
-from audiodiff.engine.packing import SMALLEST, PackedStack
+from audiodiff.engine.kernels import SMALLEST, PackedStack
 
 WIDEST_RESIDENT = 64
 """Channels up to which the weights of a layer fit into shared memory, in 16 bits."""

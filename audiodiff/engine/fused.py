@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from audiodiff.engine import kernels
 from audiodiff.engine.cuda import FusedStack
-from audiodiff.engine.packing import pack_stack, pad_last, pad_parts, padded_width
+from audiodiff.engine.kernels import pack_stack, pad_last, pad_parts, padded_width
 from audiodiff.networks import Network
 from audiodiff.networks.conditioning import GlobalConditions, UpsampledConditioner
 from audiodiff.networks.diffwave import DiffWave, DilatedNetwork

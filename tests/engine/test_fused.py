@@ -8,7 +8,7 @@ import torch
 from audiodiff.engine import fused as fusing
 from audiodiff.engine.cuda import FusedStack
 from audiodiff.engine.fused import accelerated, fused, why_not_fused
-from audiodiff.engine.packing import pack_stack
+from audiodiff.engine.kernels import pack_stack
 from audiodiff.networks.conditioning import GlobalConditions
 
 

@@ -5,7 +5,7 @@ import torch
 
 from audiodiff.engine.fused import fused
 from audiodiff.engine.graphs import Inputs, Process, reverse
-from audiodiff.engine.packing import feature_widths, pad_parts, padded_width
+from audiodiff.engine.kernels import feature_widths, pad_parts, padded_width
 from audiodiff.networks.conditioning import GlobalConditions
 
 HOP = 16
