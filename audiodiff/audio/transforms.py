@@ -41,30 +41,44 @@ class FramedSTFT(nn.Module):
         """Number of frequencies, `n_fft // 2 + 1`."""
         return self.n_fft // 2 + 1
 
+    @property
+    def look_ahead(self) -> int:
+        """Samples beyond the end of a hop on which the frames that overlap it depend."""
+        return -(-self.margin // self.hop_length) * self.hop_length + self.margin
+
     def forward(self, signal: Tensor) -> Tensor:
         """Transform signals `(batch, n_frames * hop_length)` into complex spectra `(batch, n_frames, n_bins)`."""
-        padded = functional.pad(signal, (self.margin, self.margin))
-        spectrum: Tensor = torch.fft.rfft(padded.unfold(-1, self.n_fft, self.hop_length) * self.window)
+        return self.analyse(functional.pad(signal, (self.margin, self.margin)))
+
+    def analyse(self, samples: Tensor) -> Tensor:
+        """Transform the frames that lie in samples `(batch, time)`, from the first sample on, without padding."""
+        spectrum: Tensor = torch.fft.rfft(samples.unfold(-1, self.n_fft, self.hop_length) * self.window)
         return spectrum
 
     def inverse(self, spectrum: Tensor) -> Tensor:
         """Transform spectra `(batch, n_frames, n_bins)` back into signals by least squares (Griffin and Lim 1984)."""
-        frames = torch.fft.irfft(spectrum, n=self.n_fft) * self.window
-        return self._overlap_add(frames) / self.overlap_weight(frames.shape[1])
+        return self._cropped(self.windowed(spectrum)) / self.overlap_weight(spectrum.shape[1])
+
+    def windowed(self, spectrum: Tensor) -> Tensor:
+        """Transform spectra `(batch, n_frames, n_bins)` back into frames `(batch, n_frames, n_fft)`, windowed."""
+        frames: Tensor = torch.fft.irfft(spectrum, n=self.n_fft) * self.window
+        return frames
 
     def overlap_weight(self, n_frames: int) -> Tensor:
         """Return the sum of the squared windows that overlap at each sample `(1, n_frames * hop_length)`."""
-        return self._overlap_add(self.window.square().expand(1, n_frames, -1)).clamp_min(1e-8)
+        return self._cropped(self.window.square().expand(1, n_frames, -1)).clamp_min(1e-8)
 
-    def _overlap_add(self, frames: Tensor) -> Tensor:
-        batch, n_frames, _ = frames.shape
+    def _cropped(self, frames: Tensor) -> Tensor:
+        return self.overlap_add(frames)[:, self.margin : self.margin + frames.shape[1] * self.hop_length]
+
+    def overlap_add(self, frames: Tensor) -> Tensor:
+        """Add frames `(batch, n_frames, n_fft)` where they overlap: `(batch, (n_frames - 1) * hop_length + n_fft)`."""
         overlap = self.n_fft // self.hop_length
         hops = frames.unflatten(-1, (overlap, self.hop_length))
         total = functional.pad(hops[:, :, 0], (0, 0, 0, overlap - 1))
         for i in range(1, overlap):
             total = total + functional.pad(hops[:, :, i], (0, 0, i, overlap - 1 - i))
-        start = self.margin
-        return total.reshape(batch, -1)[:, start : start + n_frames * self.hop_length]
+        return total.flatten(1)
 
 
 class MDCT(nn.Module):

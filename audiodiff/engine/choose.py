@@ -14,11 +14,13 @@ from audiodiff.choices import Dtype as Dtype
 from audiodiff.config import ModelConfig
 from audiodiff.engine.fused import accelerated
 from audiodiff.engine.graphs import ReverseGraphs
+from audiodiff.engine.incremental import IncrementalSTFT
 from audiodiff.engine.streaming import with_halo
 from audiodiff.engine.tiled import TiledDiffWave
 from audiodiff.errors import ConfigError
 from audiodiff.networks import Network
 from audiodiff.networks.diffwave import DiffWave
+from audiodiff.networks.stft_diffwave import STFTDiffWave
 
 DTYPES: tuple[Dtype, ...] = get_args(Dtype)
 
@@ -107,14 +109,11 @@ def make_engine(network: Network, config: ModelConfig, dtype: torch.dtype, devic
         dtype: Of the matrix products.
         device: Where the network is.
     """
-    if (
-        isinstance(network, DiffWave)
-        and device.type == "cpu"
-        and network.variance is None
-        and network.stack.is_gated
-        and not network.stack.is_causal
-    ):
-        return TiledEngine(network, config, dtype)
+    if device.type == "cpu" and network.variance is None:
+        if isinstance(network, STFTDiffWave) and network.stack.is_gated:
+            return IncrementalEngine(network, config, dtype)
+        if isinstance(network, DiffWave) and network.stack.is_gated and not network.stack.is_causal:
+            return TiledEngine(network, config, dtype)
     if device.type == "cuda":
         fast = accelerated(network, dtype)
         graphs = None if fast is network else ReverseGraphs(fast, config.diffusion.target)
@@ -180,6 +179,24 @@ class PlainEngine:
             look_ahead=self.reach_frames * self._hop_length,
             samples_per_row=self._hop_length // self._positions_per_frame,
         )
+
+
+class IncrementalEngine(PlainEngine):
+    """STFT networks on the CPU, whose layers keep their last inputs; see `audiodiff.engine.incremental`."""
+
+    def __init__(self, network: STFTDiffWave, config: ModelConfig, dtype: torch.dtype) -> None:
+        super().__init__(network, config, dtype, torch.device("cpu"))
+        self._weights = IncrementalSTFT(network, dtype)
+
+    def stream(
+        self,
+        signal: Iterable[Tensor],
+        conditions: Iterable[Tensor | None],
+        log_snr: Tensor,
+        global_condition: Tensor | None,
+    ) -> Iterator[list[Tensor]]:
+        """Run the network over a signal in pieces; see `Engine.stream`."""
+        return self._weights.stream(signal, conditions, log_snr, global_condition)
 
 
 class TiledEngine:

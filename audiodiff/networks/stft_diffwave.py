@@ -60,7 +60,7 @@ class STFTDiffWave(DilatedNetwork):
     @property
     def look_ahead(self) -> int:
         """Samples beyond the end of a hop that its outputs depend on."""
-        own = self.stack.look_ahead * self.stft.hop_length + 2 * self.stft.margin
+        own = self.stack.look_ahead * self.stft.hop_length + self.stft.look_ahead
         return max([own, *(branch.look_ahead for branch in self._branches())])
 
     def _branches(self) -> list[STFTBranch]:
@@ -87,7 +87,7 @@ class STFTDiffWave(DilatedNetwork):
             conditions = list(condition.split(self._widths, dim=2))
         embedding = self.embed_level(log_snr, global_condition)
         output = self._transform(features, embedding, conditions[0]).float()
-        y = _masked_inverse(self.stft, spectrum, output[..., : 3 * self.stft.n_bins])
+        y = self.stft.inverse(apply_mask(spectrum, output[..., : 3 * self.stft.n_bins]))
         for branch, own in zip(self.branches, conditions[1:], strict=True):
             y = y + branch(x[:, 0], embedding, own)
         alpha, sigma = (torch.sigmoid(sign * log_snr).sqrt().view(-1, 1, 1) for sign in (1, -1))
@@ -96,10 +96,10 @@ class STFTDiffWave(DilatedNetwork):
         return torch.cat([noise, variance.flatten(1).unsqueeze(1)], dim=1) if variance.shape[2] else noise
 
 
-def _masked_inverse(stft: FramedSTFT, spectrum: Tensor, output: Tensor) -> Tensor:
-    """Return ISTFT(mask * spectrum + residual), mask and residual side by side in `(batch, frames, 3 * n_bins)`."""
+def apply_mask(spectrum: Tensor, output: Tensor) -> Tensor:
+    """Return mask * spectrum + residual, mask and residual side by side in `(batch, frames, 3 * n_bins)`."""
     mask, real, imaginary = output.chunk(3, dim=2)
-    return stft.inverse(torch.complex(mask * spectrum.real + real, mask * spectrum.imag + imaginary))
+    return torch.complex(mask * spectrum.real + real, mask * spectrum.imag + imaginary)
 
 
 class STFTBranch(nn.Module):
@@ -136,7 +136,7 @@ class STFTBranch(nn.Module):
     @property
     def look_ahead(self) -> int:
         """Samples beyond the end of a hop that its outputs depend on."""
-        return self.stack.look_ahead * self.stft.hop_length + 2 * self.stft.margin
+        return self.stack.look_ahead * self.stft.hop_length + self.stft.look_ahead
 
     def encode(self, features: Tensor) -> Tensor:
         """Project mel features `(batch, frames, n_mels)` for all layers."""
@@ -149,7 +149,7 @@ class STFTBranch(nn.Module):
         spectrum = self.stft(x)
         h = torch.relu(self.input(torch.cat([spectrum.real, spectrum.imag], dim=2)))
         h = torch.relu(self.skip(self.stack(h, embedding, condition)))
-        return _masked_inverse(self.stft, spectrum, self.output(h).float())
+        return self.stft.inverse(apply_mask(spectrum, self.output(h).float()))
 
 
 class MelEncoder(nn.Module):

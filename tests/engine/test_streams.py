@@ -10,7 +10,7 @@ from torch import Tensor
 
 from audiodiff.config import MelConfig, ModelConfig, NetworkConfig
 from audiodiff.engine import choose
-from audiodiff.engine.choose import PlainEngine, TiledEngine, choose_dtype, make_engine
+from audiodiff.engine.choose import IncrementalEngine, PlainEngine, TiledEngine, choose_dtype, make_engine
 from audiodiff.engine.streaming import with_halo
 from audiodiff.engine.tiled import TiledDiffWave
 from audiodiff.errors import ConfigError
@@ -34,6 +34,10 @@ NETWORKS = {
         **{"kind": "stft", "channels": 8, "layers": 4, "n_fft": 192, "hop_length": 64, "look_ahead": 1},
         **{"branches": [{"n_fft": 32, "hop_length": 16, "channels": 8, "layers": 3}], "mel_encoder_layers": 2},
     },
+    "branched stft": {
+        **{"kind": "stft", "channels": 8, "layers": 5, "dilation_cycle": 3, "n_fft": 256, "hop_length": 64},
+        **{"branches": [{"n_fft": 64, "hop_length": 16, "channels": 4, "layers": 4}], "mel_encoder_layers": 2},
+    },
     "unet": {
         "kind": "unet",
         "channels": 8,
@@ -48,6 +52,7 @@ NETWORKS = {
     },
 }
 TILED = ("diffwave", "patches", "upsampled", "one layer")
+INCREMENTAL = ("stft", "causal stft", "branched stft")
 
 
 def make(name: str, *, mel: bool = True, labels: Sequence[str] = ()) -> tuple[Network, ModelConfig]:
@@ -95,6 +100,7 @@ CUTS = [[BLOCKS], [1] * BLOCKS, [7, 30, 3], [39, 1], [1, 39]]
     [
         *((name, PlainEngine, cuts) for name in NETWORKS for cuts in (CUTS[:1] if name == "attention" else CUTS)),
         *((name, TiledEngine, cuts) for name in TILED for cuts in CUTS),
+        *((name, IncrementalEngine, cuts) for name in INCREMENTAL for cuts in CUTS),
     ],
     ids=str,
 )
@@ -202,7 +208,7 @@ def test_a_network_that_sees_everything_takes_a_single_piece():
 def test_engines_are_chosen_by_network_and_place():
     for name in NETWORKS:
         network, config = make(name)
-        expected = TiledEngine if name in TILED else PlainEngine
+        expected = TiledEngine if name in TILED else IncrementalEngine if name in INCREMENTAL else PlainEngine
         assert type(make_engine(network, config, torch.float32, CPU)) is expected
     diffwave, config = make("diffwave")
     assert type(make_engine(diffwave, config, torch.float32, torch.device("meta"))) is PlainEngine
