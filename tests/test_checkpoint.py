@@ -179,7 +179,7 @@ def test_damage_is_named(folder, damage):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda document: document["config"].update(sample_rate=-1), "sample_rate: Input should be greater than 0"),
+        (lambda document: document["config"].update(sample_rate=-1), "sample_rate: -1 is not a whole number from 1 to"),
         (lambda document: document["config"].update(colour="red"), "colour: Extra inputs are not permitted"),
         (lambda document: document.pop("config"), "config.json is not a valid configuration"),
     ],

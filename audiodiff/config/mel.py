@@ -7,7 +7,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
+from audiodiff.choices import FRACTION, SAMPLE_RATE, WINDOW, Number
 from audiodiff.config.base import Config
+
+_MelValue = Annotated[float, Number(float, low=-1e6, high=1e6)]
 
 
 class MelConfig(Config):
@@ -17,13 +20,13 @@ class MelConfig(Config):
     """
 
     name: str = "custom"
-    sample_rate: int = Field(gt=0, description="Hz")
-    n_fft: int = Field(gt=0, description="samples")
-    hop_length: int = Field(gt=0, description="samples between frames")
-    win_length: int = Field(gt=0, description="samples; the Hann window is centred in n_fft")
-    n_mels: int = Field(gt=0, description="number of bins")
-    f_min: float = Field(ge=0, description="Hz")
-    f_max: float = Field(gt=0, description="Hz")
+    sample_rate: Annotated[int, SAMPLE_RATE] = Field(description="Hz")
+    n_fft: Annotated[int, WINDOW] = Field(description="samples")
+    hop_length: Annotated[int, WINDOW] = Field(description="samples between frames")
+    win_length: Annotated[int, WINDOW] = Field(description="samples; the Hann window is centred in n_fft")
+    n_mels: Annotated[int, Number(int, low=1, high=4096)] = Field(description="number of bins")
+    f_min: Annotated[float, Number(float, low=0, high=384_000, unit="Hz")] = Field(description="Hz")
+    f_max: Annotated[float, Number(float, above=0, high=384_000, unit="Hz")] = Field(description="Hz")
     scale: Literal["slaney", "htk"] = "slaney"
     norm: Literal["slaney", "none"] = "slaney"
     power: Literal[1, 2] = 1
@@ -39,13 +42,19 @@ class MelConfig(Config):
         "philsyn/DiffWave-Vocoder train and synthesise, and the last frame has a block too",
     )
     padding: Literal["reflect", "constant"] = "reflect"
-    magnitude_floor: float = Field(0.0, ge=0, description="added to the squared magnitude before its root")
+    magnitude_floor: Annotated[float, FRACTION] = Field(
+        0.0, description="added to the squared magnitude before its root"
+    )
     window_norm: bool = Field(False, description="divide the spectrum by the L2 norm of the window")
     log: Literal["natural", "log10"] = "natural"
-    floor: float = Field(1e-5, gt=0, description="mel values are clamped to this before the logarithm")
-    multiplier: float = Field(1.0, gt=0, description="value = clip(multiplier * log(mel) + offset)")
-    offset: float = 0.0
-    clip: tuple[float, float] | None = None
+    floor: Annotated[float, Number(float, low=1e-30, high=1e6)] = Field(
+        1e-5, description="mel values are clamped to this before the logarithm"
+    )
+    multiplier: Annotated[float, Number(float, low=1e-3, high=1000)] = Field(
+        1.0, description="value = clip(multiplier * log(mel) + offset)"
+    )
+    offset: _MelValue = 0.0
+    clip: tuple[_MelValue, _MelValue] | None = None
 
     @property
     def hann_norm(self) -> float:
@@ -61,6 +70,8 @@ class MelConfig(Config):
             )
         if self.f_min >= self.f_max:
             raise ValueError(f"f_min {self.f_min} Hz must be below f_max {self.f_max} Hz")
+        if self.clip is not None and self.clip[0] >= self.clip[1]:
+            raise ValueError(f"clip must be (low, high), got {self.clip}")
         if not self.hop_length <= self.win_length <= self.n_fft:
             raise ValueError(
                 f"need hop_length <= win_length <= n_fft, got {self.hop_length}, {self.win_length}, {self.n_fft}"

@@ -5,23 +5,39 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from audiodiff.choices import Sampler, Start
+from audiodiff.choices import (
+    CORRECTOR_STEPS,
+    FRACTION,
+    GUIDANCE,
+    ITERATIONS,
+    LOG_SNR,
+    RATIO,
+    SAMPLE_RATE,
+    SECONDS,
+    STEPS,
+    Number,
+    Sampler,
+    Start,
+)
 from audiodiff.config.base import Config
 from audiodiff.config.mel import MelField
 from audiodiff.config.network import NetworkConfig
 from audiodiff.errors import ConfigError
+
+LogSNR = Annotated[float, LOG_SNR]
+_Score = Annotated[float, Number(float, low=-1e9, high=1e9)]
 
 
 class WhiteningConfig(Config):
     """What is known of the signal and divided out before diffusion (the data-dependent prior)."""
 
     kind: Literal["none", "energy", "spectral"] = "none"
-    exponent: float = Field(1.0, ge=0, le=1, description="power of the envelope: 0 nothing, 1 fully white")
-    gain: tuple[float, ...] = Field(
+    exponent: Annotated[float, FRACTION] = Field(1.0, description="power of the envelope: 0 nothing, 1 fully white")
+    gain: tuple[Annotated[float, Number(float, low=1e-9, high=1e9)], ...] = Field(
         (1.0,), description="measured on training data so that whitened audio has unit variance; one per band, or one"
     )
 
@@ -36,12 +52,11 @@ class DiffusionConfig(Config):
     REMOVED_KEYS: ClassVar = {"learned"}
 
     target: Literal["epsilon", "v", "x0"] = Field("epsilon", description="what the network predicts and the MSE is of")
-    log_snr_min: float = -8.0
-    log_snr_max: float = 10.0
+    log_snr_min: LogSNR = -8.0
+    log_snr_max: LogSNR = 10.0
     distribution: Literal["uniform", "logistic"] = Field("uniform", description="of log-SNR in training")
-    levels: int = Field(
+    levels: Annotated[int, Number(int, low=0, high=100_000)] = Field(
         0,
-        ge=0,
         description="train on so many noise levels only, evenly spaced in quantiles of the distribution, as the "
         "discrete steps of classical DiffWave; 0 trains on all. For comparisons: sampling takes levels between them",
     )
@@ -51,9 +66,8 @@ class DiffusionConfig(Config):
         "of the network says (Nichol and Dhariwal 2021). 'learned' serves the likelihood and sampler 'ddpm'; the other "
         "samplers make no use of it, and the faster engines do not know it",
     )
-    steps: int = Field(
+    steps: Annotated[int, Number(int, low=1, high=100_000)] = Field(
         1000,
-        gt=0,
         description="of the discrete process, evenly spaced in log-SNR, that a learned variance and the bound on the "
         "likelihood are of; synthesis has its own",
     )
@@ -95,12 +109,12 @@ def check_levels(levels: Sequence[float]) -> None:
 class SearchedLevels(Config):
     """The best noise levels of one number of steps, for one start and one sampler: `audiodiff search schedule`."""
 
-    levels: tuple[float, ...] = Field(min_length=1, description="log-SNR of each step, noisiest first")
+    levels: tuple[LogSNR, ...] = Field(min_length=1, description="log-SNR of each step, noisiest first")
     start: Start = Field(description="what the levels were searched for")
     sampler: str = Field(description="likewise")
     metric: str = Field(description="a name of audiodiff.evaluation.scoring")
-    score: float = Field(description="mean of the metric over the validation recordings the search was made on")
-    uniform_score: float | None = Field(
+    score: _Score = Field(description="mean of the metric over the validation recordings the search was made on")
+    uniform_score: _Score | None = Field(
         None, description="of as many steps, evenly spaced in log-SNR between the ends that the model states"
     )
     data: str = Field("", description="these recordings, in words")
@@ -120,13 +134,13 @@ class SearchedLevels(Config):
 class SynthesisConfig(Config):
     """The reverse process as the model likes it best: what `vocode` and `generate` use by default."""
 
-    steps: int = Field(6, gt=0)
+    steps: Annotated[int, STEPS] = 6
     sampler: Sampler = "ddim"
-    corrector_steps: int = Field(
-        0, ge=0, description="Langevin steps at every noise level, each one network call; for many steps of 'ddim'"
+    corrector_steps: Annotated[int, CORRECTOR_STEPS] = Field(
+        0, description="Langevin steps at every noise level, each one network call; for many steps of 'ddim'"
     )
-    corrector_snr: float = Field(
-        0.16, gt=0, lt=1, description="size of a Langevin step, drift over noise; larger ones correct more, with a bias"
+    corrector_snr: Annotated[float, RATIO] = Field(
+        0.16, description="size of a Langevin step, drift over noise; larger ones correct more, with a bias"
     )
     schedule: str = Field(
         "uniform",
@@ -137,7 +151,7 @@ class SynthesisConfig(Config):
         description="stretch the schedule down to the lowest trained level (Lin et al. 2024): for a start from noise "
         "with a schedule that begins higher, such as wavegrad, where pure noise would be taken for faint signal",
     )
-    levels: tuple[float, ...] = Field(
+    levels: tuple[LogSNR, ...] = Field(
         (), description="log-SNR of each step, noisiest first, in place of a schedule and its ends; they decide `steps`"
     )
     searched: tuple[SearchedLevels, ...] = Field(
@@ -147,26 +161,23 @@ class SynthesisConfig(Config):
         "noise",
         description="what is diffused to the first noise level: nothing, or an estimate from the mel",
     )
-    start_log_snr: float = Field(-8.0, description="noise level of the first step")
-    end_log_snr: float = Field(10.0, description="noise level of the last step, after which the signal is clean")
-    griffin_lim_iterations: int = Field(
-        32, ge=0, description="rounds; after 'phase-gradient' 1 makes phases consistent and 0 looks less far ahead"
+    start_log_snr: LogSNR = Field(-8.0, description="noise level of the first step")
+    end_log_snr: LogSNR = Field(10.0, description="noise level of the last step, after which the signal is clean")
+    griffin_lim_iterations: Annotated[int, ITERATIONS] = Field(
+        32, description="rounds; after 'phase-gradient' 1 makes phases consistent and 0 looks less far ahead"
     )
-    guidance: float = Field(
+    guidance: Annotated[float, GUIDANCE] = Field(
         1.0,
-        ge=0,
         description="how strongly label, speaker and vector steer (classifier-free guidance): 1 as trained; 2 to 4 for "
         "clips that are clearer and more alike, at twice the cost per step; 0 not at all. Needs "
         "training.condition_dropout",
     )
-    guidance_rescale: float = Field(
+    guidance_rescale: Annotated[float, FRACTION] = Field(
         0.0,
-        ge=0,
-        le=1,
         description="how far the level that guidance inflates is brought back to that without: 0.7 where guided clips "
         "are too loud or distorted. It looks at the whole clip in every step, so none of it comes out before the end",
     )
-    guidance_interval: tuple[float, float] | None = Field(
+    guidance_interval: tuple[LogSNR, LogSNR] | None = Field(
         None,
         description="log-SNR from which and up to which guidance acts; none for everywhere. Left out at its noisy end "
         "clips vary more, left out at its clean end steps cost less",
@@ -212,23 +223,22 @@ def searched_levels(searched: Sequence[SearchedLevels], steps: int, start: str, 
 class ModelConfig(Config):
     """Everything that decides what a model computes; saved in its folder, so that weights never need a script."""
 
-    sample_rate: int = Field(gt=0, description="Hz")
+    sample_rate: Annotated[int, SAMPLE_RATE] = Field(description="Hz")
     mel: MelField = Field(None, description="a name, a mapping, or nothing for a model without mel condition")
     labels: tuple[str, ...] = Field((), description="class names of a class-conditional model")
     speakers: tuple[str, ...] = Field(
         (), description="names of speakers, as manifests call them, for a model that is conditioned on who speaks"
     )
-    vector_width: int = Field(
+    vector_width: Annotated[int, Number(int, low=0, high=65_536)] = Field(
         0,
-        ge=0,
         description="length of the `vector` that manifests give for each recording: what another model makes of a "
         "text, a sound or anything else, by which this one is driven; 0 for none",
     )
-    clip_seconds: float | None = Field(None, gt=0, description="length of a generated clip by default, in seconds")
-    condition_dropout: float = Field(
+    clip_seconds: Annotated[float, SECONDS] | None = Field(
+        None, description="length of a generated clip by default, in seconds"
+    )
+    condition_dropout: Annotated[float, FRACTION] = Field(
         0.0,
-        ge=0,
-        le=1,
         description="fraction of clips whose conditions training dropped, noted by training: above 0 the model can be "
         "guided, and sampled without conditions",
     )

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
+from audiodiff.choices import DILATION_CYCLE, RATIO, WIDTH, WINDOW, Number
 from audiodiff.config.base import Config
+
+_LAYERS = Number(int, low=1, high=1000, unit="layers")
 
 
 class EmbeddingConfig(Config):
@@ -18,15 +21,19 @@ class EmbeddingConfig(Config):
         description="radial basis functions, random Fourier features (Song et al. 2021), DiffWave's sinusoids; the "
         "last two are those of other projects' weights, by discrete steps",
     )
-    width: int = Field(128, gt=0, description="features after the MLP")
-    centres: int = Field(32, gt=1, description="number of RBF centres (or of sines and cosines)")
+    width: Annotated[int, WIDTH] = Field(128, description="features after the MLP")
+    centres: Annotated[int, Number(int, low=2, high=8192)] = Field(
+        32, description="number of RBF centres (or of sines and cosines)"
+    )
     initialisation: Literal["uniform", "quantiles", "k-means", "random"] = Field(
         "uniform",
         description="of RBF centres: evenly over the range; at quantiles of the training levels; "
         "k-means of draws of these, which lies between both; or anywhere. It matters where training levels crowd, as "
         "with distribution 'logistic'",
     )
-    spread: float = Field(1.0, gt=0, description="initial spread, in units of the distance between centres")
+    spread: Annotated[float, Number(float, above=0, high=1000)] = Field(
+        1.0, description="initial spread, in units of the distance between centres"
+    )
     domain: Literal["log-snr", "sqrt-abar", "step"] = Field(
         "log-snr",
         description="'rbf' and 'fourier' only: what they are functions of, stretched to the range of log-SNR: itself; "
@@ -36,13 +43,12 @@ class EmbeddingConfig(Config):
     learnable: bool | Literal["centres", "spreads"] = Field(
         True, description="which of RBF centres and spreads are trained: both (true), none (false), or one of them"
     )
-    fourier_scale: float = Field(
+    fourier_scale: Annotated[float, Number(float, above=0, high=1000)] = Field(
         16.0,
-        gt=0,
         description="'fourier' only: standard deviation of the frequencies, in cycles over the trained range; smaller "
         "is smoother between training levels",
     )
-    betas: tuple[float, ...] = Field(
+    betas: tuple[Annotated[float, RATIO], ...] = Field(
         (),
         description="'lmnt' and 'philsyn' only: variances of the discrete process that the weights were trained on, in "
         "forward order; they say which step a log-SNR is",
@@ -82,11 +88,13 @@ def _fitting_factors(product: int) -> str:
 class BranchConfig(Config):
     """A stack of gated dilated layers on an STFT finer than the network's own."""
 
-    n_fft: int = Field(256, gt=0, description="window, in samples")
-    hop_length: int = Field(64, gt=0, description="hop, in samples; must divide the mel's hop length")
-    channels: int = Field(128, gt=0, description="width of the residual stream")
-    layers: int = Field(6, gt=0, description="residual layers")
-    dilation_cycle: int = Field(3, gt=0, description="dilation of layer i is 2 ** (i % dilation_cycle)")
+    n_fft: Annotated[int, WINDOW] = Field(256, description="window, in samples")
+    hop_length: Annotated[int, WINDOW] = Field(64, description="hop, in samples; must divide the mel's hop length")
+    channels: Annotated[int, WIDTH] = Field(128, description="width of the residual stream")
+    layers: Annotated[int, _LAYERS] = Field(6, description="residual layers")
+    dilation_cycle: Annotated[int, DILATION_CYCLE] = Field(
+        3, description="dilation of layer i is 2 ** (i % dilation_cycle)"
+    )
 
 
 class NetworkConfig(Config):
@@ -95,11 +103,12 @@ class NetworkConfig(Config):
     RENAMED_VALUES: ClassVar = {"kind": {"frames": "stft"}}
 
     kind: Literal["diffwave", "stft", "unet"] = "diffwave"
-    channels: int = Field(64, gt=0, description="width of the residual stream; of a 'unet', at its finest level")
-    layers: int = Field(30, gt=0, description="residual layers; a 'unet' has `blocks` instead")
-    dilation_cycle: int = Field(
+    channels: Annotated[int, WIDTH] = Field(
+        64, description="width of the residual stream; of a 'unet', at its finest level"
+    )
+    layers: Annotated[int, _LAYERS] = Field(30, description="residual layers; a 'unet' has `blocks` instead")
+    dilation_cycle: Annotated[int, DILATION_CYCLE] = Field(
         10,
-        gt=0,
         description="dilation of layer i is 2 ** (i % dilation_cycle); of a 'unet', at its coarsest level only",
     )
     activation: Literal["gated", "rbf"] = Field(
@@ -107,40 +116,45 @@ class NetworkConfig(Config):
         description="what follows the dilated convolution: DiffWave's sigmoid times tanh, or a radial basis function "
         "network per channel, initialised to that. Experimental, and slower: the fast engines compute gates only",
     )
-    activation_centres: int = Field(8, gt=1, description="RBF centres of each channel ('rbf' only)")
-    patch: int = Field(1, gt=0, description="samples per position ('diffwave' and 'unet'); must divide the hop length")
-    factors: tuple[int, ...] = Field(
+    activation_centres: Annotated[int, Number(int, low=2, high=1024)] = Field(
+        8, description="RBF centres of each channel ('rbf' only)"
+    )
+    patch: Annotated[int, WINDOW] = Field(
+        1, description="samples per position ('diffwave' and 'unet'); must divide the hop length"
+    )
+    factors: tuple[Annotated[int, Number(int, low=2, high=1024)], ...] = Field(
         (4, 4, 2),
         description="'unet' only: neighbouring positions that become one from each level to the next coarser one; "
         "patch times their product, the stride, must divide the hop length",
     )
-    multipliers: tuple[int, ...] = Field(
+    multipliers: tuple[Annotated[int, Number(int, low=1, high=1024)], ...] = Field(
         (1, 2, 3, 4), description="'unet' only: width of each level, finest first, in units of `channels`"
     )
-    blocks: tuple[int, ...] = Field(
+    blocks: tuple[Annotated[int, _LAYERS], ...] = Field(
         (1, 1, 1, 2),
         description="'unet' only: residual blocks of each level on the way down, and as many again on the way up",
     )
-    attention: int = Field(
+    attention: Annotated[int, Number(int, low=0, high=100)] = Field(
         0,
-        ge=0,
         description="'unet' only: layers of self-attention at the coarsest level, for clips that are made whole, such "
         "as words and notes; 0 for long audio, because what attends to the whole clip cannot be made in chunks",
     )
-    n_fft: int = Field(1024, gt=0, description="window of the network's own STFT, in samples ('stft' only)")
-    hop_length: int = Field(256, gt=0, description="hop of the network's own STFT, in samples ('stft' only)")
+    n_fft: Annotated[int, WINDOW] = Field(
+        1024, description="window of the network's own STFT, in samples ('stft' only)"
+    )
+    hop_length: Annotated[int, WINDOW] = Field(
+        256, description="hop of the network's own STFT, in samples ('stft' only)"
+    )
     branches: tuple[BranchConfig, ...] = Field(
         (), description="stacks on finer STFTs that add what the network's own window blurs in time ('stft' only)"
     )
-    mel_encoder_layers: int = Field(
+    mel_encoder_layers: Annotated[int, Number(int, low=0, high=100)] = Field(
         0,
-        ge=0,
         description="convolutions over three mel frames each, by which a frame sees its neighbours ('stft' only)",
     )
-    mel_encoder_channels: int = Field(128, gt=0, description="width of the mel encoder ('stft' only)")
-    look_ahead: int | None = Field(
+    mel_encoder_channels: Annotated[int, WIDTH] = Field(128, description="width of the mel encoder ('stft' only)")
+    look_ahead: Annotated[int, Number(int, low=0, high=1_000_000)] | None = Field(
         None,
-        ge=0,
         description="positions that all layers together see ahead: the dilated taps of the others lie in the past, for "
         "streams of low latency; none for taps on both sides ('diffwave' and 'stft')",
     )
@@ -150,7 +164,7 @@ class NetworkConfig(Config):
         "project it at frame rate; or transposed convolutions with a leaky ReLU, shared (lmnt-com/diffwave) or one set "
         "per layer (philsyn/DiffWave-Vocoder), and each layer projects the result",
     )
-    upsampling_factors: tuple[int, ...] = Field(
+    upsampling_factors: tuple[Annotated[int, Number(int, low=1, high=8192)], ...] = Field(
         (16, 16),
         description="strides of the transposed convolutions, each even; their product must be hop length / patch",
     )
@@ -173,10 +187,6 @@ class NetworkConfig(Config):
                 f"{len(self.factors)} factors make {n_levels} levels, so multipliers and blocks need {n_levels} values "
                 f"each, got {list(self.multipliers)} and {list(self.blocks)}"
             )
-        for name, least in (("factors", 2), ("multipliers", 1), ("blocks", 1)):
-            values = getattr(self, name)
-            if any(value < least for value in values):
-                raise ValueError(f"{name} must be at least {least} each, got {list(values)}")
         width = self.channels * self.multipliers[-1]
         if self.attention and width % HEAD_WIDTH:
             raise ValueError(

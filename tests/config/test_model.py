@@ -33,7 +33,11 @@ def test_upsampling_factors_that_multiply_to_the_hop_are_taken(network, hop):
         ({"upsampling": "transposed"}, 300, r"\[16, 16\] must .* multiply to 300 .*these do: \[10, 30\], \[6, 50\]"),
         ({"upsampling": "transposed", "patch": 4}, 256, r"multiply to 64 .*patch 4\); these do: \[8, 8\], \[4, 16\]"),
         ({"upsampling": "transposed", "upsampling_factors": [256, 1]}, 256, r"must be even .* \[16, 16\]"),
-        ({"upsampling": "transposed", "upsampling_factors": [-16, -16]}, 256, "must be even"),
+        (
+            {"upsampling": "transposed", "upsampling_factors": [-16, -16]},
+            256,
+            "-16 is not a whole number from 1",
+        ),
         ({"upsampling": "transposed", "upsampling_factors": [15, 18]}, 270, r"must be even .* these do: \[270\]"),
         ({"upsampling": "transposed", "upsampling_factors": [25, 11]}, 275, "no even factors do, so use .*'repeat'"),
         ({"patch": 7}, 256, "patch 7 must divide the hop length 256; these do: 1, 2, 4, 8, 16, 32, 64"),

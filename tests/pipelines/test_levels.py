@@ -54,7 +54,7 @@ def test_a_model_may_state_its_levels_and_a_user_may_ask_for_others(vocoder):
     ("changes", "message"),
     [
         ({"levels": (1.0, 1.0)}, "levels must be finite log-SNRs that rise, noisiest first, got 1, 1"),
-        ({"levels": (1.0, float("inf"))}, "levels must be finite"),
+        ({"levels": (1.0, float("inf"))}, "levels.1: inf is not a number from -50 to 50"),
         ({"levels": (1.0, 2.0), "steps": 3}, "2 levels are 2 steps, not 3; leave steps out"),
         ({"schedule": "searched", "steps": 2}, "no searched levels of 2 steps from noise by ddim; .* has 3 from noise"),
         ({"schedule": "searched", "steps": 3, "sampler": "ddpm"}, "no searched levels of 3 steps from noise by ddpm"),

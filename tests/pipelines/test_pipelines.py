@@ -175,11 +175,11 @@ def test_a_setting_that_is_not_given_is_the_model_s_own(vocoder, mel):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"steps": 0}, "steps: Input should be greater than 0"),
+        ({"steps": 0}, "steps: 0 is not a whole number from 1 to 10,000"),
         ({"stepz": 3}, "stepz: Extra inputs are not permitted"),
         ({"sampler": "euler"}, "sampler: Input should be 'ddim', 'heun', 'ddpm', 'dpmpp_2m' or 'dpmpp_2m_sde'"),
-        ({"corrector_steps": -1}, "corrector_steps: Input should be greater than or equal to 0"),
-        ({"corrector_snr": 1.0}, "corrector_snr: Input should be less than 1"),
+        ({"corrector_steps": -1}, "corrector_steps: -1 is not a whole number from 0 to 1,000"),
+        ({"corrector_snr": 1.0}, "corrector_snr: 1.0 is not a number above 0 and below 1"),
         ({"schedule": "linear"}, "unknown schedule 'linear'; choose from uniform"),
         ({"start_log_snr": 11.0}, "start_log_snr 11.0 must be below end_log_snr"),
     ],
