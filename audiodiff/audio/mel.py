@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -58,6 +59,16 @@ def mel_filterbank(config: MelConfig) -> NDArray[np.float64]:
     return filters
 
 
+class _Deconvolution(NamedTuple):
+    """What deconvolves mels: the filters, their transpose, the interpolation between them, sums by bin and by band."""
+
+    analyse: Tensor
+    spread: Tensor
+    interpolate: Tensor
+    coverage: Tensor
+    area: Tensor
+
+
 class MelSpectrogram(nn.Module):
     """Turn audio into a mel spectrogram of one convention, and back into magnitudes.
 
@@ -94,6 +105,7 @@ class MelSpectrogram(nn.Module):
         self.n_covered_bins = int(filters.sum(0).nonzero().max()) + 1
         self.register_buffer("window", window.float(), persistent=False)
         self.register_buffer("filterbank", filters.float(), persistent=False)
+        self._matrices: _Deconvolution | None = None
 
     def n_frames(self, n_samples: int) -> int:
         """Return how many frames a signal has.
@@ -187,20 +199,29 @@ class MelSpectrogram(nn.Module):
         Returns:
             Magnitudes of the STFT with a plain Hann window, shape `(..., n_fft // 2 + 1, frames)`.
         """
-        filters = self.filterbank
         energy = (self.to_magnitude(mel) ** self.config.power).movedim(-2, 0)
         frames, energy = energy.shape[1:], energy.flatten(1)
-        coverage = filters.sum(0).unsqueeze(1).clamp_min(_TINY)
-        area = filters.sum(1, keepdim=True).clamp_min(_TINY)
-        fraction = (filters / area) / (filters / area).sum(0).clamp_min(_TINY)
-        analyse, spread, interpolate = filters, filters.T, fraction.T
-        if filters.device.type == "cpu":  # four times faster, and a frame is the same to the bit among however many
-            analyse, spread, interpolate = (matrix.to_sparse() for matrix in (analyse, spread, interpolate))
+        analyse, spread, interpolate, coverage, area = self._deconvolution()
         estimate = (interpolate @ (energy / area).clamp_min(_TINY).log()).exp() * (coverage > _TINY)
         for _ in range(iterations):
             estimate = estimate * (spread @ (energy / (analyse @ estimate).clamp_min(_TINY))) / coverage
         magnitude: Tensor = (estimate ** (1 / self.config.power)).unflatten(1, frames).movedim(0, -2)
         return magnitude
+
+    @torch.inference_mode(False)
+    @torch.no_grad()
+    def _deconvolution(self) -> _Deconvolution:
+        filters = self.filterbank
+        made = self._matrices
+        if made is None or (made.area.device, made.area.dtype) != (filters.device, filters.dtype):
+            coverage = filters.sum(0).unsqueeze(1).clamp_min(_TINY)
+            area = filters.sum(1, keepdim=True).clamp_min(_TINY)
+            fraction = (filters / area) / (filters / area).sum(0).clamp_min(_TINY)
+            made = _Deconvolution(filters, filters.T, fraction.T, coverage, area)
+            if filters.device.type == "cpu":  # four times faster, and a frame is the same to the bit among however many
+                made = _Deconvolution(*(matrix.to_sparse() for matrix in made[:3]), coverage, area)
+            self._matrices = made
+        return made
 
 
 def _between(signal: Tensor, start: int, stop: int, padding: str) -> Tensor:
