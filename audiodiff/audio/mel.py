@@ -219,7 +219,8 @@ class MelSpectrogram(nn.Module):
             fraction = (filters / area) / (filters / area).sum(0).clamp_min(_TINY)
             made = _Deconvolution(filters, filters.T, fraction.T, coverage, area)
             if filters.device.type == "cpu":  # four times faster, and a frame is the same to the bit among however many
-                made = _Deconvolution(*(matrix.to_sparse() for matrix in made[:3]), coverage, area)
+                sparse = {name: getattr(made, name).to_sparse() for name in ("analyse", "spread", "interpolate")}
+                made = made._replace(**sparse)
             self._matrices = made
         return made
 
