@@ -14,6 +14,7 @@ from typing import TypeVar
 import torch
 
 from audiodiff.benchmark.results import Measurement
+from audiodiff.data.parallel import deaf_to_interruptions, end_with_parent
 from audiodiff.errors import AudiodiffError
 
 Job = TypeVar("Job")
@@ -100,6 +101,7 @@ class JobError(AudiodiffError):
 
 
 def _serve(function: Callable[[Job], Result], job: Job, sender: Connection) -> None:
+    end_with_parent()
     warnings.simplefilter("ignore", UserWarning)  # those of the library are about sound, and this is noise
     try:
         sender.send((function(job), None))
@@ -116,8 +118,12 @@ def _context() -> ForkServerContext | SpawnContext:
     """
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
+    from multiprocessing import forkserver
+
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["audiodiff.benchmark.suite"])
+    with deaf_to_interruptions():
+        forkserver.ensure_running()
     return context
 
 
@@ -141,13 +147,14 @@ def run_in_process(function: Callable[[Job], Result], job: Job) -> Result:
     sender.close()
     try:
         result, reason = receiver.recv()
+        process.join()
     except EOFError:
         process.join()
         killed = " (killed, most likely because memory ran out)" if process.exitcode == -9 else ""
         raise JobError(f"its process ended with code {process.exitcode}{killed}") from None
     finally:
         receiver.close()
-    process.join()
+        process.kill()  # which has ended, unless Ctrl-C ends the wait for it
     if reason is not None:
         raise JobError(reason)
     answer: Result = result

@@ -6,21 +6,18 @@ import datetime
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
-from multiprocessing import get_context
 from pathlib import Path
 
-import torch
 from torch import Tensor
 from torch.nn import functional
 
 from audiodiff import __version__
 from audiodiff.audio.io import audio_info, load_audio
 from audiodiff.audio.resample import resample
+from audiodiff.data.parallel import process_map
 from audiodiff.errors import AudiodiffError, AudioError, DataError
 from audiodiff.evaluation.listing import Match, match_files
 from audiodiff.evaluation.pair import Pair
@@ -142,16 +139,13 @@ def _run(tasks: Sequence[tuple[int, Task]], jobs: int | None) -> Iterator[tuple[
     if n_processes <= 1:
         yield from ((number, score_files(task)) for number, task in tasks)
         return
-    # Spawned, because a fork of a process whose torch has started threads may hang.
-    with ProcessPoolExecutor(n_processes, get_context("spawn"), torch.set_num_threads, (1,)) as pool:
-        futures = {pool.submit(score_files, task): (number, task) for number, task in tasks}
-        for future in as_completed(futures):
-            number, task = futures[future]
-            try:
-                yield number, future.result()
-            except BrokenProcessPool:
-                reason = "a process died while this or another recording was measured. Run again with --jobs 1."
-                yield number, Excluded(name=task.match.name, reason=reason)
+    for (number, task), result in process_map(_score_numbered, tasks, n_processes):
+        reason = "a process died while this or another recording was measured. Run again with --workers 1."
+        yield number, result or Excluded(name=task.match.name, reason=reason)
+
+
+def _score_numbered(task: tuple[int, Task]) -> FileResult | Excluded:
+    return score_files(task[1])
 
 
 def score_files(task: Task) -> FileResult | Excluded:

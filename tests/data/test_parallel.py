@@ -1,11 +1,42 @@
-"""Several at a time, in order, and an error ends it."""
+"""Several at a time, in order, and an error ends it; processes end with the one that started them."""
 
+import os
+import signal
+import subprocess
+import sys
 import threading
 import time
+from itertools import product
+from pathlib import Path
 
 import pytest
 
-from audiodiff.data.parallel import default_workers, parallel_map
+from audiodiff.data.parallel import default_workers, parallel_map, process_map
+
+ROOT = Path(__file__).parents[2]
+MAIN = """
+import atexit, os, sys, time
+from pathlib import Path
+
+def sleep(number):
+    Path(f"{number}.pid").write_text(str(os.getpid()))
+    time.sleep(60)
+
+if __name__ == "__main__":
+    atexit.register(os._exit, 130)  # called last; then torch would take a second to leave
+    if sys.argv[1] == "process_map":
+        from audiodiff.data.parallel import process_map as in_processes
+    else:
+        from audiodiff.benchmark.timing import run_in_process
+
+        def in_processes(function, items, _processes):
+            yield run_in_process(function, items[0])
+    Path("started").touch()
+    try:
+        list(in_processes(sleep, range(6), 2))
+    except KeyboardInterrupt:
+        pass
+"""
 
 
 @pytest.mark.parametrize("workers", [1, 3])
@@ -35,3 +66,90 @@ def test_an_error_ends_it_and_the_rest_is_left(workers):
 
 def test_there_is_a_default():
     assert default_workers() >= 1
+
+
+# --- processes --------------------------------------------------------------------------------------------------------
+
+
+def is_alive(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def children(pid):
+    """Return the processes that a process has started, and those that they have."""
+    own = [int(word) for path in Path(f"/proc/{pid}/task").glob("*/children") for word in path.read_text().split()]
+    return own + [grandchild for child in own for grandchild in children(child)]
+
+
+def wait_for(condition, seconds=60.0):
+    deadline = time.monotonic() + seconds
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert condition()
+
+
+def start(kind, folder):
+    (folder / "main.py").write_text(MAIN)
+    return subprocess.Popen(
+        [sys.executable, folder / "main.py", kind],
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+slow = pytest.mark.slow
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
+@pytest.mark.parametrize(
+    ("kind", "number", "to_all", "when"),
+    [
+        ("process_map", signal.SIGKILL, False, "working"),
+        ("process_map", signal.SIGINT, True, "working"),
+        ("run_in_process", signal.SIGINT, True, "working"),
+        *(
+            pytest.param(*case, marks=slow)
+            for case in product(
+                ("process_map", "run_in_process"),
+                (signal.SIGTERM, signal.SIGINT),
+                (False, True),
+                ("working", "starting"),
+            )
+        ),
+    ],
+)
+def test_processes_end_with_the_one_that_started_them(tmp_path, kind, number, to_all, when):
+    process = start(kind, tmp_path)
+    if when == "working":
+        wait_for(lambda: len(list(tmp_path.glob("*.pid"))) == (2 if kind == "process_map" else 1))
+    else:
+        wait_for((tmp_path / "started").exists)
+        wait_for(lambda: children(process.pid))
+        time.sleep(0.3)  # they import now
+    started, began = children(process.pid), time.monotonic()
+    assert started
+    (os.killpg if to_all else os.kill)(process.pid, number)
+    process.wait(timeout=10)
+    assert time.monotonic() - began < 2
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == (130 if number == signal.SIGINT else -number)
+    assert "Traceback" not in said
+    wait_for(lambda: not any(map(is_alive, started)))  # those that import torch notice afterwards
+
+
+def fail(number):
+    if number == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return number
+
+
+@slow
+def test_what_a_dead_process_had_is_told(tmp_path):
+    found = dict(process_map(fail, range(3), 1))
+    assert found == {0: 0, 1: None, 2: None}
