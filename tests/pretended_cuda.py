@@ -171,7 +171,7 @@ def pretended_cuda(monkeypatch) -> Iterator[torch.device]:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *_: True)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: (9, 0))
-    monkeypatch.setattr("audiodiff.engine.kernels.AVAILABLE", False)
-    monkeypatch.setattr("audiodiff.diffusion.noise.triton", None)
+    monkeypatch.setattr("audiodiff.engine.fused.has_triton", lambda: False)
+    monkeypatch.setattr("audiodiff.diffusion.noise.has_triton", lambda: False)
     with _Operations(), _Calls():
         yield CUDA

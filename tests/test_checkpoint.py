@@ -241,3 +241,21 @@ def test_a_hub_model_is_fetched_into_a_folder(monkeypatch, folder):
 def test_weights_can_be_read_by_whoever_can_read_the_configuration(tiny_vocoder_folder):
     modes = {path.name: path.stat().st_mode & 0o777 for path in tiny_vocoder_folder.iterdir()}
     assert modes["model.safetensors"] == modes["config.json"]
+
+
+def test_loading_draws_no_weights_that_it_replaces(folder):
+    """So it is quick, and leaves the random state of the caller alone."""
+    before = torch.get_rng_state()
+    network, _ = load_model(folder)
+    assert torch.equal(torch.get_rng_state(), before)
+    for name, value in load_file(folder / WEIGHTS).items():
+        assert torch.equal(network.state_dict()[name], value.float())
+
+
+def test_weights_whose_sum_overflows_are_finite(folder):
+    path = folder / WEIGHTS
+    weights = load_file(path)
+    name = next(name for name, value in weights.items() if value.numel() > 2)
+    weights[name][:] = 3e38
+    save_file(weights, path)
+    assert load_model(folder)[0].state_dict()[name].min() == weights[name].max()

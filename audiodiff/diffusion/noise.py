@@ -6,23 +6,31 @@ The generator is the counter-based Philox-2x32-10 of Salmon et al. 2011, "Parall
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-try:
-    import triton
+if TYPE_CHECKING:
     import triton.language as tl
-except ImportError:  # the plain formula needs no Triton
-    triton = tl = None
 
 _MULTIPLIER = 0xD256D193
 _KEY_INCREMENT = 0x9E3779B9
 _WORD = 0xFFFFFFFF
 _BLOCK = 1024  # samples per program of the kernel
+
+
+@functools.cache
+def has_triton() -> bool:
+    """Tell whether Triton can be imported. Importing it takes 0.2 s, so ask only where there is a GPU."""
+    try:
+        import triton  # noqa: F401
+    except ImportError:
+        return False
+    return True
 
 
 def philox(counter: Tensor, stream: Tensor, key: int | Tensor, rounds: int = 10) -> tuple[Tensor, Tensor]:
@@ -69,7 +77,7 @@ def position_noise(
     """
     device = torch.device(device)
     keys = torch.tensor([_fold(seed) for seed in seeds], dtype=torch.int64).to(device, non_blocking=True)
-    if device.type == "cuda" and triton is not None:
+    if device.type == "cuda" and has_triton():
         return draw_by_kernel(keys, step, n_samples=n_samples, channels=channels, start=start)
     index = torch.arange(start, start + n_samples, dtype=torch.int64, device=device) & _WORD
     stream = (step + (torch.arange(channels, dtype=torch.int64, device=device) << 20)).unsqueeze(1) & _WORD
@@ -104,7 +112,13 @@ def _draw(
     tl.store(out + row * n_samples + position, noise, mask=position < n_samples)
 
 
-_KERNEL: Any = None if triton is None else triton.jit(_draw, do_not_specialize=["step", "start", "n_samples"])
+@functools.cache
+def _kernel() -> Any:
+    import triton
+    import triton.language
+
+    globals()["tl"] = triton.language  # where Triton looks up the names in a kernel
+    return triton.jit(_draw, do_not_specialize=["step", "start", "n_samples"])
 
 
 def draw_by_kernel(keys: Tensor, step: int, *, n_samples: int, channels: int, start: int) -> Tensor:
@@ -124,5 +138,5 @@ def draw_by_kernel(keys: Tensor, step: int, *, n_samples: int, channels: int, st
     grid = (-(-n_samples // _BLOCK), len(keys) * channels)
     turn = 2.0 * math.pi / 2.0**32
     with torch.cuda.device_of(keys):
-        _KERNEL[grid](out, keys, step, start, n_samples, channels, turn=turn, block=_BLOCK)
+        _kernel()[grid](out, keys, step, start, n_samples, channels, turn=turn, block=_BLOCK)
     return out

@@ -9,9 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from audiodiff.engine import kernels
-from audiodiff.engine.cuda import FusedStack
-from audiodiff.engine.kernels import pack_stack, pad_last, pad_parts, padded_width
+from audiodiff.diffusion.noise import has_triton
+from audiodiff.engine.cuda import FusedStack, pack_stack, pad_last, pad_parts, padded_width
 from audiodiff.networks import Network
 from audiodiff.networks.conditioning import GlobalConditions, UpsampledConditioner
 from audiodiff.networks.diffwave import DiffWave, DilatedNetwork
@@ -48,7 +47,7 @@ def why_not_fused(network: nn.Module, device: torch.device | str) -> str | None:
     major, minor = torch.cuda.get_device_capability(device)
     if major < 8:
         return f"compute capability {major}.{minor} is below 8.0"
-    if not kernels.AVAILABLE:
+    if not has_triton():
         return "Triton is not installed"
     return None
 

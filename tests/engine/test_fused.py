@@ -6,9 +6,8 @@ import pytest
 import torch
 
 from audiodiff.engine import fused as fusing
-from audiodiff.engine.cuda import FusedStack
+from audiodiff.engine.cuda import FusedStack, pack_stack
 from audiodiff.engine.fused import accelerated, fused, why_not_fused
-from audiodiff.engine.kernels import pack_stack
 from audiodiff.networks.conditioning import GlobalConditions
 
 
@@ -19,7 +18,7 @@ def gpu(monkeypatch):
     def pretend(capability=(9, 0), triton=True):
         monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: capability)
-        monkeypatch.setattr(fusing.kernels, "AVAILABLE", triton)
+        monkeypatch.setattr(fusing, "has_triton", lambda: triton)
 
     return pretend
 

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
+from audiodiff.engine.cuda import feature_widths, pad_parts, padded_width
 from audiodiff.engine.fused import fused
 from audiodiff.engine.graphs import Inputs, Process, reverse
-from audiodiff.engine.kernels import feature_widths, pad_parts, padded_width
 from audiodiff.networks.conditioning import GlobalConditions
 
 HOP = 16
