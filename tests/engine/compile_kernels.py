@@ -10,7 +10,7 @@ import tempfile
 import warnings
 from pathlib import Path
 
-from audiodiff.diffusion.noise import _KERNEL
+from audiodiff.diffusion.noise import _kernel
 from audiodiff.engine import kernels
 
 POINTERS = {"bfloat16": "*bf16", "float16": "*fp16", "float32": "*fp32"}
@@ -26,7 +26,7 @@ def layer(job):
 
 
 def noise(job):
-    kernel, constants = _KERNEL, {"turn": job["turn"], "block": 1024}
+    kernel, constants = _kernel(), {"turn": job["turn"], "block": 1024}
     types = {"out": "*fp32", "keys": "*i64", "start": job["start"]} | dict.fromkeys(constants, "constexpr")
     return kernel, types, constants, {}
 
