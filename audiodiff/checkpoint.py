@@ -20,6 +20,7 @@ from audiodiff.audio.io import flush_to_disk
 from audiodiff.config import ModelConfig, parse_config
 from audiodiff.errors import ConfigError, ModelError
 from audiodiff.networks import Network, build_network
+from audiodiff.text import read_json
 
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
@@ -136,10 +137,7 @@ def load_config(folder: str | Path) -> ModelConfig:
         raise ModelError(
             f"{folder} has no {CONFIG}, so it is not a model folder. Training writes one in its run folder."
         )
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
-        raise ModelError(f"{path} cannot be read as JSON: {error}. Copy the model folder again.") from error
+    document = read_json(path, ModelError)
     if not isinstance(document, dict) or "audiodiff_model" not in document:
         raise ModelError(f"{path} was not written by audiodiff. `audiodiff info` shows what a model folder holds.")
     if document["audiodiff_model"] != FORMAT:

@@ -5,18 +5,17 @@ Derived figures are computed from the results, never stored.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from pydantic import Field
 
 from audiodiff.config import Config, parse_config
 from audiodiff.errors import ConfigError
-from audiodiff.tables import Align, format_number, markdown_table, text_table
+from audiodiff.text import Align, format_number, markdown_table, read_json, text_table
 
 FORMAT = 1
 
@@ -199,10 +198,7 @@ def read_report(path: str | Path) -> Report:
     Raises:
         ConfigError: If it cannot be read, or is no such report.
     """
-    try:
-        values: Any = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{path} cannot be read as JSON: {error}") from error
+    values = read_json(path, ConfigError)
     found = values.get("audiodiff_benchmark") if isinstance(values, dict) else None
     if found != FORMAT:
         raise ConfigError(

@@ -346,7 +346,7 @@ def _with_folder(path: Path) -> Path:
 def _print(evaluation: Evaluation) -> None:
     """Print tables on stdout; notes and problems on stderr."""
     from audiodiff.evaluation.tables import comparison_rows, summary_rows
-    from audiodiff.tables import text_table
+    from audiodiff.text import text_table
 
     if evaluation.metrics:
         n_files = len({file.name for system in evaluation.systems for file in system.files})

@@ -22,19 +22,15 @@ from audiodiff.cli import options as opt
 @opt.settings("synthesis.steps=4")
 def command(*, model: str, folder: Path, half: bool, provenance: Path | None, settings: dict[str, object]) -> None:
     """Export MODEL, such as the `best` of a run, to FOLDER."""
-    import yaml
-
     from audiodiff.checkpoint import WEIGHTS, find_model, load_model, save_model
     from audiodiff.config import ModelConfig, change, parse_config
     from audiodiff.errors import ConfigError
+    from audiodiff.text import read_yaml
 
     network, config = load_model(find_model(model))
     values = config.model_dump(mode="json")
     if provenance is not None:
-        try:
-            notes = yaml.safe_load(provenance.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            raise ConfigError(f"{provenance} cannot be read as YAML: {error}") from error
+        notes = read_yaml(provenance, ConfigError)
         if not isinstance(notes, dict):
             raise ConfigError(f"{provenance} is not a mapping. Give it keys such as data and licence.")
         values["provenance"] = values["provenance"] | notes

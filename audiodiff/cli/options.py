@@ -282,7 +282,8 @@ def settings(example: str) -> Callable[[_Function], _Function]:
 
 def _parse_settings(_context: click.Context, _parameter: click.Parameter, words: tuple[str, ...]) -> dict[str, object]:
     """Turn KEY=VALUE words into dotted keys and YAML values."""
-    import yaml
+    from audiodiff.errors import ConfigError
+    from audiodiff.text import parse_yaml
 
     settings: dict[str, object] = {}
     for word in words:
@@ -290,9 +291,9 @@ def _parse_settings(_context: click.Context, _parameter: click.Parameter, words:
         if not equals:
             raise click.BadParameter(f"{word!r} is not KEY=VALUE")
         try:
-            settings[name] = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise click.BadParameter(f"the value of {word!r} is not valid YAML") from error
+            settings[name] = parse_yaml(text, f"the value of {name}", ConfigError)
+        except ConfigError as error:
+            raise click.BadParameter(str(error)) from error
     return settings
 
 

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
+from audiodiff.choices import shown
 from audiodiff.errors import ConfigError
 
 _LOG = logging.getLogger(__name__)
@@ -58,12 +59,18 @@ class Config(BaseModel):
 ConfigT = TypeVar("ConfigT", bound=Config)
 
 
-def _explain(error: ValidationError, source: str) -> ConfigError:
-    lines = [f"{source} is not a valid configuration:"]
+def problems(error: ValidationError) -> list[str]:
+    """Return what is wrong with each key, and the value it has."""
+    found = []
     for item in error.errors():
         where = ".".join(str(part) for part in item["loc"]) or "(top level)"
-        lines.append(f"  {where}: {item['msg'].removeprefix('Value error, ')}")
-    return ConfigError("\n".join(lines))
+        message = item["msg"].removeprefix("Value error, ")
+        if item["type"] == "string_type" and isinstance(item["input"], bool | int | float):
+            message += f", not {shown(item['input'])}; write it in quotes"
+        elif item["type"] not in ("value_error", "missing"):
+            message += f", not {shown(item['input'])}"
+        found.append(f"{where}: {message}")
+    return found
 
 
 def parse_config(kind: type[ConfigT], values: object, source: str) -> ConfigT:
@@ -83,7 +90,7 @@ def parse_config(kind: type[ConfigT], values: object, source: str) -> ConfigT:
     try:
         return kind.model_validate(values)
     except ValidationError as error:
-        raise _explain(error, source) from error
+        raise ConfigError("\n  ".join([f"{source} is not a valid configuration:", *problems(error)])) from error
 
 
 def change(values: dict[str, Any], changes: Mapping[str, object]) -> dict[str, Any]:

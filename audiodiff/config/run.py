@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
-import yaml
 from pydantic import Field, field_validator, model_validator
 
 from audiodiff.choices import (
@@ -24,6 +23,7 @@ from audiodiff.choices import (
 from audiodiff.config.base import Config, change, parse_config
 from audiodiff.config.model import ModelConfig
 from audiodiff.errors import ConfigError
+from audiodiff.text import read_yaml
 
 _TRAINING_STEPS = Number(int, low=1, high=1_000_000_000, unit="steps")
 _Fade = Annotated[float, Number(float, low=0, high=3600, unit="seconds")]
@@ -281,10 +281,7 @@ def load_run_config(path: str | Path, changes: Mapping[str, object] | None = Non
     Raises:
         ConfigError: If the file cannot be read, is no YAML mapping, or does not validate.
     """
-    try:
-        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"{path} cannot be read as YAML: {error}") from error
+    values = read_yaml(path, ConfigError)
     if not isinstance(values, dict):
         raise ConfigError(f"{path} is no mapping with the keys model, data and training.")
     return parse_config(RunConfig, change(values, changes or {}), str(path))

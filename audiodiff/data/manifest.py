@@ -8,11 +8,13 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from audiodiff.audio.io import audio_info, find_audio, replacing
+from audiodiff.config.base import problems
 from audiodiff.data.parallel import parallel_map
 from audiodiff.errors import AudioError, DataError
+from audiodiff.text import read_lines
 
 
 class Synthesis(BaseModel):
@@ -56,6 +58,13 @@ class Recording(BaseModel):
     )
     synthesis: Synthesis | None = Field(None, description="how it was made, if a model made it")
 
+    @field_validator("audio", "mel", "vector")
+    @classmethod
+    def _is_a_name(cls, value: object) -> object:
+        if "\0" in str(value):
+            raise ValueError(f"no file can have a NUL in its name, as {str(value)!r} has")
+        return value
+
 
 class Scan(NamedTuple):
     """What a folder holds: recordings, and the files that cannot be read with the reason."""
@@ -77,18 +86,11 @@ def read_manifest(path: str | Path) -> list[Recording]:
         DataError: If the file cannot be read, or a line is no recording; the message names the line.
     """
     path = Path(path)
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(
-            f"{path} cannot be read as a manifest: {error}. `audiodiff prepare` writes manifests."
-        ) from error
     recordings = []
-    for number, line in enumerate(lines, 1):
-        if line.strip():
-            recording = _parse(line, f"{path}:{number}")
-            paths = {name: path.parent / value for name, value in _paths(recording).items()}
-            recordings.append(recording.model_copy(update=paths))
+    for number, line in read_lines(path):
+        recording = _parse(line, f"{path}:{number}")
+        paths = {name: path.parent / value for name, value in _paths(recording).items()}
+        recordings.append(recording.model_copy(update=paths))
     return recordings
 
 
@@ -96,8 +98,8 @@ def _parse(line: str, where: str) -> Recording:
     try:
         return Recording.model_validate_json(line)
     except ValidationError as error:
-        problems = "; ".join(f"{'.'.join(map(str, item['loc'])) or 'line'}: {item['msg']}" for item in error.errors())
-        raise DataError(f"{where} is no recording: {problems}. Write manifests with `audiodiff prepare`.") from error
+        found = "; ".join(problems(error)).replace("(top level)", "line")
+        raise DataError(f"{where} is no recording: {found}. Write manifests with `audiodiff prepare`.") from error
 
 
 def _paths(recording: Recording) -> dict[str, Path]:

@@ -25,6 +25,7 @@ from audiodiff.evaluation.results import Evaluation, Excluded, FileResult, Syste
 from audiodiff.evaluation.scoring import METRICS, score_pair
 from audiodiff.evaluation.signal import SILENCE, lag_ms
 from audiodiff.evaluation.speech import McdAlignment, mcd
+from audiodiff.text import read_lines
 
 _CLIPPED_SAMPLES = 3
 """Samples in a row at full scale that count as clipping."""
@@ -264,10 +265,7 @@ def read_timings(path: Path) -> dict[str, float]:
     Raises:
         DataError: If the file cannot be read or has no such line.
     """
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} cannot be read: {error}. Give the saved output of `audiodiff vocode`.") from error
+    lines = [line for _, line in read_lines(path)]
     found = {
         os.path.abspath(match["path"]): float(match["seconds"]) for line in lines if (match := _TIMING.match(line))
     }

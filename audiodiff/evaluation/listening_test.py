@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import csv
 import html
 import io
 import json
@@ -26,7 +25,7 @@ from audiodiff.errors import AudioError, ConfigError, DataError
 from audiodiff.evaluation.results import Estimate, Evaluation, estimate, proportion
 from audiodiff.evaluation.scoring import METRICS
 from audiodiff.evaluation.tables import comparison_rows, summary_rows
-from audiodiff.tables import text_table
+from audiodiff.text import read_csv, text_table
 
 REFERENCE = "reference"
 """Name of the originals on the page."""
@@ -233,14 +232,9 @@ def read_ratings(paths: Iterable[Path]) -> list[Answer]:
     seen: set[tuple[str, ...]] = set()
     n_duplicates = 0
     for path in paths:
-        try:
-            with path.open(encoding="utf-8-sig", newline="") as file:
-                rows = list(csv.DictReader(file))
-        except (OSError, UnicodeDecodeError, csv.Error) as error:
-            raise DataError(f"{path} cannot be read: {error}. Give the CSV files of a listening page.") from error
         new: set[tuple[str, ...]] = set()
-        for number, row in enumerate(rows, 2):
-            answer = _answer(row, f"{path}:{number}")
+        for where, row in read_csv(path):
+            answer = _answer(row, where)
             key = tuple(row[column] for column in COLUMNS)  # the seconds tell two rounds of one listener apart
             if key in seen:
                 n_duplicates += 1
@@ -257,7 +251,7 @@ def read_ratings(paths: Iterable[Path]) -> list[Answer]:
 
 def _answer(row: dict[str, str], where: str) -> Answer:
     allowed = {"abx": {"0", "1"}, "mos": {"1", "2", "3", "4", "5"}}
-    if set(row) != set(COLUMNS) or None in row.values():
+    if set(row) != set(COLUMNS):
         raise DataError(f"{where} has not the columns {', '.join(COLUMNS)}. Give the CSV files of a listening page.")
     if row["score"] not in allowed.get(row["test"], ()):
         raise DataError(

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
 
+from audiodiff import text
 from audiodiff.audio.io import replacing
 from audiodiff.errors import DataError
 
@@ -238,12 +239,7 @@ def read_json(path: Path) -> Evaluation:
     Raises:
         DataError: If the file cannot be read or is no such document.
     """
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError(
-            f"{path} cannot be read as JSON: {error}. `audiodiff evaluate pairs --json` writes such files."
-        ) from error
+    document = text.read_json(path)
     if not isinstance(document, dict) or document.get("audiodiff_evaluation") != FORMAT:
         raise DataError(
             f"{path} is no evaluation of format {FORMAT}. `audiodiff evaluate pairs --json` writes such files."

@@ -10,7 +10,7 @@ from audiodiff.audio.io import replacing
 from audiodiff.errors import DataError
 from audiodiff.evaluation.results import Evaluation, SystemResult, read_json
 from audiodiff.evaluation.scoring import METRICS
-from audiodiff.tables import markdown_table
+from audiodiff.text import markdown_table
 
 BLOCK = re.compile(
     r"^(?P<open><!-- scores: (?P<sources>[^|>]+)\|(?P<metrics>[^>]+)-->)\n(?P<body>.*?)^(?P<close><!-- /scores -->)$",

@@ -135,7 +135,7 @@ def test_set_may_be_repeated_and_fill_what_the_file_leaves_out(conf, asked, spee
         ("training.steps=many", 1, "training.steps"),
         ("model.sample_rate.hz=3", 1, "model.sample_rate is 8000, which has no parts"),
         ("training.steps", 2, "'training.steps' is not KEY=VALUE"),
-        ("training.steps=[", 2, "is not valid YAML"),
+        ("training.steps=[", 2, "the value of training.steps cannot be read as YAML"),
     ],
 )
 def test_a_wrong_setting_is_named(conf, asked, setting, exit_code, said):

@@ -129,3 +129,34 @@ def test_scan_tells_how_far_it_is(speech_folder):
     seen = []
     assert len(scan_folder(speech_folder, 2, lambda *numbers: seen.append(numbers)).recordings) == 8
     assert seen == [(number, 8) for number in range(1, 9)]
+
+
+def test_a_manifest_of_another_program_is_read(tmp_path):
+    texts = ["one \u2028 \x85 two", "nul \x00"]
+    entries = [{"audio": f"{i}.wav", "seconds": 1, "sample_rate": 8000, "text": t} for i, t in enumerate(texts)]
+    lines = "\r\n".join(json.dumps(entry, ensure_ascii=False) for entry in entries)
+    (tmp_path / "m.jsonl").write_bytes(b"\xef\xbb\xbf" + lines.encode())
+    assert [recording.text for recording in read_manifest(tmp_path / "m.jsonl")] == texts
+
+
+def test_texts_and_names_survive_a_manifest(tmp_path):
+    recordings = recordings_named([tmp_path / f"a{character}b.wav" for character in "\u2028\x85\x0b\x1e\r\n "])
+    recordings = [recording.model_copy(update={"text": recording.audio.stem}) for recording in recordings]
+    write_manifest(tmp_path / "m.jsonl", recordings)
+    assert read_manifest(tmp_path / "m.jsonl") == recordings
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"label": 3}, "label: Input should be a valid string, not 3; write it in quotes"),
+        ({"seed": 1}, "seed: Extra inputs are not permitted, not 1"),
+        ({"audio": "a\0b.wav"}, r"audio: .*NUL.*'a\\x00b.wav'"),
+        ({"sample_rate": "fast"}, "sample_rate: .*'fast'"),
+    ],
+)
+def test_a_bad_value_is_shown(tmp_path, values, message):
+    entry = {"audio": "x.wav", "seconds": 1, "sample_rate": 8000} | values
+    (tmp_path / "m.jsonl").write_text("\n" + json.dumps(entry))
+    with pytest.raises(DataError, match=f"m.jsonl:2 is no recording: {message}"):
+        read_manifest(tmp_path / "m.jsonl")

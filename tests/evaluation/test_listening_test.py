@@ -234,7 +234,7 @@ def test_answers_in_two_files_count_once(save, caplog):
         ([["mos", "A", "1", "a", "", "", "6", "6", "1"]], COLUMNS, r"x.csv:2: test 'mos' with score '6'; expected"),
         ([["abc", "A", "1", "a", "", "", "1", "1", "1"]], COLUMNS, "test 'abc'"),
         ([["1", "2"]], ("a", "b"), "has not the columns test, listener"),
-        ([["mos", "A"]], COLUMNS, "has not the columns"),
+        ([["mos", "A"]], COLUMNS, "x.csv:2 has 2 cells; the header has 9"),
         ([], COLUMNS, "hold no answers"),
     ],
 )
