@@ -199,10 +199,12 @@ class MelSpectrogram(nn.Module):
         Returns:
             Magnitudes of the STFT with a plain Hann window, shape `(..., n_fft // 2 + 1, frames)`.
         """
-        energy = (self.to_magnitude(mel) ** self.config.power).movedim(-2, 0)
+        dtype = self.filterbank.dtype  # rounding hides how vectorised exp and log differ at the end of a row
+        energy = (self.to_magnitude(mel.double()) ** self.config.power).to(dtype).movedim(-2, 0)
         frames, energy = energy.shape[1:], energy.flatten(1)
         analyse, spread, interpolate, coverage, area = self._deconvolution()
-        estimate = (interpolate @ (energy / area).clamp_min(_TINY).log()).exp() * (coverage > _TINY)
+        log_density = (energy / area).clamp_min(_TINY).double().log().to(dtype)
+        estimate = (interpolate @ log_density).double().exp().to(dtype) * (coverage > _TINY)
         for _ in range(iterations):
             estimate = estimate * (spread @ (energy / (analyse @ estimate).clamp_min(_TINY))) / coverage
         magnitude: Tensor = (estimate ** (1 / self.config.power)).unflatten(1, frames).movedim(0, -2)

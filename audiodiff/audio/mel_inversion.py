@@ -138,7 +138,9 @@ def random_phases(noise: Tensor, n_bins: int, hop_length: int) -> Tensor:
 
 def magnitude_from_mel(mel: Tensor, spectrogram: MelSpectrogram) -> Tensor:
     """Estimate magnitudes `(batch, n_frames, n_bins)` in the scale of `FramedSTFT` from mels with a frame per hop."""
-    magnitude = spectrogram.inverse(mel).transpose(1, 2) / spectrogram.config.hann_norm
+    magnitude = (
+        spectrogram.inverse(mel).transpose(1, 2).contiguous() / spectrogram.config.hann_norm
+    )  # means add in order
     beyond = spectrogram.n_covered_bins
     magnitude[..., beyond:] = magnitude[..., beyond - EDGE_BINS : beyond].mean(-1, keepdim=True)
     return magnitude

@@ -60,7 +60,8 @@ class PhaseGradient:
         first = 0 if self._phase is None else 1
         stop = magnitude.shape[1] - (0 if last else 1)
         if stop > first:
-            log_magnitude = magnitude.clamp_min(_SMALLEST_MAGNITUDE).log()
+            # in float64, so that paths do not depend on how vectorised logarithms round the rest of a row
+            log_magnitude = magnitude.clamp_min(_SMALLEST_MAGNITUDE).double().log().to(magnitude)
             steps = _phase_steps(log_magnitude, random[:, : stop - first], first, self._hop_length)
             phases = _integrate(steps, self._phase)
             self._phase = phases[:, -1]

@@ -7,8 +7,10 @@ import soundfile
 import torch
 
 import audiodiff
-from audiodiff.audio.mel_inversion import griffin_lim
+from audiodiff.audio.mel import MelSpectrogram
+from audiodiff.audio.mel_inversion import griffin_lim, magnitude_from_mel
 from audiodiff.audio.transforms import FramedSTFT
+from audiodiff.config import MEL_CONVENTIONS
 
 CLIP = Path(audiodiff.__file__).parent / "assets" / "clips" / "sense-and-sensibility.flac"
 
@@ -86,3 +88,12 @@ def test_each_clip_of_a_batch_is_estimated_alone(stft, speech, noise):
     together = griffin_lim(magnitude, noise.expand(2, -1), stft, iterations=4)
     alone = griffin_lim(magnitude[1:], noise, stft, iterations=4)
     assert (together[1:] - alone).norm() < 1e-4 * alone.norm()
+
+
+@pytest.mark.parametrize("n_frames", [1, 3, 16, 41])
+def test_estimated_magnitudes_are_the_same_bits_however_a_mel_is_cut(n_frames):
+    spectrogram = MelSpectrogram(MEL_CONVENTIONS["hifigan-22k"])
+    mel = spectrogram(0.1 * torch.randn(1, 22050, generator=torch.Generator().manual_seed(0)))
+    whole = magnitude_from_mel(mel, spectrogram)
+    pieces = [magnitude_from_mel(piece, spectrogram) for piece in mel.split(n_frames, -1)]
+    assert torch.equal(torch.cat(pieces, 1), whole)
