@@ -20,6 +20,7 @@ from audiodiff.audio.io import flush_to_disk
 from audiodiff.config import ModelConfig, parse_config
 from audiodiff.errors import ConfigError, ModelError
 from audiodiff.networks import Network, build_network
+from audiodiff.networks.base import isolated
 from audiodiff.text import read_json
 
 WEIGHTS = "model.safetensors"
@@ -147,6 +148,7 @@ def load_config(folder: str | Path) -> ModelConfig:
     return parse_config(ModelConfig, document.get("config"), str(path))
 
 
+@isolated("off")
 def load_model(folder: str | Path, device: torch.device | str = "cpu") -> tuple[Network, ModelConfig]:
     """Read a model folder.
 

@@ -130,6 +130,8 @@ class Number(click.ParamType):
             ConfigError: If it is no such number.
         """
         try:
+            if isinstance(value, str) and value not in self._words:
+                raise ValueError(f"{shown(value)} is text, not {self}")
             return self.parse(value)
         except ValueError as error:
             raise ConfigError(f"{name}: {error}.") from None
@@ -187,6 +189,8 @@ class Numbers(click.ParamType):
 STEPS = Number(int, low=1, high=10_000, unit="steps")
 COUNT = Number(int, low=1, high=1_000_000)
 WORKERS = Number(int, low=1, high=256, unit="processes")
+ANY_SEED = Number(int, low=-(2**64), high=2**64)
+"""What the library takes; options and configurations take a `SEED`."""
 SEED = Number(int, low=0, high=2**63 - 1)
 SECONDS = Number(float, above=0, high=3600, unit="seconds")
 LOG_SNR = Number(float, low=-50, high=50, unit="log-SNR")
@@ -201,3 +205,8 @@ WINDOW = Number(int, low=1, high=131_072, unit="samples")
 MINUTES = Number(float, above=0, high=1_000_000, unit="minutes")
 SAMPLE_RATE = Number(int, low=1, high=768_000, unit="Hz")
 DILATION_CYCLE = Number(int, low=1, high=20, unit="layers")
+ROUNDS = Number(int, low=1, high=1000, unit="rounds")
+DPS_STRENGTH = Number(float, low=0, high=100)
+POSITION = Number(float, low=0, high=86_400, unit="seconds")
+SNR_DB = Number(float, low=-100, high=200, unit="dB")
+HERTZ = Number(float, above=0, high=384_000, unit="Hz")

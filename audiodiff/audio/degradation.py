@@ -17,12 +17,15 @@ from torch import Tensor
 
 from audiodiff.audio.mel import MelSpectrogram
 from audiodiff.audio.restoration import cubic_spline, fill_gap, low_pass, wiener
+from audiodiff.choices import HERTZ, SNR_DB, Number
 from audiodiff.errors import AudioError
 
 Shrink = Callable[[Tensor, float], Tensor]
 """(a difference to noisy audio, the noise's standard deviation) -> the part of it that is not noise, by what is
 uncertain about the clean signal."""
 
+_LEVEL = Number(float, above=0, high=1e6)
+_SECOND = Number(float, low=-86_400, high=86_400, unit="seconds")
 _HIGHEST_PEAK = 4.0
 """Full scales that a spline may reach; a long stretch that was cut off would send it anywhere."""
 _FADE_SECONDS = 0.003
@@ -76,6 +79,11 @@ class Gaps:
 
     spans: Sequence[tuple[float, float]]
     sample_rate: int
+
+    def __post_init__(self) -> None:
+        for span in self.spans:
+            for second in span:
+                _SECOND.check("gap", second)
 
     def samples(self, n_samples: int) -> list[tuple[int, int]]:
         """Return first and end sample of each gap.
@@ -155,6 +163,9 @@ class Clipping:
 
     level: float
 
+    def __post_init__(self) -> None:
+        _LEVEL.check("level", self.level)
+
     def cut(self, audio: Tensor) -> Tensor:
         """Return which samples were cut off, of the shape of the audio."""
         return audio.abs() >= self.level - 2**-14  # files of 16 bits round
@@ -201,6 +212,9 @@ class Noise:
 
     snr_db: float
 
+    def __post_init__(self) -> None:
+        SNR_DB.check("snr_db", self.snr_db)
+
     def level(self, audio: Tensor) -> float:
         """Return the standard deviation of the noise in noisy audio."""
         return float((audio.square().mean() / (1 + 10 ** (self.snr_db / 10))).sqrt())
@@ -241,6 +255,9 @@ class LowPass:
 
     cutoff: float
     sample_rate: int
+
+    def __post_init__(self) -> None:
+        HERTZ.check("cutoff", self.cutoff)
 
     def mask(self, audio: Tensor) -> Tensor:
         """Return that every sample is changed, `(time,)`."""

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor, int32
 
 from audiodiff.audio.resample import resample
+from audiodiff.audio.transforms import ArrayLike, as_tensor
 from audiodiff.errors import AudioError
 
 AUDIO_EXTENSIONS = (
@@ -115,7 +116,7 @@ def load_audio(
     return audio if sample_rate is None else resample(audio, own_rate, sample_rate)
 
 
-def save_audio(path: str | Path, audio: Tensor, sample_rate: int, subtype: str | None = None) -> None:
+def save_audio(path: str | Path, audio: ArrayLike, sample_rate: int, subtype: str | None = None) -> None:
     """Write an audio file, under a temporary name first, so that no half-written file ever has the wanted name.
 
     Args:
@@ -261,7 +262,7 @@ def _read_part(file: soundfile.SoundFile, start: int, n_samples: int) -> NDArray
 # --- writing ----------------------------------------------------------------------------------------------------------
 
 
-def _checked(audio: Tensor, subtype: str, name: str) -> Tensor:
+def _checked(audio: ArrayLike, subtype: str, name: str) -> Tensor:
     """Refuse audio that cannot be written, and warn of samples that will be clipped.
 
     Args:
@@ -275,6 +276,7 @@ def _checked(audio: Tensor, subtype: str, name: str) -> Tensor:
     Raises:
         AudioError: If the shape or type is wrong, or a sample is not finite.
     """
+    audio = as_tensor(audio, f"audio for {name}", AudioError)
     if audio.ndim not in (1, 2) or audio.numel() == 0 or not audio.is_floating_point():
         raise AudioError(
             f"audio for {name} has shape {tuple(audio.shape)} and type {audio.dtype}; expected at least one sample, "

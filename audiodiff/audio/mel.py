@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
+from audiodiff.audio.transforms import ArrayLike, as_tensor
 from audiodiff.config import MelConfig
 from audiodiff.config.mel import SLANEY_LOG_STEP, hertz_to_mels
 from audiodiff.errors import AudioError, MelError
@@ -99,7 +100,7 @@ class MelSpectrogram(nn.Module):
         super().__init__()
         self.config = config
         self.padding = (config.n_fft if config.centre == "frame" else config.n_fft - config.hop_length) // 2
-        window = torch.hann_window(config.win_length, dtype=torch.float64)
+        window = torch.hann_window(config.win_length, dtype=torch.float64, device="cpu")
         self._window_norm = float(window.norm()) if config.window_norm else 1.0
         filters = torch.from_numpy(mel_filterbank(config))
         self.n_covered_bins = int(filters.sum(0).nonzero().max()) + 1
@@ -128,7 +129,7 @@ class MelSpectrogram(nn.Module):
             )
         return (n_samples + 2 * self.padding - config.n_fft) // config.hop_length + 1
 
-    def forward(self, audio: Tensor) -> Tensor:
+    def forward(self, audio: ArrayLike) -> Tensor:
         """Compute the mel spectrogram.
 
         Args:
@@ -140,7 +141,7 @@ class MelSpectrogram(nn.Module):
         Raises:
             AudioError: If the audio is too short, or its samples are integers.
         """
-        config = self.config
+        config, audio = self.config, as_tensor(audio, "audio", AudioError)
         if not audio.is_floating_point():
             raise AudioError(f"audio is {audio.dtype}; expected floating point in [-1, 1]. Divide by the full scale.")
         n_frames = self.n_frames(audio.shape[-1] if audio.ndim else 0)
@@ -238,8 +239,8 @@ def _between(signal: Tensor, start: int, stop: int, padding: str) -> Tensor:
     return padded[:, offset : offset + stop - start]
 
 
-def check_mel(mel: Tensor, config: MelConfig) -> None:
-    """Refuse a mel spectrogram that cannot be of this convention.
+def check_mel(mel: ArrayLike, config: MelConfig) -> Tensor:
+    """Refuse a mel spectrogram that cannot be of this convention, and return it as a tensor.
 
     Args:
         mel: Mel values, shape `(n_mels, frames)` or `(batch, n_mels, frames)`.
@@ -249,6 +250,7 @@ def check_mel(mel: Tensor, config: MelConfig) -> None:
         MelError: If rank, number of bins or their axis is wrong, if it is empty or not finite, or if the range of its
             values clearly belongs to another convention.
     """
+    mel = as_tensor(mel, "mel", MelError)
     came, expected = f"mel has shape {tuple(mel.shape)}", f"expected (n_mels, frames) with n_mels = {config.n_mels}"
     if mel.ndim not in (2, 3):
         raise MelError(f"{came}; {expected}, or a batch of them. Add or squeeze dimensions.")
@@ -263,6 +265,7 @@ def check_mel(mel: Tensor, config: MelConfig) -> None:
     if n_bad := int((~mel.isfinite()).sum()):
         raise MelError(f"mel has {n_bad} values that are NaN or infinite; expected none. Was log(0) taken?")
     _check_range(mel, config)
+    return mel
 
 
 def _check_range(mel: Tensor, config: MelConfig) -> None:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from audiodiff.audio._torchaudio import import_torchaudio
+from audiodiff.audio.transforms import ArrayLike, as_tensor
 from audiodiff.errors import AudioError
 
 # Measured with sines: flat within 0.01 dB up to 0.94 of the lower Nyquist frequency, 120 dB down from there on.
@@ -25,7 +26,7 @@ _LARGEST_KERNEL = 2**20
 """Coefficients of the largest torchaudio filter; all usual rates from 8 to 192 kHz but one pair need less."""
 
 
-def resample(audio: Tensor, from_rate: int, to_rate: int) -> Tensor:
+def resample(audio: ArrayLike, from_rate: int, to_rate: int) -> Tensor:
     """Change the sample rate of audio.
 
     The signal is taken to be zero before its start and after its end.
@@ -45,6 +46,7 @@ def resample(audio: Tensor, from_rate: int, to_rate: int) -> Tensor:
     """
     if from_rate < 1 or to_rate < 1:
         raise AudioError(f"cannot resample from {from_rate} Hz to {to_rate} Hz; rates are positive, in Hz.")
+    audio = as_tensor(audio, "audio", AudioError)
     if not audio.is_floating_point():
         raise AudioError(f"audio is {audio.dtype}; expected floating point in [-1, 1]. Divide by the full scale.")
     if audio.numel() == 0:

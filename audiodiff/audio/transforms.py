@@ -1,14 +1,55 @@
-"""Transforms with one frame per hop of the signal and an exact inverse, both differentiable: STFT and MDCT."""
+"""Transforms with one frame per hop of the signal and an exact inverse, both differentiable: STFT and MDCT.
+
+And the first transform of all, of what users hand over into a tensor.
+"""
 
 from __future__ import annotations
 
 import math
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from audiodiff.errors import AudioError, ConfigError
+from audiodiff.errors import AudiodiffError, AudioError, ConfigError
+
+ArrayLike = Tensor | NDArray[Any]
+"""What functions take for audio, mels and vectors."""
+
+
+def as_tensor(values: ArrayLike, what: str, error: type[AudiodiffError]) -> Tensor:
+    """Return a tensor or a NumPy array as a plain tensor; a tensor is returned as it is.
+
+    Args:
+        values: The tensor or array.
+        what: What it is, for the message.
+        error: What to raise.
+
+    Raises:
+        AudiodiffError: If it is neither, or a tensor without plain values to compute with.
+    """
+    expected = "expected a torch.Tensor or a numpy.ndarray of floating point numbers"
+    if isinstance(values, np.ndarray) and not np.ma.isMaskedArray(values):
+        if values.dtype.kind not in "fiub" or values.dtype.itemsize > 8:
+            raise error(f"{what} is an array of {values.dtype}; {expected}.")
+        native = np.array(values, values.dtype.newbyteorder("="), order="C")  # torch knows no other, and may write
+        return torch.from_numpy(native)
+    if not isinstance(values, Tensor):
+        raise error(f"{what} is of type {type(values).__name__}; {expected}.")
+    plain = values.layout == torch.strided and not (values.is_nested or values.is_quantized or values.is_meta)
+    if not plain or (values.is_floating_point() and values.element_size() < 2):
+        raise error(f"{what} is a {_kind(values)} tensor, which cannot be computed with; {expected}.")
+    return values
+
+
+def _kind(tensor: Tensor) -> str:
+    """Name what is strange about a tensor."""
+    kinds = {"nested": tensor.is_nested, "quantised": tensor.is_quantized, "meta": tensor.is_meta}
+    named = [kind for kind, holds in kinds.items() if holds]
+    return named[0] if named else str(tensor.dtype if tensor.layout == torch.strided else tensor.layout)
 
 
 class FramedSTFT(nn.Module):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from audiodiff.choices import LOG_SNR, Number, Numbers
+from audiodiff.choices import DPS_STRENGTH, HERTZ, LOG_SNR, POSITION, ROUNDS, SNR_DB, Number, Numbers
 from audiodiff.cli import options as opt
 
 if TYPE_CHECKING:
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from audiodiff.pipelines.repair_files import RepairOptions
 
 _KINDS = ("gaps", "declip", "denoise", "extend")
-_AT = Number(float, low=0, high=86_400, unit="seconds")
 
 
 @click.command("repair", cls=opt.Verb)
@@ -27,7 +26,7 @@ _AT = Number(float, low=0, high=86_400, unit="seconds")
 @click.option(
     "--gap",
     "gaps",
-    type=Numbers(_AT, _AT, mark="-", example="1.20-1.25"),
+    type=Numbers(POSITION, POSITION, mark="-", example="1.20-1.25"),
     multiple=True,
     metavar="FROM-TO",
     help="Inpaint missing audio between these seconds; may be repeated.",
@@ -42,13 +41,13 @@ _AT = Number(float, low=0, high=86_400, unit="seconds")
 )
 @click.option(
     "--denoise",
-    type=Number(float, low=-100, high=200, unit="dB"),
+    type=SNR_DB,
     metavar="SNR_DB",
     help="Remove white noise of this signal-to-noise ratio.",
 )
 @click.option(
     "--extend",
-    type=Number(float, above=0, high=384_000, unit="Hz"),
+    type=HERTZ,
     metavar="HZ",
     help="Extend the bandwidth of a recording that ends at this frequency.",
 )
@@ -71,14 +70,14 @@ _AT = Number(float, low=0, high=86_400, unit="seconds")
 )
 @opt.expert(
     "--rounds",
-    type=Number(int, low=1, high=100),
+    type=ROUNDS,
     metavar="N",
     help="Times each step is taken (RePaint); more fit gaps better.  [default: 2 for gaps, else 1]",
 )
 @opt.expert(
     "--dps",
     "dps_strength",
-    type=Number(float, low=0, high=100),
+    type=DPS_STRENGTH,
     default=0.0,
     show_default=True,
     metavar="SCALE",

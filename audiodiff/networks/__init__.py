@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from audiodiff.config import ModelConfig
+from audiodiff.networks.base import isolated
 from audiodiff.networks.diffwave import DiffWave
 from audiodiff.networks.stft_diffwave import STFTDiffWave
 from audiodiff.networks.unet import UNet1d
@@ -16,6 +17,7 @@ NETWORKS: dict[str, type[DiffWave] | type[STFTDiffWave] | type[UNet1d]] = {
 }
 
 
+@isolated("off")
 def build_network(config: ModelConfig) -> Network:
     """Build the network that a model's configuration describes, with fresh weights.
 

@@ -1,7 +1,15 @@
-"""What the networks share: noise level and conditions, and the projections around a stack of layers."""
+"""What the networks share: noise level and conditions, and the state of torch that they are built and run in."""
 
 from __future__ import annotations
 
+import functools
+import inspect
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from threading import Lock
+from typing import Any, Literal, TypeVar
+
+import torch
 from torch import Tensor, nn
 
 from audiodiff.config import ModelConfig
@@ -13,6 +21,83 @@ from audiodiff.networks.conditioning import (
     VectorEmbedding,
 )
 from audiodiff.networks.embeddings import NoiseLevelEmbedding
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+Gradients = Literal["inference", "off", "on", "as they are"]
+
+
+def isolated(gradients: Gradients) -> Callable[[_Function], _Function]:
+    """Return a decorator that has a function compute the same whatever the caller has set in torch.
+
+    Autocast is off, new tensors are float32 and on the CPU. It takes up one frame of the stack, and of a generator it
+    lasts while a next value is computed. The default dtype belongs to the whole process: other threads see it too.
+
+    Args:
+        gradients: Whether there are any: "inference" and "off" are `torch.inference_mode` and `torch.no_grad`, "on"
+            also within these.
+    """
+
+    def decorate(function: _Function) -> _Function:
+        @functools.wraps(function)
+        def call(*args: Any, **options: Any) -> Any:
+            with _isolation(gradients):
+                return function(*args, **options)
+
+        @functools.wraps(function)
+        def generate(*args: Any, **options: Any) -> Iterator[Any]:
+            values = function(*args, **options)
+            try:
+                while True:
+                    with _isolation(gradients):
+                        try:
+                            value = next(values)
+                        except StopIteration:
+                            return
+                    yield value
+            finally:
+                values.close()
+
+        return generate if inspect.isgeneratorfunction(function) else call  # type: ignore[return-value]
+
+    return decorate
+
+
+@contextmanager
+def _isolation(gradients: Gradients) -> Iterator[None]:
+    with ExitStack() as stack:
+        for kind in ("cpu", "cuda", "mps", "xpu"):
+            if torch.is_autocast_enabled(kind):
+                stack.enter_context(torch.autocast(kind, enabled=False))
+        if torch.get_default_device().type != "cpu":
+            stack.enter_context(torch.device("cpu"))
+        if gradients != "as they are":
+            stack.enter_context(torch.inference_mode(gradients == "inference"))
+            stack.enter_context(torch.set_grad_enabled(gradients == "on"))
+        stack.enter_context(_FLOAT32)
+        yield
+
+
+class _Float32:
+    """Makes float32 the default dtype as long as anyone is within; then it is again what it was before the first."""
+
+    def __init__(self) -> None:
+        self._lock, self._n_within, self._before = Lock(), 0, torch.float32
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if self._n_within == 0:
+                self._before = torch.get_default_dtype()
+                torch.set_default_dtype(torch.float32)
+            self._n_within += 1
+
+    def __exit__(self, *error: object) -> None:
+        with self._lock:
+            self._n_within -= 1
+            if self._n_within == 0:
+                torch.set_default_dtype(self._before)
+
+
+_FLOAT32 = _Float32()
 
 
 class Stack(nn.Module):

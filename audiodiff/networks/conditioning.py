@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from audiodiff.audio.transforms import ArrayLike, as_tensor
 from audiodiff.config import ModelConfig, NetworkConfig, SynthesisConfig
 from audiodiff.errors import ConfigError
 
@@ -246,7 +247,7 @@ def make_conditioner(network: NetworkConfig, n_mels: int, widths: Sequence[int])
 
 
 def make_conditions(
-    config: ModelConfig, device: torch.device, *, label: str | None, speaker: str | None, vector: Tensor | None
+    config: ModelConfig, device: torch.device, *, label: str | None, speaker: str | None, vector: ArrayLike | None
 ) -> GlobalConditions | None:
     """Check what is said of a clip, and turn names into indices.
 
@@ -289,9 +290,10 @@ def _index(what: str, name: str | None, names: Sequence[str], device: torch.devi
     return torch.tensor([names.index(name)], device=device)
 
 
-def _row(vector: Tensor | None, width: int, device: torch.device) -> Tensor | None:
+def _row(vector: ArrayLike | None, width: int, device: torch.device) -> Tensor | None:
     if vector is None:
         return None
+    vector = as_tensor(vector, "the vector", ConfigError)
     if vector.numel() != width or vector.dim() > 2 or not bool(vector.isfinite().all()):
         takes = f"takes {width} finite numbers" if width else "takes no vector (vector_width is 0)"
         raise ConfigError(f"the vector has shape {tuple(vector.shape)}; this model {takes}.")

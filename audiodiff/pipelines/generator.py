@@ -9,14 +9,17 @@ import torch
 from torch import Tensor
 from typing_extensions import Unpack
 
+from audiodiff.audio.transforms import ArrayLike
 from audiodiff.audio.whitening import Whitening
 from audiodiff.checkpoint import choose_device, find_model, load_model
+from audiodiff.choices import ANY_SEED, COUNT, SECONDS
 from audiodiff.config import ModelConfig, SynthesisConfig
 from audiodiff.diffusion.samplers import StepCallback
 from audiodiff.engine.choose import Dtype
 from audiodiff.engine.streaming import Signal
 from audiodiff.errors import ConfigError, ModelError
 from audiodiff.networks import Network
+from audiodiff.networks.base import isolated
 from audiodiff.networks.conditioning import make_conditions
 from audiodiff.pipelines.base import Piece, Pipeline, SynthesisChanges
 
@@ -33,6 +36,7 @@ class Generator(Pipeline):
         ModelError: If the model needs a mel.
     """
 
+    @isolated("off")
     def __init__(self, network: Network, config: ModelConfig, dtype: Dtype = "auto") -> None:
         super().__init__(network, config, dtype)
         if config.mel is not None:
@@ -44,7 +48,7 @@ class Generator(Pipeline):
         """Load a generator; arguments and errors as in `Vocoder.from_pretrained`."""
         return cls(*load_model(find_model(name), choose_device(device)), dtype)
 
-    @torch.inference_mode()
+    @isolated("inference")
     def generate(
         self,
         label: str | None = None,
@@ -52,7 +56,7 @@ class Generator(Pipeline):
         seconds: float | None = None,
         *,
         speaker: str | None = None,
-        vector: Tensor | None = None,
+        vector: ArrayLike | None = None,
         seed: int = 0,
         on_step: StepCallback | None = None,
         **changes: Unpack[SynthesisChanges],
@@ -79,8 +83,7 @@ class Generator(Pipeline):
         n_samples = self.n_samples(seconds)
         if settings.start != "noise":
             raise ConfigError(f"start {settings.start!r} needs a mel, which this model has not; use 'noise'.")
-        if count < 1:
-            raise ConfigError(f"count is {count}; it must be at least 1.")
+        count, seed = COUNT.check("count", count), ANY_SEED.check("seed", seed)
         conditions = make_conditions(self.config, self.device, label=label, speaker=speaker, vector=vector)
         if conditions is None and changes.get("guidance", 1) != 1:
             raise ConfigError("guidance steers towards a label, a speaker or a vector; give one, or use guidance 1.")
@@ -127,7 +130,7 @@ class Generator(Pipeline):
         seconds = self.config.clip_seconds if seconds is None else seconds
         if seconds is None:
             raise ConfigError("this model states no length of its own; give seconds.")
-        n_samples = round(seconds * self.sample_rate)
+        n_samples = round(SECONDS.check("seconds", seconds) * self.sample_rate)
         if n_samples < 1:
             raise ConfigError(f"seconds is {seconds}; at {self.sample_rate} Hz that is no sample.")
         return n_samples

@@ -20,13 +20,16 @@ from typing_extensions import Unpack
 from audiodiff.audio.degradation import Degradation, Gaps, MelStatistics, ignore
 from audiodiff.audio.mel import align_to_hops
 from audiodiff.audio.mel_inversion import waveform_from_mel
+from audiodiff.audio.transforms import ArrayLike, as_tensor
 from audiodiff.audio.whitening import Whitening
+from audiodiff.choices import ANY_SEED, DPS_STRENGTH, ROUNDS
 from audiodiff.config import SynthesisConfig, parse_config
 from audiodiff.diffusion.inverse_problems import consistent, dps, resampled
 from audiodiff.diffusion.noise import position_noise
 from audiodiff.diffusion.process import diffuse
 from audiodiff.diffusion.samplers import SAMPLERS
-from audiodiff.errors import ConfigError
+from audiodiff.errors import AudioError, ConfigError
+from audiodiff.networks.base import isolated
 from audiodiff.networks.conditioning import check_guidance, make_conditions
 from audiodiff.pipelines.base import SynthesisChanges, make_corrector
 from audiodiff.pipelines.generator import Generator
@@ -71,23 +74,21 @@ class RepairConfig:
     rounds: int | None = None
 
     def __post_init__(self) -> None:
-        if (self.rounds is not None and self.rounds < 1) or self.dps_strength < 0:
-            raise ConfigError(
-                f"rounds is {self.rounds} and dps_strength {self.dps_strength}; expected at least 1 round and a "
-                "strength of 0 or more."
-            )
+        if self.rounds is not None:
+            ROUNDS.check("rounds", self.rounds)
+        DPS_STRENGTH.check("dps_strength", self.dps_strength)
 
 
-@torch.no_grad()
+@isolated("off")
 def repair(
     pipeline: Vocoder | Generator,
-    audio: Tensor,
+    audio: ArrayLike,
     degradation: Degradation,
     config: RepairConfig | None = None,
     *,
     label: str | None = None,
     speaker: str | None = None,
-    vector: Tensor | None = None,
+    vector: ArrayLike | None = None,
     seed: int = 0,
     **changes: Unpack[SynthesisChanges],
 ) -> Tensor:
@@ -118,6 +119,8 @@ def repair(
     """
     config = config or RepairConfig()
     settings, rounds = _settings(pipeline, degradation, config, changes)
+    seed = ANY_SEED.check("seed", seed)
+    audio = _recording(audio)
     known = _know(pipeline, audio.to(pipeline.device, torch.float32), degradation, config.start)
     conditions = make_conditions(pipeline.config, pipeline.device, label=label, speaker=speaker, vector=vector)
     condition = None if known.frames is None else pipeline.network.encode(known.frames)
@@ -132,6 +135,17 @@ def repair(
     x = noise(0) if config.start == "noise" else diffuse(known.estimate, noise(0), log_snrs[0])
     sampler, corrector = SAMPLERS[settings.sampler], make_corrector(settings)
     return known.audio(resampled(sampler, predict, x, log_snrs, noise, rounds=rounds, corrector=corrector))
+
+
+def _recording(audio: ArrayLike) -> Tensor:
+    """Return a recording `(channels, time)` as a tensor, or refuse it."""
+    audio = as_tensor(audio, "audio", AudioError)
+    if audio.ndim != 2 or not audio.is_floating_point() or not bool(audio.isfinite().all()):
+        raise AudioError(
+            f"audio has shape {tuple(audio.shape)} and type {audio.dtype}; expected (channels, time), floating point "
+            "and finite."
+        )
+    return audio
 
 
 def _settings(

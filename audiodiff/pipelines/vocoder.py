@@ -15,14 +15,17 @@ from torch.nn import functional
 from typing_extensions import Unpack
 
 from audiodiff.audio.mel import MelSpectrogram, align_to_hops, check_mel
+from audiodiff.audio.transforms import ArrayLike, as_tensor
 from audiodiff.audio.whitening import Whitening
 from audiodiff.checkpoint import choose_device, find_model, load_model
+from audiodiff.choices import ANY_SEED, SECONDS
 from audiodiff.config import ModelConfig, SynthesisConfig
 from audiodiff.diffusion.samplers import NoiseSource, Predictor, StepCallback
 from audiodiff.engine.choose import Dtype
 from audiodiff.engine.streaming import Signal, Window, with_halo
-from audiodiff.errors import ConfigError, MelError, ModelError
+from audiodiff.errors import AudioError, ConfigError, MelError, ModelError
 from audiodiff.networks import Network
+from audiodiff.networks.base import isolated
 from audiodiff.networks.conditioning import make_conditions
 from audiodiff.pipelines.base import Piece, Pipeline, SynthesisChanges
 from audiodiff.pipelines.mel_chunks import aligned, chunks, frames_behind
@@ -50,6 +53,7 @@ class Vocoder(Pipeline):
         >>> save_audio("out.wav", vocoder(vocoder.mel(audio), seed=0), vocoder.sample_rate)  # doctest: +SKIP
     """
 
+    @isolated("off")
     def __init__(self, network: Network, config: ModelConfig, dtype: Dtype = "auto") -> None:
         super().__init__(network, config, dtype)
         if config.mel is None:
@@ -82,9 +86,9 @@ class Vocoder(Pipeline):
         vocoder._global_condition = self._global_condition
         return vocoder
 
-    @torch.no_grad()
+    @isolated("off")
     def with_conditions(
-        self, *, label: str | None = None, speaker: str | None = None, vector: Tensor | None = None
+        self, *, label: str | None = None, speaker: str | None = None, vector: ArrayLike | None = None
     ) -> Vocoder:
         """Return the same vocoder with global conditions; arguments and errors as in `Generator.generate`."""
         vocoder = copy.copy(self)
@@ -92,12 +96,13 @@ class Vocoder(Pipeline):
         vocoder._global_condition = None if conditions is None else self.network.embed(conditions)
         return vocoder
 
-    def told(self, *, label: str | None = None, speaker: str | None = None, vector: Tensor | None = None) -> Vocoder:
+    def told(self, *, label: str | None = None, speaker: str | None = None, vector: ArrayLike | None = None) -> Vocoder:
         """Call `with_conditions`, which this was before (deprecated)."""
         warnings.warn("Vocoder.told is now Vocoder.with_conditions.", DeprecationWarning, stacklevel=2)
         return self.with_conditions(label=label, speaker=speaker, vector=vector)
 
-    def mel(self, audio: Tensor) -> Tensor:
+    @isolated("as they are")
+    def mel(self, audio: ArrayLike) -> Tensor:
         """Compute the mel spectrogram that this model wants; the audio is padded with zeros to whole hops.
 
         Args:
@@ -109,15 +114,16 @@ class Vocoder(Pipeline):
         Raises:
             AudioError: If the audio is shorter than a frame.
         """
-        self.spectrogram.n_frames(audio.shape[-1])
+        audio = as_tensor(audio, "audio", AudioError)
+        self.spectrogram.n_frames(audio.shape[-1] if audio.ndim else 0)
         padding = -audio.shape[-1] % self.mel_config.hop_length
         mel: Tensor = self.spectrogram(functional.pad(audio.to(self.device), (0, padding)))
         return mel
 
-    @torch.inference_mode()
+    @isolated("inference")
     def __call__(
         self,
-        mel: Tensor,
+        mel: ArrayLike,
         *,
         seed: int | Sequence[int] = 0,
         chunk_seconds: float | None = None,
@@ -141,7 +147,7 @@ class Vocoder(Pipeline):
             MelError: If the mel does not fit the model.
             ConfigError: If there are not as many seeds as waveforms, or a setting is impossible.
         """
-        check_mel(mel, self.mel_config)
+        mel = check_mel(mel, self.mel_config)
         settings = self.settings(changes)
         frames = align_to_hops(mel.reshape(-1, *mel.shape[-2:]), self.mel_config)
         seeds = self._seeds(seed, len(frames))
@@ -175,10 +181,10 @@ class Vocoder(Pipeline):
 
         yield self._audio_whole(frames, seeds, settings, sample)
 
-    @torch.inference_mode()
+    @isolated("inference")
     def stream(
         self,
-        mels: Iterable[Tensor],
+        mels: Iterable[ArrayLike],
         *,
         seed: int = 0,
         chunk_seconds: float = 0.5,
@@ -206,13 +212,13 @@ class Vocoder(Pipeline):
 
         def checked() -> Iterator[Tensor]:
             for mel in mels:
-                check_mel(mel, self.mel_config)
+                mel = check_mel(mel, self.mel_config)
                 if mel.ndim != 2:
                     raise MelError(f"mel has shape {tuple(mel.shape)}; a stream takes (n_mels, frames), one waveform.")
                 yield mel.unsqueeze(0)
 
         frames = aligned(checked(), self.mel_config)
-        for piece in self._audio_in_pieces(frames, [seed], settings, chunk, on_step, in_threads=False):
+        for piece in self._audio_in_pieces(frames, self._seeds(seed, 1), settings, chunk, on_step, in_threads=False):
             yield piece[0, 0]
 
     def latency(self, chunk_seconds: float = 0.5, **changes: Unpack[SynthesisChanges]) -> float:
@@ -227,6 +233,7 @@ class Vocoder(Pipeline):
         frames += self.mel_config.centre == "frame" and self.mel_config.pairing == "midpoint"
         return frames * self.mel_config.hop_length / self.sample_rate
 
+    @isolated("as they are")
     def synthesise(
         self,
         frames: Tensor,
@@ -335,6 +342,7 @@ class Vocoder(Pipeline):
         return max(0 if causal else self.engine.context_frames, self.initialisation.reach(settings))
 
     def _chunk_frames(self, seconds: float) -> int:
+        seconds = SECONDS.check("chunk_seconds", seconds)
         frames = round(seconds * self.sample_rate / self.mel_config.hop_length)
         if frames < 1:
             shortest = self.mel_config.hop_length / self.sample_rate
@@ -342,7 +350,10 @@ class Vocoder(Pipeline):
         return frames
 
     def _seeds(self, seed: int | Sequence[int], count: int) -> list[int]:
-        seeds = [seed] * count if isinstance(seed, int) else list(seed)
+        try:
+            seeds = [ANY_SEED.check("seed", one) for one in seed]  # type: ignore[union-attr]  # or a TypeError
+        except TypeError:
+            seeds = [ANY_SEED.check("seed", seed)] * count
         if len(seeds) != count:
             raise ConfigError(f"{len(seeds)} seeds for {count} waveforms; give one seed, or one for each.")
         return seeds

@@ -17,6 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from audiodiff.config import RunConfig
 from audiodiff.data.corpus import CropStream, open_corpus
+from audiodiff.networks.base import isolated
 from audiodiff.training.distributed import init_distributed
 from audiodiff.training.initialisation import initialise
 from audiodiff.training.state import TrainState
@@ -56,6 +57,7 @@ class Cost:
     disk_bytes: int
 
 
+@isolated("on")
 def measure_cost(config: RunConfig) -> Cost:
     """Take three steps of a run and forget them.
 

@@ -16,6 +16,7 @@ from audiodiff.config import ModelConfig, TrainingConfig
 from audiodiff.data.crops import Example
 from audiodiff.errors import TrainingError
 from audiodiff.networks import Network
+from audiodiff.networks.base import isolated
 from audiodiff.networks.embeddings import radial_parameters
 from audiodiff.training.distributed import Distributed
 from audiodiff.training.objective import Batch, FewStepLoss, LossWeighting, Objective
@@ -166,6 +167,7 @@ class TrainState:
         predict = distributed.wrap(self.network)
         self._predict = torch.compile(predict, dynamic=False) if training.compile else predict
 
+    @isolated("on")
     def step(self, examples: Example, *, stop: bool = False, elapsed: float = 0.0) -> list[StepResult]:
         """Take one training step; where loss or gradient is not finite, the weights stay as they are.
 

@@ -16,6 +16,7 @@ from audiodiff.data.crops import Example
 from audiodiff.data.dataset import BadRecordings, validation_crops
 from audiodiff.data.manifest import Recording
 from audiodiff.errors import AudiodiffError, TrainingError
+from audiodiff.networks.base import isolated
 from audiodiff.training.callbacks import Callback, TrainEvent, progress, tensorboard
 from audiodiff.training.checkpoints import Checkpointer, RunFolder
 from audiodiff.training.distributed import init_distributed
@@ -53,6 +54,7 @@ class TrainResult:
     is_main_process: bool = True
 
 
+@isolated("on")
 def train(
     config: RunConfig,
     run_dir: str | Path,

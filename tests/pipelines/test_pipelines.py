@@ -54,6 +54,7 @@ class Oracle(nn.Module):
 
     receptive_field, look_ahead, context_frames = 0, 0, 0
     stack = SimpleNamespace(conditioner=None)
+    variance = None
 
     def __init__(self, clean: Tensor) -> None:
         super().__init__()
@@ -378,9 +379,9 @@ def test_settings_change_the_clip(generator, change):
     [
         ({"label": "maybe"}, "unknown label 'maybe'; this model knows yes, no"),
         ({"label": None}, "needs a label; choose from yes, no"),
-        ({"label": "yes", "count": 0}, "count is 0"),
-        ({"label": "yes", "seconds": 0.0}, "no sample"),
-        ({"label": "yes", "seconds": -1.0}, "no sample"),
+        ({"label": "yes", "count": 0}, "count: 0 is not a whole number from 1 to"),
+        ({"label": "yes", "seconds": 1e-9}, "no sample"),
+        ({"label": "yes", "seconds": -1.0}, "seconds: -1.0 is not a number above 0"),
         ({"label": "yes", "steps": -1}, "steps"),
         ({"label": "yes", "start": "griffin-lim"}, "griffin-lim"),
     ],
