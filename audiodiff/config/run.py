@@ -197,7 +197,9 @@ class TrainingConfig(Config):
         "so that the model also learns to do without: 0.1 for guidance and for samples of no class; 0 where neither is "
         "wanted",
     )
-    precision: Literal["fp32", "bf16"] = "fp32"
+    precision: Literal["auto", "fp32", "bf16"] = Field(
+        "fp32", description="of matrix products; auto is bf16 where the hardware has it, else fp32"
+    )
     compile: bool = Field(False, description="torch.compile the network")
     device: Literal["auto", "cpu", "cuda"] = "auto"
     seed: Annotated[int, SEED] = 0

@@ -14,6 +14,7 @@ from torch.nn.utils import clip_grad_norm_, parametrize
 
 from audiodiff.config import ModelConfig, TrainingConfig
 from audiodiff.data.crops import Example
+from audiodiff.engine.choose import choose_dtype
 from audiodiff.errors import TrainingError
 from audiodiff.networks import Network
 from audiodiff.networks.base import isolated
@@ -151,7 +152,8 @@ class TrainState:
         self.network = copy.deepcopy(ema).to(distributed.device).train()
         set_trainable(self.network, training)
         self.ema = copy.deepcopy(ema).to(distributed.device).eval().requires_grad_(False)
-        self.objective = Objective(config, distributed.device, bf16=training.precision == "bf16")
+        bf16 = choose_dtype(training.precision, distributed.device) == torch.bfloat16
+        self.objective = Objective(config, distributed.device, bf16=bf16)
         self._weighting = LossWeighting(training, config.diffusion.target)
         wanted = training.few_step_weight > 0
         self.few_step = FewStepLoss(self.ema, config, bf16=self.objective.bf16) if wanted else None

@@ -85,6 +85,16 @@ def test_each_option_changes_the_weights(make_state, stream, option):
     assert not torch.equal(flat(plain.network), flat(changed.network))
 
 
+@pytest.mark.parametrize(("has", "precision"), [(True, "bf16"), (False, "fp32")])
+def test_auto_is_the_precision_that_is_fast(make_state, stream, monkeypatch, has, precision):
+    monkeypatch.setattr("audiodiff.engine.choose.cpu_has_bf16", lambda: has)
+    auto, explicit = make_state(precision="auto"), make_state(precision=precision)
+    for batch in stream:
+        auto.step(batch)
+        explicit.step(batch)
+    assert torch.equal(flat(auto.network), flat(explicit.network))
+
+
 def test_the_decay_changes_the_average_only(make_state, stream):
     plain, changed = make_state(), make_state(ema_decay=0.1)
     for batch in stream:
