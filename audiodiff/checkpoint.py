@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import tempfile
 from collections.abc import Callable
 from importlib.resources import files
@@ -18,7 +19,7 @@ from torch.overrides import TorchFunctionMode
 
 from audiodiff.audio.io import flush_to_disk
 from audiodiff.config import ModelConfig, parse_config
-from audiodiff.errors import ConfigError, ModelError
+from audiodiff.errors import ConfigError, ModelError, OutputError
 from audiodiff.networks import Network, build_network
 from audiodiff.networks.base import isolated
 from audiodiff.text import read_json
@@ -27,6 +28,9 @@ WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
 FORMAT = 1
 DEFAULT_MODEL = "speech-22k"
+HUB = "hub:"
+"""What the name of a model of the Hugging Face hub begins with; nothing else reaches the network."""
+HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*", re.ASCII)
 
 
 def choose_device(device: str = "auto") -> torch.device:
@@ -53,7 +57,8 @@ def bundled_models() -> dict[str, Path]:
 def save_model(folder: str | Path, weights: dict[str, Tensor], config: ModelConfig, *, half: bool = False) -> None:
     """Write a model folder under a temporary name, flush it to disk, then move it into place of an older one.
 
-    Other files in the older one, such as a README, stay.
+    Other files in the older one, such as a README, stay. Into a folder without a model the two files are moved. A link
+    to a folder stays, and what it names is written.
 
     Args:
         folder: Where to write.
@@ -62,29 +67,55 @@ def save_model(folder: str | Path, weights: dict[str, Tensor], config: ModelConf
         half: Store matrices in float16, which halves the file; loading brings them back to float32.
 
     Raises:
-        ModelError: If there is a file of that name.
+        ModelError: If something other than a folder has that name, or the folder holds a config.json of something else.
+        OutputError: If it cannot be written, as on a full disk.
     """
-    folder = Path(folder)
-    if folder.is_file():
+    folder = Path(os.path.realpath(folder))
+    if folder.exists() and not folder.is_dir():
         raise ModelError(f"{folder} is a file; a model is written to a folder. Choose another name.")
-    folder.parent.mkdir(parents=True, exist_ok=True)
     tensors = {name: _stored(value, half=half) for name, value in weights.items()}
-    with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as temporary:
-        fresh = Path(temporary) / "new"
-        fresh.mkdir()
-        (fresh / WEIGHTS).write_bytes(save(tensors))  # save_file would deny other users to read it
-        document = {"audiodiff_model": FORMAT, "config": config.model_dump(mode="json")}
-        (fresh / CONFIG).write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        for path in fresh.iterdir():
-            flush_to_disk(path)
-        others = []
-        if folder.exists():
-            old = Path(temporary) / "old"
-            os.rename(folder, old)
-            others = [path for path in old.iterdir() if path.name not in (WEIGHTS, CONFIG)]
-        os.rename(fresh, folder)
-        for path in others:
-            os.rename(path, folder / path.name)
+    document = {"audiodiff_model": FORMAT, "config": config.model_dump(mode="json")}
+    try:
+        is_model = _holds_model(folder)
+        beside = is_model or not folder.exists()
+        where = folder.parent if beside else folder
+        where.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{folder.name[:24]}.", dir=where) as temporary:
+            fresh = Path(temporary) / "new"
+            fresh.mkdir()
+            (fresh / WEIGHTS).write_bytes(save(tensors))  # save_file would deny other users to read it
+            (fresh / CONFIG).write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+            for path in fresh.iterdir():
+                flush_to_disk(path)
+            if beside:
+                _swap(fresh, folder)
+            else:
+                for name in (WEIGHTS, CONFIG):
+                    os.replace(fresh / name, folder / name)
+    except OSError as error:
+        raise OutputError.of(folder, error) from error
+
+
+def _holds_model(folder: Path) -> bool:
+    """Tell whether a folder holds a model, and refuse one whose config.json is of something else."""
+    path = folder / CONFIG
+    if not path.exists():
+        return False
+    if not path.is_file() or b"audiodiff_model" not in path.read_bytes():
+        raise ModelError(f"{path} is of something else than a model of audiodiff, and is kept. Choose another folder.")
+    return True
+
+
+def _swap(fresh: Path, folder: Path) -> None:
+    """Move a folder into the place of an older one, whose other files it takes over."""
+    others = []
+    if folder.exists():
+        old = fresh.with_name("old")
+        os.rename(folder, old)
+        others = [path for path in old.iterdir() if path.name not in (WEIGHTS, CONFIG)]
+    os.rename(fresh, folder)
+    for path in others:
+        os.rename(path, folder / path.name)
 
 
 def copy_model(folder: str | Path, target: str | Path, config: ModelConfig) -> None:
@@ -132,8 +163,7 @@ def load_config(folder: str | Path) -> ModelConfig:
     folder = Path(folder)
     path = folder / CONFIG
     if not folder.is_dir():
-        names = ", ".join(bundled_models()) or "none"
-        raise ModelError(f"{folder} is not a folder. Give a model folder, or the name of a bundled model ({names}).")
+        raise _no_folder(folder)
     if not path.is_file():
         raise ModelError(
             f"{folder} has no {CONFIG}, so it is not a model folder. Training writes one in its run folder."
@@ -204,8 +234,8 @@ def find_model(name: str | Path | None = None) -> Path:
     """Resolve what a user calls a model into a folder.
 
     Args:
-        name: A folder, the name of a bundled model, a Hugging Face hub id such as `owner/model`, or None for the
-            bundled default.
+        name: A folder; the name of a bundled model; `hub:OWNER/NAME` for a model of the Hugging Face hub; or None for
+            the bundled default. Only a name that begins with `hub:` reaches the network.
 
     Returns:
         The folder; a hub model is downloaded into the hub's cache first.
@@ -213,26 +243,34 @@ def find_model(name: str | Path | None = None) -> Path:
     Raises:
         ModelError: If nothing of that name can be found.
     """
+    text = str(DEFAULT_MODEL if name is None else name)
     bundled = bundled_models()
-    if name is None:
-        name = DEFAULT_MODEL
-    if str(name) in bundled:
-        return bundled[str(name)]
-    folder = Path(name)
-    if folder.exists() or str(name).count("/") != 1 or str(name).startswith((".", "/", "~")):
+    if text in bundled:
+        return bundled[text]
+    folder = Path(text).expanduser()
+    if folder.exists():
         return folder
-    return _download(str(name))
+    if text.startswith(HUB):
+        return _download(text.removeprefix(HUB))
+    raise _no_folder(text, f" A model of the Hugging Face hub is {HUB}{text}." if HUB_ID.fullmatch(text) else "")
+
+
+def _no_folder(name: str | Path, hint: str = "") -> ModelError:
+    names = ", ".join(bundled_models()) or "none"
+    return ModelError(f"{name} is not a folder. Give a model folder, or the name of a bundled model ({names}).{hint}")
 
 
 def _download(hub_id: str) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
+    if not HUB_ID.fullmatch(hub_id):
+        raise ModelError(f"{HUB}{hub_id} is no name of the hub; expected {HUB}OWNER/NAME, as in its address.")
+    try:
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+    except ImportError as error:
+        raise ModelError(f"{HUB}{hub_id} needs huggingface_hub. Run: pip install 'audiodiff[hub]'") from error
     try:
         return Path(snapshot_download(hub_id, allow_patterns=[WEIGHTS, CONFIG]))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        names = ", ".join(bundled_models()) or "none"
         raise ModelError(
-            f"{hub_id} is no folder here, no bundled model ({names}), and the hub did not deliver it: "
-            f"{type(error).__name__}. Check the name and the network."
+            f"the hub did not deliver {hub_id}: {type(error).__name__}. Check the name and the network."
         ) from error

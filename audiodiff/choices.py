@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable
 from operator import index
 from typing import Any, Literal, SupportsFloat
@@ -33,6 +34,18 @@ Start = Literal["noise", "phase-gradient", "griffin-lim"]
 
 Dtype = Literal["auto", "fp32", "bf16"]
 """Precision of a network's matrix products."""
+
+
+class FilePath(click.Path):
+    """A path on the command line: `~` is the home folder, and `-` is refused, as no verb reads or writes a stream."""
+
+    def convert(
+        self, value: str | os.PathLike[str], param: click.Parameter | None, ctx: click.Context | None
+    ) -> str | bytes | os.PathLike[str]:
+        """Turn a word into a path."""
+        if str(value) == "-":
+            self.fail("'-' is not a stream here. Give the name of a file or folder.", param, ctx)
+        return super().convert(os.path.expanduser(value), param, ctx)
 
 
 _SHOWN = 60

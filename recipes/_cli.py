@@ -9,11 +9,11 @@ from typing import Any
 
 import click
 
-from audiodiff.choices import FRACTION_BELOW_1, SEED, WORKERS, Number
+from audiodiff.choices import FRACTION_BELOW_1, SEED, WORKERS, FilePath, Number
 from audiodiff.errors import AudiodiffError
 from recipes._common import FeatureOptions, Recipe
 
-_FOLDER = click.Path(file_okay=False, path_type=Path)
+_FOLDER = FilePath(file_okay=False, path_type=Path)
 
 
 def command(recipe: Recipe, help_text: str) -> click.Command:

@@ -22,7 +22,7 @@ from pathlib import Path
 
 import click
 
-from audiodiff.audio.io import audio_info, load_audio, save_audio
+from audiodiff.audio.io import audio_info, load_audio, make_folder, save_audio
 from audiodiff.audio.resample import resample
 from recipes._common import Item, Recipe, find_audio
 
@@ -73,7 +73,7 @@ def retune(source: Path, target: Path, semitones: int) -> None:
     ratio = Fraction(2 ** (semitones / 12)).limit_denominator(_LARGEST_DENOMINATOR)
     audio = load_audio(source, n_samples=min(math.ceil(_SECONDS * info.sample_rate * ratio), info.n_samples))
     audio = resample(audio, ratio.numerator, ratio.denominator)
-    target.parent.mkdir(exist_ok=True)
+    make_folder(target.parent)
     save_audio(target, audio, info.sample_rate)
 
 

@@ -50,6 +50,16 @@ OUTSIDE = {
     "diffusion": {"torch", "numpy", "triton"},
     "__init__": set(),
 }
+# Functions that write, yet not through `audiodiff.audio.io.replacing`.
+OWN_WRITERS = {
+    "save_model",  # a whole folder, moved into place
+    "_write_checkpoint",  # likewise
+    "_append",  # a study grows by lines
+    "locked",  # a lock is a file for its own sake
+    "_fetch",  # a download goes on where it was
+    "_flac",  # into memory
+    "_plot_clips",  # likewise
+}
 LIMIT_FUNCTION_LINES = 60
 LIMIT_FILE_LINES = 400
 
@@ -181,7 +191,31 @@ def _undocumented(scope: ast.Module | ast.ClassDef) -> Iterator[tuple[int, str]]
                 yield from _undocumented(node)
 
 
+def unguarded_writes(root: Path) -> list[str]:
+    """Find functions that write a file by themselves: half-written files, replaced devices, names too long."""
+    return [
+        f"{path}:{function.lineno}: {function.name} writes without `replacing`"
+        for path, tree in sources(root)
+        for function in ast.walk(tree)
+        if isinstance(function, ast.FunctionDef) and function.name not in OWN_WRITERS
+        if any(map(_writes, ast.walk(function))) and "replacing(" not in ast.unparse(function)
+    ]
+
+
+def _writes(node: ast.AST) -> bool:
+    if not isinstance(node, ast.Call):
+        return False
+    called = ast.unparse(node.func).split(".")
+    mode = [arg.value for arg in [*node.args, *(word.value for word in node.keywords)] if isinstance(arg, ast.Constant)]
+    if called[-1] in ("open", "SoundFile", "fdopen", "ZipFile"):
+        return any(isinstance(value, str) and re.fullmatch("[rwaxb+t]*[wax+][rwaxb+t]*", value) for value in mode)
+    return called[-1] in {"write_text", "write_bytes", "savefig", "save_file", "savez", "touch"} or called in (
+        *(["torch", "save"], ["np", "save"], ["soundfile", "write"], ["sf", "write"]),
+    )
+
+
 CHECKS = (
+    unguarded_writes,
     wrong_imports,
     homeless_files,
     scripts_past_the_command_line,
@@ -229,6 +263,13 @@ LONG_FUNCTION = "def _long():\n" + "    pass\n" * LIMIT_FUNCTION_LINES
         (wrong_imports, "recipes/ljspeech.py", "import audiodiff"),
         (wrong_imports, "egs/ljspeech/vocoder/plot.py", "from audiodiff.audio import io"),
         (homeless_files, "audiodiff/utils.py", ""),
+        (unguarded_writes, "recipes/x.py", "def _f(path):\n    path.write_text('')"),
+        (
+            unguarded_writes,
+            "audiodiff/cli/main.py",
+            "def _f(path):\n    with open(path, mode='a+b') as file:\n        pass",
+        ),
+        (unguarded_writes, "audiodiff/data/dataset.py", "def _f(path):\n    torch.save({}, path)"),
         (scripts_past_the_command_line, "egs/ljspeech/run.sh", "python3 -m audiodiff.training.trainer conf.yaml"),
         (scripts_past_the_command_line, "egs/ljspeech/run.sh", "python3 -c 'from audiodiff import Vocoder'"),
         (asserts_and_wide_excepts, "audiodiff/cli/main.py", "assert True"),

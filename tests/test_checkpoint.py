@@ -220,10 +220,22 @@ def test_every_bundled_model_makes_sound(name):
 def test_a_hub_model_that_cannot_be_had_is_named(monkeypatch, tmp_path):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(ModelError, match=r"nobody/nothing is no folder here.*Check the name and the network"):
-        find_model("nobody/nothing")
-    with pytest.raises(ModelError, match=r"so strange/\*\* is no folder here"):
-        find_model("so strange/**")
+    with pytest.raises(ModelError, match="hub did not deliver nobody/nothing: .*Check the name and the network"):
+        find_model("hub:nobody/nothing")
+    for name in ("hub:so strange/**", "hub:nobody", "hub:../nobody", "hub:a/b/c", "hub:https://x.org/a"):
+        with pytest.raises(ModelError, match="is no name of the hub; expected hub:OWNER/NAME"):
+            find_model(name)
+
+
+@pytest.mark.parametrize(
+    "name", ["exp/comands", "owner/model", "./exp/a", "exp/run/best", "~/model", "a b/c", "model "]
+)
+def test_only_names_that_say_so_ask_the_hub(monkeypatch, name):
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_, **__: pytest.fail("asked the hub"))
+    with pytest.raises(ModelError, match="is not a folder. Give a model folder, or the name of a bundled") as caught:
+        find_model(name)
+    advised = str(caught.value).partition("A model of the Hugging Face hub is ")[2]
+    assert advised == (f"hub:{name}." if name in ("exp/comands", "owner/model") else "")
 
 
 def test_a_hub_model_is_fetched_into_a_folder(monkeypatch, folder):
@@ -234,7 +246,7 @@ def test_a_hub_model_is_fetched_into_a_folder(monkeypatch, folder):
         return str(folder)
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", download)
-    assert find_model("someone/speech") == folder
+    assert find_model("hub:someone/speech") == folder
     assert asked == [("someone/speech", [CONFIG, WEIGHTS])]  # never anything that could be run
 
 

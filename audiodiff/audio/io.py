@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 import uuid
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from torch import Tensor, int32
 
 from audiodiff.audio.resample import resample
 from audiodiff.audio.transforms import ArrayLike, as_tensor
-from audiodiff.errors import AudioError
+from audiodiff.errors import AudioError, OutputError
 
 AUDIO_EXTENSIONS = (
     *(".aif", ".aifc", ".aiff", ".au", ".caf", ".flac", ".mp3", ".oga"),
@@ -37,6 +38,7 @@ _WRITE_BLOCK = 2**16
 
 _BITS = {"PCM_U8": 8, "PCM_S8": 8, "PCM_16": 16, "PCM_24": 24, "PCM_32": 32}
 _FLOATING = ("FLOAT", "DOUBLE")
+_KINDS = {stat.S_IFDIR: "folder", stat.S_IFIFO: "pipe", stat.S_IFSOCK: "socket"}
 
 # libsndfile reads what there is of a cut-off file, and says only in its log what the header had promised.
 _SHORT_CHUNK = re.compile(r"^\s*(?:data|SSND|Data Size|riff)\s*: (\d+) \(should be (\d+)\)", re.MULTILINE)
@@ -146,8 +148,11 @@ def save_audio(path: str | Path, audio: ArrayLike, sample_rate: int, subtype: st
         with replacing(path) as part, soundfile.SoundFile(part, "w", **how) as file:
             for block in samples.split(_WRITE_BLOCK, dim=1):
                 file.write(_encode(block, subtype))
+    except OutputError as error:
+        raise AudioError(str(error)) from error
     except (soundfile.SoundFileError, OSError) as error:
-        raise AudioError(f"{path} cannot be written with {how}: {error}") from error
+        hint = " Is the disk full?" if "System error" in str(error) else ""
+        raise AudioError(f"{path} cannot be written with {how}: {error}{hint}") from error
 
 
 def find_audio(folder: str | Path) -> list[Path]:
@@ -333,30 +338,50 @@ def _encode(samples: Tensor, subtype: str) -> NDArray[Any]:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Lend a temporary name in the folder of a file, and rename it to the file at the end.
+    """Lend a temporary name beside a file, and rename it to the file at the end. Every file is written this way.
 
-    On failure the temporary file is removed, and a file that was there before stays as it was.
-
-    Args:
-        path: The file to write or replace.
+    On failure the old file stays. The folder is made. A symbolic link stays, and the file that it names is replaced.
 
     Yields:
         The name to write to.
 
-    Example:
-        >>> import tempfile
-        >>> path = Path(tempfile.mkdtemp()) / "notes.txt"
-        >>> with replacing(path) as part:
-        ...     _ = part.write_text("whole")
-        >>> path.read_text()
-        'whole'
+    Raises:
+        OutputError: If a device, a pipe, a folder or the like has that name, or the disk is full or read-only.
     """
-    part = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
+    make_folder(path.parent)
+    target = writable(path)
+    part = target.with_name(f".{uuid.uuid4().hex}.part")  # of one length, so that names may have all 255 bytes
     try:
         yield part
-        os.replace(part, path)
+        os.replace(part, target)
+    except OSError as error:
+        if isinstance(error, OutputError) or error.filename not in (None, str(part), part):  # of what was read
+            raise
+        raise OutputError.of(path, error) from error
     finally:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
+
+
+def writable(path: Path) -> Path:
+    """Follow links, and refuse what is no regular file: /dev/null, once renamed over, is gone for every program."""
+    try:
+        kind = stat.S_IFMT(path.stat().st_mode)
+    except FileNotFoundError:
+        kind = stat.S_IFREG
+    except OSError as error:
+        raise OutputError.of(path, error) from error
+    if kind != stat.S_IFREG:
+        raise OutputError(f"{path} is a {_KINDS.get(kind, 'device')}; expected a file. Choose another name.")
+    return Path(os.path.realpath(path))
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder and those above it, unless they are there; an OutputError says why that is impossible."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError.of(folder, error) from error
 
 
 def flush_to_disk(path: Path) -> None:

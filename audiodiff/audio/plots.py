@@ -162,11 +162,8 @@ def save_figure(figure: Figure, path: str | Path) -> None:
     known = sorted(figure.canvas.get_supported_filetypes())
     if kind not in known:
         raise AudiodiffError(f"{path} has extension {path.suffix!r}; figures are written as {', '.join(known)}.")
-    try:
-        with replacing(path) as part:
-            figure.savefig(part, format=kind, dpi=150)
-    except OSError as error:
-        raise AudiodiffError(f"{path} cannot be written: {error.strerror}. Does its folder exist?") from error
+    with replacing(path) as part:
+        figure.savefig(part, format=kind, dpi=150)
 
 
 def _one_channel(audio: Tensor) -> NDArray[np.float32]:

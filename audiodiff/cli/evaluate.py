@@ -326,21 +326,16 @@ def _finish(
 
     _print(evaluation)
     if json_path:
-        write_json(_with_folder(json_path), evaluation)
+        write_json(json_path, evaluation)
     if csv_path:
-        write_csv(_with_folder(csv_path), evaluation)
+        write_csv(csv_path, evaluation)
     if report:
-        page = _with_folder(report / "index.html")
+        page = report / "index.html"
         with opt.progress_bar(1) as bar:
             write_report(page, evaluation, report_items, bar.update)
         click.echo(f"report: {click.format_filename(page)}", err=True)
     if evaluation.problems:
         click.get_current_context().exit(1)
-
-
-def _with_folder(path: Path) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return path
 
 
 def _print(evaluation: Evaluation) -> None:

@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 
 
 @click.command("generate", cls=opt.Verb)
-@click.option("--model", required=True, metavar="NAME|FOLDER", help="A bundled model, a model folder or a hub id.")
+@click.option(
+    "--model", required=True, metavar="NAME|FOLDER", help="A bundled model, a model folder or hub:OWNER/NAME."
+)
 @click.option("--output", "-o", required=True, type=opt.FOLDER, metavar="DIR", help="Folder for the clips.")
 @click.option("--label", metavar="NAME", help="Class; `audiodiff info MODEL` lists a model's labels.")
 @click.option("--count", type=COUNT, default=1, show_default=True, metavar="N", help="How many clips.")

@@ -28,7 +28,7 @@ PACKAGES = ("torch", "torchaudio", "librosa", "soundfile", "numpy")
 @click.argument("model", required=False, metavar="[MODEL]")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(*, model: str | None, as_json: bool) -> None:
-    """Describe MODEL: a name, a folder or a hub id.
+    """Describe MODEL: a name, a folder or hub:OWNER/NAME.
 
     Without MODEL, list the bundled models, package versions and devices.
     """
@@ -68,7 +68,7 @@ def describe_model(name: str) -> dict[str, Any]:
     """Load a model, which also checks its files, and return what a user may want to know of it.
 
     Args:
-        name: A folder, the name of a bundled model, or a hub id.
+        name: A folder, the name of a bundled model, or hub:OWNER/NAME.
 
     Returns:
         Names and values, nested, as JSON holds them.

@@ -22,6 +22,7 @@ from audiodiff.choices import (
     STEPS,
     WORKERS,
     Dtype,
+    FilePath,
     Numbers,
     Sampler,
     Schedule,
@@ -42,9 +43,9 @@ REVERSE = ("steps", "sampler", "corrector_steps", "corrector_snr", "schedule", "
 VOCODING = (*REVERSE, "start", "griffin_lim_iterations")
 """Those, and the names of the options of `initialisation`."""
 
-PATH, EXISTING = click.Path(path_type=Path), click.Path(exists=True, path_type=Path)
-FILE, EXISTING_FILE = (click.Path(exists=exists, dir_okay=False, path_type=Path) for exists in (False, True))
-FOLDER, EXISTING_FOLDER = (click.Path(exists=exists, file_okay=False, path_type=Path) for exists in (False, True))
+PATH, EXISTING = FilePath(path_type=Path), FilePath(exists=True, path_type=Path)
+FILE, EXISTING_FILE = (FilePath(exists=exists, dir_okay=False, path_type=Path) for exists in (False, True))
+FOLDER, EXISTING_FOLDER = (FilePath(exists=exists, file_okay=False, path_type=Path) for exists in (False, True))
 
 _LOG = logging.getLogger(__name__)
 _Function = TypeVar("_Function", bound=Callable[..., Any])
@@ -177,7 +178,7 @@ files = _all(
 model = click.option(
     "--model",
     metavar="NAME|FOLDER",
-    help="A bundled model, a model folder or a hub id.  [default: the bundled vocoder]",
+    help="A bundled model, a model folder or hub:OWNER/NAME.  [default: the bundled vocoder]",
 )
 resample = click.option("--resample", is_flag=True, help="Resample recordings to the model's sample rate.")
 device = expert("--device", default="auto", metavar="DEVICE", show_default=True, help="auto, cpu, cuda, cuda:1 ...")

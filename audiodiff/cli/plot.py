@@ -281,6 +281,5 @@ def _figure(n_rows: int, n_columns: int, size: tuple[float, float], **more: Any)
 def _save(figure: Figure, output: Path) -> None:
     from audiodiff.audio.plots import save_figure
 
-    output.parent.mkdir(parents=True, exist_ok=True)
     save_figure(figure, output)
     click.echo(click.format_filename(output))

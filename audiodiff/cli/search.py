@@ -192,7 +192,6 @@ def _draw(found: Mapping[int, SearchResult], scorer: Scorer, picture: Path) -> N
     left, right = figure.subplots(1, 2)
     plot_score_by_steps(left, curves, scorer.metric)
     plot_score_by_steps(right, curves, scorer.metric, factors)
-    picture.parent.mkdir(parents=True, exist_ok=True)
     save_figure(figure, picture)
     click.echo(click.format_filename(picture))
 
@@ -246,7 +245,6 @@ def rbf(
         found = search_rbf(search, study, lambda: bar.update(1))
     document = with_embedding(config, found.embedding).model_dump(mode="json")
     head = f"# audiodiff search rbf --method {search.method}: validation loss {found.loss:.5f} after {steps} steps\n"
-    output.parent.mkdir(parents=True, exist_ok=True)
     with replacing(output) as part:
         part.write_text(head + yaml.safe_dump(document, sort_keys=False, allow_unicode=True), encoding="utf-8")
     _print_rbf(found, output)

@@ -335,8 +335,7 @@ class BadRecordings:
             return
         lines = (json.dumps({"audio": audio, "reason": reason}) for audio, reason in self.reasons.items())
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
             with replacing(self.path) as part:
                 part.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
         except OSError as error:
-            _LOG.warning("%s cannot be written: %s", self.path, error)
+            _LOG.warning("%s", error)

@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 import torch
 
-from audiodiff.audio.io import audio_info, load_audio, replacing, save_audio
+from audiodiff.audio.io import audio_info, load_audio, make_folder, replacing, save_audio
 from audiodiff.audio.mel import MelSpectrogram
 from audiodiff.config import mel_convention
 from audiodiff.data.manifest import Recording
@@ -62,7 +62,6 @@ def add_mel(recording: Recording, target: Path, convention: str, precision: MelP
     noted = recording.model_copy(update={"mel": target, "mel_convention": convention})
     if not _up_to_date(target, recording.audio) or not _holds_mel(target, spectrogram, recording, precision):
         mel = spectrogram(load_audio(recording.audio, spectrogram.config.sample_rate))[0]
-        target.parent.mkdir(parents=True, exist_ok=True)
         with replacing(target) as part, part.open("wb") as file:
             np.save(file, mel.numpy().astype(precision))
     return noted
@@ -107,7 +106,7 @@ def at_rate(recording: Recording, target: Path, sample_rate: int) -> Recording:
                 "%s is made %.1f dB quieter, so that %s is not clipped", recording.audio, 20 * math.log10(peak), target
             )
             audio = audio / peak
-        target.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(target.parent)
         save_audio(target, audio, sample_rate)
     info = audio_info(target)
     band = min(recording.bandwidth or recording.sample_rate / 2, recording.sample_rate / 2)

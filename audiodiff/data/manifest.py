@@ -117,7 +117,6 @@ def write_manifest(path: str | Path, recordings: Iterable[Recording]) -> None:
         DataError: If a recording is invalid, or two are of the same file.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     lines: dict[str, str] = {}
     for recording in recordings:
         paths = {name: _relative(value, path.parent) for name, value in _paths(recording).items()}

@@ -68,7 +68,6 @@ def write_shards(recordings: Sequence[Recording], index: str | Path, n_shards: i
         raise DataError(f"{index} must be named like train{INDEX_SUFFIX}, by which training knows it.")
     if not 0 < n_shards <= len(recordings):
         raise DataError(f"cannot pack {len(recordings)} recordings into {n_shards} shards. Ask for fewer.")
-    index.parent.mkdir(parents=True, exist_ok=True)
     name = index.name.removesuffix(INDEX_SUFFIX)
     shards, paths = [], []
     order = np.random.default_rng(0).permutation(len(recordings))

@@ -338,7 +338,6 @@ _cross_entropy = partial(functional.cross_entropy, reduction="none", label_smoot
 
 def save_classifier(path: Path, classifier: Classifier) -> None:
     """Write a classifier as one safetensors file, its configuration in the file's metadata."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as part:
         save_file(classifier.state_dict(), part, {"audiodiff_classifier": json.dumps(asdict(classifier.config))})
 

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from audiodiff.audio.io import replacing, save_audio
+from audiodiff.audio.io import make_folder, replacing, save_audio
 from audiodiff.checkpoint import CONFIG, WEIGHTS
 from audiodiff.data.conditions import load_vector
 from audiodiff.data.manifest import Recording, Synthesis, probe, read_manifest, write_manifest
@@ -98,7 +98,7 @@ def generate_files(
         clips = generator.generate(label, len(seeds), options.seconds, **own).cpu()
         elapsed = (time.perf_counter() - started) / len(seeds)
         for path, audio in zip((targets[seed] for seed in seeds), clips, strict=True):
-            path.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(path.parent)
             save_audio(path, audio, generator.sample_rate)
             yield GeneratedClip(path, audio.shape[-1] / generator.sample_rate, elapsed)
 
@@ -230,7 +230,6 @@ def _check_settings(dataset: Dataset, model_hash: str, overwrite: bool) -> None:
             raise DataError(
                 f"{dataset.folder} holds clips with another {', '.join(differing)}. Give another folder, or overwrite."
             )
-    dataset.folder.mkdir(parents=True, exist_ok=True)
     with replacing(path) as part:
         part.write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from audiodiff.audio.degradation import Clipping, Degradation
-from audiodiff.audio.io import save_audio
+from audiodiff.audio.io import make_folder, save_audio
 from audiodiff.checkpoint import find_model, load_config
 from audiodiff.diffusion.noise import position_noise
 from audiodiff.engine.choose import Dtype
@@ -155,5 +155,5 @@ def _repair_one(pipeline: Vocoder | Generator, job: Job, options: RepairOptions)
 
 
 def _save(path: Path, audio: Tensor, sample_rate: int) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     save_audio(path, audio.cpu(), sample_rate)

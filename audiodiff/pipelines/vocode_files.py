@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from audiodiff.audio.io import save_audio
+from audiodiff.audio.io import make_folder, save_audio
 from audiodiff.audio.mel import check_mel
 from audiodiff.engine.choose import Dtype
 from audiodiff.errors import AudiodiffError, ConfigError
@@ -168,7 +168,7 @@ def _synthesise(
 def _write(vocoder: Vocoder, clip: _Clip, audio: Tensor, options: VocodeOptions) -> dict[str, float]:
     """Write what was asked for, the audio last because it marks a file as done, and return the scores."""
     scores: dict[str, float] = {}
-    clip.job.target.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(clip.job.target.parent)
     if clip.reference is not None and options.score:
         from audiodiff.evaluation.scoring import score
 

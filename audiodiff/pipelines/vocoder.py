@@ -68,7 +68,7 @@ class Vocoder(Pipeline):
         """Load a vocoder.
 
         Args:
-            name: A model folder, a bundled model, a hub id, or None for the bundled default.
+            name: A model folder, a bundled model, hub:OWNER/NAME, or None for the bundled default.
             device: "auto", "cpu", "cuda", "cuda:1" ...
             dtype: "auto", "fp32" or "bf16", see `Pipeline`.
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
 import numpy as np
 
+from audiodiff.audio.io import make_folder
 from audiodiff.config import EmbeddingConfig, RunConfig, change, parse_config
 from audiodiff.data.corpus import open_corpus
 from audiodiff.data.dataset import validation_crops
@@ -165,7 +166,7 @@ def search_rbf(search: SearchConfig, study: Path, on_step: OnStep = lambda: None
             f"training.initial_model is {config.training.initial_model}, whose embedding is what it is; trials begin "
             "with fresh weights. Add --set training.initial_model=null."
         )
-    study.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(study.parent)
     return _by_gradient(search, study, on_step) if search.method == "gradient" else _by_trials(search, study, on_step)
 
 

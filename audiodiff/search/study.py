@@ -19,11 +19,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from audiodiff.audio.io import load_audio
+from audiodiff.audio.io import load_audio, make_folder, writable
 from audiodiff.checkpoint import WEIGHTS, load_config
 from audiodiff.config import SynthesisConfig
 from audiodiff.data.manifest import Recording
-from audiodiff.errors import AudioError, ConfigError
+from audiodiff.errors import AudioError, ConfigError, OutputError
 from audiodiff.evaluation.pair import Pair
 from audiodiff.evaluation.scoring import METRICS, TITLES, score_pair
 from audiodiff.pipelines import SynthesisChanges, Vocoder
@@ -49,7 +49,7 @@ class Study:
         self._trials: list[dict[str, Any]] = []
         plain = json.loads(json.dumps(dict(fingerprint)))
         if not path.is_file() or not path.stat().st_size:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(path.parent)
             self._append(plain)
             return
         first, *self._trials = self._read()
@@ -69,12 +69,13 @@ class Study:
 
     def _append(self, values: Mapping[str, Any]) -> None:
         line = json.dumps(values, ensure_ascii=False).encode() + b"\n"
-        descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
         try:
-            os.write(descriptor, line)
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+            with writable(self._path).open("ab") as file:
+                file.write(line)
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise OutputError.of(self._path, error) from error
 
     def _read(self) -> list[dict[str, Any]]:
         content = self._path.read_bytes()

@@ -124,7 +124,6 @@ class RunFolder:
 
     def save_config(self, config: RunConfig) -> None:
         """Write the whole configuration as YAML."""
-        self.path.mkdir(parents=True, exist_ok=True)
         with replacing(self.path / "config.yaml") as part:
             text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
             part.write_text(text, encoding="utf-8")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import socket
 import warnings
 from pathlib import Path
 
@@ -11,8 +14,8 @@ import soundfile
 import torch
 from torch import Tensor
 
-from audiodiff.audio.io import AUDIO_EXTENSIONS, audio_info, find_audio, load_audio, save_audio
-from audiodiff.errors import AudioError
+from audiodiff.audio.io import AUDIO_EXTENSIONS, audio_info, find_audio, load_audio, replacing, save_audio
+from audiodiff.errors import AudioError, OutputError
 
 RATE = 16000
 
@@ -279,3 +282,97 @@ def test_extensions_that_soundfile_can_write_can_be_found() -> None:
     assert {f".{name}" for name in formats & {"wav", "flac", "ogg", "mp3", "aiff", "au", "caf", "w64", "rf64"}} <= set(
         AUDIO_EXTENSIONS
     )
+
+
+# --- the way every file is written ------------------------------------------------------------------------------------
+
+
+def make_device(path: Path) -> None:
+    """A link to a device, since making one takes a superuser."""
+    path.symlink_to("/dev/full")
+
+
+def make_socket(path: Path) -> None:
+    """A socket that nobody reads."""
+    with socket.socket(socket.AF_UNIX) as made:
+        made.bind(str(path))
+
+
+@pytest.mark.parametrize(
+    ("make", "kind"),
+    [(Path.mkdir, "a folder"), (os.mkfifo, "a pipe"), (make_device, "a device"), (make_socket, "a socket")],
+)
+def test_what_is_no_file_is_not_replaced(tmp_path, make, kind) -> None:
+    path = tmp_path / "x.wav"
+    make(path)
+    before = path.lstat()
+    with pytest.raises(OutputError, match=f"x.wav is {kind}; expected a file. Choose another name."), replacing(path):
+        pytest.fail("there was nothing to write to")
+    with pytest.raises(AudioError, match=f"x.wav is {kind}"):
+        save_audio(path, tones(), RATE)
+    assert (path.lstat().st_ino, path.lstat().st_mode) == (before.st_ino, before.st_mode)
+    assert os.listdir(tmp_path) == ["x.wav"]
+
+
+def test_links_to_files_stay_and_the_files_are_replaced(tmp_path) -> None:
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "disk" / "x.wav").write_text("old")
+    (tmp_path / "x.wav").symlink_to("disk/x.wav")
+    (tmp_path / "y.wav").symlink_to("disk/y.wav")  # what it names is not there yet
+    for name in ("x.wav", "y.wav"):
+        save_audio(tmp_path / name, tones(), RATE)
+        assert (tmp_path / name).is_symlink()
+        assert audio_info(tmp_path / "disk" / name).n_samples == 12000
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(OutputError, match="loop cannot be written: Too many levels of symbolic links"):
+        replacing(tmp_path / "loop").__enter__()
+
+
+@pytest.mark.parametrize("name", ["a" * 226 + ".wav", "é" * 125 + ".wav", "a" * 251 + ".wav"])
+def test_names_as_long_as_a_file_system_allows_are_written(tmp_path, name) -> None:
+    save_audio(tmp_path / name, tones(), RATE)
+    assert os.listdir(tmp_path) == [name]
+    with (
+        pytest.raises(OutputError, match="File name too long. Choose a shorter name"),
+        replacing(tmp_path / ("b" + name * 2)),
+    ):
+        pytest.fail("there was nothing to write to")
+
+
+@pytest.mark.parametrize(
+    ("number", "message"),
+    [
+        (errno.ENOSPC, "x.txt cannot be written: No space left on device. Make room on the disk"),
+        (errno.EROFS, "x.txt cannot be written: Read-only file system. Choose a folder that you may write to"),
+    ],
+)
+def test_disks_that_take_nothing_are_named_and_the_old_file_stays(tmp_path, number, message) -> None:
+    path = tmp_path / "x.txt"
+    path.write_text("old")
+
+    def fail() -> None:
+        with replacing(path) as part:
+            part.write_text("ha")
+            raise OSError(number, os.strerror(number))
+
+    with pytest.raises(OutputError, match=message):
+        fail()
+    assert path.read_text() == "old"
+    assert os.listdir(tmp_path) == ["x.txt"]
+
+
+def test_errors_of_what_is_read_meanwhile_stay_their_own(tmp_path) -> None:
+    with pytest.raises(FileNotFoundError, match="absent"), replacing(tmp_path / "x.txt"):
+        (tmp_path / "absent").read_bytes()
+
+
+def test_folders_are_made_and_files_in_their_way_are_named(tmp_path) -> None:
+    with replacing(tmp_path / "a" / "b" / "x.txt") as part:
+        part.write_text("new")
+    assert (tmp_path / "a" / "b" / "x.txt").read_text() == "new"
+    for path, message in (
+        ("a/b/x.txt/y", "x.txt cannot be written: File exists. It is a file"),
+        ("a/b/x.txt/y/z", "y cannot be written: Not a directory"),
+    ):
+        with pytest.raises(OutputError, match=message), replacing(tmp_path / path):
+            pytest.fail("there was nothing to write to")

@@ -127,9 +127,10 @@ def test_what_cannot_be_drawn_is_refused(tmp_path) -> None:
         comparison_figure(beep(500), beep(500), 16000, CONFIG)
     with pytest.raises(AudiodiffError, match=r"x.bmp has extension '.bmp'; figures are written as .*png"):
         save_figure(Figure(), tmp_path / "x.bmp")
-    with pytest.raises(AudiodiffError, match="cannot be written: No such file or directory"):
+    (tmp_path / "none").touch()
+    with pytest.raises(AudiodiffError, match="none cannot be written: File exists. It is a file; expected a folder"):
         save_figure(Figure(), tmp_path / "none" / "x.png")
-    assert list(tmp_path.iterdir()) == []
+    assert list(tmp_path.iterdir()) == [tmp_path / "none"]
 
 
 def test_pyplot_is_never_imported(tmp_path) -> None:

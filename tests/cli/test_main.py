@@ -147,3 +147,16 @@ def test_python_dash_m_is_the_same_command():
     arguments = [sys.executable, "-m", "audiodiff", "--help"]
     output = subprocess.run(arguments, capture_output=True, text=True, check=True).stdout
     assert output == CliRunner().invoke(main, ["--help"], prog_name="audiodiff").output
+
+
+def test_paths_are_no_streams_and_a_tilde_is_the_home_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    for arguments in (["vocode", "x.wav", "-o", "-"], ["generate", "--model", "x", "-o", "-"], ["export", "x", "-"]):
+        result = CliRunner().invoke(main, arguments)
+        assert (result.exit_code, list(tmp_path.iterdir())) == (2, [])
+        assert "'-' is not a stream here. Give the name of a file or folder." in result.stderr
+    (tmp_path / "home").mkdir()
+    result = CliRunner().invoke(main, ["prepare", "~", "~/out"])
+    assert f"{tmp_path}/home" in result.stderr
+    assert "~" not in result.stderr
