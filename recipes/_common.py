@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import click
 from tqdm import tqdm
 
-from audiodiff.audio.io import find_audio
+from audiodiff.audio.io import find_audio, replacing
 from audiodiff.data.features import MelPrecision, add_mel, at_rate, check_convention
 from audiodiff.data.manifest import Recording, probe, write_manifest
 from audiodiff.data.measure import measured_bandwidth
@@ -120,7 +120,8 @@ class Recipe:
             done = target_dir / f".{archive.file_name}.unpacked"
             if (archive.name in parts if parts else archive.default) and not done.is_file():
                 extract(download(archive, target_dir), target_dir)
-                done.touch()
+                with replacing(done) as part:
+                    part.touch()
 
     def prepare(
         self,
