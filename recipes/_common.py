@@ -17,9 +17,9 @@ from typing import Any, NamedTuple
 import click
 from tqdm import tqdm
 
-from audiodiff.audio.io import find_audio, replacing
+from audiodiff.audio.io import replacing
 from audiodiff.data.features import MelPrecision, add_mel, at_rate, check_convention
-from audiodiff.data.manifest import Recording, probe, write_manifest
+from audiodiff.data.manifest import Recording, find_audio, probe, write_manifest
 from audiodiff.data.measure import measured_bandwidth
 from audiodiff.data.parallel import default_workers, parallel_map
 from audiodiff.data.splits import Part, Split, assign_parts, split_keys

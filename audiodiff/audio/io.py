@@ -30,7 +30,7 @@ AUDIO_EXTENSIONS = (
     *(".aif", ".aifc", ".aiff", ".au", ".caf", ".flac", ".mp3", ".oga"),
     *(".ogg", ".opus", ".rf64", ".snd", ".sph", ".w64", ".wav", ".wave"),
 )
-"""What `find_audio` takes for audio, in lower case."""
+"""What libsndfile reads, in lower case."""
 
 _WRITTEN = {".wav": "WAV", ".flac": "FLAC", ".ogg": "OGG", ".mp3": "MP3"}
 _WRITE_BLOCK = 2**16
@@ -153,28 +153,6 @@ def save_audio(path: str | Path, audio: ArrayLike, sample_rate: int, subtype: st
     except (soundfile.SoundFileError, OSError) as error:
         hint = " Is the disk full?" if "System error" in str(error) else ""
         raise AudioError(f"{path} cannot be written with {how}: {error}{hint}") from error
-
-
-def find_audio(folder: str | Path) -> list[Path]:
-    """List the audio files of a folder and its subfolders.
-
-    Args:
-        folder: The folder.
-
-    Returns:
-        Paths in sorted order, told by extension (`AUDIO_EXTENSIONS`); files whose name starts with a dot are left out.
-
-    Raises:
-        AudioError: If there is no such folder.
-    """
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise AudioError(f"{folder} is no folder; expected one with audio files. Check the path.")
-    return sorted(
-        path
-        for path in folder.rglob("*")
-        if path.suffix.lower() in AUDIO_EXTENSIONS and not path.name.startswith(".") and path.is_file()
-    )
 
 
 # --- reading ----------------------------------------------------------------------------------------------------------

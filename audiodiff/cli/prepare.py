@@ -16,19 +16,28 @@ if TYPE_CHECKING:
 
 
 def _names(path: Path | None) -> list[str]:
-    return path.read_text(encoding="utf-8").split() if path else []
+    from audiodiff.text import read_lines
+
+    return [line for _, line in read_lines(path)] if path else []
 
 
-def _scan(folder: Path, workers: int | None, *, bandwidth: bool) -> Scan:
+def _scan(folder: Path, out_dir: Path, workers: int | None, *, ffmpeg: bool, bandwidth: bool) -> Scan:
     """Read the headers of all files of a folder, or if need be their samples too, with a bar."""
+    from audiodiff.data.features import decode_with_ffmpeg
     from audiodiff.data.manifest import scan_folder
     from audiodiff.data.measure import note_bandwidth
     from audiodiff.data.parallel import default_workers
 
+    converted = out_dir / "converted"
+
+    def convert(path: Path) -> Path:
+        kind = path.suffix.lower().removeprefix(".") or "other"  # files that differ in their extension alone
+        return decode_with_ffmpeg(path, converted / kind / path.relative_to(folder).with_suffix(".flac"))
+
     workers = workers or default_workers()
     with opt.progress_bar(0) as bar:
         show = partial(opt.set_progress, bar)
-        scan = scan_folder(folder, workers, show)
+        scan = scan_folder(folder, workers, show, convert=convert if ffmpeg else None, without=converted)
         return note_bandwidth(scan, workers, show) if bandwidth else scan
 
 
@@ -52,6 +61,7 @@ def _scan(folder: Path, workers: int | None, *, bandwidth: bool) -> Scan:
     help="Fraction of the recordings for the test set.",
 )
 @click.option("--seed", metavar="N", type=SEED, default=0, show_default=True, help="Random seed of the split.")
+@click.option("--ffmpeg", is_flag=True, help="Convert m4a, mp4, webm and the like by ffmpeg, to OUT_DIR/converted.")
 @opt.expert("--valid-list", metavar="FILE", type=opt.EXISTING_FILE, help="Names of the validation recordings.")
 @opt.expert("--test-list", metavar="FILE", type=opt.EXISTING_FILE, help="Names of the test recordings.")
 @opt.expert("--bandwidth", is_flag=True, help="Measure the true bandwidth of each recording, and note it.")
@@ -71,6 +81,7 @@ def command(
     seed: int,
     valid_list: Path | None,
     test_list: Path | None,
+    ffmpeg: bool,
     bandwidth: bool,
     workers: int | None,
     shards: int | None,
@@ -78,14 +89,14 @@ def command(
     """Split the recordings of FOLDER into OUT_DIR/train.jsonl, valid.jsonl and test.jsonl.
 
     The split is by a hash of the path in FOLDER, so files that are added later do not move others; or by lists of
-    names, one per line without folder and extension. Files that cannot be read are reported and left out, and the exit
-    code is then 1.
+    names, one per line, with or without folders and extension. Files that cannot be read are reported and left out, and
+    the exit code is then 1. Links are followed; hidden files and folders are not read.
     """
     from audiodiff.data.manifest import write_manifest
-    from audiodiff.data.splits import split, split_by_names
+    from audiodiff.data.splits import refuse_empty_training, split, split_by_names
     from audiodiff.errors import DataError
 
-    recordings, unreadable = _scan(folder, workers, bandwidth=bandwidth)
+    recordings, unreadable = _scan(folder, out_dir, workers, ffmpeg=ffmpeg, bandwidth=bandwidth)
     for _, reason in unreadable:
         click.echo(f"left out: {reason}", err=True)
     if not recordings:
@@ -94,6 +105,7 @@ def command(
         parts = split_by_names(recordings, _names(valid_list), _names(test_list))
     else:
         parts = split(recordings, valid_fraction, test_fraction, seed, root=folder)
+        refuse_empty_training(parts, folder)
     for name, part in parts._asdict().items():
         path = out_dir / f"{name}.jsonl"
         write_manifest(path, part)

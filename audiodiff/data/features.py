@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import math
+import os
+import subprocess
 from functools import lru_cache
 from pathlib import Path
 from typing import Literal
@@ -120,6 +122,34 @@ def at_rate(recording: Recording, target: Path, sample_rate: int) -> Recording:
             "bandwidth": band if band < sample_rate / 2 else None,
         }
     )
+
+
+def decode_with_ffmpeg(source: Path, target: Path) -> Path:
+    """Write the sound of a file that only ffmpeg reads as FLAC, unless it is there already.
+
+    Args:
+        source: Audio or video.
+        target: The .flac file to write.
+
+    Returns:
+        The target.
+
+    Raises:
+        AudioError: If ffmpeg is not installed, or cannot read the file.
+    """
+    if _up_to_date(target, source):
+        return target
+    target.parent.mkdir(parents=True, exist_ok=True)
+    options = ("-nostdin", "-v", "error", "-y", "-i", os.path.abspath(source), "-vn", "-f", "flac")
+    with replacing(target) as part:
+        try:
+            run = subprocess.run(["ffmpeg", *options, os.path.abspath(part)], capture_output=True)
+        except OSError as error:
+            raise AudioError(f"ffmpeg cannot be started ({error.strerror}). Install it, or do without it.") from error
+        if run.returncode:
+            reason = run.stderr.decode(errors="replace").strip().rpartition("\n")[2] or f"exit {run.returncode}"
+            raise AudioError(f"{source} cannot be read by ffmpeg ({reason}). Remove or replace it.")
+    return target
 
 
 def _is_at_rate(path: Path, sample_rate: int) -> bool:

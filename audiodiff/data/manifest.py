@@ -3,18 +3,33 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
-from collections.abc import Callable, Iterable
+import shlex
+from collections import Counter, defaultdict, deque
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from audiodiff.audio.io import audio_info, find_audio, replacing
+from audiodiff.audio.io import AUDIO_EXTENSIONS, audio_info, replacing
 from audiodiff.config.base import problems
 from audiodiff.data.parallel import parallel_map
 from audiodiff.errors import AudioError, DataError
 from audiodiff.text import read_lines
+
+FOREIGN_EXTENSIONS = (
+    *(".3g2", ".3gp", ".aa", ".aac", ".aax", ".ac3", ".adts", ".amr", ".ape", ".asf", ".avi", ".dff", ".dsf", ".dts"),
+    *(".eac3", ".f4a", ".f4v", ".flv", ".gsm", ".m2ts", ".m4a", ".m4b", ".m4p", ".m4r", ".m4v", ".mka", ".mkv", ".mov"),
+    *(".mp2", ".mp4", ".mpc", ".mpeg", ".mpg", ".mts", ".oma", ".ogv", ".qt", ".ra", ".rm", ".shn", ".spx", ".tak"),
+    *(".tta", ".vob", ".voc", ".webm", ".wma", ".wmv", ".wv"),
+)
+"""Audio, and video with sound, that is left out unless ffmpeg converts it; in lower case."""
+_HEADS = (b"RIFF", b"RF64", b"fLaC", b"OggS", b"ID3", b"FORM", b"caff", b".snd", b"\x1aE\xdf\xa3", b"#!AMR", b"wvpk")
+_NAMED = 3
+"""How many names a message repeats before it only counts."""
+_LOG = logging.getLogger(__name__)
 
 
 class Synthesis(BaseModel):
@@ -140,13 +155,156 @@ def _relative(path: Path, folder: Path) -> str:
         return absolute.as_posix()
 
 
-def scan_folder(folder: str | Path, workers: int = 1, on_file: Callable[[int, int], None] | None = None) -> Scan:
+# --- folders ----------------------------------------------------------------------------------------------------------
+
+
+class Listing(NamedTuple):
+    """What a folder and its subfolders hold.
+
+    Attributes:
+        files: The files with the wanted extensions.
+        foreign: Audio and video in formats that are not read here, unless a wanted file of the same name is beside it.
+        hidden: Wanted files whose name, or whose folder's name, begins with a dot.
+        repeated: Folders that were not entered, because they were listed before under another name, or lead back.
+        closed: Folders that cannot be listed, with the reason.
+    """
+
+    files: list[Path]
+    foreign: list[Path]
+    hidden: list[Path]
+    repeated: list[Path]
+    closed: list[tuple[Path, str]]
+
+
+def list_folder(
+    folder: str | Path, extensions: Collection[str] = AUDIO_EXTENSIONS, without: Path | None = None
+) -> Listing:
+    """List the files of a folder and its subfolders, through links too.
+
+    Args:
+        folder: The folder.
+        extensions: Of the wanted files, in lower case.
+        without: A folder whose files do not count, such as the results of an earlier run.
+
+    Returns:
+        What it holds, sorted.
+
+    Raises:
+        DataError: If there is no such folder.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise DataError(f"{folder} is no folder; expected one with audio files. Check the path.")
+    found = Listing([], [], [], [], [])
+    others: dict[str, list[Path]] = defaultdict(list)
+    for path, is_hidden in _walk(folder, without, found):
+        if path.suffix.lower() in extensions:
+            (found.hidden if is_hidden else found.files).append(path)
+        elif not is_hidden:
+            others[path.suffix.lower() or path.name].append(path)
+    converted = {path.with_suffix("") for path in found.files}
+    for extension, paths in others.items():
+        if extension in FOREIGN_EXTENSIONS or (extension not in AUDIO_EXTENSIONS and _looks_like_audio(paths[0])):
+            found.foreign.extend(path for path in paths if path.with_suffix("") not in converted)
+    for paths in (found.files, found.foreign, found.hidden):
+        paths.sort()
+    return found
+
+
+def _walk(folder: Path, without: Path | None, found: Listing) -> Iterator[tuple[Path, bool]]:
+    """Yield all files below a folder, and whether they are hidden; note the folders that are not entered."""
+    root = os.path.realpath(folder)
+    seen = {os.path.realpath(without)} - {root} if without else set()
+    inside, linked = [(folder, False)], deque[Path]()
+    while inside or linked:  # linked folders come last, so that what is within the folder goes by the name it has there
+        here, is_hidden = inside.pop() if inside else (linked.popleft(), False)
+        real = os.path.realpath(here)
+        if real in seen or (real != root and Path(root).is_relative_to(real)):
+            found.repeated.append(here)
+            continue
+        seen.add(real)
+        try:
+            entries = list(os.scandir(here))
+        except OSError as error:
+            found.closed.append((here, str(error.strerror)))
+            continue
+        for entry in entries:
+            path, hides = here / entry.name, is_hidden or entry.name.startswith(".")
+            if entry.is_dir(follow_symlinks=False):
+                inside.append((path, hides))
+            elif not entry.is_symlink() or not path.is_dir():
+                yield path, hides
+            elif not hides:
+                linked.append(path)
+
+
+def _looks_like_audio(path: Path) -> bool:
+    """Tell whether a file begins as audio or video does, whatever its name is."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(12) if path.is_file() else b""
+    except OSError:
+        return False
+    return head.startswith(_HEADS) or head[4:8] == b"ftyp"
+
+
+def find_audio(folder: str | Path, extensions: Collection[str] = AUDIO_EXTENSIONS) -> list[Path]:
+    """List the audio files of a folder and its subfolders, and log what is left out; see `list_folder`."""
+    listing = list_folder(folder, extensions)
+    log_left_out(Path(folder), listing)
+    return listing.files
+
+
+def log_left_out(folder: Path, listing: Listing) -> None:
+    """Log which files of a folder are left out, why, and what to do."""
+    if listing.closed:
+        reasons = _some([f"{path}: {reason}" for path, reason in listing.closed])
+        _LOG.warning("%s: folders that cannot be listed are left out (%s)", folder, reasons)
+    if listing.foreign:
+        kinds = Counter(path.suffix.lower() or "without extension" for path in listing.foreign)
+        _LOG.warning(
+            "%s: left out, in formats that are not read here: %s. %s",
+            *(folder, ", ".join(f"{n} {kind}" for kind, n in kinds.most_common())),
+            _how_to_convert(folder, [kind for kind in kinds if kind.startswith(".")], "without extension" in kinds),
+        )
+    if listing.hidden:
+        names = _some([os.path.relpath(path, folder) for path in listing.hidden])
+        _LOG.info("%s: left out, being hidden: %d audio files (%s)", folder, len(listing.hidden), names)
+    if listing.repeated:
+        names = _some([os.path.relpath(path, folder) for path in listing.repeated])
+        _LOG.info("%s: folders that lead back, or were listed before, are not entered (%s)", folder, names)
+
+
+def _how_to_convert(folder: Path, extensions: Sequence[str], some_without: bool) -> str:
+    """Return the command line that converts the files of a folder to WAV beside them."""
+    names = " -o ".join(f"-iname {shlex.quote(f'*{extension}')}" for extension in extensions)
+    place = shlex.quote(f"./{folder}" if str(folder).startswith("-") else str(folder))
+    loop = 'for f; do ffmpeg -nostdin -v error -n -i "$f" -vn "${f%.*}.wav"; done'
+    command = f"find -L {place} -type f \\( {names} \\) -exec sh -c '{loop}' sh {{}} +"
+    rename = "Give those without an extension their own, such as .wav." if some_without else ""
+    return f"`audiodiff prepare --ffmpeg` converts them, or: {command}\n{rename}".strip() if extensions else rename
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:_NAMED]) + (f" and {len(names) - _NAMED} more" if len(names) > _NAMED else "")
+
+
+def scan_folder(
+    folder: str | Path,
+    workers: int = 1,
+    on_file: Callable[[int, int], None] | None = None,
+    *,
+    convert: Callable[[Path], Path] | None = None,
+    without: Path | None = None,
+) -> Scan:
     """Read the headers of all audio files of a folder and its subfolders.
 
     Args:
         folder: The folder.
         workers: How many files are read at once.
         on_file: Called after each file with how many have been read, and how many there are.
+        convert: From a file in another format to the same in one that is read; None leaves such files out.
+        without: A folder whose files do not count.
 
     Returns:
         The recordings in order of their paths, and the unreadable files with the reason for each.
@@ -154,12 +312,19 @@ def scan_folder(folder: str | Path, workers: int = 1, on_file: Callable[[int, in
     Raises:
         DataError: If there is no such folder.
     """
-    try:
-        paths = find_audio(folder)
-    except AudioError as error:
-        raise DataError(str(error)) from error
+    listing = list_folder(folder, without=without)
+    log_left_out(Path(folder), listing._replace(foreign=[]) if convert else listing)
+    foreign = set(listing.foreign if convert else ())
+    paths = sorted([*listing.files, *foreign])
+
+    def read(path: Path) -> Recording | str:
+        try:
+            return probe(convert(path) if convert and path in foreign else path)
+        except AudioError as error:
+            return str(error)
+
     scan = Scan([], [])
-    for number, (path, found) in enumerate(zip(paths, parallel_map(_probe_or_say_why, paths, workers), strict=True), 1):
+    for number, (path, found) in enumerate(zip(paths, parallel_map(read, paths, workers), strict=True), 1):
         if isinstance(found, Recording):
             scan.recordings.append(found)
         else:
@@ -167,13 +332,6 @@ def scan_folder(folder: str | Path, workers: int = 1, on_file: Callable[[int, in
         if on_file:
             on_file(number, len(paths))
     return scan
-
-
-def _probe_or_say_why(path: Path) -> Recording | str:
-    try:
-        return probe(path)
-    except AudioError as error:
-        return str(error)
 
 
 def probe(path: Path) -> Recording:

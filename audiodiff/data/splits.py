@@ -8,11 +8,15 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from audiodiff.data.manifest import Recording
+from audiodiff.audio.io import AUDIO_EXTENSIONS
+from audiodiff.data.manifest import FOREIGN_EXTENSIONS, Recording
 from audiodiff.errors import DataError
 
 SPEAKERS_TO_SPLIT_BY = 10
 """With fewer speakers than this, holding one out would cost over a tenth of the data: files are held out instead."""
+
+_NAMED = 3
+"""How many names a message repeats before it only counts."""
 
 Part = Literal["train", "valid", "test"]
 
@@ -90,7 +94,7 @@ def assign_parts(keys: Sequence[str], valid_fraction: float, test_fraction: floa
         seed: Another seed is another division.
 
     Returns:
-        The part of each key. A part with a fraction gets at least one key, even of too few.
+        The part of each key. A part with a fraction gets at least one key, and so does training if there are enough.
 
     Raises:
         DataError: If the fractions are impossible.
@@ -105,37 +109,69 @@ def assign_parts(keys: Sequence[str], valid_fraction: float, test_fraction: floa
     order = sorted(place, key=lambda key: (place[key], key))
     n_test = max(sum(place[key] < test_fraction for key in order), test_fraction > 0)
     n_held_out = max(sum(place[key] < test_fraction + valid_fraction for key in order), n_test + (valid_fraction > 0))
+    if len(order) > (test_fraction > 0) + (valid_fraction > 0):  # enough for all parts, so training gets some
+        n_held_out = min(n_held_out, len(order) - 1)
+        n_test = min(n_test, n_held_out - (valid_fraction > 0))
     part_of: dict[str, Part] = dict.fromkeys(order, "train")
     part_of |= dict.fromkeys(order[:n_held_out], "valid")
     part_of |= dict.fromkeys(order[:n_test], "test")
     return [part_of[key] for key in keys]
 
 
+def refuse_empty_training(parts: Split, source: str | Path) -> None:
+    """Refuse a division of recordings that leaves none to train on.
+
+    Raises:
+        DataError: If so, with the options that leave some.
+    """
+    n_recordings = sum(map(len, parts))
+    if not parts.train:
+        options = "--test-fraction 0" if n_recordings > 1 else "--valid-fraction 0 --test-fraction 0"
+        raise DataError(
+            f"{source} has {n_recordings} recording{'s' * (n_recordings > 1)}, too few for three parts: "
+            f"{len(parts.valid)} would be for validation, {len(parts.test)} for tests, and none to train on. "
+            f"Give more, cut long ones into several files, or use {options}."
+        )
+
+
 def split_by_names(recordings: Sequence[Recording], valid: Iterable[str], test: Iterable[str] = ()) -> Split:
-    """Divide recordings by lists of file names without extension, as of published splits; the rest is for training.
+    """Divide recordings by lists of file names, as of published splits; the rest is for training.
 
     Args:
         recordings: What is to be divided.
-        valid: Names of the validation part.
-        test: Names of the test part.
+        valid: Names of the validation part, with or without extension, and with as many folders as tell them apart.
+        test: Names of the test part, likewise.
 
     Returns:
         The parts, each in the order of `recordings`.
 
     Raises:
-        DataError: If a name is in both lists, or belongs to no recording.
+        DataError: If a name is in both lists, or belongs to no recording, or none is left to train on.
     """
-    names = {"valid": set(valid), "test": set(test)}
-    if both := names["valid"] & names["test"]:
-        raise DataError(f"{sorted(both)[0]} is in the validation list and in the test list. Leave it in one.")
-    stems = {recording.audio.stem for recording in recordings}
-    if unknown := (names["valid"] | names["test"]) - stems:
-        raise DataError(
-            f"{len(unknown)} names of the lists belong to no recording, such as {sorted(unknown)[0]}. "
-            "List file names without folder and extension, one per line."
-        )
+    listed = {"valid": {_bare(name): name for name in valid}, "test": {_bare(name): name for name in test}}
+    if both := set(listed["valid"]) & set(listed["test"]):
+        raise DataError(f"{sorted(both)[0]!r} is in the validation list and in the test list. Leave it in one.")
     parts = Split([], [], [])
+    unknown = listed["valid"] | listed["test"]
     for recording in recordings:
-        part = next((part for part, listed in names.items() if recording.audio.stem in listed), "train")
+        *folders, name = _bare(recording.audio.as_posix()).split("/")
+        ends = ["/".join([*folders[i:], name]) for i in range(len(folders), -1, -1)]
+        part = next((part for part, names in listed.items() if any(end in names for end in ends)), "train")
         getattr(parts, part).append(recording)
+        for end in ends:
+            unknown.pop(end, None)
+    if unknown:
+        examples = ", ".join(sorted(repr(name) for name in unknown.values())[:_NAMED])
+        raise DataError(
+            f"{len(unknown)} of the names listed belong to no recording, such as {examples}. "
+            f"List names that are there, one per line, such as {recordings[0].audio.stem if recordings else 'a'!r}."
+        )
+    if not parts.train:
+        raise DataError(f"the lists name all {len(recordings)} recordings; none is left to train on. Shorten a list.")
     return parts
+
+
+def _bare(name: str) -> str:
+    """Return a name without the extension of an audio file, and without blanks around it."""
+    stem, dot, extension = name.strip().rpartition(".")
+    return stem if stem and f"{dot}{extension}".lower() in (*AUDIO_EXTENSIONS, *FOREIGN_EXTENSIONS) else name.strip()

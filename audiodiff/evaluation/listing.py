@@ -7,8 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from audiodiff.audio.io import find_audio
-from audiodiff.data.manifest import read_manifest
+from audiodiff.data.manifest import find_audio, read_manifest
 from audiodiff.data.splits import SPEAKERS_TO_SPLIT_BY, assign_parts, split_keys
 from audiodiff.errors import DataError
 

@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from audiodiff.audio.io import AUDIO_EXTENSIONS, audio_info, find_audio, load_audio
+from audiodiff.audio.io import AUDIO_EXTENSIONS, audio_info, load_audio
 from audiodiff.data.doctor import LARGE_DC
-from audiodiff.data.manifest import read_manifest
+from audiodiff.data.manifest import find_audio, read_manifest
 from audiodiff.errors import AudiodiffError, AudioError, ConfigError, DataError, MelError
 
 MEL_EXTENSIONS = (".npy", ".pt")
@@ -94,8 +94,7 @@ def _expand(item: Path, output: Path) -> Iterator[tuple[Path, Path]]:
     if not item.is_dir():
         yield item, Path(item.name)
         return
-    mels = (path for path in item.rglob("*") if path.suffix.lower() in MEL_EXTENSIONS and path.is_file())
-    found = sorted({*find_audio(item), *(path for path in mels if not path.name.startswith("."))})
+    found = find_audio(item, AUDIO_EXTENSIONS + MEL_EXTENSIONS)
     inside, outputs = item.resolve(), output.resolve()
     if inside in outputs.parents:  # results of an earlier run are not inputs
         earlier = [path for path in found if outputs in path.resolve().parents]

@@ -14,7 +14,7 @@ import soundfile
 import torch
 from torch import Tensor
 
-from audiodiff.audio.io import AUDIO_EXTENSIONS, audio_info, find_audio, load_audio, replacing, save_audio
+from audiodiff.audio.io import AUDIO_EXTENSIONS, audio_info, load_audio, replacing, save_audio
 from audiodiff.errors import AudioError, OutputError
 
 RATE = 16000
@@ -263,18 +263,6 @@ def test_save_takes_tensors_that_need_gradients_and_half_precision(tmp_path) -> 
     save_audio(tmp_path / "x.wav", tones().requires_grad_(), RATE)
     save_audio(tmp_path / "y.wav", tones().bfloat16(), RATE)
     assert load_audio(tmp_path / "y.wav").shape == (1, 12000)
-
-
-def test_find_audio_is_recursive_sorted_and_ignores_the_rest(tmp_path) -> None:
-    for name in ("b/2.FLAC", "b/1.wav", "a.mp3", "notes.txt", "._a.mp3", "c.opus"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).touch()
-    (tmp_path / "folder.wav").mkdir()
-    assert [path.relative_to(tmp_path).as_posix() for path in find_audio(tmp_path)] == [
-        "a.mp3", "b/1.wav", "b/2.FLAC", "c.opus",
-    ]  # fmt: skip
-    with pytest.raises(AudioError, match=r"a.mp3 is no folder; expected one with audio files"):
-        find_audio(tmp_path / "a.mp3")
 
 
 def test_extensions_that_soundfile_can_write_can_be_found() -> None:

@@ -91,7 +91,11 @@ def test_lists_decide_instead_of_shares(speech_folder, tmp_path):
 
 @pytest.mark.parametrize(
     ("valid", "test", "message"),
-    [("clip0 nobody", "", "such as nobody"), ("clip0", "clip0", "is in the validation list")],
+    [
+        ("clip0\nno body", "", "1 of the names listed belong to no recording, such as 'no body'"),
+        ("clip0", "clip0.wav", "'clip0' is in the validation list"),
+        ("\n".join(f"clip{i}" for i in range(8)), "", "the lists name all 8 recordings"),
+    ],
 )
 def test_lists_that_cannot_be_are_refused(speech_folder, tmp_path, valid, test, message):
     (tmp_path / "valid.txt").write_text(valid)

@@ -5,7 +5,15 @@ import os
 
 import pytest
 
-from audiodiff.data.manifest import Recording, Synthesis, read_manifest, scan_folder, write_manifest
+from audiodiff.data.manifest import (
+    Recording,
+    Synthesis,
+    find_audio,
+    list_folder,
+    read_manifest,
+    scan_folder,
+    write_manifest,
+)
 from audiodiff.errors import DataError
 
 
@@ -160,3 +168,130 @@ def test_a_bad_value_is_shown(tmp_path, values, message):
     (tmp_path / "m.jsonl").write_text("\n" + json.dumps(entry))
     with pytest.raises(DataError, match=f"m.jsonl:2 is no recording: {message}"):
         read_manifest(tmp_path / "m.jsonl")
+
+
+# --- folders ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def touch(tmp_path):
+    """Give a function that makes files in a folder, by their names there, and returns the folder."""
+
+    def make(*names, content=b""):
+        for name in names:
+            (tmp_path / "corpus" / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / "corpus" / name).write_bytes(content)
+        return tmp_path / "corpus"
+
+    return make
+
+
+def names(paths, folder):
+    return [path.relative_to(folder).as_posix() for path in paths]
+
+
+def test_find_audio_is_recursive_sorted_and_ignores_the_rest(touch, caplog):
+    folder = touch("b/2.FLAC", "b/1.wav", "a.mp3", "notes.txt", "c.opus", "README")
+    (folder / "folder.wav").mkdir()
+    assert names(find_audio(folder), folder) == ["a.mp3", "b/1.wav", "b/2.FLAC", "c.opus"]
+    assert not caplog.records
+    with pytest.raises(DataError, match=r"a.mp3 is no folder; expected one with audio files"):
+        find_audio(folder / "a.mp3")
+
+
+def test_hidden_files_and_folders_are_not_read_but_named(touch, caplog):
+    caplog.set_level("INFO")
+    folder = touch("a.wav", "._a.wav", ".Trash-1000/x/b.wav", "c/.cache/d.flac", ".git/notes")
+    assert names(find_audio(folder), folder) == ["a.wav"]
+    assert names(list_folder(folder).hidden, folder) == [".Trash-1000/x/b.wav", "._a.wav", "c/.cache/d.flac"]
+    assert "being hidden: 3 audio files (.Trash-1000/x/b.wav, ._a.wav, c/.cache/d.flac)" in caplog.text
+
+
+def test_a_folder_within_a_hidden_folder_is_read(touch):
+    folder = touch(".cache/corpus/a.wav") / ".cache" / "corpus"
+    assert names(find_audio(folder), folder) == ["a.wav"]
+
+
+def test_links_are_followed_once(touch, tmp_path):
+    folder = touch("real/a.wav", "real/b.wav")
+    for name in ("1.wav", "deep/2.wav"):
+        (tmp_path / "elsewhere" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "elsewhere" / name).touch()
+    os.symlink(tmp_path / "elsewhere", folder / "linked")
+    os.symlink(folder / "real", folder / "again")  # sorts before the folder itself
+    os.symlink(tmp_path / "elsewhere" / "deep", folder / "z")
+    os.symlink(tmp_path / "elsewhere" / "1.wav", folder / "one.wav")
+    assert names(find_audio(folder), folder) == [
+        *("linked/1.wav", "linked/deep/2.wav", "one.wav", "real/a.wav", "real/b.wav")
+    ]
+    assert names(list_folder(folder).repeated, folder) == ["again", "z"]
+
+
+def test_links_that_lead_back_end(touch, tmp_path, caplog):
+    caplog.set_level("INFO")
+    folder = touch("a/1.wav")
+    for name, target in (("a/up", ".."), ("a/self", "self"), ("root", "/"), ("a/here", "."), ("out", "../other")):
+        os.symlink(target, folder / name)
+    (tmp_path / "other").mkdir()
+    os.symlink(folder / "a", tmp_path / "other" / "back")
+    os.symlink(tmp_path / "other", tmp_path / "other" / "around")
+    assert names(find_audio(folder), folder) == ["a/1.wav"]
+    assert sorted(names(list_folder(folder).repeated, folder)) == ["a/here", "a/up", "out/around", "out/back", "root"]
+    assert "lead back, or were listed before, are not entered" in caplog.text
+    assert names(find_audio(tmp_path / "other"), tmp_path / "other") == ["back/1.wav"]
+
+
+def test_a_link_that_leads_nowhere_is_no_silent_loss(touch):
+    folder = touch("notes.txt")
+    os.symlink(folder / "gone.wav", folder / "a.wav")
+    ((path, reason),) = scan_folder(folder).unreadable
+    assert path.name == "a.wav"
+    assert "a.wav" in reason
+
+
+def test_a_folder_that_cannot_be_listed_is_named(touch, caplog, monkeypatch):
+    folder = touch("a/1.wav", "b/2.wav")
+    scandir = os.scandir
+
+    def refuse(path):
+        if path == folder / "b":
+            raise PermissionError(13, "Permission denied")
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    assert names(find_audio(folder), folder) == ["a/1.wav"]
+    assert f"cannot be listed are left out ({folder / 'b'}: Permission denied)" in caplog.text
+
+
+def test_other_formats_are_counted_by_extension(touch, caplog):
+    kinds = ["m4a", "M4A", "aac", "webm", "mp4", "wma", "amr", "mkv", "wv", "txt", "pdf"]
+    folder = touch(*(f"{i}.{kind}" for i, kind in enumerate(kinds)))
+    touch("recorder.dat", "take1", content=b"RIFF1234WAVEfmt ")
+    touch("phone.bin", content=b"\0\0\0\x20ftypM4A ")
+    assert find_audio(folder) == []
+    assert len(list_folder(folder).foreign) == 12
+    for kind in (
+        "2 .m4a",
+        "1 .aac",
+        "1 .webm",
+        "1 .mp4",
+        "1 .wma",
+        "1 .amr",
+        "1 .dat",
+        "1 .bin",
+        "1 without extension",
+    ):
+        assert kind in caplog.text
+    assert ".txt" not in caplog.text
+
+
+def test_what_is_converted_already_is_not_left_out(touch, caplog):
+    folder = touch("a.m4a", "a.wav", "b/video.mp4", "b/video.flac")
+    assert names(find_audio(folder), folder) == ["a.wav", "b/video.flac"]
+    assert not caplog.records
+
+
+def test_results_of_an_earlier_run_do_not_count(touch):
+    folder = touch("a.wav", "lists/converted/m4a/b.flac")
+    assert names(list_folder(folder, without=folder / "lists" / "converted").files, folder) == ["a.wav"]
+    assert names(list_folder(folder, without=folder).files, folder) == ["a.wav", "lists/converted/m4a/b.flac"]

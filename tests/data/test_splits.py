@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from audiodiff.data.manifest import Recording
-from audiodiff.data.splits import assign_parts, split, split_keys
+from audiodiff.data.splits import assign_parts, refuse_empty_training, split, split_by_names, split_keys
 from audiodiff.errors import DataError
 
 
@@ -78,3 +78,32 @@ def test_groups_stay_whole_where_there_are_enough_of_them(tmp_path):
 def test_equal_keys_go_the_same_way():
     parts = assign_parts(["a", "b", "c", "a", "d"] * 3, 0.3, 0.3)
     assert len(set(zip(["a", "b", "c", "a", "d"] * 3, parts, strict=True))) == 4
+
+
+def test_training_gets_something_wherever_there_are_three():
+    for n in range(3, 30):
+        for seed in range(20):
+            parts = split(recordings_named([f"{i}.wav" for i in range(n)]), 0.49, 0.5, seed)
+            assert all(parts), (n, seed)
+
+
+@pytest.mark.parametrize(("n", "advice"), [(1, "--valid-fraction 0 --test-fraction 0"), (2, "use --test-fraction 0")])
+def test_too_few_recordings_are_refused_with_what_helps(n, advice):
+    parts = split(recordings_named([f"{i}.wav" for i in range(n)]), 0.1, 0.1)
+    with pytest.raises(DataError, match=rf"corpus has {n} recordings?, too few for three parts.*{advice}"):
+        refuse_empty_training(parts, "corpus")
+    fractions = (0.0 if "--valid" in advice else 0.1, 0.0)
+    refuse_empty_training(split(recordings_named([f"{i}.wav" for i in range(n)]), *fractions), "corpus")
+
+
+def test_names_of_lists_may_have_extensions_blanks_and_folders():
+    recordings = recordings_named(["c/a/1.wav", "c/b/1.wav", "c/a/my clip.flac", "c/a/v1.2.wav", "c/x.wav", "c/y.wav"])
+    parts = split_by_names(recordings, ["a/1.WAV", "my clip.wav "], ["v1.2", "\tx.flac"])
+    assert [str(r.audio) for r in parts.valid] == ["c/a/1.wav", "c/a/my clip.flac"]
+    assert [str(r.audio) for r in parts.test] == ["c/a/v1.2.wav", "c/x.wav"]
+    with pytest.raises(
+        DataError, match=r"1 of the names listed belong to no recording, such as 'z\\u2028'. .*such as '1'"
+    ):
+        split_by_names(recordings, ["x", "z\u2028"])
+    with pytest.raises(DataError, match="name all 6 recordings; none is left to train on"):
+        split_by_names(recordings, ["1", "my clip"], ["v1.2", "x", "y"])
