@@ -202,6 +202,7 @@ class Numbers(click.ParamType):
 STEPS = Number(int, low=1, high=10_000, unit="steps")
 COUNT = Number(int, low=1, high=1_000_000)
 WORKERS = Number(int, low=1, high=256, unit="processes")
+THREADS = Number(int, low=1, high=1024, unit="threads")
 ANY_SEED = Number(int, low=-(2**64), high=2**64)
 """What the library takes; options and configurations take a `SEED`."""
 SEED = Number(int, low=0, high=2**63 - 1)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from audiodiff.choices import COUNT, SECONDS, STEPS, Number, Numbers
+from audiodiff.choices import COUNT, SECONDS, STEPS, Numbers
 from audiodiff.cli import options as opt
 
 if TYPE_CHECKING:
@@ -74,12 +74,6 @@ def _dtype(word: str) -> str:
 )
 @opt.expert("--all", "every_combination", is_flag=True, help="Measure every combination, not one varied at a time.")
 @opt.device
-@opt.expert(
-    "--threads",
-    type=Number(int, low=1, high=1024, unit="threads"),
-    metavar="N",
-    help="CPU threads.  [default: torch's choice]",
-)
 @opt.expert("--repeats", type=COUNT, metavar="N", help="Most repeats of a measurement.  [default: 5; quick: 2]")
 def command(*, models: tuple[str, ...], json_path: str | None, table: Path | None, **options: Any) -> None:
     """Benchmark synthesis and training on this machine. Stop other programs first.
@@ -117,7 +111,6 @@ def _plan(
     against: str | None,
     quick: bool,
     device: str,
-    threads: int | None,
     repeats: int | None,
     training: bool,
     memory: bool,
@@ -143,7 +136,7 @@ def _plan(
     timing = TimingOptions(repeats or usual["repeats"], usual["row_seconds"])
     dtypes: tuple[Dtype, ...] = ("fp32", "bf16") if has_bf16(where) else ("fp32",)
     return Plan(
-        Environment(str(where), threads or torch.get_num_threads(), timing),
+        Environment(str(where), torch.get_num_threads(), timing),
         models or (DEFAULT_MODEL, BASE),
         lengths=options["lengths"] or usual["lengths"],
         batches=options["batches"] or usual["batches"],

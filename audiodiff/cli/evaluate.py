@@ -140,6 +140,7 @@ def _systems_options(function: Any) -> Any:
     help="Saved output of `audiodiff vocode`, for the real-time factor.",
 )
 @opt.workers
+@opt.threads
 @opt.expert("--jobs", "-j", "workers", type=WORKERS, metavar="N", hidden=True)
 def pairs(*, generated: Path, reference: Path, name: str | None, others: Sequence[str], **options: Any) -> None:
     """Score recordings against references of the same name.
@@ -189,6 +190,7 @@ def pairs(*, generated: Path, reference: Path, name: str | None, others: Sequenc
     help="A TorchScript model for --frechet, from (1, time) at 16 kHz to features.",
 )
 @opt.expert("--force", is_flag=True, help="Allow --frechet on fewer than 1,000 clips, which is mostly noise.")
+@opt.threads
 def sets(
     *,
     generated: Path,
@@ -238,6 +240,7 @@ def sets(
     metavar="N",
     help="Minimum of updates, in whole epochs; the same for classifiers of different sets to compare.",
 )
+@opt.threads
 def classifier(*, output: Path, clips: Sequence[Path], held_out: Path | None, updates: int | None) -> None:
     """Train a classifier for `audiodiff evaluate sets`.
 

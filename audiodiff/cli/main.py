@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
@@ -94,6 +95,7 @@ class Audiodiff(click.Group):
 
     def invoke(self, ctx: click.Context) -> object:
         """Run the verb; a stated or unexpected error becomes one line on stderr and exit code 1, Ctrl-C becomes 130."""
+        os.environ["MPLBACKEND"] = "agg"  # files only, whatever a notebook has set for its children
         with _logging_to_stderr():
             try:
                 return super().invoke(ctx)

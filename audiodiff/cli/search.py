@@ -219,6 +219,7 @@ def _draw(found: Mapping[int, SearchResult], scorer: Scorer, picture: Path) -> N
 @opt.expert("--trials", type=COUNT, default=20, show_default=True, metavar="N", help="Runs of grid or random.")
 @opt.expert("--trial-steps", type=COUNT, default=300, show_default=True, metavar="N", help="Steps of each run.")
 @opt.expert("--over", multiple=True, metavar="FIELD", help="Search only this field; may be repeated.")
+@opt.threads
 def rbf(
     *, conf: Path, data: str | None, study: Path, output: Path, settings: dict[str, object], over: Any, **options: Any
 ) -> None:

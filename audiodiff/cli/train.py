@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     show_default=True,
     help="auto resumes from the newest checkpoint in DIR, if any; PATH is a checkpoint or another run.",
 )
+@opt.threads
 @opt.expert(
     "--keep-curve", is_flag=True, help="Store the validation losses as CONF.curve.json, to compare later runs with."
 )

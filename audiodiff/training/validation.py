@@ -14,13 +14,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import default_collate
 
-from audiodiff.audio.plots import comparison_figure, display_mel
 from audiodiff.config import ModelConfig, TrainingConfig
 from audiodiff.data.crops import CropReader, Example
 from audiodiff.data.dataset import Failure, OnFailure
@@ -286,15 +283,18 @@ def make_clips(network: Network, config: ModelConfig, samples: Sequence[Sample])
         generated = generated.cpu().float()
         if config.mel is not None:
             scores = score(generated, reference, config.sample_rate, SCORES)
-        figure = comparison_figure(
-            reference, generated, config.sample_rate, config.mel or display_mel(config.sample_rate)
-        )
-        clips.append(Clip(name, reference, generated, _pixels(figure), scores))
+        clips.append(Clip(name, reference, generated, _picture(reference, generated, config), scores))
     return clips
 
 
-def _pixels(figure: Figure) -> NDArray[np.uint8]:
-    canvas = FigureCanvasAgg(figure)
+def _picture(reference: Tensor, generated: Tensor, config: ModelConfig) -> NDArray[np.uint8]:
+    """Draw two clips into pixels, `(height, width, 3)`; matplotlib is imported when there is something to draw."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    from audiodiff.audio.plots import comparison_figure, display_mel
+
+    mel = config.mel or display_mel(config.sample_rate)
+    canvas = FigureCanvasAgg(comparison_figure(reference, generated, config.sample_rate, mel))
     canvas.draw()  # type: ignore[no-untyped-call]
     pixels: NDArray[np.uint8] = np.asarray(canvas.buffer_rgba())[..., :3].copy()  # type: ignore[no-untyped-call]
     return pixels

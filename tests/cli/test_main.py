@@ -1,13 +1,17 @@
 """The edge of the command line: verbs are loaded late, errors become one line and an exit code."""
 
+import json
 import logging
+import os
 import subprocess
 import sys
 from importlib.util import find_spec
 from types import ModuleType
 
 import click
+import numpy as np
 import pytest
+import soundfile
 from click.testing import CliRunner
 
 from audiodiff import __version__
@@ -160,3 +164,86 @@ def test_paths_are_no_streams_and_a_tilde_is_the_home_folder(tmp_path, monkeypat
     result = CliRunner().invoke(main, ["prepare", "~", "~/out"])
     assert f"{tmp_path}/home" in result.stderr
     assert "~" not in result.stderr
+
+
+# --- start-up ---------------------------------------------------------------------------------------------------------
+
+HEAVY = (
+    "librosa", "numba", "scipy", "torchaudio", "matplotlib", "tensorboard", "pandas", "webdataset", "triton", "sklearn",
+    "accelerate", "soxr", "sympy", "torch._dynamo", "torch._inductor", "torch.utils.tensorboard",
+)  # fmt: skip
+LIBRARY = """
+import torch
+from audiodiff import Vocoder
+Vocoder.from_pretrained("speech-22k-tiny")(torch.full((80, 10), -5.0))
+"""
+
+
+def in_a_process(code, **environment):
+    """Run Python code in a process of its own, and return what it printed last, as a value."""
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"} | environment
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def command(*words):
+    return f"from audiodiff.cli.main import main\nmain({[str(word) for word in words]}, standalone_mode=False)\n"
+
+
+@pytest.fixture
+def clip(tmp_path):
+    path = tmp_path / "in.wav"
+    soundfile.write(path, 0.1 * np.random.default_rng(0).standard_normal(4000), 22050)
+    return path
+
+
+@pytest.mark.parametrize("way", ["vocode", "generate", "library"])
+def test_nothing_heavy_is_imported_on_the_way_to_sound(way, clip, tmp_path, tiny_generator_folder):
+    ways = {
+        "vocode": command("vocode", clip, "-o", tmp_path / "out.wav", "--model", "speech-22k-tiny"),
+        "generate": command("generate", "-o", tmp_path / "out", "--model", tiny_generator_folder, "--count", 1),
+        "library": LIBRARY,
+    }
+    code = ways[way] + f"import json, sys; print(json.dumps([name for name in {HEAVY} if name in sys.modules]))"
+    assert in_a_process(code) == []
+
+
+@pytest.mark.parametrize("verb", VERBS_WITH_A_FILE)
+def test_help_imports_no_torch(verb):
+    code = f"""
+import json, sys
+from audiodiff.cli.main import main
+main([{verb!r}, "--help"], standalone_mode=False)
+print(json.dumps([name for name in ("torch", "numpy", "pydantic", "yaml") if name in sys.modules]))
+"""
+    assert in_a_process(code) == []
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_threads_are_as_many_as_asked_for_and_wait_asleep(threads, clip, tmp_path):
+    code = command("vocode", clip, "-o", tmp_path / "out.wav", "--model", "speech-22k-tiny", "--threads", threads)
+    code += "import json, os, torch; print(json.dumps([torch.get_num_threads(), os.environ['OMP_WAIT_POLICY']]))"
+    assert in_a_process(code, OMP_NUM_THREADS="2") == [threads, "PASSIVE"]
+    assert in_a_process(code.replace("'--threads', ", "'--seed', "), OMP_NUM_THREADS="2", OMP_WAIT_POLICY="ACTIVE") == [
+        2,
+        "ACTIVE",
+    ]
+
+
+def leaves(name, group):
+    """Yield the commands of a verb, its own or those within it."""
+    if not isinstance(group, click.Group):
+        yield name, group
+        return
+    for part, inner in group.commands.items():
+        yield from leaves(f"{name} {part}", inner)
+
+
+def test_every_verb_that_computes_takes_threads():
+    loaded = [main.get_command(click.Context(main), verb) for verb in VERBS_WITH_A_FILE]
+    every = dict(leaf for name, found in zip(VERBS_WITH_A_FILE, loaded, strict=True) for leaf in leaves(name, found))
+    have = {name for name, found in every.items() if any("--threads" in option.opts for option in found.params)}
+    computing = {"vocode", "generate", "train", "search schedule", "search rbf", "bench"}
+    computing |= {"evaluate pairs", "evaluate sets", "evaluate classifier"}
+    assert have == computing | {name for name in every if name.startswith("repair")}

@@ -169,6 +169,14 @@ def test_exit_code_of_an_interrupted_run(conf, asked, stopped_by, exit_code):
     assert "step 8 of 8, 1 skipped" in result.stdout
 
 
+@pytest.mark.parametrize("backend", ["module://matplotlib_inline.backend_inline", "module://nowhere", "nonsense"])
+def test_the_backend_of_a_notebook_does_not_matter(conf, tmp_path, backend):
+    arguments = [sys.executable, "-m", "audiodiff", "train", conf, "--run", tmp_path / "run"]
+    done = subprocess.run(arguments, env=os.environ | {"MPLBACKEND": backend}, capture_output=True, text=True)
+    assert (done.returncode, "Traceback" in done.stderr) == (0, False), done.stderr
+    assert (tmp_path / "run" / "best" / "model.safetensors").is_file()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGUSR1, 138), (signal.SIGINT, 130)])
 def test_a_signal_to_all_processes_saves_and_ends(conf, tmp_path, number, code):

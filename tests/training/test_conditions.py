@@ -94,8 +94,7 @@ def test_the_statistics_of_vectors_are_measured(trained):
 
 
 def test_samples_follow_their_recordings(trained, monkeypatch):
-    for drawing in ("comparison_figure", "_pixels"):
-        monkeypatch.setattr(f"audiodiff.training.validation.{drawing}", lambda *_: np.zeros((2, 2, 3), np.uint8))
+    monkeypatch.setattr("audiodiff.training.validation._picture", lambda *_: np.zeros((2, 2, 3), np.uint8))
     state, corpus = trained
     samples = choose_samples(corpus.validation, corpus.training.reader, 16)
     assert [sample.conditions["speaker"] for sample in samples] == [corpus.validation[i].speaker for i in (0, 2, 5)]
