@@ -14,6 +14,10 @@ class AudioError(AudiodiffError):
     """A recording cannot be used: unreadable, empty, too short, or at a rate nobody asked to change."""
 
 
+class NotFiniteError(AudioError):
+    """A recording has samples that are NaN or infinite."""
+
+
 class MelError(AudiodiffError):
     """A mel spectrogram does not fit the model: wrong shape, wrong number of bins, or not finite."""
 

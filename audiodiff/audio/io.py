@@ -1,12 +1,9 @@
-"""Audio files in and out, through soundfile: whole or in part, and never quietly changed.
-
-Noticing that a file is cut off, and exact seeking in lossy formats, are what libsndfile leaves to its callers.
-"""
+"""Audio files in and out, whole or in part, and never quietly changed."""
 
 from __future__ import annotations
 
+import io
 import os
-import re
 import stat
 import uuid
 import warnings
@@ -14,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 import soundfile
@@ -22,9 +19,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, int32
 
+from audiodiff.audio.decoding import Source, examine
 from audiodiff.audio.resample import resample
 from audiodiff.audio.transforms import ArrayLike, as_tensor
-from audiodiff.errors import AudioError, OutputError
+from audiodiff.errors import AudioError, NotFiniteError, OutputError
 
 AUDIO_EXTENSIONS = (
     *(".aif", ".aifc", ".aiff", ".au", ".caf", ".flac", ".mp3", ".oga"),
@@ -39,32 +37,29 @@ _WRITE_BLOCK = 2**16
 _BITS = {"PCM_U8": 8, "PCM_S8": 8, "PCM_16": 16, "PCM_24": 24, "PCM_32": 32}
 _FLOATING = ("FLOAT", "DOUBLE")
 _KINDS = {stat.S_IFDIR: "folder", stat.S_IFIFO: "pipe", stat.S_IFSOCK: "socket"}
-
-# libsndfile reads what there is of a cut-off file, and says only in its log what the header had promised.
-_SHORT_CHUNK = re.compile(r"^\s*(?:data|SSND|Data Size|riff)\s*: (\d+) \(should be (\d+)\)", re.MULTILINE)
-_UNKNOWN_LENGTH = 0x7FFF0000
-"""Bytes; from here up a header means "unknown", having been written to a pipe."""
-_OGG_PAGE = 27 + 255 + 255 * 255
-"""Bytes of the longest page of an Ogg file (RFC 3533, section 6)."""
-_MP3_LEAD = 10 * 1152
-"""Samples; an MP3 frame uses up to 511 bytes of the frames before it, which a seek does not decode."""
-_VORBIS_TAIL = 2**18
-"""Samples, more than a page holds; within the last page libvorbis seeks wrong by as much as was trimmed off the end."""
+_INTEGER_SCALE = 8.0
+"""Amplitude, where 1 is full scale, from which samples were surely never divided by the full scale of integers."""
+_INTEGER_SCALE_ADVICE = (
+    "these look like whole numbers that were stored as they are, and written as integers they become a square wave. "
+    "Divide by their full scale, which for 16 bits is 32768."
+)
 
 
 @dataclass(frozen=True)
 class AudioInfo:
-    """What a file's header says.
+    """What is in a file.
 
     Attributes:
         sample_rate: In Hz.
         n_samples: Length, per channel.
         channels: Number of channels.
+        notes: What is amiss with the header, one sentence each.
     """
 
     sample_rate: int
     n_samples: int
     channels: int
+    notes: tuple[str, ...] = ()
 
     @property
     def seconds(self) -> float:
@@ -72,29 +67,36 @@ class AudioInfo:
         return self.n_samples / self.sample_rate
 
 
-def audio_info(path: str | Path) -> AudioInfo:
-    """Read the header of an audio file.
+def audio_info(path: Source) -> AudioInfo:
+    """Tell what is in an audio file, to the sample.
+
+    Most headers can be trusted once they agree with the size of the file. What they do not tell is counted by decoding
+    the whole file, which takes up to a second per hour of audio: MP3 without a Xing or Info header, block codecs such
+    as ADPCM and GSM 06.10. It is done once per process and file.
 
     Args:
-        path: The file, in any format of libsndfile.
+        path: The file, or a file object, in any format of libsndfile.
 
     Returns:
-        Its rate, length and channels.
+        Its rate, length and channels, and what is amiss with its header.
 
     Raises:
         AudioError: If the file is missing, is no audio, is empty, or is cut off.
     """
-    with _opened(Path(path)) as file:
-        return AudioInfo(file.samplerate, file.frames, file.channels)
+    file = examine(path)
+    return AudioInfo(file.sample_rate, file.count(), file.channels, tuple(file.notes))
 
 
 def load_audio(
-    path: str | Path, sample_rate: int | None = None, mono: bool = True, *, start: int = 0, n_samples: int | None = None
+    path: Source, sample_rate: int | None = None, mono: bool = True, *, start: int = 0, n_samples: int | None = None
 ) -> Tensor:
     """Read an audio file, or by seeking a part of it.
 
+    Streams that are joined end to end are read one after the other. What was written behind a header that was never
+    finished is read with a warning.
+
     Args:
-        path: The file, in any format of libsndfile.
+        path: The file, or a file object (it is read from its beginning), in any format of libsndfile.
         sample_rate: The wanted rate in Hz, resampled to where it differs; None keeps the file's own (`audio_info`).
         mono: Whether channels are averaged into one.
         start: First sample to read, at the file's own rate.
@@ -107,139 +109,79 @@ def load_audio(
         AudioError: If the file is missing, is no audio, is empty, is cut off, ends before the part that was asked for,
             or has samples that are not finite.
     """
-    with _opened(Path(path)) as file:
-        samples = _read_part(file, start, file.frames - start if n_samples is None else n_samples)
-        own_rate = file.samplerate
-    audio = torch.from_numpy(np.ascontiguousarray(samples.T))
+    file = examine(path)
+    audio = torch.from_numpy(np.ascontiguousarray(file.read(start, n_samples).T))
     if n_bad := _count_not_finite(audio):
-        raise AudioError(f"{path} has {n_bad} samples that are NaN or infinite; expected none. Repair or remove it.")
+        raise NotFiniteError(
+            f"{file.name} has {n_bad} samples that are NaN or infinite; expected none. Repair or remove it."
+        )
+    if file.subtype in _FLOATING and not file.warned and float(audio.abs().max()) > _INTEGER_SCALE:
+        file.warned = True
+        warnings.warn(f"{file.name} goes far beyond ±1: {_INTEGER_SCALE_ADVICE}", stacklevel=2)
     if mono:
         audio = audio.mean(0, keepdim=True)
-    return audio if sample_rate is None else resample(audio, own_rate, sample_rate)
+    return audio if sample_rate is None else resample(audio, file.sample_rate, sample_rate)
 
 
-def save_audio(path: str | Path, audio: ArrayLike, sample_rate: int, subtype: str | None = None) -> None:
+def save_audio(
+    path: Source, audio: ArrayLike, sample_rate: int, subtype: str | None = None, *, format: str = "wav"
+) -> None:
     """Write an audio file, under a temporary name first, so that no half-written file ever has the wanted name.
 
     Args:
-        path: The file; its extension decides the format: .wav, .flac, .ogg or .mp3.
-        audio: Samples in [-1, 1], shape `(time,)` or `(channels, time)`, floating point. Beyond that range they are
-            clipped with a warning, unless the subtype is a floating-point one.
+        path: The file; its extension decides the format: .wav, .flac, .ogg or .mp3. Or a file object that is open for
+            writing in binary mode, which is written to only after the audio has been encoded.
+        audio: Samples in [-1, 1], shape `(time,)` or `(channels, time)`, floating point, as a tensor or a NumPy array.
+            Beyond that range they are clipped with a warning, unless the subtype is a floating-point one.
         sample_rate: In Hz.
         subtype: The encoding as libsndfile names it, such as PCM_16, PCM_24 or FLOAT; None is 16 bits for WAV and FLAC,
             Vorbis for OGG and layer III for MP3.
+        format: What is written to a file object: wav, flac, ogg or mp3. A path has its extension.
 
     Raises:
         AudioError: If the format, encoding, rate or shape cannot be written, or a sample is not finite.
     """
-    path = Path(path)
-    kind = _WRITTEN.get(path.suffix.lower())
+    target = _target(path)
+    name = str(target) if isinstance(target, Path) else f"the file object {getattr(target, 'name', '')}".rstrip()
+    extension = target.suffix if isinstance(target, Path) else f".{format.lower().lstrip('.')}"
+    kind = _WRITTEN.get(extension.lower())
     if kind is None:
-        raise AudioError(f"{path} has extension {path.suffix!r}; audio is written as {', '.join(_WRITTEN)}.")
+        raise AudioError(f"{name} has extension {extension!r}; audio is written as {', '.join(_WRITTEN)}.")
     subtype = (subtype or soundfile.default_subtype(kind)).upper()
     if not soundfile.check_format(kind, subtype):
         known = ", ".join(soundfile.available_subtypes(kind))
-        raise AudioError(f"{path} cannot hold subtype {subtype!r}; {kind} knows {known}.")
-    if not path.parent.is_dir():
-        raise AudioError(f"{path} cannot be written: there is no folder {path.parent}. Create it first.")
-    samples = _checked(audio, subtype, str(path))
+        raise AudioError(f"{name} cannot hold subtype {subtype!r}; {kind} knows {known}.")
+    if isinstance(target, Path) and not target.parent.is_dir():
+        raise AudioError(f"{name} cannot be written: there is no folder {target.parent}. Create it first.")
+    samples = _checked(audio, subtype, name)
     how = {"samplerate": sample_rate, "channels": len(samples), "subtype": subtype, "format": kind}
     try:
-        with replacing(path) as part, soundfile.SoundFile(part, "w", **how) as file:
-            for block in samples.split(_WRITE_BLOCK, dim=1):
-                file.write(_encode(block, subtype))
+        if isinstance(target, Path):
+            with replacing(target) as part:
+                _write(part, samples, how)
+        else:
+            buffer = io.BytesIO()
+            _write(buffer, samples, how)
+            target.write(buffer.getbuffer())
     except OutputError as error:
         raise AudioError(str(error)) from error
-    except (soundfile.SoundFileError, OSError) as error:
+    except (soundfile.SoundFileError, OSError, TypeError) as error:
         hint = " Is the disk full?" if "System error" in str(error) else ""
-        raise AudioError(f"{path} cannot be written with {how}: {error}{hint}") from error
+        raise AudioError(f"{name} cannot be written with {how}: {error}{hint}") from error
 
 
-# --- reading ----------------------------------------------------------------------------------------------------------
+def _target(path: object) -> Path | BinaryIO:
+    if isinstance(path, str | os.PathLike):
+        return Path(path)
+    if hasattr(path, "write") and not isinstance(path, io.TextIOBase):
+        return cast(BinaryIO, path)
+    raise AudioError(f"audio cannot be written to {path!r:.80}; expected a path, or a file object opened with 'wb'.")
 
 
-@contextmanager
-def _opened(path: Path) -> Iterator[soundfile.SoundFile]:
-    """Open an audio file for reading.
-
-    Args:
-        path: The file, in any format of libsndfile.
-
-    Yields:
-        The open file, of a known length of at least one sample.
-
-    Raises:
-        AudioError: If the file is missing, is no audio, is empty, or is cut off, or if reading it fails later on.
-    """
-    if not path.is_file():
-        found = "is a folder" if path.is_dir() else "does not exist"
-        raise AudioError(f"{path} {found}; expected an audio file. Check the path.")
-    if path.suffix.lower() == ".raw":
-        raise AudioError(f"{path} has no header that tells rate and encoding. Convert it to WAV, for example with sox.")
-    try:
-        with soundfile.SoundFile(path) as file:
-            _check_length(path, file)
-            yield file
-    except soundfile.SoundFileError as error:
-        raise AudioError(
-            f"{path} cannot be read ({str(error).rstrip('.')}): it is no audio, damaged, or in a format unknown to "
-            "libsndfile. Convert it to WAV or FLAC, for example with ffmpeg."
-        ) from error
-
-
-def _check_length(path: Path, file: soundfile.SoundFile) -> None:
-    if file.frames == 0:
-        raise AudioError(f"{path} is empty: it has a header and 0 samples. Record or export it again.")
-    if file.frames > 2**48:  # what libsndfile makes of a FLAC that was written to a pipe
-        raise AudioError(f"{path} does not say how long it is. Decode and encode it again, with flac or ffmpeg.")
-    for promised, there in _SHORT_CHUNK.findall(file.extra_info):
-        if int(there) < int(promised) < _UNKNOWN_LENGTH:
-            raise _cut_off(path, f"its header promises {promised} bytes of audio, {there} are there")
-    if file.format == "OGG" and not _ogg_ends(path):
-        raise _cut_off(path, "its last page has no mark of the end")
-
-
-def _cut_off(path: Path, evidence: str) -> AudioError:
-    return AudioError(f"{path} is cut off: {evidence}. Copy or download it again, or convert what is left with ffmpeg.")
-
-
-def _ogg_ends(path: Path) -> bool:
-    """Tell whether the last page is whole and marked as the end of its stream."""
-    with path.open("rb") as file:
-        file.seek(max(0, path.stat().st_size - 2 * _OGG_PAGE))
-        tail = file.read()
-    page = tail[max(0, tail.rfind(b"OggS")) :]
-    n_segments = page[26] if len(page) > 26 else 255
-    return len(page) >= 27 + n_segments + sum(page[27 : 27 + n_segments]) and bool(page[5] & 4)
-
-
-def _read_part(file: soundfile.SoundFile, start: int, n_samples: int) -> NDArray[np.float32]:
-    """Read a part of an open file such that it equals that part of the whole.
-
-    Args:
-        file: The open file.
-        start: First sample.
-        n_samples: Number of samples, at least one.
-
-    Returns:
-        Samples, shape `(n_samples, channels)`.
-
-    Raises:
-        AudioError: If the part lies outside the file, or less is there than the header promises.
-    """
-    path = Path(file.name)
-    if start < 0 or n_samples < 1 or start + n_samples > file.frames:
-        raise AudioError(f"{path} has {file.frames} samples; cannot read {n_samples} samples from {start} on.")
-    first = start
-    if file.format == "MP3":
-        first = max(0, start - _MP3_LEAD)
-    elif file.subtype == "VORBIS":
-        first = min(start, max(0, file.frames - _VORBIS_TAIL))
-    file.seek(first)
-    samples: NDArray[np.float32] = file.read(start - first + n_samples, dtype="float32", always_2d=True)
-    if len(samples) < start - first + n_samples:
-        raise _cut_off(path, f"its header promises {file.frames} samples, {first + len(samples)} are there")
-    return samples[start - first :]
+def _write(target: Path | BinaryIO, samples: Tensor, how: dict[str, Any]) -> None:
+    with soundfile.SoundFile(target, "w", **how) as file:
+        for block in samples.split(_WRITE_BLOCK, dim=1):
+            file.write(_encode(block, how["subtype"]))
 
 
 # --- writing ----------------------------------------------------------------------------------------------------------
@@ -273,9 +215,10 @@ def _checked(audio: ArrayLike, subtype: str, name: str) -> Tensor:
     peak = max(abs(float(edge)) for edge in samples.aminmax())
     if peak > 1 and subtype not in _FLOATING:
         n_over = int((samples > 1).sum()) + int((samples < -1).sum())
+        advice = "Scale the audio, or write a WAV with subtype='FLOAT'."
         warnings.warn(
             f"{name}: {n_over} of {samples.numel()} samples are beyond ±1 (peak {peak:.3g}) and are clipped for "
-            f"{subtype}. Scale the audio, or write a WAV with subtype='FLOAT'.",
+            f"{subtype}. {_INTEGER_SCALE_ADVICE if peak > _INTEGER_SCALE else advice}",
             stacklevel=3,  # the caller of save_audio
         )
     return samples

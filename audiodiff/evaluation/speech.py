@@ -16,7 +16,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from audiodiff.audio._torchaudio import import_torchaudio
+from audiodiff.audio.resample import import_torchaudio
 from audiodiff.errors import AudioError
 from audiodiff.evaluation.pair import Pair, Samples, World
 from audiodiff.evaluation.signal import SPEECH_RATE

@@ -6,9 +6,19 @@ import numpy as np
 import pytest
 import torch
 
-from audiodiff.audio.degradation import Clipping, Gaps, LowPass, MelStatistics, Noise, ignore
+from audiodiff.audio.degradation import (
+    Clipping,
+    Gaps,
+    LowPass,
+    MelStatistics,
+    Noise,
+    cubic_spline,
+    fill_gap,
+    ignore,
+    low_pass,
+    wiener,
+)
 from audiodiff.audio.mel import MelSpectrogram
-from audiodiff.audio.restoration import cubic_spline, fill_gap, low_pass, wiener
 from audiodiff.config import MEL_CONVENTIONS
 from audiodiff.errors import AudioError
 

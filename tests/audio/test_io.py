@@ -142,8 +142,8 @@ def broken(folder: Path, kind: str) -> Path:
         ("aiff", r"x.aiff is cut off: its header promises \d+ bytes of audio, \d+ are there"),
         ("au", r"x.au is cut off: its header promises \d+ bytes of audio, \d+ are there"),
         ("w64", r"x.w64 is cut off: its header promises \d+ bytes of audio, \d+ are there"),
-        ("flac", r"x.flac cannot be read \(.*lost sync\)"),
-        ("ogg", r"x.ogg is cut off: its last page has no mark of the end"),
+        ("flac", r"x.flac is cut off: its header promises 90000 samples, \d+ are there"),
+        ("ogg", r"x.ogg is cut off: its last page is not whole"),
         ("mp3", r"x.mp3 is cut off: its header promises 90000 samples, \d+ are there"),
     ],
 )
@@ -156,13 +156,6 @@ def test_broken_file_is_refused_by_name(tmp_path, kind, message) -> None:
 def test_info_refuses_what_loading_refuses(tmp_path, kind) -> None:
     with pytest.raises(AudioError, match=r"x\."):
         audio_info(broken(tmp_path, kind))
-
-
-def test_end_of_a_cut_off_flac_is_refused(tmp_path) -> None:
-    path = broken(tmp_path, "flac")
-    assert load_audio(path, start=100, n_samples=100).shape == (1, 100)
-    with pytest.raises(AudioError, match="cannot be read"):
-        load_audio(path, start=89_000, n_samples=100)
 
 
 @pytest.mark.parametrize("n_bytes", [1, 100, 4000])
@@ -189,23 +182,6 @@ def test_samples_that_are_not_finite_are_refused(tmp_path) -> None:
     with pytest.raises(AudioError, match=r"x.wav has 3 samples that are NaN or infinite"):
         load_audio(tmp_path / "x.wav")
     assert load_audio(tmp_path / "x.wav", start=8).shape == (1, 11992)
-
-
-def test_wav_from_a_pipe_is_read_and_flac_from_a_pipe_is_refused(tmp_path) -> None:
-    """Programs that write to a pipe cannot go back to fill in the length."""
-    wav, flac = tmp_path / "x.wav", tmp_path / "x.flac"
-    save_audio(wav, tones(), RATE)
-    save_audio(flac, tones(), RATE)
-    content = bytearray(wav.read_bytes())
-    content[4:8] = content[40:44] = b"\xff" * 4
-    wav.write_bytes(content)
-    assert load_audio(wav).shape == (1, 12000)
-    content = bytearray(flac.read_bytes())
-    content[21] &= 0xF0  # the count of samples: 36 bits of the stream info
-    content[22:26] = bytes(4)
-    flac.write_bytes(content)
-    with pytest.raises(AudioError, match=r"x.flac does not say how long it is"):
-        load_audio(flac)
 
 
 @pytest.mark.parametrize(

@@ -156,7 +156,7 @@ def test_mel_equals_published_lmnt_diffwave(tmp_path, monkeypatch) -> None:
 
 def published_module(name: str):
     """Import a published implementation that imports torchaudio, or skip."""
-    importlib.import_module("audiodiff.audio._torchaudio").import_torchaudio()
+    importlib.import_module("audiodiff.audio.resample").import_torchaudio()
     return pytest.importorskip(name)
 
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from audiodiff.audio.phase_gradient import HANN_GAMMA, TOLERANCE, PhaseGradient
+from audiodiff.audio.mel_inversion import HANN_GAMMA, TOLERANCE, PhaseGradient
 
 HOP, N_FFT = 16, 64
 N_BINS = N_FFT // 2 + 1

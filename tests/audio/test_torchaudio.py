@@ -8,14 +8,13 @@ import sys
 
 import pytest
 
-from audiodiff.audio import _torchaudio
-from audiodiff.audio._torchaudio import import_torchaudio
+from audiodiff.audio.resample import import_torchaudio
 
 # Whether torchaudio's libraries load is decided here, so that both ways are tested on every machine, and so are the
 # operators that a loaded library would register. In a process of its own, because it imports torchaudio three times.
 SCRIPT = """
 import json, sys, torch
-from audiodiff.audio._torchaudio import import_torchaudio
+from audiodiff.audio.resample import import_torchaudio
 
 load = torch.ops.load_library
 libraries = [torch.library.Library("_torchaudio", "DEF"), torch.library.Library("torchaudio", "DEF")]
@@ -52,7 +51,7 @@ def test_torchaudio_is_imported_with_and_without_its_extension() -> None:
 
 
 def test_torchaudio_that_does_not_load_at_all_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_torchaudio, "_hide_libraries", lambda: None)
+    monkeypatch.setattr("audiodiff.audio.resample._hide_libraries", lambda: None)
     monkeypatch.setitem(sys.modules, "torchaudio", None)
     with pytest.raises(ModuleNotFoundError):
         import_torchaudio()
@@ -61,6 +60,6 @@ def test_torchaudio_that_does_not_load_at_all_is_explained(monkeypatch: pytest.M
         raise OSError("no such library")
 
     with monkeypatch.context() as patch:
-        patch.setattr(_torchaudio.importlib, "import_module", fail)
+        patch.setattr("audiodiff.audio.resample.importlib.import_module", fail)
         with pytest.raises(ImportError, match=r"torchaudio does not load, .*: no such library. Install the torchaudio"):
             import_torchaudio()

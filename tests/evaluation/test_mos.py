@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from audiodiff.audio._torchaudio import import_torchaudio
 from audiodiff.audio.io import load_audio
+from audiodiff.audio.resample import import_torchaudio
 from audiodiff.errors import AudioError
 from audiodiff.evaluation import speech as metrics
 from audiodiff.evaluation.pair import Pair
