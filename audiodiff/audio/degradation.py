@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from audiodiff.audio.mel import MelSpectrogram
+from audiodiff.audio.resample import low_pass
 from audiodiff.choices import HERTZ, SNR_DB, Number
 from audiodiff.errors import AudioError
 
@@ -390,20 +391,3 @@ def wiener(audio: Tensor, deviation: float, n_fft: int = 512) -> Tensor:
         gains.append(gain)
     filtered = spectrum * torch.stack(gains, -1)
     return torch.istft(filtered, n_fft, n_fft // 4, window=window, length=audio.shape[-1])
-
-
-def low_pass(audio: Tensor, cutoff: float, sample_rate: int) -> Tensor:
-    """Take away everything from a frequency on: an orthogonal projection of the whole signal.
-
-    Args:
-        audio: `(..., time)`.
-        cutoff: In Hz.
-        sample_rate: In Hz.
-
-    Returns:
-        Audio of the same shape.
-    """
-    spectrum = torch.fft.rfft(audio)
-    frequency = torch.fft.rfftfreq(audio.shape[-1], 1 / sample_rate, device=audio.device)
-    passed: Tensor = torch.fft.irfft(spectrum * (frequency < cutoff), n=audio.shape[-1])
-    return passed

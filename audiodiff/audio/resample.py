@@ -112,6 +112,23 @@ def _with_soxr(audio: Tensor, before: int, after: int) -> Tensor:
     return torch.from_numpy(result).T.to(device=audio.device, dtype=audio.dtype)
 
 
+def low_pass(audio: Tensor, cutoff: float, sample_rate: int) -> Tensor:
+    """Take away everything from a frequency on: an orthogonal projection of the whole signal.
+
+    Args:
+        audio: `(..., time)`.
+        cutoff: In Hz.
+        sample_rate: In Hz.
+
+    Returns:
+        Audio of the same shape.
+    """
+    spectrum = torch.fft.rfft(audio)
+    frequency = torch.fft.rfftfreq(audio.shape[-1], 1 / sample_rate, device=audio.device)
+    passed: Tensor = torch.fft.irfft(spectrum * (frequency < cutoff), n=audio.shape[-1])
+    return passed
+
+
 def import_torchaudio() -> ModuleType:
     """Import torchaudio, if need be without its compiled extension; the one place where it is imported.
 

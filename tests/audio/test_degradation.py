@@ -15,10 +15,10 @@ from audiodiff.audio.degradation import (
     cubic_spline,
     fill_gap,
     ignore,
-    low_pass,
     wiener,
 )
 from audiodiff.audio.mel import MelSpectrogram
+from audiodiff.audio.resample import low_pass
 from audiodiff.config import MEL_CONVENTIONS
 from audiodiff.errors import AudioError
 
