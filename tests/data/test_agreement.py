@@ -15,7 +15,7 @@ from audiodiff.audio import decoding
 from audiodiff.audio.io import audio_info, load_audio
 from audiodiff.data.crops import CropReader
 from audiodiff.data.doctor import Source, examine
-from audiodiff.data.manifest import Recording, read_manifest, scan_folder, write_manifest
+from audiodiff.data.manifest import Recording, find_audio, read_manifest, scan_folder, write_manifest
 from audiodiff.errors import AudioError
 
 sys.path.append(str(Path(__file__).parents[1]))
