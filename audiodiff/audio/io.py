@@ -8,7 +8,7 @@ import stat
 import uuid
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -156,12 +156,12 @@ def save_audio(
     samples = _checked(audio, subtype, name)
     how = {"samplerate": sample_rate, "channels": len(samples), "subtype": subtype, "format": kind}
     try:
-        if isinstance(target, Path):
-            with replacing(target) as part:
-                _write(part, samples, how)
-        else:
-            buffer = io.BytesIO()
-            _write(buffer, samples, how)
+        buffer = io.BytesIO()
+        place = replacing(target) if isinstance(target, Path) else nullcontext(buffer)
+        with place as part, soundfile.SoundFile(part, "w", **how) as file:
+            for block in samples.split(_WRITE_BLOCK, dim=1):
+                file.write(_encode(block, subtype))
+        if not isinstance(target, Path):
             target.write(buffer.getbuffer())
     except OutputError as error:
         raise AudioError(str(error)) from error
@@ -176,12 +176,6 @@ def _target(path: object) -> Path | BinaryIO:
     if hasattr(path, "write") and not isinstance(path, io.TextIOBase):
         return cast(BinaryIO, path)
     raise AudioError(f"audio cannot be written to {path!r:.80}; expected a path, or a file object opened with 'wb'.")
-
-
-def _write(target: Path | BinaryIO, samples: Tensor, how: dict[str, Any]) -> None:
-    with soundfile.SoundFile(target, "w", **how) as file:
-        for block in samples.split(_WRITE_BLOCK, dim=1):
-            file.write(_encode(block, how["subtype"]))
 
 
 # --- writing ----------------------------------------------------------------------------------------------------------
