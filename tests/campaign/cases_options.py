@@ -1,0 +1,137 @@
+"""Every option that takes text or a number, of every verb, with odd values; the options are click's own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import click
+
+from campaign.case import Case, Draw
+from campaign.oracle import Check, all_of, audio_is, has_files, says_no_nan
+from campaign.world import World
+
+NOT_FINITE = ("nan", "NaN", "inf", "-inf", "Infinity", "1e999", "-1e999")
+ENDLESS = ("1000000000", "9" * 19, "1" + "0" * 400, "1e308", "1e30")
+VALUES = (
+    *NOT_FINITE, *ENDLESS, "-1", "0", "-0", "1", "2", "0.5", "1e-320", "1e5", "", " ", "٣", "３", "1_0", "0x10", "+1", "1.0", "1,5", "1.", "-",
+    "--", "True", "None", "1;2", "$(touch pwned)", "é", "\U0001f600", "7" * 5000, "1-2", "2-1", "nan-nan", "0-inf", "1,2,nan", "3,2,1",
+    ",", "1,", "nan:1:2", "1e-4:0.05:1000000000", "1e-4:0.05:50", "auto", "a=b", "a.b.c=1", "=", "=1", "training.steps=nan",
+    "training.steps=1000000000000", "training.learning_rate=.inf", "model=1", "synthesis.steps=0", "synthesis.steps=1e9", "x={", "x=*a",
+)  # fmt: skip
+PLAIN = ("--help", "--debug", "--version")
+SLOW = {"bench", "search schedule", "search rbf", "evaluate classifier"}
+"""Commands that take seconds where they work; they are drawn less often."""
+
+
+@cache
+def commands() -> dict[str, click.Command]:
+    """Return every command by the words that call it."""
+    from audiodiff.cli.main import VERBS, main
+
+    def inner(words: str, command: click.Command) -> Iterator[tuple[str, click.Command]]:
+        if isinstance(command, click.Group):
+            context = click.Context(command)
+            for name in command.list_commands(context):
+                found = command.get_command(context, name)
+                assert found
+                yield from inner(f"{words} {name}", found)
+        else:
+            yield words, command
+
+    context = click.Context(main)
+    return {words: found for verb in VERBS for words, found in inner(verb, main.get_command(context, verb))}
+
+
+@cache
+def options() -> tuple[tuple[str, click.Option], ...]:
+    """Return every option that takes a value other than a choice or the name of a file."""
+    return tuple(
+        (words, option)
+        for words, command in commands().items()
+        for option in command.params
+        if isinstance(option, click.Option) and not option.is_flag and not isinstance(option.type, click.Choice | click.Path)
+    )
+
+
+def make(draw: Draw, folder: Path, world: World) -> Case:
+    """Draw an option and a value."""
+    words, option = draw.choice(options())
+    if words in SLOW and draw.random() < 0.7:
+        words, option = draw.choice([found for found in options() if found[0] not in SLOW])
+    argv, check = _base(words, world, folder)
+    value = draw.choice(VALUES)
+    if option.type is not click.STRING and draw.random() < 0.3:
+        value = draw.choice(NOT_FINITE + ENDLESS)
+    name = draw.choice(option.opts)
+    for other in option.opts:  # what the command had of it
+        while other in argv:
+            place = argv.index(other)
+            del argv[place : place + 1 + option.nargs]
+    given = [value] * option.nargs
+    argv += [f"{name}={value}"] if option.nargs == 1 and name.startswith("--") and draw.random() < 0.5 else [name, *given]
+    numeric = isinstance(option.type, click.types.IntParamType | click.types.FloatParamType)
+    expect = "refuse" if numeric and value in (*NOT_FINITE, "", " ", "True", "None") else "either"
+    about = f"{words} {name}"
+    return Case(argv, about, expect, [name, *option.opts, *_pieces(option, value)], check, seconds=15 if words in SLOW else 5, keeps=False)
+
+
+def _pieces(option: click.Option, value: str) -> list[str]:
+    """Return what else may name the culprit: the option's name as a word, or the value itself."""
+    return [(option.name or "").replace("_", " "), (option.name or ""), value.partition("=")[0].strip() or "=", "Got unexpected extra argument"]
+
+
+def _base(words: str, world: World, folder: Path) -> tuple[list[str], Check | None]:
+    """Return a command that works, quickly, and the check of its output."""
+    vocoder, generator, clip = str(world.vocoder), str(world.generator), str(world.clip)
+    run, table = str(world.run), _stored(world, folder)
+    audio = audio_is("out.wav", 4000, sounds=False)
+    bases: dict[str, tuple[list[str], Check | None]] = {
+        "vocode": ([clip, "-o", "out.wav", "--model", vocoder, "--steps", "1"], audio),
+        "generate": (["--model", generator, "-o", "out", "--label", "yes", "--seconds", "0.1", "--steps", "1"], _some_clips),
+        "repair": ([clip, "-o", "out.wav", "--model", vocoder, "--steps", "1", "--gap", "0.1-0.12"], audio),
+        "prepare": ([str(world.corpus), "out", "--workers", "1"], has_files("out/train.jsonl")),
+        "doctor": ([str(world.manifest), "--workers", "1"], says_no_nan),
+        "train": ([str(world.conf), "--dry-run", "--run", "run"], says_no_nan),
+        "search schedule": (
+            [vocoder, "--data", str(world.manifest), "--steps", "1", "--study", "study.json", "--trials", "2", "--metric", "m_stft",
+             "--seconds", "0.3", "-o", "found"], has_files("study.json", "found/config.json")),
+        "search rbf": (
+            [str(world.conf), "--study", "study.json", "-o", "best.yaml", "--trials", "1", "--trial-steps", "1"],
+            has_files("study.json", "best.yaml")),
+        "evaluate pairs": ([clip, clip, "--metrics", "m_stft", "-j", "1"], says_no_nan),
+        "evaluate sets": ([str(world.corpus), str(world.corpus), "--music"], None),
+        "evaluate classifier": (["classifier.pt", str(world.manifest), "--updates", "1"], has_files("classifier.pt")),
+        "evaluate metrics": ([], says_no_nan),
+        "evaluate show": ([str(table)], says_no_nan),
+        "evaluate tables": ([str(table)], None),
+        "evaluate ratings": ([str(table)], None),
+        "plot waveform": ([clip, "-o", "out.png"], has_files("out.png")),
+        "plot mel": ([clip, "-o", "out.png"], has_files("out.png")),
+        "plot steps": ([clip, "-o", "out.png", "--model", vocoder, "--steps", "1", "--seconds", "0.2"], has_files("out.png")),
+        "plot rbf": ([vocoder, "-o", "out.png"], has_files("out.png")),
+        "plot schedule": (["-o", "out.png"], has_files("out.png")),
+        "plot training": ([run, "-o", "out.png"], has_files("out.png")),
+        "plot loss-by-noise-level": ([run, "-o", "out.png"], has_files("out.png")),
+        "plot quality": ([str(table), "-o", "out.png"], None),
+        "convert": ([str(world.checkpoint), "out"], has_files("out/config.json", "out/model.safetensors")),
+        "export": ([vocoder, "out"], has_files("out/config.json", "out/model.safetensors")),
+        "bench": ([vocoder, "--quick", "--no-memory", "--no-training", "--lengths", "0.1", "--repeats", "1"], says_no_nan),
+        "info": ([vocoder], says_no_nan),
+    }  # fmt: skip
+    argv, check = bases[words]
+    return [*words.split(), *argv], check
+
+
+def _stored(world: World, folder: Path) -> Path:
+    path = folder / "scores.json"
+    path.write_text("{}")
+    return path
+
+
+def _some_clips(result) -> str | None:
+    clips = sorted((result.folder / "out").glob("*.wav"))
+    if not clips:
+        return "no clips"
+    return all_of(*(audio_is(clip.relative_to(result.folder), sounds=False) for clip in clips[:3]))(result)
