@@ -32,6 +32,7 @@ class Case:
         stdin: What stdin holds; None is /dev/null.
         changes: Names of input files that may change.
         silent: Whether nothing is readable on stderr, because the case closed it.
+        file_limit: Bytes after which writing a file fails, as on a full disk.
     """
 
     run: Sequence[str | bytes] | Callable[[], object]
@@ -46,6 +47,7 @@ class Case:
     prepare: Callable[[], None] | None = None
     changes: Sequence[str] = ()
     silent: bool = False
+    file_limit: int | None = None
 
 
 @dataclass

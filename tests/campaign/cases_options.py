@@ -102,7 +102,7 @@ def _base(words: str, world: World, folder: Path) -> tuple[list[str], Check | No
             has_files("study.json", "best.yaml")),
         "evaluate pairs": ([clip, clip, "--metrics", "m_stft", "-j", "1"], says_no_nan),
         "evaluate sets": ([str(world.corpus), str(world.corpus), "--music"], None),
-        "evaluate classifier": (["classifier.pt", str(world.manifest), "--updates", "1"], has_files("classifier.pt")),
+        "evaluate classifier": (["classifier.pt", str(world.words), "--updates", "1"], has_files("classifier.pt")),
         "evaluate metrics": ([], says_no_nan),
         "evaluate show": ([str(table)], says_no_nan),
         "evaluate tables": ([str(table)], None),

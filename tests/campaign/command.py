@@ -87,5 +87,5 @@ def report(verdicts: Iterable[Verdict]) -> int:
 
 def describe(verdict: Verdict) -> str:
     """Return what a failing case is, what is wrong, and the line that reruns it."""
-    findings = "\n".join(f"    {finding}" for finding in verdict.findings)
+    findings = "\n".join(f"    {finding[:600]}" for finding in verdict.findings[:4])
     return f"python tests/campaign {verdict.name}   ({verdict.about})\n    {verdict.command}\n{findings}"

@@ -21,7 +21,7 @@ _LONGEST = 4000
 _PYTHON_WARNING = re.compile(r"^\S+\.py:\d+: \w*Warning: .*$", re.MULTILINE)
 _UNEXPECTED = re.compile(r"\bunexpected [A-Z]\w+: ")
 _OBJECT = re.compile(r"<[\w.]+ object at 0x|<class '")
-_TEMPORARY = re.compile(r"(^\.|\.part$|\.tmp$|\.temp$|~$|^tmp)")
+_TEMPORARY = re.compile(r"(\.part$|\.tmp$|\.temp$|^tmp|^\..+\.[a-z0-9_]{8}$|^\..*[0-9a-f]{16})")
 
 
 def judge(case: Case, result: Result) -> list[str]:
@@ -50,7 +50,7 @@ def _is_partial(path: Path, folder: Path) -> bool:
     inside = path.relative_to(folder)
     if any(_TEMPORARY.search(part) for part in inside.parts):
         return True
-    return path.is_file() and not path.is_symlink() and path.stat().st_size == 0 and path.suffix != ".jsonl"
+    return path.is_file() and not path.is_symlink() and path.stat().st_size == 0 and path.suffix != ".jsonl" and path.name != "lock"
 
 
 def _of_refusal(case: Case, result: Result) -> list[str]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import fcntl
 import gc
 import importlib
 import json
@@ -154,11 +155,11 @@ def _import_everything() -> None:
 
     for package in (audiodiff, recipes):
         for module in pkgutil.walk_packages(package.__path__, package.__name__ + "."):
-            if not module.name.endswith("__main__"):
+            if not module.name.endswith(("__main__", ".kernels", ".fused")):
                 with contextlib.suppress(ModuleNotFoundError):
                     importlib.import_module(module.name)
     for name in ("scipy.signal", "scipy.interpolate", "matplotlib.figure", "matplotlib.backends.backend_agg", "webdataset",
-                 "torch.utils.tensorboard", "accelerate", "tqdm", "pesq", "pystoi", "pyloudnorm", "concurrent.futures.process"):  # fmt: skip
+                 "torch.utils.tensorboard", "accelerate", "tqdm", "pesq", "pystoi", "pyloudnorm", "optuna", "concurrent.futures.process"):  # fmt: skip
         with contextlib.suppress(ImportError):
             importlib.import_module(name)
     importlib.import_module("torch").set_num_threads(1)
@@ -237,16 +238,39 @@ def _here(case: Case, top: Path) -> tuple[int, float]:
     """Run the command in this process, with all that Python does at its end."""
     atexit._clear()
     code = 70
-    try:
-        _prepare(case, top)
-        code = _run(case)
-        atexit._run_exitfuncs()
-        threading._shutdown()
-        sys.stdout.flush()
-    except BaseException:
-        traceback.print_exc()
-    sys.stderr.flush()
+    with _files_limited(case.file_limit, top):
+        try:
+            _prepare(case, top)
+            code = _run(case)
+            atexit._run_exitfuncs()
+            threading._shutdown()
+            sys.stdout.flush()
+        except BaseException:
+            traceback.print_exc()
+        sys.stderr.flush()
     return code, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+@contextlib.contextmanager
+def _files_limited(limit: int | None, top: Path) -> Iterator[None]:
+    """Let writing files fail beyond some bytes; what is printed goes through pipes, which have no such limit."""
+    if limit is None:
+        yield
+        return
+    hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+    readers = {}
+    for descriptor in (1, 2):
+        readers[descriptor], writer = os.pipe()
+        fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 2**20)
+        os.dup2(writer, descriptor)
+        os.close(writer)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+    for descriptor, name in ((1, "out"), (2, "err")):
+        os.set_blocking(readers[descriptor], False)
+        with contextlib.suppress(BlockingIOError):
+            (top / name).write_bytes(os.read(readers[descriptor], 2**20))
 
 
 def _prepare(case: Case, top: Path) -> None:
@@ -274,6 +298,11 @@ def _run(case: Case) -> int:
     try:
         case.run()
     except AudiodiffError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except (TypeError, ValueError) as error:  # allowed where our own code raises it
+        if "/audiodiff/" not in traceback.extract_tb(error.__traceback__)[-1].filename:
+            raise
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0

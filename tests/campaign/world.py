@@ -42,7 +42,7 @@ class World:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.vocoder, self.generator = folder / "models" / "vocoder", folder / "models" / "generator"
-        self.clip, self.corpus = folder / "clip.wav", folder / "corpus"
+        self.clip, self.corpus, self.words = folder / "clip.wav", folder / "corpus", folder / "words"
         self.mel, self.manifest = folder / "mel.npy", folder / "lists" / "train.jsonl"
         self.shards, self.conf, self.run = folder / "lists" / "train.shards.json", folder / "conf.yaml", folder / "run"
         self.checkpoint = folder / "weights.pt"
@@ -61,6 +61,10 @@ class World:
             path = self.corpus / "ab"[i % 2] / f"clip{i}.{('wav', 'flac')[i // 4]}"
             path.parent.mkdir(parents=True, exist_ok=True)
             soundfile.write(path, voice(0.4 + 0.05 * i, seed=i), RATE)
+        for i in range(24):
+            path = self.words / ("yes", "no")[i % 2] / f"{i}.wav"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            soundfile.write(path, voice(0.2, seed=100 + i), RATE)
         self._lists()
         from audiodiff import Vocoder, load_audio
 
