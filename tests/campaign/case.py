@@ -77,28 +77,30 @@ class Draw(random.Random):
 
 def damage(data: bytes, draw: Draw, head: int | None = None) -> tuple[bytes, str]:
     """Return bytes with one random mutation, and its name; `head` keeps flips within the first bytes."""
-    what = draw.choice(["cut", "cut tail", "flip", "flip", "zero", "insert", "delete", "append", "prepend", "double", "empty"])
+    what = draw.choice(
+        ["cut", "cut tail", "flip", "flip", "zero", "insert", "delete", "append", "prepend", "double", "empty"]
+    )
     n = len(data)
     where = draw.randrange(min(n, head or n)) if n else 0
     length = draw.choice([1, 2, 4, 16, 100, 1000])
-    if what == "cut":
-        return data[: draw.randrange(n) if n else 0], what
-    if what == "cut tail":
-        return data[: max(0, n - length)], f"{what} {length}"
-    if what == "flip":
-        changed = bytearray(data)
-        for _ in range(draw.choice([1, 1, 2, 8])):
-            if n:
-                changed[draw.randrange(min(n, head or n))] = draw.randrange(256)
-        return bytes(changed), what
-    if what == "zero":
-        return data[:where] + bytes(min(length, n - where)) + data[where + length :], what
-    if what == "insert":
-        return data[:where] + draw.bytes(length) + data[where:], what
-    if what == "delete":
-        return data[:where] + data[where + length :], what
-    if what == "append":
-        return data + draw.choice([draw.bytes(length), bytes(length), b"\n", data[:where]]), what
-    if what == "prepend":
-        return draw.choice([draw.bytes(length), bytes(length), b"\xef\xbb\xbf", b"\n"]) + data, what
-    return (data + data, what) if what == "double" else (b"", what)
+    junk = draw.bytes(length)
+    changes: dict[str, Callable[[], bytes]] = {
+        "cut": lambda: data[:where],
+        "cut tail": lambda: data[: max(0, n - length)],
+        "flip": lambda: _flipped(data, draw, min(n, head or n)),
+        "zero": lambda: data[:where] + bytes(min(length, n - where)) + data[where + length :],
+        "insert": lambda: data[:where] + junk + data[where:],
+        "delete": lambda: data[:where] + data[where + length :],
+        "append": lambda: data + draw.choice([junk, bytes(length), b"\n", data[:where]]),
+        "prepend": lambda: draw.choice([junk, bytes(length), b"\xef\xbb\xbf", b"\n"]) + data,
+        "double": lambda: data + data,
+        "empty": lambda: b"",
+    }
+    return changes[what](), f"{what} {length}" if what == "cut tail" else what
+
+
+def _flipped(data: bytes, draw: Draw, end: int) -> bytes:
+    changed = bytearray(data)
+    for _ in range(draw.choice([1, 1, 2, 8]) if end else 0):
+        changed[draw.randrange(end)] = draw.randrange(256)
+    return bytes(changed)

@@ -11,15 +11,34 @@ from campaign.case import Case, Draw, Result, damage
 from campaign.world import World
 
 NAMES = (
-    "../x.wav", "/x.wav", "a/../../x.wav", "", ".", "..", "./", "a/", "a//b.wav", "a/./b.wav", "C:/x.wav", "a\\..\\x.wav", "\\x", "x" * 300, "x" * 250,
-    "a/" * 200 + "x", "\u202egpj.wav", "a\nb", "a\0b", " ", "~/x", "-x", "CON", "é.wav", "a:b", "//host/x", "...", "a\x1b[31m.wav", "pwned",
+    "../x.wav", "/x.wav", "a/../../x.wav", "", ".", "..", "./", "a/", "a//b.wav", "a/./b.wav", "C:/x.wav",
+    "a\\..\\x.wav", "\\x", "x" * 300, "x" * 250,
+    "a/" * 200 + "x", "\u202egpj.wav", "a\nb", "a\0b", " ", "~/x", "-x", "CON", "é.wav", "a:b", "//host/x", "...",
+    "a\x1b[31m.wav", "pwned",
 )  # fmt: skip
 
 
 def make(draw: Draw, folder: Path, world: World) -> Case:
     """Write an archive with something odd in it, and unpack it as recipes do."""
     good = {f"corpus/good{i}.wav": world.clip.read_bytes()[: 500 + i] for i in range(3)}
-    how = draw.choice(["whole", "name", "name", "name", "damage", "damage", "link", "device", "bomb", "many", "twice", "encrypted", "no archive", "file and folder"])
+    how = draw.choice(
+        [
+            "whole",
+            "name",
+            "name",
+            "name",
+            "damage",
+            "damage",
+            "link",
+            "device",
+            "bomb",
+            "many",
+            "twice",
+            "encrypted",
+            "no archive",
+            "file and folder",
+        ]
+    )
     form = draw.choice(["zip", "zip", "tar", "tar.gz", "tar.bz2", "tar.xz"])
     name = draw.choice(NAMES) if how == "name" else "corpus/odd.wav"
     about = f"{form}, {how} {name[:30]!r}"
@@ -28,7 +47,17 @@ def make(draw: Draw, folder: Path, world: World) -> Case:
         data, what = damage(data, draw)
         about = f"{form}, {what}"
     if how == "no archive":
-        data = draw.choice([b"", b"\0" * 10_240, b"<html>404</html>", world.clip.read_bytes(), b"PK\3\4", b"\x1f\x8b\x08", b"PK\5\6" + bytes(18)])
+        data = draw.choice(
+            [
+                b"",
+                b"\0" * 10_240,
+                b"<html>404</html>",
+                world.clip.read_bytes(),
+                b"PK\3\4",
+                b"\x1f\x8b\x08",
+                b"PK\5\6" + bytes(18),
+            ]
+        )
     archive = folder / f"corpus.{draw.choice([form, form, form, 'zip', 'tar.gz'])}"
     archive.write_bytes(data)
 
@@ -60,36 +89,35 @@ def _contents(good: dict[str, bytes], how: str):
     return check
 
 
+def _odd_members(how: str, name: str, draw: Draw) -> dict[str, bytes]:
+    """Return the plain members that make an archive odd."""
+    again = draw.choice(["corpus/Odd.wav", "corpus/odd.wav/inner", "corpus/./odd.wav"])
+    return {
+        "name": {name: b"odd"},
+        "many": {f"corpus/many/{i}": b"x" for i in range(500)},
+        "twice": {"corpus/odd.wav": b"1", again: b"22"},
+        "file and folder": {"corpus/x": b"1", "corpus/x/y": b"2"},
+    }.get(how, {})
+
+
 def _zip(good: dict[str, bytes], how: str, name: str, draw: Draw) -> bytes:
     buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", draw.choice([zipfile.ZIP_DEFLATED, zipfile.ZIP_STORED, zipfile.ZIP_LZMA, zipfile.ZIP_BZIP2])) as archive:
-        for key, content in good.items():
-            archive.writestr(key, content)
-        odd = zipfile.ZipInfo(name or "x")
-        odd.filename = name
-        if how == "link":
-            odd.external_attr = 0o120777 << 16
-            archive.writestr(odd, b"/etc/passwd")
-        elif how == "device":
-            odd.external_attr = 0o020777 << 16
-            archive.writestr(odd, b"")
+    methods = [zipfile.ZIP_DEFLATED, zipfile.ZIP_STORED, zipfile.ZIP_LZMA, zipfile.ZIP_BZIP2]
+    with zipfile.ZipFile(buffer, "w", draw.choice(methods)) as archive:
+        for key, content in {**good, **_odd_members(how, name, draw)}.items():
+            member = zipfile.ZipInfo(key or "x")
+            member.filename = key
+            archive.writestr(member, content)
+        if how in ("link", "device"):
+            member = zipfile.ZipInfo(name)
+            member.external_attr = (0o120777 if how == "link" else 0o020777) << 16
+            archive.writestr(member, b"/etc/passwd" if how == "link" else b"")
         elif how == "bomb":
-            with archive.open(zipfile.ZipInfo("corpus/bomb.wav"), "w", force_zip64=True) as file:
-                file._compressor = zipfile._get_compressor(zipfile.ZIP_DEFLATED)  # type: ignore[attr-defined]
-                file._zinfo.compress_type = zipfile.ZIP_DEFLATED  # type: ignore[attr-defined]
+            member = zipfile.ZipInfo("corpus/bomb.wav")
+            member.compress_type = zipfile.ZIP_DEFLATED
+            with archive.open(member, "w", force_zip64=True) as file:
                 for _ in range(400):
                     file.write(bytes(2**20))
-        elif how == "many":
-            for i in range(500):
-                archive.writestr(f"corpus/many/{i}", b"x")
-        elif how == "twice":
-            archive.writestr("corpus/odd.wav", b"1")
-            archive.writestr(draw.choice(["corpus/Odd.wav", "corpus/odd.wav/inner", "corpus/./odd.wav"]), b"22")
-        elif how == "file and folder":
-            archive.writestr("corpus/x", b"1")
-            archive.writestr("corpus/x/y", b"2")
-        elif how == "name":
-            archive.writestr(odd, b"odd")
     data = bytearray(buffer.getvalue())
     if how == "encrypted":  # the flag of every entry
         for mark, offset in ((b"PK\3\4", 6), (b"PK\1\2", 8)):
@@ -100,50 +128,42 @@ def _zip(good: dict[str, bytes], how: str, name: str, draw: Draw) -> bytes:
     return bytes(data)
 
 
+def _add(
+    archive: tarfile.TarFile, key: str, content: bytes = b"", kind: bytes = tarfile.REGTYPE, target: str = ""
+) -> None:
+    member = tarfile.TarInfo(key)
+    member.size, member.type, member.linkname = len(content), kind, target
+    archive.addfile(member, io.BytesIO(content))
+
+
 def _tar(good: dict[str, bytes], how: str, name: str, form: str, draw: Draw) -> bytes:
     buffer = io.BytesIO()
     mode = {"tar": "w", "tar.gz": "w:gz", "tar.bz2": "w:bz2", "tar.xz": "w:xz"}[form]
-
-    def add(archive: tarfile.TarFile, key: str, content: bytes = b"", kind: bytes = tarfile.REGTYPE, target: str = "") -> None:
-        member = tarfile.TarInfo(key)
-        member.size, member.type, member.linkname = len(content), kind, target
-        archive.addfile(member, io.BytesIO(content))
-
-    with tarfile.open(fileobj=buffer, mode=mode, format=draw.choice([tarfile.PAX_FORMAT, tarfile.GNU_FORMAT])) as archive:
-        for key, content in good.items():
-            add(archive, key, content)
+    with tarfile.open(
+        fileobj=buffer, mode=mode, format=draw.choice([tarfile.PAX_FORMAT, tarfile.GNU_FORMAT])
+    ) as archive:
+        for key, content in {**good, **_odd_members(how, name, draw)}.items():
+            _add(archive, key, content)
         if how == "link":
             kind = draw.choice([tarfile.SYMTYPE, tarfile.LNKTYPE])
             target = draw.choice(["/etc", "../..", "/etc/passwd", "corpus/good0.wav", "corpus/link"])
-            add(archive, "corpus/link", kind=kind, target=target)
-            add(archive, "corpus/link/x.wav", b"x") if draw.random() < 0.5 else None
+            _add(archive, "corpus/link", kind=kind, target=target)
+            if draw.random() < 0.5:
+                _add(archive, "corpus/link/x.wav", b"x")
         elif how == "device":
-            add(archive, "corpus/device", kind=draw.choice([tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.FIFOTYPE, b"V", b"9"]))
+            kinds = [tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.FIFOTYPE, b"V", b"9"]
+            _add(archive, "corpus/device", kind=draw.choice(kinds))
         elif how == "bomb":
             _add_bomb(archive, form)
-        elif how == "many":
-            for i in range(500):
-                add(archive, f"corpus/many/{i}", b"x")
-        elif how == "twice":
-            add(archive, "corpus/odd.wav", b"1")
-            add(archive, draw.choice(["corpus/Odd.wav", "corpus/odd.wav/inner", "corpus/./odd.wav"]), b"22")
-        elif how == "file and folder":
-            add(archive, "corpus/x", b"1")
-            add(archive, "corpus/x/y", b"2")
-        elif how == "name":
-            try:
-                add(archive, name, b"odd")
-            except ValueError:
-                add(archive, "odd", b"odd")
     return buffer.getvalue()
 
 
 def _add_bomb(archive: tarfile.TarFile, form: str) -> None:
-    """Add 400 MB of zeros (32 MB where compressing takes longer); to an uncompressed archive a member that claims a petabyte."""
+    """Add 400 MB of zeros, 32 MB where compressing takes longer, or a petabyte that is only claimed."""
     member = tarfile.TarInfo("corpus/bomb.wav")
     if form == "tar":
         member.size = 2**50
-        archive.fileobj.write(member.tobuf(tarfile.GNU_FORMAT))  # type: ignore[union-attr]
+        archive.fileobj.write(member.tobuf(tarfile.GNU_FORMAT))
         return
     member.size = (400 if form == "tar.gz" else 32) * 2**20
     archive.addfile(member, _Zeros())
@@ -152,5 +172,3 @@ def _add_bomb(archive: tarfile.TarFile, form: str) -> None:
 class _Zeros(io.RawIOBase):
     def read(self, n: int = -1) -> bytes:
         return bytes(n)
-
-

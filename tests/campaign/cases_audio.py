@@ -43,9 +43,13 @@ def make(draw: Draw, folder: Path, world: World) -> Case:
         path, mutation, n_written = _mutate(draw, path, kind, n_written)
         about, plain = f"{about}, {mutation}", False
     if draw.random() < 0.05:
-        path = path.rename(path.with_suffix(draw.choice([".mp3", ".flac", ".wav", ".WAV", ".ogg", ".raw", ".aiff", ".sph"])))
+        path = path.rename(
+            path.with_suffix(draw.choice([".mp3", ".flac", ".wav", ".WAV", ".ogg", ".raw", ".aiff", ".sph"]))
+        )
         about, plain = f"{about}, called {path.name}", False
-    command = draw.choice(["vocode"] * 6 + ["library"] * 3 + ["prepare", "prepare", "doctor", "plot", "repair", "evaluate"])
+    command = draw.choice(
+        ["vocode"] * 6 + ["library"] * 3 + ["prepare", "prepare", "doctor", "plot", "repair", "evaluate"]
+    )
     case = COMMANDS[command](draw, path, world, n_written * RATE / rate, signal == "voice" and plain)
     case.about = about
     case.expect = "accept" if plain else "either"
@@ -53,7 +57,11 @@ def make(draw: Draw, folder: Path, world: World) -> Case:
 
 
 def _format(draw: Draw) -> tuple[str, str]:
-    kind = draw.choice(COMMON) if draw.random() < 0.7 else draw.choice(sorted(set(soundfile.available_formats()) - {"RAW"}))
+    kind = (
+        draw.choice(COMMON)
+        if draw.random() < 0.7
+        else draw.choice(sorted(set(soundfile.available_formats()) - {"RAW"}))
+    )
     subtypes = sorted(soundfile.available_subtypes(kind)) or ["PCM_16"]
     return kind, draw.choice(subtypes)
 
@@ -62,7 +70,9 @@ def _samples(draw: Draw, rate: int, channels: int) -> tuple[np.ndarray, str]:
     """Return samples `(time, channels)` and what they are."""
     seconds = draw.choice([0.1, 0.25, 0.4])
     n = max(1, min(round(seconds * rate), 100_000))
-    signal = draw.choice(["voice"] * 10 + ["silence", "dc", "one sample", "square", "integer scale", "huge", "tiny", "nan", "inf"])
+    signal = draw.choice(
+        ["voice"] * 10 + ["silence", "dc", "one sample", "square", "integer scale", "huge", "tiny", "nan", "inf"]
+    )
     tone = voice(n / 16000, 16000, draw.randrange(20))[:n] if n > 64 else np.full(n, 0.1)
     tone = np.resize(tone, n)
     samples = np.stack([tone * 0.9**i for i in range(channels)], axis=1).astype(np.float64)
@@ -117,7 +127,9 @@ def _wrong_field(draw: Draw, data: bytes, n: int) -> tuple[bytes, str, int]:
     """Put another value into a field of a WAV's header; sizes that claim less or more do not change what is there."""
     at = data.find(b"data")
     value = draw.choice(SIZES)
-    field = draw.choice(["data size", "data size", "data size", "riff size", "both sizes", "channels", "rate", "bits", "block", "tag"])
+    field = draw.choice(
+        ["data size", "data size", "data size", "riff size", "both sizes", "channels", "rate", "bits", "block", "tag"]
+    )
     changed = bytearray(data)
     if field in ("data size", "both sizes") and at > 0:
         changed[at + 4 : at + 8] = struct.pack("<I", value)
@@ -126,7 +138,9 @@ def _wrong_field(draw: Draw, data: bytes, n: int) -> tuple[bytes, str, int]:
     places = {"channels": (22, "<H"), "rate": (24, "<I"), "bits": (34, "<H"), "block": (32, "<H"), "tag": (20, "<H")}
     if field in places:
         offset, form = places[field]
-        changed[offset : offset + struct.calcsize(form)] = struct.pack(form, value & (0xFFFF if form == "<H" else 0xFFFFFFFF))
+        changed[offset : offset + struct.calcsize(form)] = struct.pack(
+            form, value & (0xFFFF if form == "<H" else 0xFFFFFFFF)
+        )
         n = 0
     if 0 < value < 2000:
         n = 0  # a size that claims less is what the file says
@@ -139,13 +153,28 @@ def _wrong_field(draw: Draw, data: bytes, n: int) -> tuple[bytes, str, int]:
 def _vocode(draw: Draw, path: Path, world: World, n: float, plain: bool) -> Case:
     output = draw.choice(["out.wav", "out.flac"])
     check = audio_is(output, round(n) if plain else None, tolerance=2, sounds=plain, at_least=int(n * 0.98) - HOP)
-    return Case(["vocode", f"in/{path.name}", "-o", output, "--model", str(world.vocoder), "--resample"], "", names=[path.stem],
-                check=check)  # fmt: skip
+    return Case(
+        ["vocode", f"in/{path.name}", "-o", output, "--model", str(world.vocoder), "--resample"],
+        "",
+        names=[path.stem],
+        check=check,
+    )
 
 
 def _repair(draw: Draw, path: Path, world: World, n: float, plain: bool) -> Case:
     what = draw.choice([["--gap", "0.02-0.03"], ["--declip"], ["--denoise", "10"], ["--extend", "2000"]])
-    run = ["repair", f"in/{path.name}", "-o", "out.wav", "--model", str(world.vocoder), "--resample", "--steps", "1", *what]
+    run = [
+        "repair",
+        f"in/{path.name}",
+        "-o",
+        "out.wav",
+        "--model",
+        str(world.vocoder),
+        "--resample",
+        "--steps",
+        "1",
+        *what,
+    ]
     return Case(run, "", names=[path.stem], check=audio_is("out.wav", sounds=plain, at_least=int(n * 0.98) - HOP))
 
 
@@ -160,15 +189,26 @@ def _library(draw: Draw, path: Path, world: World, n: float, plain: bool) -> Cas
         assert bool(audio.isfinite().all())
         if info.n_samples > 20:
             part = load_audio(path, mono=False, start=info.n_samples // 2, n_samples=10)
-            assert (part - audio[:, info.n_samples // 2 :][:, :10]).abs().max() <= 1e-3 * max(1, audio.abs().max()), "parts differ"
+            assert (part - audio[:, info.n_samples // 2 :][:, :10]).abs().max() <= 1e-3 * max(1, audio.abs().max()), (
+                "parts differ"
+            )
 
     return Case(run, "", names=[path.stem])
 
 
 def _prepare(draw: Draw, path: Path, world: World, n: float, plain: bool) -> Case:
     for i in range(3):
-        world.copy(world.corpus / "a" / f"clip{2 * i}.{'wav' if i < 2 else 'flac'}", path.parent / f"good{i}.{'wav' if i < 2 else 'flac'}")
-    return Case(["prepare", "in", "out", "--workers", "1"], "", names=[path.stem], check=_manifests_are_true(path.name, plain), keeps=True)
+        world.copy(
+            world.corpus / "a" / f"clip{2 * i}.{'wav' if i < 2 else 'flac'}",
+            path.parent / f"good{i}.{'wav' if i < 2 else 'flac'}",
+        )
+    return Case(
+        ["prepare", "in", "out", "--workers", "1"],
+        "",
+        names=[path.stem],
+        check=_manifests_are_true(path.name, plain),
+        keeps=True,
+    )
 
 
 def _manifests_are_true(name: str, plain: bool) -> Check:
@@ -200,13 +240,37 @@ def _doctor(draw: Draw, path: Path, world: World, n: float, plain: bool) -> Case
 
 def _plot(draw: Draw, path: Path, world: World, n: float, plain: bool) -> Case:
     what = draw.choice(["waveform", "mel"])
-    return Case(["plot", what, f"in/{path.name}", "-o", "out.png"], "", names=[path.stem], check=has_files("out.png"), seconds=10)
+    return Case(
+        ["plot", what, f"in/{path.name}", "-o", "out.png"],
+        "",
+        names=[path.stem],
+        check=has_files("out.png"),
+        seconds=10,
+    )
 
 
 def _evaluate(draw: Draw, path: Path, world: World, n: float, plain: bool) -> Case:
-    run = ["evaluate", "pairs", f"in/{path.name}", f"in/{path.name}", "--metrics", "m_stft,log_mel,rms_ratio_db", "-j", "1", "--json", "scores.json"]
+    run = [
+        "evaluate",
+        "pairs",
+        f"in/{path.name}",
+        f"in/{path.name}",
+        "--metrics",
+        "m_stft,log_mel,rms_ratio_db",
+        "-j",
+        "1",
+        "--json",
+        "scores.json",
+    ]
     return Case(run, "", names=[path.stem], check=all_of(has_files("scores.json")), keeps=True)
 
 
-COMMANDS = {"vocode": _vocode, "repair": _repair, "library": _library, "prepare": _prepare, "doctor": _doctor, "plot": _plot,
-            "evaluate": _evaluate}  # fmt: skip
+COMMANDS = {
+    "vocode": _vocode,
+    "repair": _repair,
+    "library": _library,
+    "prepare": _prepare,
+    "doctor": _doctor,
+    "plot": _plot,
+    "evaluate": _evaluate,
+}

@@ -70,12 +70,20 @@ WRAPPERS: dict[str, Callable[[Any], object]] = {
     "_orig_mod.": lambda w: {f"_orig_mod.{key}": value for key, value in w.items()},
     "both prefixes": lambda w: {f"module._orig_mod.{key}": value for key, value in w.items()},
     "state_dict": lambda w: {"state_dict": w},
-    "lightning": lambda w: {"epoch": 1, "pytorch-lightning_version": "2.0", "state_dict": {f"model.{k}": v for k, v in w.items()}, "callbacks": {}},
+    "lightning": lambda w: {
+        "epoch": 1,
+        "pytorch-lightning_version": "2.0",
+        "state_dict": {f"model.{k}": v for k, v in w.items()},
+        "callbacks": {},
+    },
     "model_state_dict": lambda w: {"model_state_dict": w, "optimizer_state_dict": {}},
     "ema": lambda w: {"ema": w},
     "bare": lambda w: w,
     "ordered": lambda w: OrderedDict(w),
-    "with optimiser": lambda w: {"model": w, "optimizer": {"state": {0: {"step": torch.tensor(1.0)}}, "param_groups": [{"lr": 1e-4}]}},
+    "with optimiser": lambda w: {
+        "model": w,
+        "optimizer": {"state": {0: {"step": torch.tensor(1.0)}}, "param_groups": [{"lr": 1e-4}]},
+    },
     "numpy scalars": lambda w: {"model": w, "step": np.int64(7), "loss": np.float64(0.1)},
     "itself": lambda w: _itself(w),
     "deep": lambda w: _deep(w),
@@ -85,7 +93,16 @@ WRAPPERS: dict[str, Callable[[Any], object]] = {
     "odd keys": lambda w: {1: 2, ("a",): 3, None: w},
     "lambda": lambda w: {"model": w, "hook": _Evil()},
 }
-ACCEPTED = ("module.", "_orig_mod.", "both prefixes", "state_dict", "model_state_dict", "bare", "ordered", "with optimiser")
+ACCEPTED = (
+    "module.",
+    "_orig_mod.",
+    "both prefixes",
+    "state_dict",
+    "model_state_dict",
+    "bare",
+    "ordered",
+    "with optimiser",
+)
 
 
 def make(draw: Draw, folder: Path, world: World) -> Case:
@@ -114,7 +131,11 @@ def _deep(weights: Any) -> Any:
 
 def _foreign(draw: Draw, folder: Path, world: World) -> Case:
     content = torch.load(world.checkpoint, weights_only=True)
-    how = draw.choice(["tensor"] * 3 + ["wrapper"] * 3 + ["params", "missing", "extra", "damage", "damage", "pointer", "pickle", "legacy", "text"])
+    how = draw.choice(
+        ["tensor"] * 3
+        + ["wrapper"] * 3
+        + ["params", "missing", "extra", "damage", "damage", "pointer", "pickle", "legacy", "text"]
+    )
     about, expect = how, "either"
     weights = content["model"]
     name = draw.choice(sorted(weights))
@@ -127,7 +148,10 @@ def _foreign(draw: Draw, folder: Path, world: World) -> Case:
         content = WRAPPERS[about](weights)
         expect = "accept" if about in ACCEPTED else "either"
     elif how == "params":
-        key, value = draw.choice(sorted(content["params"])), draw.choice([None, -1, 0, 10**9, float("nan"), "x", [], [float("nan")] * 5, 1e308, {}, [2.0], True])
+        key, value = (
+            draw.choice(sorted(content["params"])),
+            draw.choice([None, -1, 0, 10**9, float("nan"), "x", [], [float("nan")] * 5, 1e308, {}, [2.0], True]),
+        )
         content["params"][key] = value
         about = f"params {key} = {str(value)[:30]}"
     elif how == "missing":
@@ -188,17 +212,30 @@ def _run(draw: Draw, folder: Path, world: World) -> Case:
     elif path.suffix == ".safetensors":
         from safetensors.torch import load, save
 
-        path.write_bytes(save({key: torch.full_like(value, float("nan")) for key, value in load(path.read_bytes()).items()}))
+        path.write_bytes(
+            save({key: torch.full_like(value, float("nan")) for key, value in load(path.read_bytes()).items()})
+        )
     about = f"run, {path.relative_to(run)} {how}"
     command = draw.choice(["train", "train", "plot", "loss", "vocode", "info"])
     if command == "train":
         more = draw.choice([[], ["--set", "training.steps=6"], ["--resume", "never"], ["--resume", "run"]])
         names = [str(file.relative_to(folder)) for file in files]
-        return Case(["train", str(world.conf), "--run", "run", *more], about, names=["run", path.name], check=_finite_weights, changes=names, keeps=True, seconds=30)
+        return Case(
+            ["train", str(world.conf), "--run", "run", *more],
+            about,
+            names=["run", path.name],
+            check=_finite_weights,
+            changes=names,
+            keeps=True,
+            seconds=30,
+        )
     commands = {
         "plot": (["plot", "training", "run", "-o", "out.png"], has_files("out.png")),
         "loss": (["plot", "loss-by-noise-level", "run", "-o", "out.png"], has_files("out.png")),
-        "vocode": (["vocode", str(world.clip), "-o", "out.wav", "--model", "run/best"], audio_is("out.wav", 4000, sounds=False)),
+        "vocode": (
+            ["vocode", str(world.clip), "-o", "out.wav", "--model", "run/best"],
+            audio_is("out.wav", 4000, sounds=False),
+        ),
         "info": (["info", "run/last"], None),
     }
     argv, check = commands[command]
@@ -215,5 +252,3 @@ def _finite_weights(result: Result) -> str | None:
         if not all(bool(value.isfinite().all()) for value in load_file(path).values()):
             return f"{name} has weights that are not finite"
     return None
-
-

@@ -15,9 +15,12 @@ from campaign.world import World
 
 NAN, INF = float("nan"), float("inf")
 VALUES: tuple[Any, ...] = (
-    None, True, False, NAN, INF, -INF, -1, 0, 1, 2, 3, 7, 10**9, 10**19, 10**400, -(10**9), 0.5, 1e-320, 1e308, -0.0, "", " ", "x",
-    "1", "nan", ".inf", "٣", "yes", "no", "on", "auto", "\0", "\u2028", "é", "\ud800", "x" * 5000, [], [1], [1, 2], [2, 1], [NAN, NAN], [[]],
-    [1] * 1000, ["a", "a"], ["yes", "no", True], {}, {"a": 1}, {"name": "x"}, {"kind": "rbf"}, "searched", "hifigan-22k@16000", "hifigan-22k@1",
+    None, True, False, NAN, INF, -INF, -1, 0, 1, 2, 3, 7, 10**9, 10**19, 10**400, -(10**9), 0.5, 1e-320, 1e308, -0.0,
+    "", " ", "x",
+    "1", "nan", ".inf", "٣", "yes", "no", "on", "auto", "\0", "\u2028", "é", "\ud800", "x" * 5000, [], [1], [1, 2],
+    [2, 1], [NAN, NAN], [[]],
+    [1] * 1000, ["a", "a"], ["yes", "no", True], {}, {"a": 1}, {"name": "x"}, {"kind": "rbf"}, "searched",
+    "hifigan-22k@16000", "hifigan-22k@1",
 )  # fmt: skip
 TEXTS = {
     "byte order mark": lambda text: b"\xef\xbb\xbf" + text.encode(),
@@ -31,7 +34,9 @@ TEXTS = {
     "deep mapping": lambda text: b"{a: " * 5_000,
     "itself": lambda text: text.encode() + b"\nx: &x [*x]\n",
     "itself below": lambda text: b"model: &m\n  network: *m\n",
-    "laughs": lambda text: b"a: &a [x, x]\n" + b"".join(b"%c: &%c [*%c, *%c]\n" % (i, i, i - 1, i - 1) for i in range(98, 123)),
+    "laughs": lambda text: (
+        b"a: &a [x, x]\n" + b"".join(b"%c: &%c [*%c, *%c]\n" % (i, i, i - 1, i - 1) for i in range(98, 123))
+    ),
     "two documents": lambda text: text.encode() + b"\n---\na: 1\n",
     "twice a key": lambda text: text.encode() + b"\nmodel: 1\n",
     "python object": lambda text: text.encode() + b"\nx: !!python/object/apply:os.system ['touch pwned']\n",
@@ -47,7 +52,20 @@ TEXTS = {
     "number keys": lambda text: text.encode() + b"\n1: 2\n? [a, b]\n: 3\n",
     "labels": lambda text: text.replace("labels: []", "labels: [yes, no, on, off, 01, ~]").encode(),
 }
-COMMANDS = ("train", "train", "train", "info", "vocode", "generate", "class", "class", "class", "class", "set", "export")
+COMMANDS = (
+    "train",
+    "train",
+    "train",
+    "info",
+    "vocode",
+    "generate",
+    "class",
+    "class",
+    "class",
+    "class",
+    "set",
+    "export",
+)
 
 
 def make(draw: Draw, folder: Path, world: World) -> Case:
@@ -65,24 +83,46 @@ def make(draw: Draw, folder: Path, world: World) -> Case:
     else:
         wanted, path, value = _changed(draw, wanted)
         about = f"{path} = {str(value)[:60]!r}"
-        data = (yaml.safe_dump(wanted, sort_keys=False, allow_unicode=True) if is_yaml else json.dumps(wanted)).encode(errors="surrogatepass")
+        data = (yaml.safe_dump(wanted, sort_keys=False, allow_unicode=True) if is_yaml else json.dumps(wanted)).encode(
+            errors="surrogatepass"
+        )
     if command == "set":
-        return Case(["train", str(world.conf), "--dry-run", "--set", f"{path}={_inline(value)}"], about, names=[path.split(".")[-1], "set"],
-                    check=says_no_nan, seconds=20)  # fmt: skip
+        return Case(
+            ["train", str(world.conf), "--dry-run", "--set", f"{path}={_inline(value)}"],
+            about,
+            names=[path.split(".")[-1], "set"],
+            check=says_no_nan,
+            seconds=20,
+        )
     if is_yaml:
         (folder / "conf.yaml").write_bytes(data)
-        return Case(["train", "conf.yaml", "--dry-run"], about, names=["conf.yaml", *about.split(" = ")[0].split(".")[-1:]], check=says_no_nan,
-                    seconds=20)  # fmt: skip
+        return Case(
+            ["train", "conf.yaml", "--dry-run"],
+            about,
+            names=["conf.yaml", *about.split(" = ")[0].split(".")[-1:]],
+            check=says_no_nan,
+            seconds=20,
+        )
     world.copy(model, folder / "model")
     (folder / "model" / "config.json").write_bytes(data)
     commands = {
         "info": (["info", "model", *draw.choice([[], ["--json"]])], None),
-        "vocode": (["vocode", str(world.clip), "-o", "out.wav", "--model", "model", "--resample"], audio_is("out.wav", rate=_rate(data), sounds=False)),
+        "vocode": (
+            ["vocode", str(world.clip), "-o", "out.wav", "--model", "model", "--resample"],
+            audio_is("out.wav", rate=_rate(data), sounds=False),
+        ),
         "generate": (["generate", "--model", "model", "-o", "out"], None),
         "export": (["export", "model", "out"], None),
-    }  # fmt: skip
+    }
     run, check = commands[command]
-    return Case(run, about, names=["config.json", "model", *about.split(" = ")[0].split(".")[-1:]], check=check, keeps=command == "generate", seconds=10)
+    return Case(
+        run,
+        about,
+        names=["config.json", "model", *about.split(" = ")[0].split(".")[-1:]],
+        check=check,
+        keeps=command == "generate",
+        seconds=10,
+    )
 
 
 def _rate(data: bytes) -> int:
@@ -97,10 +137,14 @@ def _of_a_class(draw: Draw, folder: Path) -> Case:
     from audiodiff.config import base, mel, model, network, run
 
     kinds = sorted(
-        {kind for module in (base, mel, model, network, run) for kind in vars(module).values()
-         if isinstance(kind, type) and issubclass(kind, base.Config) and kind is not base.Config},
+        {
+            kind
+            for module in (base, mel, model, network, run)
+            for kind in vars(module).values()
+            if isinstance(kind, type) and issubclass(kind, base.Config) and kind is not base.Config
+        },
         key=lambda kind: kind.__name__,
-    )  # fmt: skip
+    )
     kind = draw.choice(kinds)
     key, value = draw.choice(sorted(kind.model_fields)), draw.choice(VALUES)
     values: Any = {key: value} if draw.random() < 0.95 else value
@@ -154,4 +198,6 @@ def _as_text(draw: Draw, values: Any, is_yaml: bool) -> tuple[str, bytes]:
 
 
 def _inline(value: Any) -> str:
-    return yaml.safe_dump(value, default_flow_style=True, allow_unicode=False, width=10**6).removesuffix("\n...\n").strip()
+    return (
+        yaml.safe_dump(value, default_flow_style=True, allow_unicode=False, width=10**6).removesuffix("\n...\n").strip()
+    )

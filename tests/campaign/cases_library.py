@@ -52,7 +52,24 @@ STATES: dict[str, Callable[[], Any]] = {
     "anomaly": lambda: torch.autograd.set_detect_anomaly(True),
     "numpy raises": lambda: np.errstate(all="raise"),
 }
-SEEDS = (0, 1, np.int64(3), np.uint32(4), np.int64(-1), -1, 2**63, 2**64, 10**30, 1.5, NAN, "1", None, True, torch.tensor(3), np.float64(2.0))
+SEEDS = (
+    0,
+    1,
+    np.int64(3),
+    np.uint32(4),
+    np.int64(-1),
+    -1,
+    2**63,
+    2**64,
+    10**30,
+    1.5,
+    NAN,
+    "1",
+    None,
+    True,
+    torch.tensor(3),
+    np.float64(2.0),
+)
 
 
 @contextlib.contextmanager
@@ -86,7 +103,8 @@ def make(draw: Draw, folder: Path, world: World) -> Case:
 
 
 def _finite(audio: torch.Tensor, n: int | None = None) -> None:
-    assert audio.numel() and bool(audio.isfinite().all()), "empty or not finite"
+    assert audio.numel(), "empty"
+    assert bool(audio.isfinite().all()), "not finite"
     assert n is None or audio.shape[-1] == n, f"{audio.shape[-1]} samples, not {n}"
 
 

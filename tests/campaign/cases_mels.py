@@ -12,10 +12,44 @@ from campaign.case import Case, Draw, damage
 from campaign.oracle import audio_is
 from campaign.world import HOP, N_MELS, World
 
-TYPES = ("<f4", ">f4", "<f8", ">f8", "<f2", ">f2", "<i4", ">i2", "u1", "<i8", "bool", "<c8", "<c16", "longdouble", "S4", "U3", "O",
-         "M8[s]", "m8[s]", "V8", "record")  # fmt: skip
-SHAPES = ("as it is", "as it is", "transposed", "batch of one", "batch of two", "flat", "no frames", "no bins", "one frame", "other bins",
-          "scalar", "four axes", "long")  # fmt: skip
+TYPES = (
+    "<f4",
+    ">f4",
+    "<f8",
+    ">f8",
+    "<f2",
+    ">f2",
+    "<i4",
+    ">i2",
+    "u1",
+    "<i8",
+    "bool",
+    "<c8",
+    "<c16",
+    "longdouble",
+    "S4",
+    "U3",
+    "O",
+    "M8[s]",
+    "m8[s]",
+    "V8",
+    "record",
+)
+SHAPES = (
+    "as it is",
+    "as it is",
+    "transposed",
+    "batch of one",
+    "batch of two",
+    "flat",
+    "no frames",
+    "no bins",
+    "one frame",
+    "other bins",
+    "scalar",
+    "four axes",
+    "long",
+)
 VALUES = ("nan", "inf", "-inf", "linear", "log10", "decibels", "huge", "tiny", "zeros", "noise", "negated", "one nan")
 REAL = ("<f4", ">f4", "<f8", ">f8")
 
@@ -32,7 +66,9 @@ def make(draw: Draw, folder: Path, world: World) -> Case:
     name, data, how = _stored(mel, kind, draw)
     (folder / name).write_bytes(data)
     about = f"{kind}, {shape}, {value}, {how}"
-    right = kind in REAL and shape in ("as it is", "batch of one", "one frame") and value == "as it is" and how == "whole"
+    right = (
+        kind in REAL and shape in ("as it is", "batch of one", "one frame") and value == "as it is" and how == "whole"
+    )
     frames = mel.shape[-1] if mel.ndim else 0
     check = audio_is("out.wav", frames * HOP if right else None, sounds=False)
     expect = "accept" if right else "refuse" if "nan" in value and kind in (*REAL, "<f2", ">f2") else "either"
@@ -77,7 +113,12 @@ def _stored(mel: np.ndarray, kind: str, draw: Draw) -> tuple[str, bytes, str]:
     """Return name, content and what was done to a file."""
     buffer, array = io.BytesIO(), _typed(np.asarray(mel), kind)
     form = draw.choice(["npy"] * 6 + ["pt", "npz", "savez as npy", "fortran", "text", "nested pt"])
-    if form in ("pt", "nested pt") and array.dtype.kind in "fiub" and array.dtype.byteorder != ">" and array.dtype.itemsize < 16:
+    if (
+        form in ("pt", "nested pt")
+        and array.dtype.kind in "fiub"
+        and array.dtype.byteorder != ">"
+        and array.dtype.itemsize < 16
+    ):
         tensor = torch.from_numpy(np.ascontiguousarray(array))
         torch.save({"mel": tensor} if form == "nested pt" else tensor, buffer)
         return "mel.pt", buffer.getvalue(), "whole" if form == "pt" else form

@@ -26,7 +26,9 @@ def make(draw: Draw, folder: Path, world: World) -> Case:
         "empty folder": lambda: [path.unlink() for path in model.iterdir()],
         "a file instead": lambda: (shutil.rmtree(model), model.write_bytes(b"x")),
         "no such folder": lambda: shutil.rmtree(model),
-        "damaged weights": lambda: weights.write_bytes(damage(weights.read_bytes(), draw, draw.choice([8, 200, 3000, None]))[0]),
+        "damaged weights": lambda: weights.write_bytes(
+            damage(weights.read_bytes(), draw, draw.choice([8, 200, 3000, None]))[0]
+        ),
         "damaged config": lambda: config.write_bytes(damage(config.read_bytes(), draw)[0]),
         "exchanged weights": lambda: shutil.copy(world.generator / "model.safetensors", weights),
         "exchanged config": lambda: shutil.copy(world.generator / "config.json", config),
@@ -39,8 +41,12 @@ def make(draw: Draw, folder: Path, world: World) -> Case:
         "header": lambda: _header(weights, draw),
         "header": lambda: _header(weights, draw),  # noqa: F601
         "values": lambda: _values(weights, draw),
-        "format": lambda: config.write_text(json.dumps(json.loads(config.read_text()) | {"audiodiff_model": draw.choice([0, 2, "1", None, 1e400, True])})),
-    }  # fmt: skip
+        "format": lambda: config.write_text(
+            json.dumps(
+                json.loads(config.read_text()) | {"audiodiff_model": draw.choice([0, 2, "1", None, 1e400, True])}
+            )
+        ),
+    }
     how = draw.choice([*damages, "header", "values", "damaged weights"])
     damages[how]()
     fine = how in ("whole", "extra files")
@@ -75,8 +81,12 @@ def _header(weights: Path, draw: Draw) -> None:
     entry = header[name]
     changes = {
         "dtype": lambda: entry.update(dtype=draw.choice(["F64", "F16", "I64", "BOOL", "F8_E4M3", "X", 3, None, "U8"])),
-        "shape": lambda: entry.update(shape=draw.choice([[], [0], [-1], [10**12], entry["shape"][::-1], [2**63], "x", None, [1.5], [1] * 100])),
-        "offsets": lambda: entry.update(data_offsets=draw.choice([[0, 0], [0, 10**15], [-1, 4], [4, 0], [], None, ["a", "b"], [0, 4]])),
+        "shape": lambda: entry.update(
+            shape=draw.choice([[], [0], [-1], [10**12], entry["shape"][::-1], [2**63], "x", None, [1.5], [1] * 100])
+        ),
+        "offsets": lambda: entry.update(
+            data_offsets=draw.choice([[0, 0], [0, 10**15], [-1, 4], [4, 0], [], None, ["a", "b"], [0, 4]])
+        ),
         "remove": lambda: header.pop(name),
         "rename": lambda: header.update({draw.choice(["", "x", "\0", "x" * 10_000, "../x"]): header.pop(name)}),
         "metadata": lambda: header.update(__metadata__=draw.choice([{"a": 1}, [], "x", {"a": "b" * 10_000}])),

@@ -1,4 +1,4 @@
-"""Odd names of files and folders: spaces, newlines, no UTF-8, 230 bytes, leading dashes, `~`, things that are no files."""
+"""Odd names of files and folders: spaces, newlines, no UTF-8, 230 bytes, leading dashes, `~`."""
 
 from __future__ import annotations
 
@@ -10,18 +10,38 @@ from campaign.oracle import audio_is, has_files, says_no_nan
 from campaign.world import World
 
 STEMS = (
-    b"a b", b" a", b"a ", b"a\nb", b"\n", b"a\tb", b"\xff\xfe", b"na\xc3\xafve", b"nai\xcc\x88ve", "音声".encode(), "\U0001f600".encode(), b"x" * 200,
-    "é".encode() * 100, b"x" * 230, b"-x", b"--steps", b"~", b"~root", b"a'b", b'a"b', b"a;touch pwned", b"$(touch pwned)", b"`x`", b"%s%n",
-    b"{0}", b"a\x1b[31mb", b"\xe2\x80\xa8", b"\xc2\x85", b"a\\b", b"a:b", b"*", b"?", b"[a]", b"CON", b".hidden", b"a.b.c", b"a..", b"-",
-    b"\xf0\x9f\x91\xa8\xe2\x80\x8d\xf0\x9f\x91\xa9", b"\x7f", b"a\rb", b"\xed\xa0\x80", b"pipe:x", b"http:x", b"a=b", b"a@b", b"#", b"&", b"|",
+    b"a b", b" a", b"a ", b"a\nb", b"\n", b"a\tb", b"\xff\xfe", b"na\xc3\xafve", b"nai\xcc\x88ve", "音声".encode(),
+    "\U0001f600".encode(), b"x" * 200,
+    "é".encode() * 100, b"x" * 230, b"-x", b"--steps", b"~", b"~root", b"a'b", b'a"b', b"a;touch pwned",
+    b"$(touch pwned)", b"`x`", b"%s%n",
+    b"{0}", b"a\x1b[31mb", b"\xe2\x80\xa8", b"\xc2\x85", b"a\\b", b"a:b", b"*", b"?", b"[a]", b"CON", b".hidden",
+    b"a.b.c", b"a..", b"-",
+    b"\xf0\x9f\x91\xa8\xe2\x80\x8d\xf0\x9f\x91\xa9", b"\x7f", b"a\rb", b"\xed\xa0\x80", b"pipe:x", b"http:x", b"a=b",
+    b"a@b", b"#", b"&", b"|",
 )  # fmt: skip
 
 
 def make(draw: Draw, folder: Path, world: World) -> Case:
     """Give a sound or a folder an odd name, and use it."""
     stem = draw.choice(STEMS)
-    what = draw.choice(["vocode", "vocode", "vocode folder", "output", "output folder", "prepare", "doctor", "evaluate", "generate",
-                        "plot", "model", "mel", "export", "no file"])  # fmt: skip
+    what = draw.choice(
+        [
+            "vocode",
+            "vocode",
+            "vocode folder",
+            "output",
+            "output folder",
+            "prepare",
+            "doctor",
+            "evaluate",
+            "generate",
+            "plot",
+            "model",
+            "mel",
+            "export",
+            "no file",
+        ]
+    )
     about, name = f"{what} {stem[:40]!r}", stem + b".wav"
     path = os.path.join(os.fsencode(folder), name)
     clip, vocoder = str(world.clip), str(world.vocoder)
@@ -40,8 +60,10 @@ def make(draw: Draw, folder: Path, world: World) -> Case:
         return Case(run, about, "refuse" if what == "no file" else "accept", [], check, seconds=5)
     if what in ("vocode folder", "prepare", "doctor"):
         for i in range(3):
-            world.copy(world.corpus / "a" / f"clip{2 * i}.{'wav' if i < 2 else 'flac'}",
-                       Path(os.fsdecode(os.path.join(os.fsencode(folder), inner, stem[:20] + b"%d.wav" % i))))  # fmt: skip
+            world.copy(
+                world.corpus / "a" / f"clip{2 * i}.{'wav' if i < 2 else 'flac'}",
+                Path(os.fsdecode(os.path.join(os.fsencode(folder), inner, stem[:20] + b"%d.wav" % i))),
+            )
         hidden = stem.startswith(b".")
         utf8 = _is_utf8(stem[:20])
         commands = {
@@ -55,17 +77,27 @@ def make(draw: Draw, folder: Path, world: World) -> Case:
     if what in ("output", "output folder", "generate", "export"):
         target = name if what == "output" else inner
         commands = {
-            "output": (["vocode", *model, clip, f"--output={os.fsdecode(target)}"], audio_is(os.fsdecode(target), 4000)),
-            "output folder": (["vocode", *model, clip, f"--output={os.fsdecode(target)}"], _has_wavs(os.fsdecode(target), 1)),
-            "generate": (["generate", "--model", str(world.generator), "--label", "yes", f"--output={os.fsdecode(target)}"],
-                         _has_wavs(os.fsdecode(target), 1)),
+            "output": (
+                ["vocode", *model, clip, f"--output={os.fsdecode(target)}"],
+                audio_is(os.fsdecode(target), 4000),
+            ),
+            "output folder": (
+                ["vocode", *model, clip, f"--output={os.fsdecode(target)}"],
+                _has_wavs(os.fsdecode(target), 1),
+            ),
+            "generate": (
+                ["generate", "--model", str(world.generator), "--label", "yes", f"--output={os.fsdecode(target)}"],
+                _has_wavs(os.fsdecode(target), 1),
+            ),
             "export": (["export", "--", vocoder, target], has_files(os.fsdecode(target) + "/config.json")),
-        }  # fmt: skip
+        }
         run, check = commands[what]
         home = {"HOME": str(folder)}
         if not fine and what != "output":
             check = None
-        return Case(run, about, "accept" if fine and not stem.startswith(b".") else "either", [], check, environment=home)
+        return Case(
+            run, about, "accept" if fine and not stem.startswith(b".") else "either", [], check, environment=home
+        )
     if what == "model":
         world.copy(world.vocoder, Path(os.fsdecode(os.path.join(os.fsencode(folder), inner))))
         run = ["vocode", clip, "-o", "out.wav", b"--model=./" + inner]

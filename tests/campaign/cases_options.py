@@ -15,10 +15,14 @@ from campaign.world import World
 NOT_FINITE = ("nan", "NaN", "inf", "-inf", "Infinity", "1e999", "-1e999")
 ENDLESS = ("1000000000", "9" * 19, "1" + "0" * 400, "1e308", "1e30")
 VALUES = (
-    *NOT_FINITE, *ENDLESS, "-1", "0", "-0", "1", "2", "0.5", "1e-320", "1e5", "", " ", "٣", "３", "1_0", "0x10", "+1", "1.0", "1,5", "1.", "-",
-    "--", "True", "None", "1;2", "$(touch pwned)", "é", "\U0001f600", "7" * 5000, "1-2", "2-1", "nan-nan", "0-inf", "1,2,nan", "3,2,1",
-    ",", "1,", "nan:1:2", "1e-4:0.05:1000000000", "1e-4:0.05:50", "auto", "a=b", "a.b.c=1", "=", "=1", "training.steps=nan",
-    "training.steps=1000000000000", "training.learning_rate=.inf", "model=1", "synthesis.steps=0", "synthesis.steps=1e9", "x={", "x=*a",
+    *NOT_FINITE, *ENDLESS, "-1", "0", "-0", "1", "2", "0.5", "1e-320", "1e5", "", " ", "٣", "３", "1_0", "0x10", "+1",
+    "1.0", "1,5", "1.", "-",
+    "--", "True", "None", "1;2", "$(touch pwned)", "é", "\U0001f600", "7" * 5000, "1-2", "2-1", "nan-nan", "0-inf",
+    "1,2,nan", "3,2,1",
+    ",", "1,", "nan:1:2", "1e-4:0.05:1000000000", "1e-4:0.05:50", "auto", "a=b", "a.b.c=1", "=", "=1",
+    "training.steps=nan",
+    "training.steps=1000000000000", "training.learning_rate=.inf", "model=1", "synthesis.steps=0",
+    "synthesis.steps=1e9", "x={", "x=*a",
 )  # fmt: skip
 PLAIN = ("--help", "--debug", "--version")
 SLOW = {"bench", "search schedule", "search rbf", "evaluate classifier"}
@@ -51,7 +55,9 @@ def options() -> tuple[tuple[str, click.Option], ...]:
         (words, option)
         for words, command in commands().items()
         for option in command.params
-        if isinstance(option, click.Option) and not option.is_flag and not isinstance(option.type, click.Choice | click.Path)
+        if isinstance(option, click.Option)
+        and not option.is_flag
+        and not isinstance(option.type, click.Choice | click.Path)
     )
 
 
@@ -70,16 +76,31 @@ def make(draw: Draw, folder: Path, world: World) -> Case:
             place = argv.index(other)
             del argv[place : place + 1 + option.nargs]
     given = [value] * option.nargs
-    argv += [f"{name}={value}"] if option.nargs == 1 and name.startswith("--") and draw.random() < 0.5 else [name, *given]
+    argv += (
+        [f"{name}={value}"] if option.nargs == 1 and name.startswith("--") and draw.random() < 0.5 else [name, *given]
+    )
     numeric = isinstance(option.type, click.types.IntParamType | click.types.FloatParamType)
     expect = "refuse" if numeric and value in (*NOT_FINITE, "", " ", "True", "None") else "either"
     about = f"{words} {name}"
-    return Case(argv, about, expect, [name, *option.opts, *_pieces(option, value)], check, seconds=15 if words in SLOW else 5, keeps=False)
+    return Case(
+        argv,
+        about,
+        expect,
+        [name, *option.opts, *_pieces(option, value)],
+        check,
+        seconds=15 if words in SLOW else 5,
+        keeps=False,
+    )
 
 
 def _pieces(option: click.Option, value: str) -> list[str]:
     """Return what else may name the culprit: the option's name as a word, or the value itself."""
-    return [(option.name or "").replace("_", " "), (option.name or ""), value.partition("=")[0].strip() or "=", "Got unexpected extra argument"]
+    return [
+        (option.name or "").replace("_", " "),
+        (option.name or ""),
+        value.partition("=")[0].strip() or "=",
+        "Got unexpected extra argument",
+    ]
 
 
 def _base(words: str, world: World, folder: Path) -> tuple[list[str], Check | None]:
@@ -89,17 +110,38 @@ def _base(words: str, world: World, folder: Path) -> tuple[list[str], Check | No
     audio = audio_is("out.wav", 4000, sounds=False)
     bases: dict[str, tuple[list[str], Check | None]] = {
         "vocode": ([clip, "-o", "out.wav", "--model", vocoder, "--steps", "1"], audio),
-        "generate": (["--model", generator, "-o", "out", "--label", "yes", "--seconds", "0.1", "--steps", "1"], _some_clips),
+        "generate": (
+            ["--model", generator, "-o", "out", "--label", "yes", "--seconds", "0.1", "--steps", "1"],
+            _some_clips,
+        ),
         "repair": ([clip, "-o", "out.wav", "--model", vocoder, "--steps", "1", "--gap", "0.1-0.12"], audio),
         "prepare": ([str(world.corpus), "out", "--workers", "1"], has_files("out/train.jsonl")),
         "doctor": ([str(world.manifest), "--workers", "1"], says_no_nan),
         "train": ([str(world.conf), "--dry-run", "--run", "run"], says_no_nan),
         "search schedule": (
-            [vocoder, "--data", str(world.manifest), "--steps", "1", "--study", "study.json", "--trials", "2", "--metric", "m_stft",
-             "--seconds", "0.3", "-o", "found"], has_files("study.json", "found/config.json")),
+            [
+                vocoder,
+                "--data",
+                str(world.manifest),
+                "--steps",
+                "1",
+                "--study",
+                "study.json",
+                "--trials",
+                "2",
+                "--metric",
+                "m_stft",
+                "--seconds",
+                "0.3",
+                "-o",
+                "found",
+            ],
+            has_files("study.json", "found/config.json"),
+        ),
         "search rbf": (
             [str(world.conf), "--study", "study.json", "-o", "best.yaml", "--trials", "1", "--trial-steps", "1"],
-            has_files("study.json", "best.yaml")),
+            has_files("study.json", "best.yaml"),
+        ),
         "evaluate pairs": ([clip, clip, "--metrics", "m_stft", "-j", "1"], says_no_nan),
         "evaluate sets": ([str(world.corpus), str(world.corpus), "--music"], None),
         "evaluate classifier": (["classifier.pt", str(world.words), "--updates", "1"], has_files("classifier.pt")),
@@ -109,7 +151,10 @@ def _base(words: str, world: World, folder: Path) -> tuple[list[str], Check | No
         "evaluate ratings": ([str(table)], None),
         "plot waveform": ([clip, "-o", "out.png"], has_files("out.png")),
         "plot mel": ([clip, "-o", "out.png"], has_files("out.png")),
-        "plot steps": ([clip, "-o", "out.png", "--model", vocoder, "--steps", "1", "--seconds", "0.2"], has_files("out.png")),
+        "plot steps": (
+            [clip, "-o", "out.png", "--model", vocoder, "--steps", "1", "--seconds", "0.2"],
+            has_files("out.png"),
+        ),
         "plot rbf": ([vocoder, "-o", "out.png"], has_files("out.png")),
         "plot schedule": (["-o", "out.png"], has_files("out.png")),
         "plot training": ([run, "-o", "out.png"], has_files("out.png")),
@@ -117,9 +162,12 @@ def _base(words: str, world: World, folder: Path) -> tuple[list[str], Check | No
         "plot quality": ([str(table), "-o", "out.png"], None),
         "convert": ([str(world.checkpoint), "out"], has_files("out/config.json", "out/model.safetensors")),
         "export": ([vocoder, "out"], has_files("out/config.json", "out/model.safetensors")),
-        "bench": ([vocoder, "--quick", "--no-memory", "--no-training", "--lengths", "0.1", "--repeats", "1"], says_no_nan),
+        "bench": (
+            [vocoder, "--quick", "--no-memory", "--no-training", "--lengths", "0.1", "--repeats", "1"],
+            says_no_nan,
+        ),
         "info": ([vocoder], says_no_nan),
-    }  # fmt: skip
+    }
     argv, check = bases[words]
     return [*words.split(), *argv], check
 

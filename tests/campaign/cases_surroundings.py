@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -36,17 +37,43 @@ ENVIRONMENTS: dict[str, dict[str, str | None]] = {
 
 def make(draw: Draw, folder: Path, world: World) -> Case:
     """Draw a place and a command."""
-    return draw.choice([_environment, _environment, _environment, _streams, _limits, _limits, _odd_input, _odd_input, _odd_input, _odd_output, _odd_output])(draw, folder, world)
+    return draw.choice(
+        [
+            _environment,
+            _environment,
+            _environment,
+            _streams,
+            _limits,
+            _limits,
+            _odd_input,
+            _odd_input,
+            _odd_input,
+            _odd_output,
+            _odd_output,
+        ]
+    )(draw, folder, world)
 
 
 def _commands(world: World) -> dict[str, tuple[list[str], Check]]:
     return {
-        "vocode": (["vocode", str(world.clip), "-o", "out.wav", "--model", str(world.vocoder)], audio_is("out.wav", 4000)),
-        "generate": (["generate", "--model", str(world.generator), "--label", "yes", "-o", "out"], has_files("out/yes_0.wav")),
+        "vocode": (
+            ["vocode", str(world.clip), "-o", "out.wav", "--model", str(world.vocoder)],
+            audio_is("out.wav", 4000),
+        ),
+        "generate": (
+            ["generate", "--model", str(world.generator), "--label", "yes", "-o", "out"],
+            has_files("out/yes_0.wav"),
+        ),
         "prepare": (["prepare", str(world.corpus), "out", "--workers", "1"], has_files("out/train.jsonl")),
         "doctor": (["doctor", str(world.corpus), "--workers", "1"], says_no_nan),
-        "train": (["train", str(world.conf), "--run", "run"], has_files("run/best/model.safetensors", "run/last/model.safetensors")),
-        "evaluate": (["evaluate", "pairs", str(world.clip), str(world.clip), "-m", "m_stft", "-j", "1", "--json", "out.json"], has_files("out.json")),
+        "train": (
+            ["train", str(world.conf), "--run", "run"],
+            has_files("run/best/model.safetensors", "run/last/model.safetensors"),
+        ),
+        "evaluate": (
+            ["evaluate", "pairs", str(world.clip), str(world.clip), "-m", "m_stft", "-j", "1", "--json", "out.json"],
+            has_files("out.json"),
+        ),
         "plot": (["plot", "waveform", str(world.clip), "-o", "out.png"], has_files("out.png")),
         "convert": (["convert", str(world.checkpoint), "out"], has_files("out/model.safetensors")),
         "info": (["info", str(world.vocoder)], says_no_nan),
@@ -57,24 +84,46 @@ def _environment(draw: Draw, folder: Path, world: World) -> Case:
     name = draw.choice(sorted(ENVIRONMENTS))
     words = draw.choice(["vocode", "info", "train", "plot", "doctor"])
     run, check = _commands(world)[words]
-    new = draw.random() < 0.15
-    if not new and name in ("ascii", "latin-1", "unbuffered", "no docstrings", "threads", "odd threads", "warnings", "language"):
-        new = True  # Python and its libraries read these when they start
+    at_start = ("unbuffered", "no docstrings", "threads", "odd threads", "warnings", "language")  # read by Python then
+    new = draw.random() < (0.3 if name in at_start else 0.05)
+    encoding = {"ascii": "ascii", "latin-1": "latin-1"}.get(name)
+
+    def prepare() -> None:
+        if encoding and not new:
+            sys.stdout = open(1, "w", encoding=encoding, closefd=False)  # noqa: SIM115
+            sys.stderr = open(2, "w", encoding=encoding, errors="backslashreplace", closefd=False)  # noqa: SIM115
+
     expect = "either" if name in ("no docstrings", "warnings") else "accept"
-    return Case(run, f"{words}, {name}", expect, [], check, environment=ENVIRONMENTS[name], new_process=new, seconds=60)
+    return Case(
+        run,
+        f"{words}, {name}",
+        expect,
+        [],
+        check,
+        environment=ENVIRONMENTS[name],
+        new_process=new,
+        prepare=prepare,
+        seconds=60,
+    )
 
 
 def _streams(draw: Draw, folder: Path, world: World) -> Case:
     """Close or replace stdin, stdout and stderr."""
     words = draw.choice(["vocode", "vocode", "info", "doctor", "prepare", "evaluate"])
     run, check = _commands(world)[words]
-    how = draw.choice(["stdout closed", "stderr closed", "all closed", "stdout full", "stderr full", "stdout broken", "stdin closed"])
+    how = draw.choice(
+        ["stdout closed", "stderr closed", "all closed", "stdout full", "stderr full", "stdout broken", "stdin closed"]
+    )
     descriptors = {"stdout": [1], "stderr": [2], "stdin": [0], "all": [0, 1, 2]}[how.split()[0]]
+
+    new = draw.random() < 0.1
 
     def prepare() -> None:
         for descriptor in descriptors:
             if how.endswith("closed"):
                 os.close(descriptor)
+                if not new:  # as Python does where it finds none at its start
+                    setattr(sys, ("stdin", "stdout", "stderr")[descriptor], None)
             elif how.endswith("full"):
                 os.dup2(os.open("/dev/full", os.O_WRONLY), descriptor)
             else:
@@ -84,7 +133,18 @@ def _streams(draw: Draw, folder: Path, world: World) -> Case:
 
     if check is says_no_nan:
         check = _anything
-    return Case(run, f"{words}, {how}", "either", [], check, new_process=True, prepare=prepare, silent=True, keeps=True, seconds=60)
+    return Case(
+        run,
+        f"{words}, {how}",
+        "either",
+        [],
+        check,
+        new_process=new,
+        prepare=prepare,
+        silent=True,
+        keeps=True,
+        seconds=60,
+    )
 
 
 def _anything(result: Result) -> str | None:
@@ -97,7 +157,16 @@ def _limits(draw: Draw, folder: Path, world: World) -> Case:
     run, check = _commands(world)[words]
     size = draw.choice([0, 1, 100, 1000, 4000, 20_000, 100_000])
 
-    return Case(run, f"{words}, files of at most {size} bytes", "either", [], check, file_limit=size, keeps=words in ("train", "prepare"), seconds=30)
+    return Case(
+        run,
+        f"{words}, files of at most {size} bytes",
+        "either",
+        [],
+        check,
+        file_limit=size,
+        keeps=words in ("train", "prepare"),
+        seconds=30,
+    )
 
 
 def _odd_input(draw: Draw, folder: Path, world: World) -> Case:
@@ -115,9 +184,34 @@ def _odd_input(draw: Draw, folder: Path, world: World) -> Case:
         "empty": Path.touch,
     }
     how = draw.choice(sorted(makers))
-    words = draw.choice(["vocode", "mel", "vocode folder", "manifest", "doctor", "prepare", "evaluate", "train", "conf", "model", "plot", "convert", "show", "index"])
-    names = {"mel": "odd.npy", "manifest": "odd.jsonl", "conf": "odd.yaml", "convert": "odd.pt", "show": "odd.json", "index": "odd.shards.json",
-             "model": "model/model.safetensors", "train": "odd.jsonl"}  # fmt: skip
+    words = draw.choice(
+        [
+            "vocode",
+            "mel",
+            "vocode folder",
+            "manifest",
+            "doctor",
+            "prepare",
+            "evaluate",
+            "train",
+            "conf",
+            "model",
+            "plot",
+            "convert",
+            "show",
+            "index",
+        ]
+    )
+    names = {
+        "mel": "odd.npy",
+        "manifest": "odd.jsonl",
+        "conf": "odd.yaml",
+        "convert": "odd.pt",
+        "show": "odd.json",
+        "index": "odd.shards.json",
+        "model": "model/model.safetensors",
+        "train": "odd.jsonl",
+    }
     path = folder / "in" / names.get(words, "odd.wav")
     (folder / "in").mkdir()
     if words == "model":
@@ -127,7 +221,12 @@ def _odd_input(draw: Draw, folder: Path, world: World) -> Case:
     if words in ("vocode folder", "doctor", "prepare"):
         for i in range(3):
             world.copy(world.corpus / "a" / "clip0.wav", folder / "in" / f"good{i}.wav")
-    odd, model, conf, clip = str(path.relative_to(folder)), ["--model", str(world.vocoder)], str(world.conf), str(world.clip)
+    odd, model, conf, clip = (
+        str(path.relative_to(folder)),
+        ["--model", str(world.vocoder)],
+        str(world.conf),
+        str(world.clip),
+    )
     run = {
         "vocode": ["vocode", odd, "-o", "out.wav", *model],
         "mel": ["vocode", odd, "-o", "out.wav", *model],
@@ -145,12 +244,22 @@ def _odd_input(draw: Draw, folder: Path, world: World) -> Case:
         "index": ["train", conf, "--dry-run", "--data", odd],
     }[words]
     several = words in ("vocode folder", "doctor", "prepare")
-    return Case(run, f"{words}, {how}", "either" if several else "refuse", [] if several else ["odd", "model", "output"], None, keeps=several, seconds=5)
+    return Case(
+        run,
+        f"{words}, {how}",
+        "either" if several else "refuse",
+        [] if several else ["odd", "model", "output"],
+        None,
+        keeps=several,
+        seconds=5,
+    )
 
 
 def _odd_output(draw: Draw, folder: Path, world: World) -> Case:
     """Write to a device, below a file, into /proc, onto a folder, to a dangling link, or onto the input itself."""
-    words = draw.choice(["vocode", "generate", "prepare", "train", "evaluate", "plot", "convert", "export", "classifier"])
+    words = draw.choice(
+        ["vocode", "generate", "prepare", "train", "evaluate", "plot", "convert", "export", "classifier"]
+    )
     suffix = {"vocode": ".wav", "evaluate": ".json", "plot": ".png"}.get(words, "")
     (folder / "file").write_text("x")
     (folder / f"folder{suffix}").mkdir()
@@ -158,8 +267,24 @@ def _odd_output(draw: Draw, folder: Path, world: World) -> Case:
     os.mkfifo(folder / f"fifo{suffix}")
     (folder / f"null{suffix}").symlink_to("/dev/null")
     os.symlink(f"circle{suffix}", folder / f"circle{suffix}")
-    target = draw.choice([f"file/below{suffix}", f"/proc/nowhere{suffix}", f"/dev/full{suffix and ''}", "/dev/null", f"folder{suffix}", f"dangling{suffix}",
-                          f"fifo{suffix}", f"null{suffix}", "", f"{'x' * 300}{suffix}", f"new/deep/er{suffix}", f"circle{suffix}", "/", "."])  # fmt: skip
+    target = draw.choice(
+        [
+            f"file/below{suffix}",
+            f"/proc/nowhere{suffix}",
+            f"/dev/full{suffix and ''}",
+            "/dev/null",
+            f"folder{suffix}",
+            f"dangling{suffix}",
+            f"fifo{suffix}",
+            f"null{suffix}",
+            "",
+            f"{'x' * 300}{suffix}",
+            f"new/deep/er{suffix}",
+            f"circle{suffix}",
+            "/",
+            ".",
+        ]
+    )
     clip, vocoder = str(world.clip), str(world.vocoder)
     run = {
         "vocode": ["vocode", clip, "-o", target, "--model", vocoder],
@@ -184,5 +309,7 @@ def _odd_output(draw: Draw, folder: Path, world: World) -> Case:
     names = [target, "output", "FOLDER", "OUT_DIR", "run"] if target else []
     if target in ("/", ".") and words in ("convert", "export", "train", "prepare", "generate", "vocode"):
         target = "."
-        run = [("out" if word == "/" else word) for word in run]  # nothing of this may be written to the root of the machine
+        run = [
+            ("out" if word == "/" else word) for word in run
+        ]  # nothing of this may be written to the root of the machine
     return Case(run, f"{words} to {target[:20]!r}", "either", names, check, seconds=30, keeps=words == "prepare")

@@ -15,8 +15,19 @@ from pathlib import Path
 from campaign.oracle import BARS
 from campaign.runner import KINDS, Runner, Verdict
 
-WEIGHTS = {"audio": 20, "options": 16, "configs": 15, "mels": 10, "models": 8, "manifests": 10, "checkpoints": 6,
-           "archives": 5, "names": 5, "surroundings": 4, "library": 1}  # fmt: skip
+WEIGHTS = {
+    "audio": 20,
+    "options": 16,
+    "configs": 15,
+    "mels": 10,
+    "models": 8,
+    "manifests": 10,
+    "checkpoints": 6,
+    "archives": 5,
+    "names": 5,
+    "surroundings": 4,
+    "library": 1,
+}
 """How many of each hundred cases are of a kind."""
 
 
@@ -80,7 +91,9 @@ def report(verdicts: Iterable[Verdict]) -> int:
         if verdict.findings:
             failed += 1
             print(describe(verdict), flush=True)
-    print(f"\n{sum(n.values())} cases in {time.monotonic() - begun:.0f} s: " + ", ".join(f"{k} {v}" for k, v in n.items()))
+    print(
+        f"\n{sum(n.values())} cases in {time.monotonic() - begun:.0f} s: " + ", ".join(f"{k} {v}" for k, v in n.items())
+    )
     print(", ".join(f"{seen[bar]} {bar}" for bar in BARS) + f"; {failed} cases fail")
     return failed
 

@@ -50,7 +50,13 @@ def _is_partial(path: Path, folder: Path) -> bool:
     inside = path.relative_to(folder)
     if any(_TEMPORARY.search(part) for part in inside.parts):
         return True
-    return path.is_file() and not path.is_symlink() and path.stat().st_size == 0 and path.suffix != ".jsonl" and path.name != "lock"
+    return (
+        path.is_file()
+        and not path.is_symlink()
+        and path.stat().st_size == 0
+        and path.suffix != ".jsonl"
+        and path.name != "lock"
+    )
 
 
 def _of_refusal(case: Case, result: Result) -> list[str]:
@@ -138,7 +144,9 @@ def says_no_nan(result: Result) -> str | None:
     if not result.out.strip():
         return "nothing on stdout"
     found = re.search(r"(?<![\w-])(nan|inf|-inf|NaN|Infinity)(?![\w-])", result.out)
-    return f"{found.group()} on stdout: {result.out[max(0, found.start() - 60) : found.end() + 20]!r}" if found else None
+    return (
+        f"{found.group()} on stdout: {result.out[max(0, found.start() - 60) : found.end() + 20]!r}" if found else None
+    )
 
 
 def all_of(*checks: Check | None) -> Check:

@@ -1,4 +1,4 @@
-"""Cases of every kind, some hundred in the quick tests, 10,000 in the slow ones; `python tests/campaign CASE` reruns one."""
+"""Cases of every kind: some hundred in the quick tests, 10,000 in the slow ones."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from campaign.command import counts, describe
 from campaign.oracle import BARS
 from campaign.runner import KINDS, Verdict
 
-QUICK = counts(300)
+QUICK = counts(260)
 ALL = counts(10_000)
 SHARD = 100
 """Cases in one slow test."""
@@ -31,15 +31,20 @@ def campaign() -> Iterator[Run]:
     """Give a function that runs the cases of a kind from one seed up to another; its process is started once."""
     command = [sys.executable, str(Path(__file__).parent), "--serve", "--jobs", str(len(os.sched_getaffinity(0)))]
     counted = Counter()
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as server:
-        assert server.stdin and server.stdout
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    ) as server:
         while server.stdout.readline() not in ("ready\n", ""):
             pass
 
         def run(kind: str, first: int, end: int) -> list[Verdict]:
             server.stdin.write(f"{kind}:{first}-{end - 1}\n")
             server.stdin.flush()
-            verdicts = [Verdict(**json.loads(line)) for line in iter(server.stdout.readline, "\n") if line or pytest.fail("it ended")]
+            verdicts = [
+                Verdict(**json.loads(line))
+                for line in iter(server.stdout.readline, "\n")
+                if line or pytest.fail("it ended")
+            ]
             counted.update(cases=len(verdicts))
             counted.update(finding.partition(":")[0] for verdict in verdicts for finding in verdict.findings)
             return verdicts
