@@ -12,11 +12,13 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import tempfile
 from collections.abc import Generator, Iterator, Sequence
 from itertools import count, islice
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import quote
 
 import numpy as np
 import torch
@@ -42,6 +44,10 @@ from audiodiff.data.manifest import Recording
 from audiodiff.errors import AudioError, DataError
 
 INDEX_SUFFIX = ".shards.json"
+SCHEMES = ("http://", "https://")
+"""How the address of an index that is not a file may begin."""
+LONGEST = 1e7
+"""Seconds that one recording may last."""
 SHUFFLED = 1000
 """Crops among which the next is chosen; the recordings they are cut from are in memory."""
 
@@ -98,9 +104,42 @@ def _line(recording: Recording) -> dict[str, Any]:
 def _webdataset() -> Any:
     try:
         import webdataset
+        from webdataset import utils
     except ImportError as error:
         raise DataError(f"shards need webdataset ({error}). Run: pip install 'audiodiff[shards]'") from error
+    utils.enforce_security = True  # no `pipe:`, which runs a shell; no unpickling
     return webdataset
+
+
+def _open(place: str) -> Any:
+    """Open a file, or an address of http; nothing else that webdataset knows, among it commands of a shell."""
+    scheme = re.match(r"[A-Za-z][A-Za-z0-9+.-]+:", place)  # not the letter of a drive
+    if scheme is None:
+        if not Path(place).is_file():
+            raise DataError(f"{place} is no file. Check the path.")
+        return Path(place).open("rb")
+    if not place.lower().startswith(SCHEMES):
+        raise DataError(
+            f"{place!r} is not opened: shards are files, or addresses that begin with {' or '.join(SCHEMES)}. "
+            "Copy them to a folder, and give its index."
+        )
+    return _webdataset().gopen(place)
+
+
+def _beside(index: str, name: object) -> str:
+    """Return the place of a shard that an index names, which is below the folder of the index."""
+    parts = str(name).split("/")
+    if not isinstance(name, str) or {"", ".", ".."} & set(parts) or not name.isprintable() or set(name) & set(":\\"):
+        raise ValueError(f"a shard is called {name!r}; expected the name of a file beside the index")
+    folder = index[: index.rfind("/") + 1]
+    return folder + (quote(name) if index.lower().startswith(SCHEMES) else name)
+
+
+def _seconds(shard: dict[str, Any]) -> tuple[float, ...]:
+    seconds = tuple(map(float, shard["seconds"]))
+    if not seconds or not all(0 < value < LONGEST for value in seconds):
+        raise ValueError(f"shard {shard['name']!r} has no lengths in seconds for its recordings, above 0")
+    return seconds
 
 
 class _Shard(NamedTuple):
@@ -212,7 +251,8 @@ class ShardStream:
         entropy = [self.seed, *cut.key.rsplit("/", 1)[-1].encode(), cut.number]
         generator = np.random.Generator(np.random.Philox(np.random.SeedSequence(entropy)))
         # libsndfile's checks of damaged files want a file.
-        with tempfile.NamedTemporaryFile(suffix=f".{cut.suffix}") as file:
+        suffix = f".{cut.suffix}" if cut.suffix.isalnum() and len(cut.suffix) < 8 else ""
+        with tempfile.NamedTemporaryFile(suffix=suffix) as file:
             file.write(cut.content)
             file.flush()
             recording = _recording(cut).model_copy(update={"audio": Path(file.name)})
@@ -222,9 +262,12 @@ class ShardStream:
 
 def _recording(cut: _Cut) -> Recording:
     try:
-        return Recording.model_validate_json(cut.line)
+        recording = Recording.model_validate_json(cut.line)
     except ValidationError as error:
         raise DataError(f"{cut.key} has no line of a manifest beside it. Copy or write the shard again.") from error
+    if isinstance(recording.vector, Path):
+        raise DataError(f"{cut.key} names a file, {recording.vector}; a shard holds its vectors. Write it again.")
+    return recording
 
 
 class _Lanes(IterableDataset[ReadResult]):
@@ -266,27 +309,22 @@ class _Lanes(IterableDataset[ReadResult]):
 
 
 def _samples(shard: _Shard) -> Iterator[dict[str, Any]]:
-    wds = _webdataset()
+    tar = _webdataset().tariterators
 
     def stop(error: Exception) -> bool:
-        raise DataError(f"{shard.url} cannot be read: {error}. Copy or write the shard again.") from error
+        reason = str(error.args[0] if error.args else error)
+        raise DataError(f"{shard.url} cannot be read: {reason}. Copy or write the shard again.") from error
 
-    dataset = wds.WebDataset(
-        shard.url, shardshuffle=False, nodesplitter=_all, workersplitter=_all, handler=stop, empty_check=False
-    )
-    n_read = 0
-    for sample in dataset:
-        n_read += 1
-        yield sample
-    if n_read != len(shard.seconds):
-        raise DataError(
-            f"{shard.url} holds {n_read} recordings, its index says {len(shard.seconds)}. Copy or write it again."
-        )
-
-
-def _all(shards: Any) -> Any:
-    """Leave the division among processes and workers to `ShardStream`."""
-    return shards
+    n_read, n_listed = 0, len(shard.seconds)
+    with _open(shard.url) as file:
+        contents = tar.tar_file_expander([{"url": shard.url, "stream": file}], handler=stop)
+        for sample in islice(tar.group_by_keys(contents, handler=stop), n_listed + 1):
+            n_read += 1
+            if n_read <= n_listed:
+                yield sample
+    if n_read != n_listed:
+        more = "more" if n_read > n_listed else str(n_read)
+        raise DataError(f"{shard.url} holds {more} recordings, its index says {n_listed}. Copy or write it again.")
 
 
 def _shuffled(cuts: Iterator[_Cut], generator: np.random.Generator) -> Iterator[_Cut]:
@@ -301,15 +339,18 @@ def _shuffled(cuts: Iterator[_Cut], generator: np.random.Generator) -> Iterator[
 
 
 def _read_index(index: str) -> list[_Shard]:
-    wds = _webdataset()
-    folder = index.rpartition("/")[0]
+    _webdataset()
     try:
-        with wds.gopen(index) as file:
+        with _open(index) as file:
             document = json.loads(file.read())
-        shards = document["shards"]
-        prefix = f"{folder}/" if folder else ""
-        return [_Shard(f"{prefix}{shard['name']}", tuple(map(float, shard["seconds"]))) for shard in shards]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        shards = [_Shard(_beside(index, shard["name"]), _seconds(shard)) for shard in document["shards"]]
+        if not shards:
+            raise ValueError("it lists no shards")
+    except DataError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        reason = str(error) if type(error) is ValueError else repr(error)
         raise DataError(
-            f"{index} cannot be read as an index of shards: {error!r}. `audiodiff prepare --shards` writes one."
+            f"{index} cannot be read as an index of shards: {reason}. `audiodiff prepare --shards` writes one."
         ) from error
+    return shards

@@ -1,13 +1,16 @@
 """Shards give back what went in, in an order that seed, epoch and process decide, from disk and over http."""
 
+import json
 import os
 import shutil
 import signal
+import subprocess
 import sys
 import threading
 from collections import Counter
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from importlib import import_module
 from itertools import islice
 
 import numpy as np
@@ -171,6 +174,116 @@ def test_what_cannot_be_packed_or_opened_is_refused(corpus, tmp_path, monkeypatc
     monkeypatch.setitem(sys.modules, "webdataset", None)
     with pytest.raises(DataError, match="pip install 'audiodiff.shards.'"):
         stream(corpus)
+
+
+@pytest.fixture
+def no_commands(monkeypatch):
+    """Fail as soon as a process is started."""
+    for name in ("Popen", "run"):
+        monkeypatch.setattr(subprocess, name, lambda *_, **__: pytest.fail("a command was run"))
+    monkeypatch.setattr(import_module("webdataset.gopen"), "Popen", lambda *_, **__: pytest.fail("a command was run"))
+
+
+@pytest.mark.usefixtures("no_commands")
+@pytest.mark.parametrize(
+    "name",
+    [
+        *(
+            "pipe:touch X",
+            "PIPE:touch X",
+            "pipe:cat train-00000.tar",
+            "file:///etc/passwd",
+            "s3://b/x.tar",
+            "gs://b/x.tar",
+        ),
+        *(
+            "../train.tar",
+            "a/../../train.tar",
+            "/etc/passwd",
+            "",
+            ".",
+            "a//b.tar",
+            "a\\..\\b.tar",
+            "C:/x.tar",
+            "x\n.tar",
+        ),
+        *("http://127.0.0.1:9/x.tar", 5, None, ["x.tar"]),
+    ],
+)
+def test_a_shard_is_a_file_below_the_folder_of_its_index(corpus, tmp_path, name):
+    index = tmp_path / "train.shards.json"
+    index.write_text(json.dumps({"audiodiff_shards": 1, "shards": [{"name": name, "seconds": [1.0]}]}))
+    with pytest.raises(DataError, match="index of shards: a shard is called .*; expected the name of a file beside"):
+        stream(tmp_path)
+    assert os.listdir(tmp_path) == ["train.shards.json"]
+
+
+@pytest.mark.usefixtures("no_commands")
+@pytest.mark.parametrize(
+    "index",
+    [
+        *("pipe:touch X; echo x.shards.json", "Pipe:touch X;echo .shards.json", "file:///tmp/x.shards.json"),
+        *("s3://b/x.shards.json", "gs://b/x.shards.json", "hf://b/x.shards.json", "ais://b/x.shards.json"),
+        *("http:pipe:touch X;x.shards.json", "scp://h/x.shards.json"),
+    ],
+)
+def test_an_index_is_a_file_or_an_address_of_http(tmp_path, monkeypatch, index):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(
+        DataError, match="is not opened: shards are files, or addresses that begin with http:// or https"
+    ):
+        ShardStream(index, CropReader(8000, 640), PLAIN, 0)
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.usefixtures("no_commands")
+@pytest.mark.parametrize(
+    "index", [" pipe:touch X; echo x.shards.json", "-", "x|touch X.shards.json", "p:touch X.shards.json"]
+)
+def test_what_has_no_scheme_is_a_file(tmp_path, monkeypatch, index):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DataError, match="is no file. Check the path"):
+        ShardStream(index, CropReader(8000, 640), PLAIN, 0)
+    assert os.listdir(tmp_path) == []
+
+
+def test_webdataset_enforces_its_own_security(corpus):
+    import webdataset
+    from webdataset import utils
+
+    stream(corpus)
+    assert utils.enforce_security
+    with pytest.raises(ValueError, match="pipe|security|unsafe"):
+        webdataset.gopen("pipe:true")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{}", "KeyError"),
+        ('{"shards": []}', "it lists no shards"),
+        ('{"shards": [{"name": "x.tar", "seconds": []}]}', "shard 'x.tar' has no lengths in seconds"),
+        ('{"shards": [{"name": "x.tar", "seconds": [NaN]}]}', "shard 'x.tar' has no lengths in seconds"),
+        ('{"shards": [{"name": "x.tar", "seconds": [-1]}]}', "shard 'x.tar' has no lengths in seconds"),
+        ('{"shards": [{"name": "x.tar", "seconds": [1e300]}]}', "shard 'x.tar' has no lengths in seconds"),
+        ("[" * 100_000, "RecursionError"),
+    ],
+)
+def test_an_index_that_makes_no_sense_is_refused(tmp_path, text, message):
+    (tmp_path / "train.shards.json").write_text(text)
+    with pytest.raises(DataError, match=f"cannot be read as an index of shards: {message}"):
+        stream(tmp_path)
+
+
+def test_a_shard_with_more_than_its_index_says_is_named(corpus, tmp_path):
+    shutil.copytree(corpus, tmp_path / "more")
+    index = tmp_path / "more" / "train.shards.json"
+    document = json.loads(index.read_text())
+    for shard in document["shards"]:
+        shard["seconds"].pop()
+    index.write_text(json.dumps(document))
+    with pytest.raises(DataError, match=r"train-0000\d.tar holds more recordings, its index says 2"):
+        taken(stream(tmp_path / "more"), 20)
 
 
 class Quiet(SimpleHTTPRequestHandler):
