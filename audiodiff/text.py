@@ -25,7 +25,7 @@ Align = Literal["left", "right"]
 _DEEPEST = 100
 """Lists and mappings within each other that a document may have."""
 _LARGEST = 10_000_000
-"""Values that a document may have, counting those behind an alias as often as it is used."""
+"""Values that a document may have, counting those of an alias as often as it is used."""
 _LONG_NUMBER = re.compile(r"(?<![\w.\"'-])-?\d{400,}(?![\w.])")
 
 Error = type[AudiodiffError]

@@ -187,7 +187,7 @@ class MelSpectrogram(nn.Module):
         return energy ** (1 / self.config.power) * self._window_norm
 
     def inverse(self, mel: Tensor, iterations: int = 20) -> Tensor:
-        """Estimate the linear-frequency spectrum behind a mel by Richardson-Lucy deconvolution.
+        """Estimate the linear-frequency spectrum of a mel by Richardson-Lucy deconvolution.
 
         The multiplicative updates of Richardson 1972 and Lucy 1974 (for Kullback-Leibler divergence: Lee and Seung
         2001) keep every bin positive and sharpen the harmonics that the filters blur. After Griffin-Lim the difference

@@ -104,7 +104,7 @@ def griffin_lim_reach(stft: FramedSTFT, iterations: int) -> int:
 
 
 def waveform_from_mel(mel: Tensor, noise: Tensor, spectrogram: MelSpectrogram, *, iterations: int = 32) -> Tensor:
-    """Estimate the waveform behind a mel, its phases by Griffin-Lim from random ones.
+    """Estimate the waveform of a mel; phases by Griffin-Lim, starting from random ones.
 
     Args:
         mel: Mel spectrograms, one frame per hop `(batch, n_mels, frames)`.
@@ -139,7 +139,7 @@ def consistent_waveform(spectrum: Tensor, stft: FramedSTFT, *, iterations: int =
 def random_phases(noise: Tensor, n_bins: int, hop_length: int) -> Tensor:
     """Make uniformly distributed phases `(batch, n_frames, n_bins)` of noise `(batch, 1, n_frames * hop_length)`.
 
-    Digits far behind the point of a normal number are uniformly distributed.
+    The low-order digits of a normal number are uniformly distributed.
     """
     values = noise[:, 0].unflatten(1, (-1, hop_length))
     digits = [(_FIRST_DIGITS * 5**i * values).remainder(1.0) for i in range(-(-n_bins // hop_length))]

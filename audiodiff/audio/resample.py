@@ -61,7 +61,7 @@ def resample(audio: ArrayLike, from_rate: int, to_rate: int) -> Tensor:
     divisor = math.gcd(from_rate, to_rate)
     before, after = from_rate // divisor, to_rate // divisor
     n_samples = -(-audio.shape[-1] * after // before)
-    # Zeros behind the end, because neither library's own output length is exact; it is cut to the exact one.
+    # Zeros after the end, because neither library's own output length is exact; it is cut to the exact one.
     spare = 2 + before // after + audio.shape[-1] // 2**20
     padded = functional.pad(audio.reshape(-1, audio.shape[-1]), (0, spare))
     method = _with_torchaudio if _kernel_size(before, after) <= _LARGEST_KERNEL else _with_soxr

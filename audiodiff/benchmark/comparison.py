@@ -128,7 +128,7 @@ class SynthesisComparison:
         device = self.environment.set_up()
         pair = build_pair(device)
         vocoder = Vocoder(pair.ours, pair.config, "fp32")
-        noise_mel(vocoder, 1, 1.0)  # the library behind it takes memory when it is first used
+        noise_mel(vocoder, 1, 1.0)  # its library takes memory when it is first used
         monitor = MemoryMonitor(device)
         steps = 1 if key == BASELINE_KEY else vocoder.settings(synthesis_changes(self.steps)).steps
         self._task(pair, key, self._mel(vocoder))(steps)

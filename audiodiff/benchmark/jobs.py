@@ -115,7 +115,7 @@ class SynthesisJob:
         device = self.environment.set_up()
         vocoder = load_vocoder(self.model, str(device), self.dtype)
         steps = vocoder.settings(synthesis_changes(self.steps)).steps
-        noise_mel(vocoder, 1, 1.0)  # the library behind it takes memory when it is first used
+        noise_mel(vocoder, 1, 1.0)  # its library takes memory when it is first used
         monitor = MemoryMonitor(device)
         mel = noise_mel(vocoder, self.batch, self.seconds)
         warm_up(vocoder, mel, steps)

@@ -115,7 +115,7 @@ def _generate(
                 with bar.external_write_mode():
                     click.echo(
                         f"{click.format_filename(clip.path)}  {clip.seconds:.2f} s, "
-                        f"made in {clip.synthesis_seconds:.2f} s, real-time factor {factor:.3f}"
+                        f"synthesised in {clip.synthesis_seconds:.2f} s, real-time factor {factor:.3f}"
                     )
     opt.report_failures(len(targets), len(targets) - len(pending), [])
 

@@ -139,7 +139,7 @@ def mel_convention(name: str) -> MelConfig:
     if base_name not in MEL_CONVENTIONS:
         raise ValueError(
             f"unknown mel convention {name!r}; choose from {', '.join(MEL_CONVENTIONS)}, "
-            "or put @ and another sample rate in Hz behind one of them"
+            "or append @ and another sample rate in Hz to one of them"
         )
     base = MEL_CONVENTIONS[base_name]
     if not at:

@@ -98,8 +98,8 @@ def open_recordings(config: DataConfig) -> tuple[list[Recording], list[Recording
     """Find the recordings of a run.
 
     Args:
-        config: Names a manifest or a folder for training, and perhaps for validation. Without the latter a share of the
-            former is held out, always the same files.
+        config: Names a manifest or a folder for training, and perhaps for validation. Without the latter a fraction
+            of the former is held out, always the same files.
 
     Returns:
         The recordings to train on and those to validate on.
@@ -114,7 +114,7 @@ def open_recordings(config: DataConfig) -> tuple[list[Recording], list[Recording
         if both:
             raise DataError(
                 f"{_some(sorted(both))} in both {config.train} and {config.valid}: validation would mean nothing. "
-                "Give other recordings, or leave out data.valid to have a share of data.train held out."
+                "Give other recordings, or leave out data.valid to hold out a fraction of data.train."
             )
         return train, valid
     source = Path(config.train)

@@ -22,7 +22,7 @@ from audiodiff.data.manifest import Recording
 from audiodiff.errors import DataError
 
 FULL_BAND = 0.45
-"""A recording that reaches up to this share of the sample rate counts as full band."""
+"""A recording that reaches up to this fraction of the sample rate counts as full band."""
 
 SPEEDS = 50
 """Different speeds between a halt and the recording's own: enough for the ear, few enough for filters to be kept."""
@@ -281,7 +281,7 @@ def fades(n_samples: int, n_there: Tensor, n_in: int, n_out: int) -> Tensor:
 
     Args:
         n_samples: Of a crop.
-        n_there: Where the fall ends; all behind is 0 if there is one `(batch,)`.
+        n_there: Where the fall ends; all after it is 0 if there is one `(batch,)`.
         n_in: Samples.
         n_out: Samples.
 

@@ -289,18 +289,18 @@ class BadRecordings:
     Args:
         path: Its file, which need not be there; what it lists already counts.
         n_recordings: How many recordings the run has.
-        max_share: Fraction of them that may be unreadable.
+        max_bad_fraction: Fraction of them that may be unreadable.
         write: Whether to write the list; the main process does.
 
     Attributes:
         reasons: File to reason.
     """
 
-    def __init__(self, path: Path, n_recordings: int, max_share: float, *, write: bool = True) -> None:
+    def __init__(self, path: Path, n_recordings: int, max_bad_fraction: float, *, write: bool = True) -> None:
         self.path = path
         self.reasons: dict[str, str] = {}
         self._n_recordings = n_recordings
-        self._max_share = max_share
+        self._max_bad_fraction = max_bad_fraction
         self._write = write
         lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
         for line in lines:
@@ -323,10 +323,10 @@ class BadRecordings:
         self._save()
         _LOG.warning("skipped from now on (%d so far): %s", len(self.reasons), failure.error)
         fraction = len(self.reasons) / self._n_recordings
-        if fraction > self._max_share:
+        if fraction > self._max_bad_fraction:
             raise DataError(
                 f"{len(self.reasons)} of {self._n_recordings} recordings ({fraction:.1%}) cannot be read; "
-                f"data.max_bad_fraction allows {self._max_share:.1%}, and {self.path} lists them. "
+                f"data.max_bad_fraction allows {self._max_bad_fraction:.1%}, and {self.path} lists them. "
                 "Repair or remove them, or allow more."
             )
 

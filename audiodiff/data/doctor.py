@@ -16,7 +16,7 @@ from audiodiff.data.parallel import parallel_map
 from audiodiff.data.splits import SPEAKERS_TO_SPLIT_BY
 from audiodiff.errors import AudioError
 
-CLIPPED_SHARE = 1e-4
+CLIPPED_FRACTION = 1e-4
 """Fraction of samples in flat tops from which a recording counts as clipped: a few in every second."""
 LARGE_DC = 0.01
 """Mean from which a recording has an offset: -40 dB of full scale."""
@@ -171,7 +171,7 @@ def _per_recording(examined: Sequence[Examined], crop_seconds: float) -> Iterato
         (
             "clipped",
             False,
-            lambda one: one.measured.clipped > CLIPPED_SHARE * one.measured.n_samples * one.measured.channels,
+            lambda one: one.measured.clipped > CLIPPED_FRACTION * one.measured.n_samples * one.measured.channels,
             "have cut-off peaks",
             "Take them from a quieter source, or remove them: what is made will crackle like them.",
         ),

@@ -32,9 +32,9 @@ _LOWEST = 3200.0
 _DROP = 15.0
 """dB; what a level must fall by within the width of an edge, for good. Music and voices decline over octaves."""
 _EDGE = 0.05
-"""Width of an edge, as a share of half the sample rate."""
+"""Width of an edge, as a fraction of half the sample rate."""
 _FULL = 0.95
-"""A band that reaches up to this share of half the sample rate ends where every anti-aliasing filter ends it."""
+"""A band that reaches up to this fraction of half the sample rate ends where every anti-aliasing filter ends it."""
 _SILENT = 10 * torch.tensor(2.0**-30 / 12).log10().item() - 6
 """dB; under the rounding noise of 16 bits there is no level to speak of: the density of white noise of LSB² / 12."""
 

@@ -1,7 +1,7 @@
 """The variational bound on the log-likelihood, term by term, and the loss that a learned variance is trained by.
 
 The terms are those of Ho et al. 2020, Eq. 5, for a process whose steps are equally wide in log-SNR: what is left of the
-signal where the process begins, a divergence for every step, and the decoder behind the last level. All are in nats.
+signal where the process begins, a divergence for every step, and the decoder after the last level. All are in nats.
 """
 
 from __future__ import annotations

@@ -197,7 +197,7 @@ def make_schedule(name: str, n_steps: int, *, log_snr_min: float, log_snr_max: f
 
     Args:
         name: A key of `SCHEDULES`.
-        n_steps: Number of network evaluations.
+        n_steps: Number of sampling steps.
         log_snr_min: Noise level of the first step.
         log_snr_max: Noise level of the last step.
 

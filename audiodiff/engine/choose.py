@@ -25,7 +25,7 @@ from audiodiff.networks.stft_diffwave import STFTDiffWave
 DTYPES: tuple[Dtype, ...] = get_args(Dtype)
 
 PLAIN_PIECE_SECONDS = 12.0
-"""Length of the pieces of a plain network: long against what it sees to either side, short against memory."""
+"""Length of the pieces of a plain network: long relative to its context, short enough to bound memory."""
 
 TILE_PER_THREAD, SMALLEST_TILE, LARGEST_TILE = 1024, 4096, 16384
 """Rows of a tile: enough to keep every thread busy, few enough for the cache."""
@@ -37,7 +37,7 @@ class Engine(Protocol):
     Attributes:
         dtype: Of the matrix products.
         largest_batch: How many clips go together at most; None for any number.
-        piece_frames: Length of the pieces it likes best, in frames.
+        piece_frames: Preferred length of the pieces, in frames.
         reach_frames: How far an output looks ahead, in frames; None for the whole signal.
         context_frames: Mel frames to either side that the encoded condition of a frame depends on.
         graphs: What runs whole reverse processes at once, or None where there is no such thing.
@@ -112,7 +112,7 @@ def make_engine(network: Network, config: ModelConfig, dtype: torch.dtype, devic
     if device.type == "cpu" and network.variance is None:
         if isinstance(network, STFTDiffWave) and network.stack.is_gated:
             return IncrementalEngine(network, config, dtype)
-        if isinstance(network, DiffWave) and network.stack.is_gated and not network.stack.is_causal:
+        if isinstance(network, DiffWave) and network.stack.is_gated and not network.stack.has_limited_look_ahead:
             return TiledEngine(network, config, dtype)
     if device.type == "cuda":
         fast = accelerated(network, dtype)

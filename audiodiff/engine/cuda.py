@@ -138,7 +138,7 @@ class FusedStack:
         tf32: Whether float32 products may round their operands to 10 bits.
 
     Attributes:
-        n_valid: One int32 on the device: the positions that count, those behind it being taken for zero padding; None
+        n_valid: One int32 on the device: the positions that count; those after them are treated as zero padding; None
             means all. It is read when kernels run, so a captured graph serves every length up to its own.
     """
 

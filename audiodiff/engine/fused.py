@@ -33,8 +33,8 @@ def why_not_fused(network: nn.Module, device: torch.device | str) -> str | None:
         return f"{type(network).__name__} has no fused form"
     if not network.stack.is_gated:
         return "its layers are not gated"
-    if network.stack.is_causal:
-        return "its layers look ahead less than behind"
+    if network.stack.has_limited_look_ahead:
+        return "its look-ahead is shorter than its look-back"
     if isinstance(network, STFTDiffWave) and network.branches:
         return "its branches have no fused form"
     if network.variance is not None:

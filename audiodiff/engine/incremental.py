@@ -139,8 +139,8 @@ class _LayerState:
         residual, skip = layer.output(gated_unit(y)).chunk(2, dim=2)
         done = _Rows((window[:, back : back + n] + residual) * SQRT_HALF, self._total.view(start, stop) + skip)
         self.done = stop
-        self._h.forget(stop)
-        self._total.forget(stop)
+        self._h.discard_before(stop)
+        self._total.discard_before(stop)
         return done
 
 
@@ -189,7 +189,7 @@ class _BranchState:
             return x[:, :0]
         output = branch.output(torch.relu(branch.skip(rows.total * len(self._layers) ** -0.5))).float()
         masked = apply_mask(self._spectra.view(start, stop), output)
-        self._spectra.forget(stop)
+        self._spectra.discard_before(stop)
         return self._synthesise(masked, last=last)
 
     def _analyse(self, x: Tensor) -> Tensor:
@@ -200,7 +200,7 @@ class _BranchState:
             return torch.zeros(len(x), 0, stft.n_bins, dtype=torch.complex64, device=x.device)
         low = first * stft.hop_length
         samples = self._samples.view(low, (self._n_frames - 1) * stft.hop_length + stft.n_fft)
-        self._samples.forget(self._n_frames * stft.hop_length)
+        self._samples.discard_before(self._n_frames * stft.hop_length)
         return stft.analyse(samples)
 
     def _synthesise(self, spectrum: Tensor, *, last: bool) -> Tensor:
@@ -244,12 +244,12 @@ class _NetworkState:
         condition = self._condition if self._condition.end else None
         for branch, y in zip(self._branches, self._y, strict=True):
             y.append(branch.push(x, condition, last=last))
-        self._condition.forget(min(branch.frames_done for branch in self._branches))
+        self._condition.discard_before(min(branch.frames_done for branch in self._branches))
         done = []
         while self._waiting and self._waiting[0][1] <= min(y.end for y in self._y):
             start, stop = self._waiting.popleft()
             total = torch.stack([y.view(start, stop) for y in self._y]).sum(0)
             done.append(self._sigma * self._x.view(start, stop) + self._alpha * total.unsqueeze(1))
             for window in (self._x, *self._y):
-                window.forget(stop)
+                window.discard_before(stop)
         return done

@@ -41,7 +41,7 @@ class _Source(Generic[T]):
 
     def reader(self) -> _Reader[T]:
         if self.n_pieces:
-            raise RuntimeError("a signal is being read already; a reader that comes now would miss its beginning")
+            raise RuntimeError("all readers must be created before reading starts")
         reader = _Reader(self)
         self._readers.append(weakref.ref(reader))
         return reader
@@ -92,8 +92,8 @@ class _Reader(Generic[T]):
 class Signal(Generic[T]):
     """One long signal as an iterator of pieces, read lazily; each `iter` is a reader of its own.
 
-    Pieces are tensors `(batch, channels, time)` where arithmetic is used. All readers must be made before the first
-    reads: so they are when the graph of a reverse process is built before its result is read.
+    Pieces are tensors `(batch, channels, time)` where arithmetic is used. All readers must be created before
+    reading starts: so they are when the graph of a reverse process is built before its result is read.
 
     Args:
         batches: Yields lists of consecutive pieces, empty ones where nothing has become complete.
@@ -162,7 +162,7 @@ class Window:
         dim: The axis of time.
 
     Attributes:
-        end: Index, in the whole, behind the last piece.
+        end: Index, in the whole, after the last piece.
     """
 
     def __init__(self, dim: int) -> None:
@@ -186,16 +186,16 @@ class Window:
         """Return [start, stop), a copy where it spans several pieces.
 
         Raises:
-            IndexError: If a part of it is forgotten, or not there yet.
+            IndexError: If a part of it has been discarded or has not been appended yet.
         """
         parts = [part for _, part in self.parts(start, stop)]
         if sum(part.shape[self._dim] for part in parts) != stop - start:
             raise IndexError(f"[{start}, {stop}) is not in the window, which ends at {self.end}")
         return parts[0] if len(parts) == 1 else torch.cat(parts, self._dim)
 
-    def forget(self, before: int) -> None:
-        """Let go of pieces that lie before an index entirely."""
-        while self._pieces and self._pieces[0][0] + self._pieces[0][1].shape[self._dim] <= before:
+    def discard_before(self, index: int) -> None:
+        """Discard the pieces that lie entirely before an index."""
+        while self._pieces and self._pieces[0][0] + self._pieces[0][1].shape[self._dim] <= index:
             self._pieces.popleft()
 
 
@@ -231,8 +231,8 @@ def with_halo(
             low, high = max(0, start - look_back), min(x.end, stop + look_ahead)
             condition = rows.view(low // samples_per_row, high // samples_per_row) if rows.end else None
             yield function(x.view(low, high), condition)[..., start - low : stop - low]
-            x.forget(stop - look_back)
-            rows.forget((stop - look_back) // samples_per_row)
+            x.discard_before(stop - look_back)
+            rows.discard_before((stop - look_back) // samples_per_row)
 
     for piece, condition in zip(signal, conditions, strict=True):
         waiting.append((x.end, x.end + piece.shape[2]))
@@ -301,7 +301,7 @@ class Stages(list[Stage]):
 
 
 WAITING = 2
-"""Pieces that may wait between two threads; who brings more waits, so that nobody runs ahead and fills the memory."""
+"""Maximum number of pieces queued between two threads (back-pressure)."""
 
 _END = object()
 _PATIENCE = 0.1

@@ -1,16 +1,16 @@
-"""DiffWave on a CPU, tile by tile through all layers, each layer a step behind the one before it.
+"""DiffWave on a CPU, tile by tile through all layers, each layer delayed against the one before it.
 
-A layer needs its input as far ahead as its dilation, so it runs that much behind the layer before it and keeps its
-last inputs: nothing is computed twice, a tile stays in the cache on its way through all layers, and memory does not
+A layer needs its input as far ahead as its dilation, so its output lags the layer before it by that much, and it keeps
+its last inputs: nothing is computed twice, a tile stays in the cache on its way through all layers, and memory does not
 grow with the signal. Three taps are one matrix product; the condition of all layers is computed once per utterance, not
 per step.
 
-Per position and layer of C channels that is 6 C^2 multiply-adds for the taps and 2 C^2 behind the gate, and once per
+Per position and layer of C channels that is 6 C^2 multiply-adds for the taps and 2 C^2 after the gate, and once per
 utterance 2 C n_mels for the condition. Constants are folded so that no pass over the rows is spent on them:
 
 - tanh(s) = 2 sigmoid(2 s) - 1, so one sigmoid serves gate and signal; the factors go into the weights around it.
 - The residual stream is kept without its biases, h = stored + offset; the offset, and the noise level, enter through
-  the bias of the taps. Where a tap lies outside the signal it must see zero, so there its share is taken back.
+  the bias of the taps. Where a tap lies outside the signal it must see zero: its contribution is subtracted.
 """
 
 from __future__ import annotations
@@ -176,7 +176,7 @@ class _LayerStream:
         self.done = 0
         reach, joining = packed.dilation, max(weights.tile, weights.delay)
         self.rows = RingBuffer(weights.channels, first=-reach, kept=2 * reach, joining=joining, dtype=dtype)
-        self.rows.append(reach).zero_()  # what lies before the signal
+        self.rows.append(reach).zero_()  # zeros before the signal
 
     def ready(self, length: int | None) -> int:
         """Return up to which position the inputs that have come allow to compute."""
@@ -209,9 +209,9 @@ class _LayerStream:
         return torch.mul(gates[:, :channels], gates[:, channels:].sub_(0.5), out=gated)
 
     def finish(self, stop: int) -> None:
-        """Note that the rows before `stop` are done, and forget the inputs that no later row needs."""
+        """Note that the rows before `stop` are done, and discard the inputs that no later row needs."""
         self.done = stop
-        self.rows.forget(stop - self.packed.dilation)
+        self.rows.discard_before(stop - self.packed.dilation)
 
 
 class _NetworkState:
@@ -258,7 +258,7 @@ class _NetworkState:
         while self._waiting and self._waiting[0][1] <= self._predicted.end:
             start, stop = self._waiting.popleft()
             done.append(self._predicted.view(start, stop))
-            self._predicted.forget(stop)
+            self._predicted.discard_before(stop)
         return done
 
     def _enter(self, patches: Tensor) -> None:
@@ -271,7 +271,7 @@ class _NetworkState:
         """Take every layer as far as its inputs allow; `length` ends the signal."""
         for index, layer in enumerate(self._layers):
             if length is not None:
-                layer.rows.append(layer.packed.dilation).zero_()  # what lies behind the signal
+                layer.rows.append(layer.packed.dilation).zero_()  # zeros after the signal
             start, stop = layer.done, layer.ready(length)
             if stop > start:
                 self._run(index, start, stop, length)
@@ -301,12 +301,12 @@ class _NetworkState:
         torch.addmm(self._weights.skip[1], self._skips[start:stop], self._weights.skip[0], out=hidden).relu_()
         output = torch.addmm(self._weights.output[1], hidden, self._weights.output[0])
         self._predicted.append(output.float().reshape(1, 1, -1))
-        self._skips.forget(stop)
-        self._condition.forget(stop)
+        self._skips.discard_before(stop)
+        self._condition.discard_before(stop)
 
 
 class RingBuffer:
-    """Rows addressed by their index in an endless sequence; old ones are forgotten, new ones join at the end.
+    """Rows addressed by their index in an endless sequence; old ones are discarded, new ones are appended.
 
     Args:
         width: Columns.
@@ -331,9 +331,9 @@ class RingBuffer:
         self.end += count
         return self[self.end - count : self.end]
 
-    def forget(self, before: int) -> None:
-        """Let go of rows before an index."""
-        self.start = max(self.start, min(before, self.end))
+    def discard_before(self, index: int) -> None:
+        """Discard the rows before an index."""
+        self.start = max(self.start, min(index, self.end))
 
     def __getitem__(self, indices: slice) -> Tensor:
         return self._store[indices.start - self._origin : indices.stop - self._origin]

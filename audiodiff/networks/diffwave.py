@@ -85,8 +85,8 @@ class DilatedStack(Stack):
         look_ahead: Positions that all layers together look ahead; None for taps on both sides.
 
     Attributes:
-        receptive_field: Positions before an output that it depends on; as many behind it, without `look_ahead`.
-        look_ahead: Positions behind an output that it depends on.
+        receptive_field: Positions before each output that it depends on (and as many after it if `look_ahead` is None).
+        look_ahead: Future positions each output depends on.
     """
 
     def __init__(
@@ -112,22 +112,22 @@ class DilatedStack(Stack):
 
     @property
     def is_gated(self) -> bool:
-        """Whether all layers have the gated unit, which is all that fast engines compute."""
+        """Whether all layers use the gated unit, the only one that the fast engines support."""
         return all(layer.radial is None for layer in self.layers)
 
     @property
-    def is_causal(self) -> bool:
-        """Whether layers look ahead less than behind, which fast engines do not compute."""
+    def has_limited_look_ahead(self) -> bool:
+        """Whether look-ahead is shorter than look-back; the fast engines support only symmetric networks."""
         return self.look_ahead < self.receptive_field
 
     def gated_layers(self) -> list[ResidualLayer]:
-        """List the layers for an engine that computes the gated unit.
+        """List the layers for an engine that supports the gated unit only.
 
         Raises:
-            TypeError: If they have another.
+            TypeError: If any layer does not use the gated unit.
         """
         if not self.is_gated:
-            raise TypeError("this engine computes gated layers, the network has others; run the network as it is")
+            raise TypeError("this engine supports gated layers only; use the network without an engine")
         return [layer for layer in self.layers if isinstance(layer, ResidualLayer)]
 
     def forward(self, h: Tensor, embedding: Tensor, condition: Tensor | None) -> Tensor:
@@ -149,7 +149,7 @@ class DilatedStack(Stack):
 
 
 class DilatedNetwork(ConditionedNetwork):
-    """Input projection, residual layers, output head; subclasses bring features of the signal and take the output.
+    """Input projection, residual layers, output head; subclasses map the signal to input features and features back.
 
     Args:
         config: The model; its network, diffusion range and conditions are used.
@@ -180,7 +180,7 @@ class DilatedNetwork(ConditionedNetwork):
             self.variance = zero_projection(network.channels, n_samples)
 
     def _transform(self, features: Tensor, embedding: Tensor, condition: Tensor | None) -> Tensor:
-        """Map features `(batch, positions, n_inputs)` to `(batch, positions, n_outputs)`, the variance behind."""
+        """Map features `(batch, positions, n_inputs)` to `(batch, positions, n_outputs)`, followed by the variance."""
         h = torch.relu(self.input(features))
         h = torch.relu(self.skip(self.stack(h, embedding, condition)))
         output: Tensor = self.output(h)
@@ -224,8 +224,8 @@ class DiffWave(DilatedNetwork):
             global_condition: What `embed` returned of global conditions `(batch, width)`; None means none of them.
 
         Returns:
-            The prediction, of the shape of `x`, in float32; with a learned variance `(batch, 2, time)`, the variance
-            behind it.
+            The prediction, of the shape of `x`, in float32; with a learned variance `(batch, 2, time)`, followed
+            by the variance.
 
         Raises:
             TypeError: If there is a condition that the network was built without.

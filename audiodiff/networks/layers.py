@@ -132,7 +132,7 @@ class AdaptiveRMSNorm(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """Two convolutions of kernel size 3 behind an adaptive norm.
+    """Two convolutions of kernel size 3 after an adaptive norm.
 
     Args:
         channels: Width of the residual stream.

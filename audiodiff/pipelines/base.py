@@ -104,14 +104,14 @@ class Piece(NamedTuple):
         n_samples: Its length.
         estimate: An estimate of the whitened signal to start from `(batch, 1, n_samples)`; None to start from noise.
         mel: The mel of the piece and its surroundings `(batch, n_mels, n_frames)`, or None.
-        frames: First and end of the frames of the mel that are the piece's own.
+        frame_range: First and end of the frames of the mel that are the piece's own.
     """
 
     start: int
     n_samples: int
     estimate: Tensor | None = None
     mel: Tensor | None = None
-    frames: tuple[int, int] = (0, 0)
+    frame_range: tuple[int, int] = (0, 0)
 
 
 class Pipeline:
@@ -271,7 +271,7 @@ class Pipeline:
         predict = self.guided(partial(self._engine_predictor, condition), global_condition, settings)
         return self._sample(predict, x, noise, settings, on_step)
 
-    def _sample_pieces(
+    def _sample_in_pieces(
         self,
         pieces: Signal[Piece],
         seeds: Sequence[int],
@@ -319,17 +319,17 @@ class Pipeline:
         """Prepare the condition of a piece."""
         if piece.mel is None:
             return None
-        (start, stop), context = piece.frames, self.engine.context_frames
+        (start, stop), context = piece.frame_range, self.engine.context_frames
         low = max(0, start - context)
         return self.engine.encode(piece.mel[..., low : stop + context], start - low, stop - low)
 
     def _is_whole(self, n_frames: int, settings: SynthesisConfig, chunk: int | None = None) -> bool:
-        """Return whether a signal is made in one piece: it is short, or the network or its guidance need all of it.
+        """Return whether a signal is processed whole: it is short, or the network or its guidance need all of it.
 
         Args:
             n_frames: Its length.
             settings: The reverse process.
-            chunk: Longest piece that the caller wants, in frames; None is any.
+            chunk: Longest stretch that the caller wants at once, in frames; None is any.
         """
         rescaled = settings.guidance != 1 and settings.guidance_rescale > 0  # to the deviation of the whole clip
         if rescaled or self.engine.reach_frames is None:

@@ -40,7 +40,9 @@ class Generator(Pipeline):
     def __init__(self, network: Network, config: ModelConfig, dtype: Dtype = "auto") -> None:
         super().__init__(network, config, dtype)
         if config.mel is not None:
-            raise ModelError("this model needs a mel spectrogram, so it cannot generate from nothing. Use Vocoder.")
+            raise ModelError(
+                "this model is a vocoder and needs a mel spectrogram. Use `audiodiff vocode` (Vocoder in Python)."
+            )
         self._whitening = Whitening(config.whitening, None).to(self.device)
 
     @classmethod
@@ -116,7 +118,7 @@ class Generator(Pipeline):
         pieces = Signal(
             [Piece(first * hop_length, min(size, n_frames - first) * hop_length)] for first in range(0, n_frames, size)
         )
-        sampled = self._sample_pieces(
+        sampled = self._sample_in_pieces(
             pieces, seeds, settings, global_condition=global_condition, on_step=on_step, in_threads=True
         )
         return torch.cat(list(sampled), dim=-1)

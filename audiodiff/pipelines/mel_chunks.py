@@ -41,35 +41,37 @@ def aligned(mels: Iterable[Tensor], config: MelConfig) -> Iterator[Tensor]:
         align_to_hops(waiting, config)  # refuses it
 
 
-def chunks(mels: Iterable[Tensor], window: Window, length: int, ahead: int, behind: int) -> Iterator[tuple[int, int]]:
+def chunks(
+    mels: Iterable[Tensor], window: Window, length: int, look_ahead: int, look_back: int
+) -> Iterator[tuple[int, int]]:
     """Fill a window with mels and say when a chunk can be made.
 
     Args:
         mels: Pieces `(batch, n_mels, n_frames)`.
-        window: Where they go; it keeps what chunks still to come can see.
+        window: Where they go; it keeps what later chunks depend on.
         length: Of a chunk, in frames; the last one may be shorter.
-        ahead: How many frames after it a chunk can see, at least 1.
-        behind: How many before it.
+        look_ahead: How many frames after it a chunk depends on, at least 1.
+        look_back: How many before it.
 
     Yields:
-        First frame and end of each chunk as soon as all that it can see is in the window.
+        First frame and end of each chunk as soon as all frames that it depends on are in the window.
     """
     start = 0
     for mel in mels:
         window.append(mel)
-        while start + length + ahead <= window.end:  # so there is more to come behind this chunk
+        while start + length + look_ahead <= window.end:  # so more frames come after this chunk
             yield start, start + length
             start += length
-            window.forget(start - behind)
+            window.discard_before(start - look_back)
     while start < window.end:
         stop = min(start + length, window.end)
         yield start, stop
         start = stop
-        window.forget(start - behind)
+        window.discard_before(start - look_back)
 
 
-def frames_behind(chunk: int, piece: int, look: int, reaches: Sequence[int]) -> int:
-    """Return how many frames a sample comes out behind the arrival of its mel at most.
+def latency_frames(chunk: int, piece: int, look: int, reaches: Sequence[int]) -> int:
+    """Return the longest time from the arrival of a mel frame to its samples, in frames.
 
     Args:
         chunk: Length of a chunk, in frames; a chunk begins when the mel has arrived up to its end and its look-ahead.

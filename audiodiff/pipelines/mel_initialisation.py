@@ -98,7 +98,7 @@ class MelEstimates:
             audio = waveform_from_mel(mel, self._noise(mel, start), self._spectrogram, iterations=iterations)
         else:
             self._integrate(mel[..., self._n_read - start :], last=last)
-            self._spectra.forget(start)
+            self._spectra.discard_before(start)
             spectrum = self._spectra.view(start, self._spectra.end)
             audio = consistent_waveform(spectrum, self._stft, iterations=iterations)
         return self._whitening.whiten(audio, mel[..., : audio.shape[-1] // self._hop_length])

@@ -123,7 +123,7 @@ def repair(
     audio = _recording(audio)
     known = _know(pipeline, audio.to(pipeline.device, torch.float32), degradation, config.start)
     conditions = make_conditions(pipeline.config, pipeline.device, label=label, speaker=speaker, vector=vector)
-    condition = None if known.frames is None else pipeline.network.encode(known.frames)
+    condition = None if known.mel is None else pipeline.network.encode(known.mel)
     global_condition = pipeline.network.embed(conditions)
     predict = pipeline.guided(partial(pipeline.plain_predictor, condition), global_condition, settings)
     if config.dps_strength > 0:
@@ -175,7 +175,7 @@ class _Known:
         padding: Zeros that the signal has after it, to fill a hop.
         estimate: The whitened signal to start from.
         whitening: The model's.
-        frames: The completed mel `(channels, n_mels, n_frames)`, or None for a model without.
+        mel: The completed mel `(channels, n_mels, n_frames)`, or None for a model without.
     """
 
     degradation: Degradation
@@ -184,15 +184,15 @@ class _Known:
     padding: int
     estimate: Tensor
     whitening: Whitening
-    frames: Tensor | None
+    mel: Tensor | None
 
     def audio(self, signal: Tensor) -> Tensor:
         """Colour a signal, and leave the padding out: `(channels, time)`."""
-        return self.whitening.colour(signal, self.frames)[:, 0, : self.degraded.shape[-1]]
+        return self.whitening.colour(signal, self.mel)[:, 0, : self.degraded.shape[-1]]
 
     def signal(self, audio: Tensor) -> Tensor:
         """Pad audio `(channels, time)` and whiten it."""
-        return self.whitening.whiten(self._padded(audio), self.frames)
+        return self.whitening.whiten(self._padded(audio), self.mel)
 
     def _padded(self, audio: Tensor) -> Tensor:
         return functional.pad(audio.unsqueeze(1), (0, self.padding))
@@ -202,7 +202,7 @@ class _Known:
 
         def shrink(difference: Tensor, noise: float) -> Tensor:
             kept = self.whitening.shrink(
-                self._padded(difference), self.frames, signal_deviation=deviation, noise_deviation=noise
+                self._padded(difference), self.mel, signal_deviation=deviation, noise_deviation=noise
             )
             return kept[:, 0, : difference.shape[-1]]
 
@@ -220,17 +220,17 @@ def _know(pipeline: Vocoder | Generator, audio: Tensor, degradation: Degradation
     if isinstance(pipeline, Generator):
         if start == "griffin-lim":
             raise ConfigError("start 'griffin-lim' needs a mel, which this model has not; use 'baseline' or 'noise'.")
-        whitening, frames = Whitening(pipeline.config.whitening, None).to(audio.device), None
+        whitening, mel = Whitening(pipeline.config.whitening, None).to(audio.device), None
     else:
         whitening, spectrogram = pipeline.whitening, pipeline.spectrogram
-        frames = align_to_hops(pipeline.mel(baseline), pipeline.mel_config)
-        frames = degradation.mel(frames, spectrogram, _mel_statistics(pipeline))
+        mel = align_to_hops(pipeline.mel(baseline), pipeline.mel_config)
+        mel = degradation.mel(mel, spectrogram, _mel_statistics(pipeline))
         if start == "griffin-lim":
             rounds = pipeline.config.synthesis.griffin_lim_iterations
             phases = functional.pad(baseline, (0, padding)).unsqueeze(1)
-            guess = waveform_from_mel(frames, phases, spectrogram, iterations=rounds)[:, 0, : audio.shape[-1]]
+            guess = waveform_from_mel(mel, phases, spectrogram, iterations=rounds)[:, 0, : audio.shape[-1]]
             begin = degradation.fit(guess, audio, baseline, ignore)
-    known = _Known(degradation, audio, baseline, padding, begin, whitening, frames)
+    known = _Known(degradation, audio, baseline, padding, begin, whitening, mel)
     return replace(known, estimate=known.signal(begin))
 
 

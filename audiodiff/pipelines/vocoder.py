@@ -28,11 +28,11 @@ from audiodiff.networks import Network
 from audiodiff.networks.base import isolated
 from audiodiff.networks.conditioning import make_conditions
 from audiodiff.pipelines.base import Piece, Pipeline, SynthesisChanges
-from audiodiff.pipelines.mel_chunks import aligned, chunks, frames_behind
+from audiodiff.pipelines.mel_chunks import aligned, chunks, latency_frames
 from audiodiff.pipelines.mel_initialisation import WHITENING_REACH, MelInitialisation
 
 CHUNK_SECONDS = 12.0
-"""Length of the chunks of a whole mel: long against what Griffin-Lim sees to either side, short against memory."""
+"""Chunk length for long mels: long relative to the context of the estimate, short enough to bound memory."""
 
 
 class Vocoder(Pipeline):
@@ -57,7 +57,7 @@ class Vocoder(Pipeline):
     def __init__(self, network: Network, config: ModelConfig, dtype: Dtype = "auto") -> None:
         super().__init__(network, config, dtype)
         if config.mel is None:
-            raise ModelError("this model takes no mel spectrogram, so it cannot vocode. Use Generator.")
+            raise ModelError("this model is not a vocoder. Use `audiodiff generate` (Generator in Python).")
         self.mel_config = config.mel
         self.spectrogram = MelSpectrogram(config.mel).to(self.device)
         self.whitening = Whitening(config.whitening, config.mel).to(self.device)
@@ -97,13 +97,13 @@ class Vocoder(Pipeline):
         return vocoder
 
     def told(self, *, label: str | None = None, speaker: str | None = None, vector: ArrayLike | None = None) -> Vocoder:
-        """Call `with_conditions`, which this was before (deprecated)."""
+        """Return `with_conditions` of the same arguments (deprecated alias)."""
         warnings.warn("Vocoder.told is now Vocoder.with_conditions.", DeprecationWarning, stacklevel=2)
         return self.with_conditions(label=label, speaker=speaker, vector=vector)
 
     @isolated("as they are")
     def mel(self, audio: ArrayLike) -> Tensor:
-        """Compute the mel spectrogram that this model wants; the audio is padded with zeros to whole hops.
+        """Compute the mel spectrogram expected by this model; the audio is padded with zeros to whole hops.
 
         Args:
             audio: Waveforms `(..., time)` at `sample_rate`.
@@ -135,9 +135,9 @@ class Vocoder(Pipeline):
         Args:
             mel: Mel spectrograms `(..., n_mels, frames)` of this model's convention.
             seed: One seed for every waveform, or one for each. A waveform depends on its mel and seed alone.
-            chunk_seconds: Length of the chunks that long audio is made in; it changes memory and speed, not the result.
+            chunk_seconds: Length of the chunks of long audio; it changes memory and speed, not the result.
             on_step: Called with (step, x) after every step of every piece of the whitened signals.
-            **changes: What is to differ from the model's own `SynthesisConfig`, for example `steps=12`. Another start
+            **changes: Overrides of the model's `SynthesisConfig`, for example `steps=12`. Another start
                 begins at the lowest trained noise level, unless `start_log_snr` says otherwise.
 
         Returns:
@@ -149,37 +149,37 @@ class Vocoder(Pipeline):
         """
         mel = check_mel(mel, self.mel_config)
         settings = self.settings(changes)
-        frames = align_to_hops(mel.reshape(-1, *mel.shape[-2:]), self.mel_config)
-        seeds = self._seeds(seed, len(frames))
+        mels = align_to_hops(mel.reshape(-1, *mel.shape[-2:]), self.mel_config)
+        seeds, n_frames = self._seeds(seed, len(mels)), mels.shape[-1]
         chunk = self._chunk_frames(CHUNK_SECONDS if chunk_seconds is None else chunk_seconds)
-        if chunk_seconds is None and frames.shape[-1] <= 2 * chunk:
-            chunk = frames.shape[-1]
-        batch = self.engine.largest_batch or len(frames)
-        audio = torch.empty(len(frames), frames.shape[-1] * self.mel_config.hop_length, device=self.device)
-        for first in range(0, len(frames), batch):
+        if chunk_seconds is None and n_frames <= 2 * chunk:
+            chunk = n_frames
+        batch = self.engine.largest_batch or len(mels)
+        audio = torch.empty(len(mels), n_frames * self.mel_config.hop_length, device=self.device)
+        for first in range(0, len(mels), batch):
             group, at = slice(first, first + batch), 0
-            for piece in self._audio(frames[group], seeds[group], settings, chunk, on_step):
+            for piece in self._audio(mels[group], seeds[group], settings, chunk, on_step):
                 audio[group, at : at + piece.shape[-1]] = piece[:, 0]
                 at += piece.shape[-1]
         return audio.reshape(*mel.shape[:-2], -1)
 
     def _audio(
-        self, frames: Tensor, seeds: Sequence[int], settings: SynthesisConfig, chunk: int, on_step: StepCallback | None
+        self, mel: Tensor, seeds: Sequence[int], settings: SynthesisConfig, chunk: int, on_step: StepCallback | None
     ) -> Iterator[Tensor]:
-        """Yield waveforms `(batch, 1, time)` of mel frames: in one piece where that can be, or in consecutive ones."""
-        n_frames = frames.shape[-1]
+        """Yield waveforms `(batch, 1, time)` of an aligned mel: whole where possible, or in consecutive pieces."""
+        n_frames = mel.shape[-1]
         if not self._is_whole(n_frames, settings, chunk):
-            yield from self._audio_in_pieces([frames], seeds, settings, chunk, on_step, in_threads=True)
+            yield from self._audio_in_pieces([mel], seeds, settings, chunk, on_step, in_threads=True)
             return
-        frames = frames.to(self.device, torch.float32)
-
-        def sample(x: Tensor, noise: NoiseSource) -> Tensor:
-            condition, global_condition = self.engine.encode(frames, 0, n_frames), self._expanded_condition(len(frames))
-            return self._sample_whole(
-                x, noise, settings, condition=condition, global_condition=global_condition, on_step=on_step
-            )
-
-        yield self._audio_whole(frames, seeds, settings, sample)
+        mel = mel.to(self.device, torch.float32)
+        sample = partial(
+            self._sample_whole,
+            settings=settings,
+            condition=self.engine.encode(mel, 0, n_frames),
+            global_condition=self._expanded_condition(len(mel)),
+            on_step=on_step,
+        )
+        yield self._audio_whole(mel, seeds, settings, sample)
 
     @isolated("inference")
     def stream(
@@ -191,7 +191,7 @@ class Vocoder(Pipeline):
         on_step: StepCallback | None = None,
         **changes: Unpack[SynthesisChanges],
     ) -> Iterator[Tensor]:
-        """Synthesise while mel frames still arrive; `latency` says how far the audio is behind.
+        """Synthesise while mel frames still arrive; `latency` returns the delay.
 
         Args:
             mels: Consecutive pieces of a mel spectrogram `(n_mels, frames)`, of any lengths.
@@ -217,26 +217,27 @@ class Vocoder(Pipeline):
                     raise MelError(f"mel has shape {tuple(mel.shape)}; a stream takes (n_mels, frames), one waveform.")
                 yield mel.unsqueeze(0)
 
-        frames = aligned(checked(), self.mel_config)
-        for piece in self._audio_in_pieces(frames, self._seeds(seed, 1), settings, chunk, on_step, in_threads=False):
+        consecutive = aligned(checked(), self.mel_config)
+        seeds = self._seeds(seed, 1)
+        for piece in self._audio_in_pieces(consecutive, seeds, settings, chunk, on_step, in_threads=False):
             yield piece[0, 0]
 
     def latency(self, chunk_seconds: float = 0.5, **changes: Unpack[SynthesisChanges]) -> float:
-        """Return how far the audio of `stream` is behind the mel at most, in seconds of audio, without computing time.
+        """Return the algorithmic latency of `stream` in seconds of audio, computation excluded.
 
-        A sample comes out when its chunk is complete and the mel has arrived as far ahead as the estimate, the network
-        calls (one behind the other) and the colouring look.
+        It is the chunk length plus the look-ahead of the estimate, of each network call and of the colouring.
         """
         settings, chunk = self.settings(changes), self._chunk_frames(chunk_seconds)
         reaches = [self._reach()] * self.network_calls(settings) + [WHITENING_REACH]
-        frames = frames_behind(chunk, self.engine.piece_frames, self._look_ahead(settings), reaches)
-        frames += self.mel_config.centre == "frame" and self.mel_config.pairing == "midpoint"
-        return frames * self.mel_config.hop_length / self.sample_rate
+        n_frames = latency_frames(chunk, self.engine.piece_frames, self._look_ahead(settings), reaches)
+        if self.mel_config.centre == "frame" and self.mel_config.pairing == "midpoint":
+            n_frames += 1
+        return n_frames * self.mel_config.hop_length / self.sample_rate
 
     @isolated("as they are")
     def synthesise(
         self,
-        frames: Tensor,
+        mel: Tensor,
         seeds: Sequence[int],
         *,
         settings: SynthesisConfig | None = None,
@@ -246,32 +247,32 @@ class Vocoder(Pipeline):
         """Do what a call does with the plain network on the whole signal; differentiable, so that training can use it.
 
         Args:
-            frames: Mels with one frame per hop `(batch, n_mels, n_frames)`.
+            mel: Mels with one frame per hop `(batch, n_mels, n_frames)`.
             seeds: One for each waveform.
             settings: The reverse process; None is the model's own.
-            predictor: The network with its conditions bound; None binds this model's to `frames`.
+            predictor: The network with its conditions bound; None binds this model's to `mel`.
             on_step: Called with (step, whitened signal) after every step.
 
         Returns:
             Waveforms `(batch, 1, n_frames * hop_length)`.
         """
         settings = settings or self.config.synthesis
-        predictor = predictor or self.plain_predictor(self.network.encode(frames), self._global_condition)
+        predictor = predictor or self.plain_predictor(self.network.encode(mel), self._global_condition)
         sample = partial(self._sample, predictor, settings=settings, on_step=on_step)
-        return self._audio_whole(frames, seeds, settings, sample)
+        return self._audio_whole(mel, seeds, settings, sample)
 
     def _audio_whole(
         self,
-        frames: Tensor,
+        mel: Tensor,
         seeds: Sequence[int],
         settings: SynthesisConfig,
         sample: Callable[[Tensor, NoiseSource], Tensor],
     ) -> Tensor:
-        """Return waveforms `(batch, 1, time)`, made in one piece: estimate, reverse process (`sample`), colouring."""
-        noise = self._noise(seeds, frames.shape[-1] * self.mel_config.hop_length)
-        estimate = self.initialisation.estimate(frames, seeds, settings)
+        """Return waveforms `(batch, 1, time)`, each as a whole: estimate, reverse process (`sample`), colouring."""
+        noise = self._noise(seeds, mel.shape[-1] * self.mel_config.hop_length)
+        estimate = self.initialisation.estimate(mel, seeds, settings)
         signal = sample(self._noisy(estimate, noise(0), settings), noise)
-        return self.whitening.colour(signal, frames)
+        return self.whitening.colour(signal, mel)
 
     def _audio_in_pieces(
         self,
@@ -286,8 +287,8 @@ class Vocoder(Pipeline):
         """Yield consecutive pieces `(batch, 1, time)` of the waveforms, from pieces of the aligned mel."""
         hop_length = self.mel_config.hop_length
         pieces = Signal(self._pieces(mels, seeds, settings, chunk))
-        own_frames = pieces.map(lambda piece: cast(Tensor, piece.mel)[..., slice(*piece.frames)].mT)
-        signals = self._sample_pieces(
+        own_rows = pieces.map(lambda piece: cast(Tensor, piece.mel)[..., slice(*piece.frame_range)].mT)
+        signals = self._sample_in_pieces(
             pieces,
             seeds,
             settings,
@@ -296,35 +297,36 @@ class Vocoder(Pipeline):
             in_threads=in_threads,
         )
 
-        def colour(signal: Tensor, frames: Tensor | None) -> Tensor:
-            return self.whitening.colour(signal, None if frames is None else frames.mT)
+        def colour(signal: Tensor, rows: Tensor | None) -> Tensor:
+            return self.whitening.colour(signal, None if rows is None else rows.mT)
 
         reach = {"look_back": WHITENING_REACH * hop_length, "look_ahead": WHITENING_REACH * hop_length}
-        for batch in with_halo(colour, signals, iter(own_frames), **reach, samples_per_row=hop_length):
+        for batch in with_halo(colour, signals, iter(own_rows), **reach, samples_per_row=hop_length):
             yield from batch
 
     def _pieces(
         self, mels: Iterable[Tensor], seeds: Sequence[int], settings: SynthesisConfig, chunk: int
     ) -> Iterator[list[Piece]]:
         """Yield the pieces of one chunk after the other, each with what its samples depend on."""
-        hop_length, ahead, window = self.mel_config.hop_length, self._look_ahead(settings), Window(dim=2)
-        behind = max(ahead, self.engine.context_frames)
+        hop_length, look_ahead, window = self.mel_config.hop_length, self._look_ahead(settings), Window(dim=2)
+        look_back = max(look_ahead, self.engine.context_frames)
         estimates = self.initialisation.estimates(seeds, settings)
-        for start, stop in chunks((mel.to(self.device, torch.float32) for mel in mels), window, chunk, ahead, behind):
-            low, high = max(0, start - behind), min(window.end, stop + ahead)
+        mels = (mel.to(self.device, torch.float32) for mel in mels)
+        for start, stop in chunks(mels, window, chunk, look_ahead, look_back):
+            low, high = max(0, start - look_back), min(window.end, stop + look_ahead)
             mel = window.view(low, high)
-            estimate = estimates.next(mel, low, last=stop + ahead > window.end)
+            estimate = estimates.next(mel, low, last=stop + look_ahead > window.end)
             pieces = []
             for first in range(start, stop, self.engine.piece_frames):
-                frames = first - low, min(first + self.engine.piece_frames, stop) - low
-                samples = slice(frames[0] * hop_length, frames[1] * hop_length)
+                frame_range = first - low, min(first + self.engine.piece_frames, stop) - low
+                samples = slice(frame_range[0] * hop_length, frame_range[1] * hop_length)
                 part = None if estimate is None else estimate[..., samples]
-                pieces.append(Piece(first * hop_length, samples.stop - samples.start, part, mel, frames))
+                pieces.append(Piece(first * hop_length, samples.stop - samples.start, part, mel, frame_range))
             yield pieces
 
-    def colour(self, signal: Tensor, frames: Tensor) -> Tensor:
+    def colour(self, signal: Tensor, mel: Tensor) -> Tensor:
         """Undo the whitening of signals `(batch, 1, time)` by their mels `(batch, n_mels, n_frames)`."""
-        return self.whitening.colour(signal, frames)
+        return self.whitening.colour(signal, mel)
 
     def _reach(self) -> int:
         """Return how many frames an output of the network looks ahead, or refuse a network that sees the whole mel."""
@@ -343,11 +345,11 @@ class Vocoder(Pipeline):
 
     def _chunk_frames(self, seconds: float) -> int:
         seconds = SECONDS.check("chunk_seconds", seconds)
-        frames = round(seconds * self.sample_rate / self.mel_config.hop_length)
-        if frames < 1:
+        n_frames = round(seconds * self.sample_rate / self.mel_config.hop_length)
+        if n_frames < 1:
             shortest = self.mel_config.hop_length / self.sample_rate
             raise ConfigError(f"chunk_seconds is {seconds}; it must be at least a hop, {shortest:.4f} seconds.")
-        return frames
+        return n_frames
 
     def _seeds(self, seed: int | Sequence[int], count: int) -> list[int]:
         try:

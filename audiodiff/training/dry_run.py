@@ -32,7 +32,7 @@ class Cost:
     Attributes:
         parameters: Of the network.
         trained_parameters: How many the optimiser moves; `training.trained` may leave most as they are.
-        operations_per_second: Floating-point operations of one network call, per second of audio; a multiplication and
+        flops_per_second: Floating-point operations of one network call, per second of audio; a multiplication and
             an addition count as two, as `torch.utils.flop_counter` counts them.
         memory: Bytes at the peak of a step: on a GPU measured, elsewhere weights, average, gradient, optimiser and what
             the backward pass needs of the forward pass.
@@ -47,7 +47,7 @@ class Cost:
 
     parameters: int
     trained_parameters: int
-    operations_per_second: float
+    flops_per_second: float
     memory: int
     step_seconds: float
     waiting_fraction: float
@@ -74,7 +74,7 @@ def measure_cost(config: RunConfig) -> Cost:
         stream = open_corpus(config, distributed.device).training
         state = initialise(config, stream, distributed)
         step_seconds, waiting_fraction, saved, peak = _measure_steps(state, config, stream)
-        operations = _count_operations(state, stream)
+        flops = _count_flops(state, stream)
     weights = _bytes(state.ema.state_dict())
     stored = _bytes(state.state_dict())
     trained = [parameter for parameter in state.network.parameters() if parameter.requires_grad]
@@ -85,7 +85,7 @@ def measure_cost(config: RunConfig) -> Cost:
     return Cost(
         parameters=sum(parameter.numel() for parameter in state.ema.parameters()),
         trained_parameters=sum(parameter.numel() for parameter in trained),
-        operations_per_second=operations / crop_seconds,
+        flops_per_second=flops / crop_seconds,
         memory=peak or weights + stored + gradient + saved,
         step_seconds=step_seconds,
         waiting_fraction=waiting_fraction,
@@ -139,7 +139,7 @@ def _counting_saved() -> Iterator[list[int]]:
         yield total
 
 
-def _count_operations(state: TrainState, stream: CropStream) -> int:
+def _count_flops(state: TrainState, stream: CropStream) -> int:
     """Return the floating-point operations of one network call on one crop, its condition included."""
     batch = next(stream.batches(0, 1))
     prepared = state.objective.prepare(batch)
@@ -163,7 +163,7 @@ def format_cost(cost: Cost) -> list[str]:
     epoch = cost.epoch_steps * cost.step_seconds
     return [
         f"parameters            {cost.parameters / 1e6:.2f} M, {cost.trained_parameters / 1e6:.2f} M trained",
-        f"operations            {cost.operations_per_second / 1e9:.2f} GFLOP per second of audio and network call",
+        f"FLOPs                 {cost.flops_per_second / 1e9:.2f} GFLOP per second of audio and network call",
         f"memory                {_size(cost.memory)}",
         f"step                  {cost.step_seconds:.3f} s; {cost.waiting_fraction:.1%} of the time waits for data",
         f"epoch                 {math.ceil(cost.epoch_steps)} steps, {_duration(epoch)}",

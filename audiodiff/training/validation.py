@@ -40,7 +40,7 @@ STEPS_EVALUATED = 32
 """Steps of the process at which a clip is looked at; they stand for all."""
 
 LEAST_VARIANCE_FRACTION = 1e-3
-"""Smallest learned variance of the clean signal behind the last level, in units of what the noise there leaves open."""
+"""Smallest learned variance of the clean signal after the last level, relative to that of its posterior there."""
 
 _TO_BITS = 1 / math.log(2)
 

@@ -40,7 +40,7 @@ def test_clips_are_named_after_label_and_seed(generate):
     assert sorted(path.name for path in Path("out").iterdir()) == names
     lines = result.stdout.splitlines()
     for line, name in zip(lines, names, strict=True):
-        assert re.fullmatch(rf"out/{name}  0\.50 s, made in \d+\.\d\d s, real-time factor \d+\.\d\d\d", line)
+        assert re.fullmatch(rf"out/{name}  0\.50 s, synthesised in \d+\.\d\d s, real-time factor \d+\.\d\d\d", line)
     assert soundfile.info("out/yes_7.wav").samplerate == RATE
     assert not np.array_equal(samples("out/yes_7.wav"), samples("out/yes_8.wav"))
 
@@ -128,7 +128,7 @@ def test_what_cannot_be_made_is_refused(generate, arguments, message):
 
 def test_a_vocoder_is_no_generator(generate, tiny_vocoder_folder):
     result = generate("-o", "out", model=tiny_vocoder_folder)
-    assert (result.exit_code, "Use Vocoder" in result.stderr) == (1, True)
+    assert (result.exit_code, "Use `audiodiff vocode` (Vocoder in Python)" in result.stderr) == (1, True)
 
 
 @pytest.fixture

@@ -103,4 +103,4 @@ def test_what_cannot_be_is_refused(generate, tiny_generator_folder, tiny_vocoder
     config = load_config(tiny_generator_folder).model_copy(update={"labels": ()})
     free = save_random_model(tmp_path / "free", config)
     assert "has no labels" in generate(model=free).stderr
-    assert "Use Vocoder" in generate(model=tiny_vocoder_folder).stderr
+    assert "Use `audiodiff vocode` (Vocoder in Python)" in generate(model=tiny_vocoder_folder).stderr

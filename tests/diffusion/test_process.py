@@ -84,8 +84,8 @@ def test_v_is_the_derivative_of_the_noisy_signal_by_its_angle():
     clean, noise = random_batch()
     step = 1e-5
     angle = torch.atan(torch.exp(-LEVELS / 2))
-    ahead, behind = (-2 * torch.log(torch.tan(angle + sign * step)) for sign in (1, -1))
-    slope = (diffuse(clean, noise, ahead) - diffuse(clean, noise, behind)) / (2 * step)
+    after, before = (-2 * torch.log(torch.tan(angle + sign * step)) for sign in (1, -1))
+    slope = (diffuse(clean, noise, after) - diffuse(clean, noise, before)) / (2 * step)
     assert_close(slope, training_target(clean, noise, LEVELS, "v"), rtol=0, atol=1e-6)
 
 

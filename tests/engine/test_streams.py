@@ -168,7 +168,7 @@ def test_a_causal_network_looks_ahead_little(name):
 
 
 def test_a_stream_answers_as_soon_as_it_can():
-    """A piece comes out when as much as the network sees has come in behind it, and not before."""
+    """A piece comes out when the samples after it that the network depends on have come in, and not before."""
     network, config = make("diffwave")
     x, mel = torch.randn(1, 1, BLOCKS * MEL.hop_length), torch.randn(1, MEL.n_mels, BLOCKS)
     reach = network.stack.receptive_field  # 22 samples, less than a block of 64

@@ -25,7 +25,7 @@ def test_a_window_forgets_whole_pieces_and_says_so():
     window = Window(dim=0)
     for i in range(4):
         window.append(torch.full((5,), float(i)))
-    window.forget(11)
+    window.discard_before(11)
     assert window.view(10, 20).tolist() == [2.0] * 5 + [3.0] * 5
     with pytest.raises(IndexError, match=r"\[9, 12\) is not in the window"):
         window.view(9, 12)
@@ -40,6 +40,6 @@ def test_rows_slide_without_mixing(kept, joining):
     for count in [joining, 1, joining, 0, joining // 2] * 20:
         new = rows.append(count)
         new[:] = torch.arange(rows.end - count, rows.end).unsqueeze(1)
-        rows.forget(rows.end - kept)
+        rows.discard_before(rows.end - kept)
         assert rows[rows.start : rows.end].tolist() == [[float(i)] * 2 for i in range(rows.start, rows.end)]
         assert rows.end - rows.start <= kept

@@ -41,7 +41,7 @@ def test_operations_are_those_of_the_matrix_products(tiny_run_config, cost):
     width, n_bins, n_mels = network.channels, 129, 20
     per_position = width * (2 * n_bins + 3 * n_bins + width)  # input, output, skip
     per_position += network.layers * (3 * width * 2 * width + width * 2 * width + n_mels * 2 * width)
-    assert cost.operations_per_second == pytest.approx(2 * 125 * per_position, rel=0.1)
+    assert cost.flops_per_second == pytest.approx(2 * 125 * per_position, rel=0.1)
     with FlopCounterMode(display=False) as counter:
         torch.ones(2, 3) @ torch.ones(3, 4)
     assert counter.get_total_flops() == 2 * 2 * 3 * 4
