@@ -13,7 +13,7 @@ import json
 import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal, NoReturn
+from typing import Any, Literal, NoReturn
 
 import yaml
 
@@ -175,7 +175,7 @@ def _refuse_depth(source: str, error: Error) -> NoReturn:
 class _Loader(yaml.SafeLoader):
     """Reads plain values by the rules of YAML 1.2, and refuses keys that are there twice."""
 
-    yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {}
+    yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012 (as PyYAML declares it)
 
     def compose_node(self, parent: Any, index: Any) -> yaml.Node | None:
         """Compose a value, unless it is too deep: the scanner takes a time with the square of the depth."""

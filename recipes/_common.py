@@ -6,27 +6,47 @@ CONTRIBUTING.md shows one.
 
 from __future__ import annotations
 
-import csv
+import logging
+import os
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import click
 from tqdm import tqdm
 
+from audiodiff import text
 from audiodiff.audio.io import replacing
 from audiodiff.data.features import MelPrecision, add_mel, at_rate, check_convention
 from audiodiff.data.manifest import Recording, find_audio, probe, write_manifest
 from audiodiff.data.measure import measured_bandwidth
 from audiodiff.data.parallel import default_workers, parallel_map
-from audiodiff.data.splits import Part, Split, assign_parts, split_keys
+from audiodiff.data.splits import Part, Split, assign_parts, refuse_empty_training, split_keys
 from audiodiff.errors import AudioError, DataError
 from recipes._archives import Archive, download, extract
 
-__all__ = ["Archive", "Item", "Recipe", "find_audio", "folder_named", "need", "official_part", "read_csv", "read_lines"]
+__all__ = [
+    "Archive",
+    "Item",
+    "Recipe",
+    "find_audio",
+    "folder_named",
+    "log_left_out",
+    "need",
+    "official_part",
+    "read_csv",
+    "read_lines",
+    "read_note",
+]
+
+_NAMED = 3
+"""How many names a message repeats before it only counts."""
+_LOG = logging.getLogger("audiodiff.recipes")
 
 
 @dataclass(frozen=True)
@@ -92,6 +112,7 @@ class Recipe:
         valid_fraction: What is held out to validate on unless an item says otherwise, 0 to 1.
         test_fraction: What is held out for tests, likewise.
         options: Options of its own on the command line, handed to `find`.
+        inner: Patterns of folders within the corpus, such as `train-*`; a user may give one, and gets what is in it.
     """
 
     find: Callable[..., Iterable[Item]]
@@ -100,6 +121,7 @@ class Recipe:
     valid_fraction: float = 0.02
     test_fraction: float = 0.02
     options: Sequence[click.Option] = field(default=(), hash=False)
+    inner: tuple[str, ...] = ()
 
     def download(self, target_dir: Path, parts: Sequence[str] = ()) -> None:
         """Fetch and unpack the corpus; what is there already is kept.
@@ -158,19 +180,13 @@ class Recipe:
         Raises:
             DataError: If the folder does not hold this corpus, or two recordings would become the same file.
         """
-        items = sorted(self.find(corpus_dir, **options), key=lambda item: item.audio)
-        if not items:
-            raise DataError(f"{corpus_dir} holds no recordings in the layout of this corpus. Check the folder.")
+        corpus_dir, items = self._items(corpus_dir, output_dir / "waves", options)
         if resplit:
             items = [replace(item, part=None) for item in items]
         valid_fraction = self.valid_fraction if valid_fraction is None else valid_fraction
         test_fraction = self.test_fraction if test_fraction is None else test_fraction
         parts = _parts(items, corpus_dir, valid_fraction, test_fraction, seed)
-        if "train" not in parts:
-            raise DataError(
-                f"{corpus_dir} has {len(items)} recordings, none of them in the training part of the published split. "
-                "Get the rest of the corpus, or divide these anew with --resplit."
-            )
+        _refuse_empty_training(Counter(parts), {item.part for item in items}, corpus_dir)
         result = read_recordings(
             items, corpus_dir, output_dir, features or FeatureOptions(), workers or default_workers()
         )
@@ -178,9 +194,51 @@ class Recipe:
         for part, recording in zip(parts, result.recordings, strict=True):
             if recording is not None:
                 getattr(divided, part).append(recording)
+        if not divided.train:
+            raise DataError(
+                f"of {parts.count('train')} recordings of the training part none can be read; the first because: "
+                f"{result.unreadable[0]}"
+            )
         for name, recordings in divided._asdict().items():
             write_manifest(output_dir / f"{name}.jsonl", recordings)
         return result._replace(split=divided)
+
+    def _items(self, corpus_dir: Path, waves: Path, options: dict[str, Any]) -> tuple[Path, list[Item]]:
+        """Find the recordings of a corpus, or of an inner folder of it, and the folder that they are in."""
+        if not corpus_dir.is_dir():
+            raise DataError(f"{corpus_dir} is no folder; expected one with a corpus. Check the path.")
+        try:
+            items, failure = list(self.find(corpus_dir, **options)), None
+        except DataError as error:
+            items, failure = [], error
+        given = corpus_dir
+        for start in dict.fromkeys(() if items else (Path(os.path.abspath(given)), Path(os.path.realpath(given)))):
+            root = start
+            while not items and any(fnmatchcase(root.name, pattern) for pattern in self.inner):
+                root = root.parent
+                with suppress(DataError):
+                    items = [item for item in self.find(root, **options) if start in item.audio.parents]
+                    corpus_dir = start
+        made = Path(os.path.abspath(waves))  # in an earlier run
+        items = [item for item in items if made not in Path(os.path.abspath(item.audio)).parents]
+        if failure and not items:
+            raise DataError(f"{failure}{self._how_to_get(given) if isinstance(failure, MissingError) else ''}")
+        if not items:
+            raise DataError(
+                f"{given} holds no recordings in the layout of this corpus, which --help shows. Check the folder."
+                + self._how_to_get(given)
+            )
+        for item in items:
+            if Path(os.path.abspath(corpus_dir)) not in Path(os.path.abspath(item.audio)).parents:
+                raise DataError(f"{str(item.audio)!r} is listed, and is not in {corpus_dir}. Correct the list.")
+        return corpus_dir, sorted(items, key=lambda item: item.audio)
+
+    def _how_to_get(self, corpus_dir: Path) -> str:
+        """Return what to do where a corpus is not there: what was unpacked before is not unpacked again."""
+        markers = [corpus_dir / f".{archive.file_name}.unpacked" for archive in self.archives]
+        unpacked = next((marker for marker in markers if marker.is_file()), None)
+        again = f" after deleting {unpacked}" if unpacked else ""
+        return f" --download{again} fetches it." if self.archives else f" It is from {self.source}."
 
     def __call__(self) -> None:
         """Run as a command line; see `recipes._cli`."""
@@ -197,6 +255,19 @@ def _parts(items: Sequence[Item], root: Path, valid_fraction: float, test_fracti
     fractions = (0.0 if "valid" in official else valid_fraction, 0.0 if "test" in official else test_fraction)
     drawn = iter(assign_parts(keys, *fractions, seed) if free else [])
     return [item.part if item.part is not None else next(drawn) for item in items]
+
+
+def _refuse_empty_training(counts: Counter[Part], named: set[Part | None], corpus_dir: Path) -> None:
+    if counts["train"]:
+        return
+    if None not in named:
+        where = {"valid": "validation", "test": "test"}
+        parts = " and ".join(f"{count} in the {where[part]} part" for part, count in sorted(counts.items()) if count)
+        raise DataError(
+            f"{corpus_dir} has {counts.total()} recordings, none of them in the training part of the published split: "
+            f"{parts}. Get the rest of the corpus, or divide these anew with --resplit."
+        )
+    refuse_empty_training(counts, corpus_dir)
 
 
 def read_recordings(
@@ -260,14 +331,18 @@ def _read(item: Item, name: Path, output_dir: Path, features: FeatureOptions) ->
     return recording
 
 
+class MissingError(DataError):
+    """A file or folder of a corpus is not where its publisher put it."""
+
+
 def need(path: Path, what: str) -> Path:
     """Return a path that must be there.
 
     Raises:
-        DataError: If it is not, naming what it is of the corpus.
+        MissingError: If it is not, naming what it is of the corpus.
     """
     if not path.exists():
-        raise DataError(f"{path} is missing: {what}. Give the folder of the corpus as it is published, or --download.")
+        raise MissingError(f"{path} is missing: {what}. Give the folder of the corpus as it is published.")
     return path
 
 
@@ -276,13 +351,13 @@ def folder_named(corpus_dir: Path, *names: str) -> Path:
 
     Args:
         corpus_dir: What the user gave.
-        *names: Folders below each other, such as "LibriSpeech" or "SpeechCommands", "speech_commands_v0.02".
+        *names: Patterns of folders below each other, such as "ESC-50*" or "SpeechCommands", "speech_commands_v0.02".
 
     Returns:
         The last of those that is there, below `corpus_dir`, or `corpus_dir` itself.
     """
     for name in names:
-        corpus_dir = corpus_dir / name if (corpus_dir / name).is_dir() else corpus_dir
+        corpus_dir = next((path for path in sorted(corpus_dir.glob(name)) if path.is_dir()), corpus_dir)
     return corpus_dir
 
 
@@ -291,30 +366,27 @@ def official_part(subset: str) -> Part | None:
     return "valid" if subset.startswith("dev") else "test" if subset.startswith("test") else None
 
 
-def read_lines(path: Path, encoding: str = "utf-8") -> Iterator[str]:
-    """Yield the lines of a text file that hold something, without the white space around them.
+def read_lines(path: Path) -> Iterator[str]:
+    """Yield the lines of a text file that hold something, without the blanks around them.
 
     Raises:
         DataError: If the file is missing or no text.
     """
-    try:
-        lines = need(path, "a list of the corpus").read_text(encoding=encoding).splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} cannot be read as text: {error}. Download it again.") from error
-    yield from (line.strip() for line in lines if line.strip())
+    yield from (line for _, line in text.read_lines(need(path, "a list of the corpus")))
 
 
-def read_csv(path: Path, columns: Sequence[str]) -> Iterator[dict[str, str]]:
-    """Yield the rows of a CSV file with a header.
+def read_csv(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, dict[str, str]]]:
+    """Yield where each row of a CSV file with a header is, and its cells; see `audiodiff.text.read_csv`."""
+    yield from text.read_csv(need(path, "a table of the corpus"), columns)
 
-    Args:
-        path: The file.
-        columns: What must be among its columns.
 
-    Raises:
-        DataError: If the file is missing or lacks a column.
-    """
-    rows = csv.DictReader(read_lines(path))
-    if missing := set(columns) - set(rows.fieldnames or ()):
-        raise DataError(f"{path} has no column {sorted(missing)[0]!r}; it has {', '.join(rows.fieldnames or ())}.")
-    yield from rows
+def read_note(path: Path) -> str | None:
+    """Return the text of a file beside a recording, None where there is none."""
+    return text.read_text(path).strip() if path.is_file() else None
+
+
+def log_left_out(paths: Sequence[Path], reason: str) -> None:
+    """Log recordings of a corpus that a recipe does not list."""
+    if paths:
+        names = ", ".join(path.name for path in paths[:_NAMED]) + (" ..." if len(paths) > _NAMED else "")
+        _LOG.warning("left out, because %s: %d recordings (%s)", reason, len(paths), names)

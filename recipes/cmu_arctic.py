@@ -40,7 +40,11 @@ _LINE = re.compile(r'\(\s*(\S+)\s+"(.*)"\s*\)')
 
 def find(corpus_dir: Path) -> Iterator[Item]:
     """Yield the sentences of all voices that are there."""
-    voices = [corpus_dir] if (corpus_dir / "wav").is_dir() else sorted(corpus_dir.glob("**/cmu_us_*_arctic"))
+    voices = (
+        [corpus_dir]
+        if (corpus_dir / "wav").is_dir()
+        else sorted(path for depth in ("", "*/") for path in corpus_dir.glob(f"{depth}cmu_us_*_arctic"))
+    )
     for folder in voices:
         found = re.fullmatch(r"cmu_us_(\w+)_arctic", folder.resolve().name)
         lines = read_lines(need(folder / "etc" / "txt.done.data", "the texts"))
@@ -58,6 +62,7 @@ RECIPE = Recipe(
     ),
     valid_fraction=0.05,
     test_fraction=0.05,
+    inner=("wav",),
 )
 
 if __name__ == "__main__":

@@ -13,19 +13,18 @@ from pathlib import Path
 
 import click
 
-from recipes._common import Item, Recipe, find_audio
+from recipes._common import Item, Recipe, find_audio, read_note
 
 
 def find(corpus_dir: Path, label_from: str = "none", speaker_from: str = "none") -> Iterator[Item]:
     """Yield all recordings; the folder that a file lies in may name its label or its speaker."""
     for path in find_audio(corpus_dir):
         name = path.parent.name
-        text = path.with_suffix(".txt")
         yield Item(
             path,
             speaker=name if speaker_from == "folder" else None,
             label=name if label_from == "folder" else None,
-            text=text.read_text(encoding="utf-8").strip() if text.is_file() else None,
+            text=read_note(path.with_suffix(".txt")),
         )
 
 

@@ -20,7 +20,7 @@ _TEST_TAKES = 5
 
 def find(corpus_dir: Path) -> Iterator[Item]:
     """Yield all takes, labelled by their digit."""
-    folder = folder_named(corpus_dir, "free-spoken-digit-dataset-1.0.9")
+    folder = folder_named(corpus_dir, "free-spoken-digit-dataset*")
     for path in find_audio(need(folder / "recordings", "the clips")):
         digit, speaker, take = (*path.stem.split("_"), "", "")[:3]
         if not (digit.isdecimal() and take.isdecimal()):
@@ -37,6 +37,7 @@ RECIPE = Recipe(
         ),
     ),
     valid_fraction=0.05,
+    inner=("recordings",),
 )
 
 if __name__ == "__main__":

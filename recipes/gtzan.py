@@ -13,15 +13,19 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from recipes._common import Item, Recipe, find_audio, folder_named
+from recipes._common import Item, Recipe, find_audio, folder_named, log_left_out
 
 
 def find(corpus_dir: Path) -> Iterator[Item]:
     """Yield the clips, labelled by genre."""
     folder = folder_named(corpus_dir, "Data", "genres", "genres_original")
-    for path in find_audio(folder):
-        if path.stem.startswith(f"{path.parent.name}."):
-            yield Item(path, label=path.parent.name)
+    paths = find_audio(folder)
+    yield from (Item(path, label=path.parent.name) for path in paths if _is_clip(path))
+    log_left_out([path for path in paths if not _is_clip(path)], "they are not named GENRE/GENRE.NNNNN")
+
+
+def _is_clip(path: Path) -> bool:
+    return path.stem.startswith(f"{path.parent.name}.")
 
 
 RECIPE = Recipe(

@@ -11,6 +11,7 @@ there, speakers of the training subsets take the place.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import groupby
 from pathlib import Path
 
 from recipes._common import Archive, Item, Recipe, find_audio, folder_named, official_part, read_lines
@@ -30,12 +31,13 @@ def find(corpus_dir: Path) -> Iterator[Item]:
     """Yield the clips of all subsets that are there; texts are None where a chapter has none."""
     folder = folder_named(corpus_dir, "LibriSpeech")
     for subset in sorted(path for name in _SHA256 if (path := folder / name).is_dir()):
-        texts: dict[str, str] = {}
-        for table in subset.rglob("*.trans.txt"):
-            texts |= {name: text for name, _, text in (line.partition(" ") for line in read_lines(table))}
-        for path in find_audio(subset):
-            speaker = path.stem.partition("-")[0]
-            yield Item(path, speaker=speaker, text=texts.get(path.stem), part=official_part(subset.name))
+        for chapter, paths in groupby(find_audio(subset), lambda path: path.parent):
+            table = chapter / f"{chapter.parent.name}-{chapter.name}.trans.txt"
+            lines = (line.partition(" ") for line in (read_lines(table) if table.is_file() else ()))
+            texts = {name: text for name, _, text in lines}
+            for path in paths:
+                speaker = path.stem.partition("-")[0]
+                yield Item(path, speaker=speaker, text=texts.get(path.stem), part=official_part(subset.name))
 
 
 RECIPE = Recipe(
@@ -49,6 +51,7 @@ RECIPE = Recipe(
         )
         for name, sha256 in _SHA256.items()
     ),
+    inner=(*_SHA256, "[0-9]*"),
 )
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from recipes._common import Archive, Item, Recipe, find_audio, folder_named, official_part
+from recipes._common import Archive, Item, Recipe, find_audio, folder_named, official_part, read_note
 
 _SHA256 = {
     "dev-clean": "da0864e1bd26debed35da8a869dd5c04dfc27682921936de7cff9c8a254dbe1a",
@@ -31,11 +31,10 @@ def find(corpus_dir: Path) -> Iterator[Item]:
     folder = folder_named(corpus_dir, "LibriTTS")
     for subset in sorted(path for name in _SHA256 if (path := folder / name).is_dir()):
         for path in find_audio(subset):
-            text = path.with_name(f"{path.stem}.normalized.txt")
             yield Item(
                 path,
                 speaker=path.stem.partition("_")[0],
-                text=text.read_text(encoding="utf-8").strip() if text.is_file() else None,
+                text=read_note(path.with_name(f"{path.stem}.normalized.txt")),
                 part=official_part(subset.name),
             )
 
@@ -51,6 +50,7 @@ RECIPE = Recipe(
         )
         for name, sha256 in _SHA256.items()
     ),
+    inner=(*_SHA256, "[0-9]*"),
 )
 
 if __name__ == "__main__":

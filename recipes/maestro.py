@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from audiodiff.data.splits import Part
+from audiodiff.errors import DataError
 from recipes._common import Archive, Item, Recipe, folder_named, read_csv
 
 _PARTS: dict[str, Part] = {"train": "train", "validation": "valid", "test": "test"}
@@ -22,7 +23,9 @@ _COLUMNS = ("split", "audio_filename", "canonical_composer", "canonical_title")
 def find(corpus_dir: Path) -> Iterator[Item]:
     """Yield the performances, with composer and title as text."""
     folder = folder_named(corpus_dir, "maestro-v3.0.0")
-    for row in read_csv(folder / "maestro-v3.0.0.csv", _COLUMNS):
+    for where, row in read_csv(folder / "maestro-v3.0.0.csv", _COLUMNS):
+        if row["split"] not in _PARTS:
+            raise DataError(f"{where} has split {row['split']!r}; expected {', '.join(_PARTS)}. Correct the line.")
         text = f"{row['canonical_composer']}: {row['canonical_title']}"
         yield Item(folder / row["audio_filename"], text=text, part=_PARTS[row["split"]])
 
@@ -35,6 +38,7 @@ RECIPE = Recipe(
             "6680fea5be2339ea15091a249fbd70e49551246ddbd5ca50f1b2352c08c95291",
         ),
     ),
+    inner=("20[0-9][0-9]",),
 )
 
 if __name__ == "__main__":

@@ -39,8 +39,9 @@ _VALID = {
 def find(corpus_dir: Path, stem: str = "mixture") -> Iterator[Item]:
     """Yield one stem of every song, or all of them, labelled by stem."""
     folder = folder_named(corpus_dir, "musdb18hq")
-    for name in ("train", "test"):
-        for path in find_audio(need(folder / name, "the songs")):
+    parts = [name for name in ("train", "test") if (folder / name).is_dir()]
+    for name in parts or [need(folder / "train", "the songs").name]:
+        for path in find_audio(folder / name):
             song = path.parent.name
             part: Part = "test" if name == "test" else "valid" if song in _VALID else "train"
             if path.stem in (STEMS if stem == "all" else (stem,)):
@@ -50,6 +51,7 @@ def find(corpus_dir: Path, stem: str = "mixture") -> Iterator[Item]:
 RECIPE = Recipe(
     find,
     source="https://zenodo.org/records/3338373",
+    inner=("train", "test"),
     options=(
         click.Option(
             ["--stem"], type=click.Choice([*STEMS, "all"]), default="mixture", show_default=True, help="What to list."

@@ -10,12 +10,12 @@ official one, in which no instrument of the training part is in the others.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
 from audiodiff.data.splits import Part
 from audiodiff.errors import DataError
+from audiodiff.text import read_json
 from recipes._common import Item, Recipe, need
 
 _PARTS: tuple[Part, ...] = ("train", "valid", "test")
@@ -27,15 +27,14 @@ def find(corpus_dir: Path) -> Iterator[Item]:
     for part, folder in folders.items():
         table = need(folder / "examples.json", "the table of notes")
         try:
-            notes = json.loads(table.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise DataError(f"{table} is no JSON: {error}. Unpack the corpus again.") from error
-        for name, note in notes.items():
-            audio = folder / "audio" / f"{name}.wav"
-            yield Item(audio, speaker=note["instrument_str"], label=note["instrument_family_str"], part=part)
+            for name, note in read_json(table).items():
+                audio = folder / "audio" / f"{name}.wav"
+                yield Item(audio, speaker=note["instrument_str"], label=note["instrument_family_str"], part=part)
+        except (AttributeError, KeyError, TypeError) as error:
+            raise DataError(f"{table} is no table of notes: {error!r}. Get it from the publisher again.") from error
 
 
-RECIPE = Recipe(find, source="https://magenta.tensorflow.org/datasets/nsynth")
+RECIPE = Recipe(find, source="https://magenta.tensorflow.org/datasets/nsynth", inner=("nsynth-*", "audio"))
 
 if __name__ == "__main__":
     RECIPE()

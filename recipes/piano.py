@@ -24,7 +24,7 @@ import click
 
 from audiodiff.audio.io import audio_info, load_audio, make_folder, save_audio
 from audiodiff.audio.resample import resample
-from recipes._common import Item, Recipe, find_audio
+from recipes._common import Item, Recipe, find_audio, log_left_out
 
 NOTES = ("C", "Cs", "D", "Ds", "E", "F", "Fs", "G", "Gs", "A", "As", "B")
 _FILLED = "filled"
@@ -48,11 +48,13 @@ def label_of(midi: int) -> str:
 
 
 def find(corpus_dir: Path, fill: bool = False) -> Iterator[Item]:
-    """Yield all notes, then those made of their neighbours; files of other names are left out."""
+    """Yield all notes, then those made of their neighbours; files of other names are left out with a warning."""
     recorded: dict[str, dict[int, Path]] = defaultdict(dict)
-    for path in find_audio(corpus_dir):
+    paths = [path for path in find_audio(corpus_dir) if path.parent.name != _FILLED]
+    log_left_out([path for path in paths if not _NAME.fullmatch(path.stem)], "they are not named VELOCITY_NOTE")
+    for path in paths:
         name = _NAME.fullmatch(path.stem)
-        if name and path.parent.name != _FILLED:
+        if name:
             velocity, label = name["velocity"].lower(), f"{name['note']}{int(name['octave']) + 1}"
             recorded[velocity][midi_number(label)] = path
             yield Item(path, speaker=velocity, label=label)

@@ -25,8 +25,6 @@ DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight"
 _CLIPS_PER_CLASS = 2**27 - 1
 """The constant of the corpus' README that its hash is taken modulo of, plus one."""
 
-"""How far the ends of a whole clip are below its loudest part."""
-
 _QUIET_DB = -20.0
 """How far the ends of a whole clip are below its loudest part."""
 
@@ -34,7 +32,9 @@ _QUIET_DB = -20.0
 def find(corpus_dir: Path, words: str = "all", whole: bool = False) -> Iterator[Item]:
     """Yield the clips of the wanted words, all by default, or the whole ones of them; background noise is no word."""
     folder = folder_named(corpus_dir, "SpeechCommands", "speech_commands_v0.02")
-    there = sorted(path.name for path in folder.glob("[a-z]*") if path.is_dir())
+    there = {path.name: path for path in sorted(folder.glob("[a-z]*")) if path.is_dir()}
+    if any(folder.glob("*_nohash_*")):  # the folder of one word
+        there, folder = {folder.resolve().name: folder}, folder.resolve().parent
     wanted = DIGITS if words == "sc09" else there if words == "all" else words.split(",")
     if missing := set(wanted) - set(there):
         raise DataError(f"{folder} has no word {sorted(missing)[0]!r}; it has {', '.join(there) or 'none'}.")
@@ -43,7 +43,7 @@ def find(corpus_dir: Path, words: str = "all", whole: bool = False) -> Iterator[
         listed |= dict.fromkeys(read_lines(folder / name) if (folder / name).is_file() else (), part)  # type: ignore[arg-type]
     cut_off = 0
     for word in wanted:
-        for path in find_audio(folder / word):
+        for path in find_audio(there[word]):
             if whole and not is_whole(path):
                 cut_off += 1
                 continue

@@ -14,18 +14,18 @@ from pathlib import Path
 
 import click
 
-from recipes._common import Archive, Item, Recipe, find_audio, folder_named, need
+from recipes._common import Archive, Item, Recipe, find_audio, folder_named, need, read_note
 
 
 def find(corpus_dir: Path, mic: str = "mic1") -> Iterator[Item]:
     """Yield the clips of one microphone."""
-    folder = folder_named(corpus_dir, "VCTK-Corpus-0.92")
+    folder = folder_named(corpus_dir, "VCTK-Corpus*")
     for path in find_audio(need(folder / "wav48_silence_trimmed", "the clips")):
         speaker, number, microphone = (*path.stem.split("_"), "", "")[:3]
         if microphone != mic:
             continue
         text = folder / "txt" / speaker / f"{speaker}_{number}.txt"
-        yield Item(path, speaker=speaker, text=text.read_text(encoding="utf-8").strip() if text.is_file() else None)
+        yield Item(path, speaker=speaker, text=read_note(text))
 
 
 RECIPE = Recipe(
@@ -38,6 +38,7 @@ RECIPE = Recipe(
     ),
     valid_fraction=0.05,
     test_fraction=0.05,
+    inner=("wav48_silence_trimmed", "p[0-9]*", "s5"),
     options=(
         click.Option(
             ["--mic"],

@@ -105,7 +105,7 @@ def command(
         parts = split_by_names(recordings, _names(valid_list), _names(test_list))
     else:
         parts = split(recordings, valid_fraction, test_fraction, seed, root=folder)
-        refuse_empty_training(parts, folder)
+        refuse_empty_training(parts.counts, folder)
     for name, part in parts._asdict().items():
         path = out_dir / f"{name}.jsonl"
         write_manifest(path, part)

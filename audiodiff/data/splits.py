@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from hashlib import blake2b
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -27,6 +27,11 @@ class Split(NamedTuple):
     train: list[Recording]
     valid: list[Recording]
     test: list[Recording]
+
+    @property
+    def counts(self) -> dict[Part, int]:
+        """How many recordings each part has."""
+        return {"train": len(self.train), "valid": len(self.valid), "test": len(self.test)}
 
 
 def split(
@@ -118,18 +123,22 @@ def assign_parts(keys: Sequence[str], valid_fraction: float, test_fraction: floa
     return [part_of[key] for key in keys]
 
 
-def refuse_empty_training(parts: Split, source: str | Path) -> None:
-    """Refuse a division of recordings that leaves none to train on.
+def refuse_empty_training(counts: Mapping[Part, int], source: str | Path) -> None:
+    """Refuse a division that leaves nothing to train on.
+
+    Args:
+        counts: How many recordings are in each part.
+        source: Where they are from, for the message.
 
     Raises:
         DataError: If so, with the options that leave some.
     """
-    n_recordings = sum(map(len, parts))
-    if not parts.train:
+    n_recordings = sum(counts.values())
+    if not counts["train"]:
         options = "--test-fraction 0" if n_recordings > 1 else "--valid-fraction 0 --test-fraction 0"
         raise DataError(
             f"{source} has {n_recordings} recording{'s' * (n_recordings > 1)}, too few for three parts: "
-            f"{len(parts.valid)} would be for validation, {len(parts.test)} for tests, and none to train on. "
+            f"{counts['valid']} would be for validation, {counts['test']} for tests, and none to train on. "
             f"Give more, cut long ones into several files, or use {options}."
         )
 

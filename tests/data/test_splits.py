@@ -91,9 +91,9 @@ def test_training_gets_something_wherever_there_are_three():
 def test_too_few_recordings_are_refused_with_what_helps(n, advice):
     parts = split(recordings_named([f"{i}.wav" for i in range(n)]), 0.1, 0.1)
     with pytest.raises(DataError, match=rf"corpus has {n} recordings?, too few for three parts.*{advice}"):
-        refuse_empty_training(parts, "corpus")
+        refuse_empty_training(parts.counts, "corpus")
     fractions = (0.0 if "--valid" in advice else 0.1, 0.0)
-    refuse_empty_training(split(recordings_named([f"{i}.wav" for i in range(n)]), *fractions), "corpus")
+    refuse_empty_training(split(recordings_named([f"{i}.wav" for i in range(n)]), *fractions).counts, "corpus")
 
 
 def test_names_of_lists_may_have_extensions_blanks_and_folders():

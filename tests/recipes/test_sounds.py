@@ -7,6 +7,7 @@ import pytest
 import soundfile
 from click.testing import CliRunner
 
+from audiodiff.data.manifest import read_manifest
 from audiodiff.errors import DataError
 from recipes import drums, esc50, folder, gtzan, maestro, musdb18hq, nsynth, piano
 from recipes._cli import command
@@ -30,7 +31,7 @@ def test_maestro(tmp_path, save_tone, prepare):
     assert parts["train"]["piece3"].text == "Domenico Scarlatti: Sonata in D, K. 3"
     assert parts["train"]["piece3"].channels == 2
     (root / "maestro-v3.0.0.csv").write_text("composer,split\na,b\n")
-    with pytest.raises(DataError, match="no column 'audio_filename'; it has composer, split"):
+    with pytest.raises(DataError, match="no column 'audio_filename'; it has 'composer', 'split'"):
         list(maestro.find(tmp_path))
 
 
@@ -75,7 +76,7 @@ def test_nsynth(tmp_path, save_tone, prepare):
     recording = parts["test"]["bass_synthetic_004-033-100"]
     assert (recording.label, recording.speaker) == ("bass", "bass_synthetic_004")
     (tmp_path / "nsynth-valid" / "examples.json").write_text("{")
-    with pytest.raises(DataError, match=r"examples.json is no JSON"):
+    with pytest.raises(DataError, match=r"examples.json cannot be read as JSON"):
         list(nsynth.find(tmp_path))
 
 
@@ -175,3 +176,103 @@ def test_piano(tmp_path, prepare):
 def test_notes_have_midi_numbers():
     assert piano.midi_number("C4") == 60
     assert all(piano.midi_number(piano.label_of(midi)) == midi for midi in range(21, 109))
+
+
+@pytest.mark.parametrize("recipe", [maestro, esc50, nsynth, musdb18hq], ids=lambda module: module.__name__)
+def test_an_inner_folder_may_be_given_instead_of_the_corpus(recipe, tmp_path, save_tone, prepare):
+    files = {
+        maestro: ("maestro-v3.0.0/2018", [f"2018/{i}.wav" for i in range(20)] + ["2017/x.wav"]),
+        esc50: ("ESC-50-master/audio", [f"audio/{i}.wav" for i in range(20)]),
+        nsynth: ("nsynth-train/audio", [f"audio/{i}.wav" for i in range(20)]),
+        musdb18hq: ("musdb18hq/train", [f"train/song{i}/mixture.wav" for i in range(20)] + ["test/x/mixture.wav"]),
+    }[recipe]
+    root = tmp_path / files[0].partition("/")[0]
+    for name in files[1]:
+        save_tone(root / name, 44100, 0.05)
+    (root / "meta").mkdir()
+    rows = [f"{i},{1 + i % 4},dog,{i}.wav" for i in range(20)]
+    (root / "meta" / "esc50.csv").write_text("\n".join(["src_file,fold,category,filename", *rows]))
+    rows = [f"train,{name},a,b" for name in files[1]]
+    columns = "split,audio_filename,canonical_composer,canonical_title"
+    (root / "maestro-v3.0.0.csv").write_text("\n".join([columns, *rows]))
+    notes = {str(i): {"instrument_str": "a", "instrument_family_str": "b"} for i in range(20)}
+    (root / "examples.json").write_text(json.dumps(notes))
+    recipe.RECIPE.prepare(tmp_path / files[0], tmp_path / "lists", valid_fraction=0.1, test_fraction=0.1, resplit=True)
+    lists = [read_manifest(tmp_path / "lists" / f"{part}.jsonl") for part in ("train", "valid", "test")]
+    assert sum(map(len, lists)) == 20
+
+
+@pytest.mark.parametrize(
+    ("recipe", "table", "text", "message"),
+    [
+        (
+            esc50,
+            "meta/esc50.csv",
+            "filename,fold,category,src_file\na.wav,x,dog,1",
+            r"esc50.csv:2 has fold 'x'; expected 1",
+        ),
+        (
+            esc50,
+            "meta/esc50.csv",
+            "filename,fold,category,src_file\na.wav,1,dog",
+            r"esc50.csv:2 has 3 cells; the header",
+        ),
+        (
+            esc50,
+            "meta/esc50.csv",
+            "filename;fold;category;src_file\r\n/b.wav;1;dog;1",
+            r"'/b.wav' is listed, and is not in",
+        ),
+        (
+            esc50,
+            "meta/esc50.csv",
+            "filename,fold,category,src_file\n../../b.wav,1,a,1",
+            r"b.wav' is listed, and is not in",
+        ),
+        (
+            maestro,
+            "maestro-v3.0.0.csv",
+            "split,audio_filename,canonical_composer,canonical_title\ndev,a,b,c",
+            "split 'dev'",
+        ),
+        (nsynth, "nsynth-train/examples.json", '{"a": {}}', r"is no table of notes: KeyError\('instrument_str'\)"),
+        (nsynth, "nsynth-train/examples.json", '["a"]', "is no table of notes"),
+        (nsynth, "nsynth-train/examples.json", "[" * 99999, "nested more than 100 deep"),
+    ],
+)
+def test_a_table_that_is_wrong_is_refused_by_line_and_value(recipe, table, text, message, tmp_path):
+    (tmp_path / "corpus" / table).parent.mkdir(parents=True)
+    (tmp_path / "corpus" / table).write_text(text, newline="")
+    with pytest.raises(DataError, match=message):
+        recipe.RECIPE.prepare(tmp_path / "corpus", tmp_path / "lists")
+
+
+def test_recordings_of_other_names_are_left_out_with_a_warning(tmp_path, save_tone, caplog):
+    for i in range(9):
+        save_tone(tmp_path / "genres" / "jazz" / f"jazz.0000{i}.wav", 22050)
+        save_tone(tmp_path / "notes" / f"FF_C{i}.wav", 22050)
+    save_tone(tmp_path / "genres" / "jazz" / "mine.wav", 22050)
+    save_tone(tmp_path / "notes" / "bell.wav", 22050)
+    assert len(list(gtzan.find(tmp_path / "genres"))) == len(list(piano.find(tmp_path / "notes"))) == 9
+    assert "not named GENRE/GENRE.NNNNN: 1 recordings (mine.wav)" in caplog.text
+    assert "not named VELOCITY_NOTE: 1 recordings (bell.wav)" in caplog.text
+
+
+def test_waveforms_of_an_earlier_run_are_no_recordings(tmp_path, save_tone):
+    for i in range(9):
+        save_tone(tmp_path / f"{i}.wav", 22050)
+    for _ in range(2):
+        command(folder.RECIPE, "")([str(tmp_path), str(tmp_path / "lists"), "--waves", "16000"], standalone_mode=False)
+        parts = [read_manifest(tmp_path / "lists" / f"{part}.jsonl") for part in ("train", "valid", "test")]
+        assert sum(map(len, parts)) == 9
+
+
+def test_a_training_part_that_cannot_be_read_is_no_empty_manifest(tmp_path, save_tone):
+    save_tone(tmp_path / "test" / "song" / "mixture.wav", 44100)
+    (tmp_path / "train" / "song").mkdir(parents=True)
+    (tmp_path / "train" / "song" / "mixture.wav").write_text("no sound")
+    with pytest.raises(
+        DataError, match="of 1 recordings of the training part none can be read; the first because: .*mix"
+    ):
+        musdb18hq.RECIPE.prepare(tmp_path, tmp_path / "lists")
+    assert not (tmp_path / "lists" / "train.jsonl").exists()

@@ -30,13 +30,15 @@ def test_ljspeech(tmp_path, save_tone, prepare, inner, extension):
     assert all(chapters)
     assert sum(map(len, chapters)) == 20  # no chapter is in two parts
     (folder / "wavs" / f"LJ001-0001.{extension}").unlink()
-    with pytest.raises(DataError, match="no LJ001-0001, which metadata.csv lists"):
+    with pytest.raises(
+        DataError, match=r"metadata.csv lists 1 clips that are not in .*wavs: line 1 'LJ001-0001'; there is"
+    ):
         list(ljspeech.find(tmp_path / "corpus"))
 
 
 def test_ljspeech_without_its_files_says_what_is_missing(tmp_path):
-    with pytest.raises(DataError, match=r"wavs is missing: the clips. Give .* or --download"):
-        list(ljspeech.find(tmp_path))
+    with pytest.raises(DataError, match=r"wavs is missing: the clips. Give .* published. --download fetches it"):
+        ljspeech.RECIPE.prepare(tmp_path, tmp_path / "lists")
 
 
 def test_vctk(tmp_path, save_tone, prepare):
@@ -188,3 +190,116 @@ def test_yesno(tmp_path, save_tone, prepare):
     save_tone(tmp_path / "waves_yesno" / "2_0.wav")
     with pytest.raises(DataError, match="not named like"):
         list(yesno.find(tmp_path))
+
+
+def save_ljspeech(folder, save_tone, lines):
+    for name in ("LJ001-0001", "LJ001-0002", "a b"):
+        save_tone(folder / "wavs" / f"{name}.wav", 22050)
+    (folder / "metadata.csv").write_bytes(b"\xef\xbb\xbf" + "\r\n".join(lines).encode())
+
+
+def test_a_table_that_other_programs_wrote_is_read(tmp_path, save_tone, caplog):
+    lines = ["LJ001-0001.wav |one \u2028 two|one \x85 two", "wavs/a b.WAV|three", ""]
+    save_ljspeech(tmp_path, save_tone, lines)
+    found = {item.audio.name: item.text for item in ljspeech.find(tmp_path)}
+    assert found == {"LJ001-0001.wav": "one \x85 two", "a b.wav": "three"}
+    assert "metadata.csv does not list them: 1 recordings (LJ001-0002.wav)" in caplog.text
+
+
+def test_a_name_in_a_table_that_is_not_there_is_shown_with_its_line(tmp_path, save_tone):
+    save_ljspeech(tmp_path, save_tone, ["id|text", "", "LJ001-0001|one", "LJ001-0003\x00|two"])
+    with pytest.raises(DataError, match=r"lists 2 clips that .*: line 1 'id', line 4 'LJ001-0003\\x00'; there is"):
+        list(ljspeech.find(tmp_path))
+
+
+def test_a_text_in_another_encoding_is_named_by_its_line(tmp_path, save_tone):
+    wave = save_tone(tmp_path / "LibriTTS" / "train-clean-100" / "14" / "208" / "14_208_000001_000000.wav", 24000)
+    wave.with_suffix(".normalized.txt").write_bytes("one\nGrüße".encode("latin-1"))
+    with pytest.raises(DataError, match=r"normalized.txt cannot be read as text: line 2 has the bytes b'\\xfc"):
+        list(libritts.find(tmp_path))
+    wave.with_suffix(".normalized.txt").write_bytes("Grüße\r\n".encode("utf-16"))
+    assert [item.text for item in libritts.find(tmp_path)] == ["Grüße"]
+
+
+def test_linked_subsets_have_their_texts(tmp_path, save_tone):
+    save_tone(tmp_path / "elsewhere" / "103" / "1240" / "103-1240-0000.flac")
+    (tmp_path / "elsewhere" / "103" / "1240" / "103-1240.trans.txt").write_text("103-1240-0000 CHAPTER \u2028 ONE\n")
+    (tmp_path / "LibriSpeech").mkdir()
+    (tmp_path / "LibriSpeech" / "train-clean-100").symlink_to(tmp_path / "elsewhere")
+    assert [item.text for item in librispeech.find(tmp_path)] == ["CHAPTER \u2028 ONE"]
+
+
+SPEAKERS = [str(number) for number in range(20, 40)]
+LAYOUTS = {
+    "fsdd/recordings": (fsdd, [f"fsdd/recordings/{digit}_ann_{take}.wav" for digit in "01" for take in range(9)]),
+    "LibriSpeech/train-clean-100": (
+        librispeech,
+        [f"LibriSpeech/{part}/{s}/1/{s}-1-0000.flac" for part in ("train-clean-100", "dev-clean") for s in SPEAKERS],
+    ),
+    "LibriSpeech/train-clean-100/22": (
+        librispeech,
+        [f"LibriSpeech/train-clean-100/{s}/1/{s}-1-000{i}.flac" for s in SPEAKERS for i in range(4)],
+    ),
+    "LibriTTS/train-other-500": (
+        libritts,
+        [f"LibriTTS/train-other-500/{s}/1/{s}_1_0_{i}.wav" for s in SPEAKERS for i in "01"],
+    ),
+    "VCTK-Corpus/wav48_silence_trimmed": (
+        vctk,
+        [f"VCTK-Corpus/wav48_silence_trimmed/p{s}/p{s}_001_mic1.flac" for s in SPEAKERS],
+    ),
+    "VCTK-Corpus/wav48_silence_trimmed/p22": (
+        vctk,
+        [f"VCTK-Corpus/wav48_silence_trimmed/p{s}/p{s}_00{i}_mic1.flac" for s in SPEAKERS for i in range(3)],
+    ),
+    "LJSpeech-1.1/wavs": (ljspeech, [f"LJSpeech-1.1/wavs/LJ001-00{s}.wav" for s in SPEAKERS]),
+    "cmu_us_slt_arctic/wav": (cmu_arctic, [f"cmu_us_slt_arctic/wav/arctic_a00{s}.wav" for s in SPEAKERS]),
+    "speech_commands_v0.02/yes": (
+        speech_commands,
+        [f"speech_commands_v0.02/{word}/{s}_nohash_0.wav" for word in ("yes", "no") for s in SPEAKERS],
+    ),
+    "waves_yesno": (yesno, [f"waves_yesno/{'_'.join(f'{i:08b}')}.wav" for i in range(9)]),
+}
+
+
+@pytest.mark.parametrize("inner", LAYOUTS)
+def test_an_inner_folder_may_be_given_instead_of_the_corpus(inner, tmp_path, save_tone, prepare, monkeypatch):
+    recipe, files = LAYOUTS[inner]
+    for name in files:
+        save_tone(tmp_path / "data" / name, 16000, 0.05)
+    (tmp_path / "data" / "LJSpeech-1.1").mkdir(exist_ok=True)
+    lines = [f"{name.rpartition('/')[2].removesuffix('.wav')}|text" for name in files]
+    (tmp_path / "data" / "LJSpeech-1.1" / "metadata.csv").write_text("\n".join(lines))
+    (tmp_path / "data" / "cmu_us_slt_arctic" / "etc").mkdir(parents=True, exist_ok=True)
+    (tmp_path / "data" / "cmu_us_slt_arctic" / "etc" / "txt.done.data").touch()
+    expected = {name.rpartition("/")[2].partition(".")[0] for name in files if name.startswith(f"{inner}/")}
+    (tmp_path / "link").symlink_to(tmp_path / "data" / inner)
+    monkeypatch.chdir(tmp_path / "data" / inner)
+    for given in (tmp_path / "data" / inner, tmp_path / "link", tmp_path / "data" / inner / "..", "."):
+        found = everything(prepare(recipe.RECIPE, type(tmp_path)(given)))
+        assert expected <= set(found) if str(given).endswith("..") else expected == set(found)
+
+
+def test_a_folder_that_is_no_part_of_a_corpus_is_refused(tmp_path, save_tone):
+    save_tone(tmp_path / "wavs" / "LJ001-0001.wav")
+    with pytest.raises(DataError, match="wavs/wavs is missing: the clips.* --download fetches it"):
+        ljspeech.RECIPE.prepare(tmp_path / "wavs", tmp_path / "lists")
+    with pytest.raises(DataError, match=r"wavs holds no recordings in the layout of this corpus, which --help shows"):
+        librispeech.RECIPE.prepare(tmp_path / "wavs", tmp_path / "lists")
+
+
+def test_a_corpus_that_was_unpacked_and_deleted_says_what_to_delete(tmp_path):
+    marker = tmp_path / ".LJSpeech-1.1.tar.bz2.unpacked"
+    marker.touch()
+    with pytest.raises(DataError, match=rf"--download after deleting {marker} fetches it"):
+        ljspeech.RECIPE.prepare(tmp_path, tmp_path / "lists")
+
+
+def test_a_corpus_wholly_in_one_part_says_which(tmp_path, save_tone):
+    for speaker in SPEAKERS:
+        save_tone(tmp_path / "LibriSpeech" / "dev-clean" / speaker / "1" / f"{speaker}-1-0000.flac")
+    with pytest.raises(
+        DataError, match="20 recordings, none of them in the training part .*: 20 in the validation part"
+    ):
+        librispeech.RECIPE.prepare(tmp_path / "LibriSpeech" / "dev-clean", tmp_path / "lists")
+    librispeech.RECIPE.prepare(tmp_path / "LibriSpeech" / "dev-clean", tmp_path / "lists", resplit=True)
