@@ -247,7 +247,7 @@ def find_model(name: str | Path | None = None) -> Path:
     bundled = bundled_models()
     if text in bundled:
         return bundled[text]
-    folder = Path(text).expanduser()
+    folder = Path(os.path.expanduser(text))  # as text: Path would take ./~ for ~
     if folder.exists():
         return folder
     if text.startswith(HUB):

@@ -22,7 +22,13 @@ STEMS = (
 
 
 def make(draw: Draw, folder: Path, world: World) -> Case:
-    """Give a sound or a folder an odd name, and use it."""
+    """Give a sound or a folder an odd name, and use it; the home is the folder of the case."""
+    case = _named(draw, folder, world)
+    case.environment = {"HOME": str(folder)}
+    return case
+
+
+def _named(draw: Draw, folder: Path, world: World) -> Case:
     stem = draw.choice(STEMS)
     what = draw.choice(
         [
@@ -92,12 +98,9 @@ def make(draw: Draw, folder: Path, world: World) -> Case:
             "export": (["export", "--", vocoder, target], has_files(os.fsdecode(target) + "/config.json")),
         }
         run, check = commands[what]
-        home = {"HOME": str(folder)}
         if not fine and what != "output":
             check = None
-        return Case(
-            run, about, "accept" if fine and not stem.startswith(b".") else "either", [], check, environment=home
-        )
+        return Case(run, about, "accept" if fine and not stem.startswith(b".") else "either", [], check)
     if what == "model":
         world.copy(world.vocoder, Path(os.fsdecode(os.path.join(os.fsencode(folder), inner))))
         run = ["vocode", clip, "-o", "out.wav", b"--model=./" + inner]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from campaign.case import Case, Draw
+from campaign.case import Case, Draw, Result
 from campaign.oracle import Check, all_of, audio_is, has_files, says_no_nan
 from campaign.world import World
 
@@ -79,8 +79,10 @@ def make(draw: Draw, folder: Path, world: World) -> Case:
     argv += (
         [f"{name}={value}"] if option.nargs == 1 and name.startswith("--") and draw.random() < 0.5 else [name, *given]
     )
-    numeric = isinstance(option.type, click.types.IntParamType | click.types.FloatParamType)
-    expect = "refuse" if numeric and value in (*NOT_FINITE, "", " ", "True", "None") else "either"
+    text = option.type is click.STRING
+    if text and check is says_no_nan:
+        check = has_words  # what was given may be one of those words
+    expect = "refuse" if not text and value in (*NOT_FINITE, "", " ", "True", "None") else "either"
     about = f"{words} {name}"
     return Case(
         argv,
@@ -96,6 +98,7 @@ def make(draw: Draw, folder: Path, world: World) -> Case:
 def _pieces(option: click.Option, value: str) -> list[str]:
     """Return what else may name the culprit: the option's name as a word, or the value itself."""
     return [
+        value.rpartition("=")[2] or "=",
         (option.name or "").replace("_", " "),
         (option.name or ""),
         value.partition("=")[0].strip() or "=",
@@ -106,7 +109,7 @@ def _pieces(option: click.Option, value: str) -> list[str]:
 def _base(words: str, world: World, folder: Path) -> tuple[list[str], Check | None]:
     """Return a command that works, quickly, and the check of its output."""
     vocoder, generator, clip = str(world.vocoder), str(world.generator), str(world.clip)
-    run, table = str(world.run), _stored(world, folder)
+    run, scores = str(world.run), str(world.evaluation)
     audio = audio_is("out.wav", 4000, sounds=False)
     bases: dict[str, tuple[list[str], Check | None]] = {
         "vocode": ([clip, "-o", "out.wav", "--model", vocoder, "--steps", "1"], audio),
@@ -146,9 +149,9 @@ def _base(words: str, world: World, folder: Path) -> tuple[list[str], Check | No
         "evaluate sets": ([str(world.corpus), str(world.corpus), "--music"], None),
         "evaluate classifier": (["classifier.pt", str(world.words), "--updates", "1"], has_files("classifier.pt")),
         "evaluate metrics": ([], says_no_nan),
-        "evaluate show": ([str(table)], says_no_nan),
-        "evaluate tables": ([str(table)], None),
-        "evaluate ratings": ([str(table)], None),
+        "evaluate show": ([scores], says_no_nan),
+        "evaluate tables": ([scores], None),
+        "evaluate ratings": ([scores], None),
         "plot waveform": ([clip, "-o", "out.png"], has_files("out.png")),
         "plot mel": ([clip, "-o", "out.png"], has_files("out.png")),
         "plot steps": (
@@ -159,7 +162,7 @@ def _base(words: str, world: World, folder: Path) -> tuple[list[str], Check | No
         "plot schedule": (["-o", "out.png"], has_files("out.png")),
         "plot training": ([run, "-o", "out.png"], has_files("out.png")),
         "plot loss-by-noise-level": ([run, "-o", "out.png"], has_files("out.png")),
-        "plot quality": ([str(table), "-o", "out.png"], None),
+        "plot quality": ([scores, "--metric", "m_stft", "-o", "out.png"], has_files("out.png")),
         "convert": ([str(world.checkpoint), "out"], has_files("out/config.json", "out/model.safetensors")),
         "export": ([vocoder, "out"], has_files("out/config.json", "out/model.safetensors")),
         "bench": (
@@ -172,10 +175,9 @@ def _base(words: str, world: World, folder: Path) -> tuple[list[str], Check | No
     return [*words.split(), *argv], check
 
 
-def _stored(world: World, folder: Path) -> Path:
-    path = folder / "scores.json"
-    path.write_text("{}")
-    return path
+def has_words(result: Result) -> str | None:
+    """Refuse an empty stdout."""
+    return None if result.out.strip() else "nothing on stdout"
 
 
 def _some_clips(result) -> str | None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
+import io
 import json
 import shutil
 import warnings
@@ -72,7 +74,26 @@ class World:
         values = run_config.model_dump(mode="json")
         values["training"] |= {"steps": 4, "checkpoint_every": 2, "validate_every": 2, "sample_every": 1000}
         self.conf.write_text(yaml.safe_dump(values, sort_keys=False))
-        self._train(values)
+        self._call("-q", "train", str(self.conf), "--run", str(self.run))
+        timings, generated = self.folder / "timings.txt", self.folder / "generated" / "clip.wav"
+        generated.parent.mkdir()
+        timings.write_text(
+            self._call("-q", "vocode", str(self.clip), "-o", str(generated), "--model", str(self.vocoder))
+        )
+        self._call(
+            "evaluate",
+            "pairs",
+            str(generated),
+            str(self.clip),
+            "-m",
+            "m_stft",
+            "-j",
+            "1",
+            "--timings",
+            str(timings),
+            "--json",
+            str(self.evaluation),
+        )
         network = module_of(TESTS / "interop" / "conftest.py").Lmnt()
         torch.save({"model": network.state_dict(), "params": network.params, "step": 7}, self.checkpoint)
         return self
@@ -88,12 +109,14 @@ class World:
         write_manifest(self.manifest, recordings)
         write_shards(recordings, self.shards, 2)
 
-    def _train(self, values: dict) -> None:
+    def _call(self, *words: str) -> str:
+        """Run a command, and return what it prints."""
         from audiodiff.cli.main import main
 
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()) as out:
             warnings.simplefilter("ignore")
-            main.main(["-q", "train", str(self.conf), "--run", str(self.run)], standalone_mode=False)
+            main.main(list(words), standalone_mode=False)
+        return out.getvalue()
 
     def state(self) -> dict[str, tuple[int, int]]:
         """Return size and time of every file, to prove that no case changed one."""
