@@ -16,9 +16,13 @@ if TYPE_CHECKING:
 
 
 def _names(path: Path | None) -> list[str]:
+    from audiodiff.errors import DataError
     from audiodiff.text import read_lines
 
-    return [line for _, line in read_lines(path)] if path else []
+    names = [line for _, line in read_lines(path)] if path else []
+    if path and not names:
+        raise DataError(f"{path} lists no names. Write one per line, or leave it out.")
+    return names
 
 
 def _scan(folder: Path, out_dir: Path, workers: int | None, *, ffmpeg: bool, bandwidth: bool) -> Scan:

@@ -146,7 +146,10 @@ def open_source(source: str) -> list[Recording]:
         )
     recordings = read_manifest(path)
     if not recordings:
-        raise DataError(f"{source} lists no recordings. Write it again with `audiodiff prepare`.")
+        raise DataError(
+            f"{source} lists no recordings. Write it again by `audiodiff prepare` with a "
+            "--valid-fraction above 0, if it is to validate on."
+        )
     if missing := [str(recording.audio) for recording in recordings if not recording.audio.is_file()]:
         raise DataError(f"{_some(missing)} in {source} but not there. Restore the files or write the manifest again.")
     return recordings

@@ -214,11 +214,14 @@ def list_folder(
 def _walk(folder: Path, without: Path | None, found: Listing) -> Iterator[tuple[Path, bool]]:
     """Yield all files below a folder, and whether they are hidden; note the folders that are not entered."""
     root = os.path.realpath(folder)
-    seen = {os.path.realpath(without)} - {root} if without else set()
+    seen = set[str]()
+    left_out = os.path.realpath(without) if without else None
     inside, linked = [(folder, False)], deque[Path]()
     while inside or linked:  # linked folders come last, so that what is within the folder goes by the name it has there
         here, is_hidden = inside.pop() if inside else (linked.popleft(), False)
         real = os.path.realpath(here)
+        if real == left_out and real != root:
+            continue
         if real in seen or (real != root and Path(root).is_relative_to(real)):
             found.repeated.append(here)
             continue

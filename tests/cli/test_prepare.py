@@ -94,13 +94,14 @@ def test_lists_decide_instead_of_shares(speech_folder, tmp_path):
     [
         ("clip0\nno body", "", "1 of the names listed belong to no recording, such as 'no body'"),
         ("clip0", "clip0.wav", "'clip0' is in the validation list"),
+        ("clip0", "\n \n", "test.txt lists no names"),
         ("\n".join(f"clip{i}" for i in range(8)), "", "the lists name all 8 recordings"),
     ],
 )
 def test_lists_that_cannot_be_are_refused(speech_folder, tmp_path, valid, test, message):
     (tmp_path / "valid.txt").write_text(valid)
     (tmp_path / "test.txt").write_text(test)
-    options = ("--valid-list", tmp_path / "valid.txt", "--test-list", tmp_path / "test.txt")
+    options = ["--valid-list", tmp_path / "valid.txt"] + ["--test-list", tmp_path / "test.txt"] * bool(test)
     result = prepare(speech_folder, tmp_path / "lists", *options)
     assert result.exit_code == 1
     assert message in result.stderr
