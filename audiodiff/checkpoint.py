@@ -18,11 +18,12 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from audiodiff.audio.io import flush_to_disk
+from audiodiff.audio.transforms import as_tensor
 from audiodiff.config import ModelConfig, parse_config
-from audiodiff.errors import ConfigError, ModelError, OutputError
+from audiodiff.errors import AudiodiffError, ConfigError, ModelError, OutputError
 from audiodiff.networks import Network, build_network
 from audiodiff.networks.base import isolated
-from audiodiff.text import read_json
+from audiodiff.text import read_json, what_came_instead
 
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
@@ -136,10 +137,29 @@ def _load_weights(folder: Path) -> dict[str, Tensor]:
     path = folder / WEIGHTS
     if not path.is_file():
         raise ModelError(f"{folder} has no {WEIGHTS}. Copy the whole model folder.")
+    if said := what_came_instead(path):
+        raise ModelError(said)
     try:
         return load_file(path)
     except (SafetensorError, OSError) as error:
         raise ModelError(f"{path} is damaged or no safetensors file: {error}. Copy the model folder again.") from error
+
+
+def stored_tensor(value: Tensor, what: str, error: type[AudiodiffError]) -> Tensor:
+    """Return a tensor that was read from a file, as one to compute with.
+
+    Args:
+        value: The tensor.
+        what: What it is, for the message.
+        error: What to raise.
+
+    Raises:
+        AudiodiffError: If it is sparse, quantised or the like, or claims to be larger than what was stored of it.
+    """
+    value = as_tensor(value, what, error).detach()
+    if value.numel() * value.element_size() > value.untyped_storage().nbytes():
+        raise error(f"{what} has shape {tuple(value.shape)}, and the file fewer values. Save tensor.contiguous().")
+    return value
 
 
 def _stored(value: Tensor, *, half: bool) -> Tensor:
@@ -162,6 +182,11 @@ def load_config(folder: str | Path) -> ModelConfig:
     """
     folder = Path(folder)
     path = folder / CONFIG
+    if folder.is_file():
+        raise ModelError(
+            f"{folder} is a file; a model is a folder. `audiodiff convert {folder} FOLDER` makes one of a "
+            "checkpoint of another project."
+        )
     if not folder.is_dir():
         raise _no_folder(folder)
     if not path.is_file():

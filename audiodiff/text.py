@@ -34,6 +34,19 @@ Error = type[AudiodiffError]
 # --- reading ----------------------------------------------------------------------------------------------------------
 
 
+def what_came_instead(path: Path) -> str:
+    """Say what a download has left in place of a file of data, and what to do; empty if it is none of these."""
+    with path.open("rb") as file:
+        head = file.read(512).lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    if head.startswith(b"version https://git-lfs"):
+        return (
+            f"{path} is a Git LFS pointer, not the file itself. Run `git lfs pull` where it was cloned, or download it."
+        )
+    if head.startswith((b"<!doctype html", b"<html", b"<head", b"<!--")):
+        return f"{path} is a web page, not the file itself. Download it again by the link of the file, not of its page."
+    return ""
+
+
 def read_text(path: str | Path, error: Error = DataError, language: str = "text") -> str:
     """Return a text without byte order mark, its lines ended by a line feed alone.
 

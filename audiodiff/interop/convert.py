@@ -20,7 +20,16 @@ from audiodiff.config import MEL_CONVENTIONS, ModelConfig, parse_config
 from audiodiff.diffusion.schedules import SCHEDULES, from_betas
 from audiodiff.errors import ModelError
 from audiodiff.interop import lmnt, philsyn
-from audiodiff.interop.foreign import CheckpointMetadata, ForeignWeights, Params, Project, Sizes, read_checkpoint
+from audiodiff.interop.foreign import (
+    CheckpointMetadata,
+    ForeignWeights,
+    Params,
+    Project,
+    Sizes,
+    find_weights,
+    read_checkpoint,
+    unknown_network,
+)
 from audiodiff.interop.lmnt import FAST_BETAS, betas_of
 from audiodiff.networks import Network, build_network
 
@@ -48,7 +57,7 @@ def convert_checkpoint(
     """Convert a checkpoint of another project.
 
     Args:
-        path: The file.
+        path: The file, of torch.save or safetensors.
         project: A key of `PROJECTS`; None finds out by the names of the tensors.
         metadata: What the file does not say; what is left out is taken from the published models, and logged.
 
@@ -62,13 +71,12 @@ def convert_checkpoint(
     """
     path = Path(path)
     content = read_checkpoint(path)
-    tensors: object = content.get("model", content.get("model_state_dict", content))
-    params = content.get("params", {}) if "model" in content else {}
+    tensors, params = find_weights(content, list(PROJECTS.values()), str(path))
     if not isinstance(params, Mapping):
         raise ModelError(f"{path}: its params are a {type(params).__name__}; expected a dictionary.")
     provenance = {"file": path.name, "sha256": sha256(path.read_bytes()).hexdigest()}
-    if isinstance(content.get("step"), int):
-        provenance["training_steps"] = str(content["step"])
+    if isinstance(steps := content.get("step", content.get("global_step")), int):
+        provenance["training_steps"] = str(steps)
     return convert_state_dict(tensors, project, metadata, params=params, source=str(path), provenance=provenance)
 
 
@@ -124,11 +132,7 @@ def published_base_config() -> ModelConfig:
 def _recognise(weights: ForeignWeights, project: str | None) -> str:
     found = next((name for name, project in PROJECTS.items() if project.mark in weights), None)
     if found is None:
-        known = sorted({name for project in PROJECTS.values() for name in (project.vocoder, project.generator)})
-        raise ModelError(
-            f"{weights.source} is of no network that is known here ({', '.join(known)}): it has no tensor "
-            f"{' or '.join(project.mark for project in PROJECTS.values())}."
-        )
+        raise unknown_network(weights.source, list(PROJECTS.values()))
     if project is not None and project != found:
         raise ModelError(f"{weights.source} is of project {found}, not {project}. Leave the project out.")
     return found

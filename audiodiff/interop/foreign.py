@@ -5,29 +5,50 @@ A checkpoint is read as plain values and tensors only; none of its code runs.
 
 from __future__ import annotations
 
+import logging
 import pickle
 import re
+import shlex
 import struct
 import warnings
-from collections.abc import Callable, Mapping
+import zipfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor
 
+from audiodiff.checkpoint import stored_tensor
 from audiodiff.errors import ModelError
+from audiodiff.text import what_came_instead
 
 _RESAVE = (
-    "import torch; c = torch.load('{name}', map_location='cpu', weights_only=False); "
-    "torch.save({{k: dict(c[k]) for k in ('model', 'params', 'model_state_dict') if k in c}}, 'plain.pt')"
+    "import pickle, sys, torch; "
+    "f = lambda v: v.detach() if isinstance(v, torch.Tensor) else f(v.state_dict()) if hasattr(v, 'state_dict') "
+    "else {str(k): f(x) for k, x in v.items()} if hasattr(v, 'items') else torch.as_tensor(v) if getattr(v, 'ndim', 0) "
+    "else v.item() if hasattr(v, 'item') else [f(x) for x in v] if isinstance(v, (list, tuple)) "
+    "else v if type(v) in (int, float, bool) else str(v); "
 )
+"""Keeps tensors and plain values of what a file holds."""
+_LOAD = "torch.load(sys.argv[1], map_location='cpu', weights_only=False)"
+_TORCH_MAGIC = (b"PK", b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.")
+"""How a file of torch.save begins, new and old."""
+
+_DROPPED = {"_orig_mod", "_forward_module", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
+"""Parts of names that compiling and sharding a network leave in them."""
+_DEEPEST = 3
+_NAMED = 8
+_LOG = logging.getLogger(__name__)
 
 
 def read_checkpoint(path: Path) -> Mapping[str, object]:
-    """Read what `torch.save` wrote, without running anything in it.
+    """Read what `torch.save` wrote, or a safetensors file, without running anything in it.
 
     Args:
         path: The file.
@@ -41,31 +62,142 @@ def read_checkpoint(path: Path) -> Mapping[str, object]:
     """
     if not path.is_file():
         raise ModelError(f"{path} is no file. Give the checkpoint itself, such as weights.pt or 1000000.pkl.")
+    if said := what_came_instead(path):
+        raise ModelError(said)
     try:
+        if path.suffix.lower() == ".safetensors":
+            return load_file(path)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # of pickle protocols, which the check below supersedes
             content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise _refusal(path, error) from error
     except (EOFError, LookupError, ValueError, TypeError, AttributeError, RuntimeError, OSError, struct.error) as error:
-        raise _damaged(path) from error
+        raise _damaged(path, str(error)) from error
+    except SafetensorError as error:
+        raise ModelError(f"{path} is damaged or no safetensors file: {error}. Download or copy it again.") from error
     if not isinstance(content, Mapping):
         raise ModelError(f"{path} holds a {type(content).__name__}; expected the dictionary of a DiffWave checkpoint.")
     return content
 
 
 def _refusal(path: Path, error: pickle.UnpicklingError) -> ModelError:
+    with path.open("rb") as file:
+        head = file.read(16)
+    is_torch = head.startswith(_TORCH_MAGIC)
     needed = re.search(r"GLOBAL (\S+)", str(error))
-    if needed is None:
+    if needed is None and (is_torch or head[:1] != b"\x80"):
         return _damaged(path)
+    what = needed[1] if needed else "what a pickle names"
+    load = _LOAD if is_torch else "pickle.load(open(sys.argv[1], 'rb'))"
+    code = f'python -c "{_RESAVE}torch.save(f({load}), sys.argv[2])" {shlex.quote(str(path))} plain.pt'
     return ModelError(
-        f"{path} holds code: loading it would run {needed[1]}, so it is refused and nothing was run. Who trusts the "
-        f'file can save its tensors alone: python -c "{_RESAVE.format(name=path.name)}", then convert plain.pt.'
+        f"{path} holds code: loading it would run {what}, so it is refused and nothing was run. Who trusts the file "
+        f"can save its tensors and plain values alone, where its code can be imported, and convert plain.pt: {code}"
     )
 
 
-def _damaged(path: Path) -> ModelError:
+def _damaged(path: Path, reason: str = "") -> ModelError:
+    if "TorchScript" in reason:
+        return ModelError(f"{path} is a TorchScript program; expected weights. Save its state_dict() with torch.save.")
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            if not any(name.endswith("data.pkl") for name in archive.namelist()):
+                return ModelError(f"{path} is an archive, but not of torch.save. Unpack it, and give what it holds.")
     return ModelError(f"{path} is damaged, or was not written by torch.save. Download or copy it again.")
+
+
+@dataclass(frozen=True)
+class _Found:
+    """Weights within a checkpoint: the keys that lead to them, what their names begin with, and which others do not."""
+
+    keys: tuple[str, ...]
+    prefix: str
+    tensors: Mapping[str, object]
+    beside: tuple[str, ...]
+
+    @property
+    def rank(self) -> tuple[bool, bool, int]:
+        """Averaged weights first, for they are what a model is used with; then those that take the fewest words."""
+        place = ".".join((*self.keys, self.prefix)).lower()
+        return "online" in place, not re.search("ema|averag|shadow", place), len(place)
+
+    def __str__(self) -> str:
+        return ".".join((*self.keys, self.prefix)).strip(".") or "the file itself"
+
+
+def find_weights(content: Mapping[str, object], projects: Sequence[Project], source: str) -> tuple[object, object]:
+    """Find the weights of a known network in a checkpoint, whatever wraps them.
+
+    Understood are dictionaries in dictionaries (`state_dict`, `model`, `ema` and the like), what
+    `DataParallel`, `torch.compile`, Lightning and averaging put before the names of tensors, or within them.
+
+    Args:
+        content: What `read_checkpoint` returned.
+        projects: Whose networks are known.
+        source: The file, for messages.
+
+    Returns:
+        Name to tensor, and the parameters saved beside them.
+
+    Raises:
+        ModelError: If there are none; the message lists what there is.
+    """
+    found = sorted(_search(content, [project.mark for project in projects], ()), key=lambda one: one.rank)
+    if not found and content and not _count(content):
+        raise ModelError(
+            f"{source} holds no weights: expected a dictionary of names and tensors. It holds {_listing(content)}."
+        )
+    if not found:
+        raise unknown_network(source, projects, f" It holds {_listing(content)}.")
+    most = max(len(one.tensors) for one in found)
+    best = next(one for one in found if len(one.tensors) == most)  # some averages leave buffers out
+    if len(found) > 1:
+        others = ", ".join(str(one) for one in found if one is not best)
+        _LOG.warning("%s holds weights several times: %s is taken, not %s", source, best, others)
+    if best.beside:
+        _LOG.info("%s: %d entries beside %s are left out, such as %s", source, len(best.beside), best, best.beside[0])
+    params = content.get("params", {}) if best.keys and best.keys[0] != "params" else {}
+    return best.tensors, params
+
+
+def unknown_network(source: str, projects: Sequence[Project], holds: str = "") -> ModelError:
+    """Return the error for weights of none of these projects."""
+    known = ", ".join(sorted({name for project in projects for name in (project.vocoder, project.generator)}))
+    marks = " or ".join(project.mark for project in projects)
+    return ModelError(f"{source} is of no network that is known here ({known}): it has no tensor {marks}.{holds}")
+
+
+def _search(content: Mapping[str, object], marks: Sequence[str], keys: tuple[str, ...]) -> Iterator[_Found]:
+    names = {name: _plain_name(str(name)) for name in content}
+    ends = {name[: -len(mark)] for name in names.values() for mark in marks if f".{name}".endswith(f".{mark}")}
+    for prefix in sorted(ends):
+        inside = {new.removeprefix(prefix): content[old] for old, new in names.items() if new.startswith(prefix)}
+        yield _Found(keys, prefix, inside, tuple(str(old) for old, new in names.items() if not new.startswith(prefix)))
+    for key, value in content.items():
+        if isinstance(value, Mapping) and len(keys) < _DEEPEST:
+            yield from _search(value, marks, (*keys, str(key)))
+
+
+def _plain_name(name: str) -> str:
+    first, *rest = [part for part in name.split(".") if part not in _DROPPED] or [""]
+    return ".".join([first, *(part for part in rest if part != "module")])
+
+
+def _count(content: object, depth: int = 0) -> int:
+    """Count the tensors in dictionaries of dictionaries."""
+    if isinstance(content, Mapping) and depth <= _DEEPEST:
+        return sum(_count(value, depth + 1) for value in content.values())
+    return isinstance(content, Tensor)
+
+
+def _listing(content: Mapping[str, object]) -> str:
+    """List the top-level keys of a checkpoint."""
+    shown = []
+    for key, value in islice(content.items(), _NAMED):
+        n_tensors = _count(value) if isinstance(value, Mapping) else 0
+        shown.append(f"{str(key)[:60]!r} ({f'{n_tensors} tensors' if n_tensors else type(value).__name__})")
+    return ", ".join(shown) + (f" and {len(content) - _NAMED} more" if len(content) > _NAMED else "") or "nothing"
 
 
 class ForeignWeights:
@@ -83,7 +215,7 @@ class ForeignWeights:
         if not isinstance(tensors, Mapping) or not all(isinstance(value, Tensor) for value in tensors.values()):
             raise ModelError(f"{source} holds no weights: expected a dictionary of names and tensors.")
         self.source = source
-        self._tensors: dict[str, Tensor] = {str(name): value for name, value in tensors.items()}
+        self._tensors = {str(k): stored_tensor(value, f"{source}: {k}", ModelError) for k, value in tensors.items()}
 
     def __contains__(self, name: object) -> bool:
         return name in self._tensors
@@ -125,7 +257,10 @@ class ForeignWeights:
                 f"{self.source}: {name} has shape {found}, but {shape} follows from the other tensors. "
                 "The file is of another network."
             )
-        tensor = self._tensors.pop(name).detach().to("cpu", torch.float32)
+        stored = self._tensors.pop(name)
+        if not stored.is_floating_point():
+            raise ModelError(f"{self.source}: {name} is {stored.dtype}; expected floating point. Convert it before.")
+        tensor = stored.to("cpu", torch.float32)
         if not bool(tensor.isfinite().all()):
             raise ModelError(f"{self.source}: {name} holds NaN or infinity; the training run had diverged.")
         return tensor

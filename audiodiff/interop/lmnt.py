@@ -117,6 +117,7 @@ def betas_of(values: object, name: str, source: str) -> tuple[float, ...]:
     Raises:
         ModelError: If it is none.
     """
+    values = values.tolist() if isinstance(values, Tensor) else values
     listed = list(values) if isinstance(values, list | tuple) else []
     numbers = [float(x) for x in listed if isinstance(x, float | int) and 0 < x < 1]
     if len(numbers) < 2 or numbers != listed:

@@ -15,11 +15,20 @@ import torch
 from torch import Tensor
 
 from audiodiff.audio.io import AUDIO_EXTENSIONS, audio_info, load_audio
+from audiodiff.audio.transforms import as_tensor
+from audiodiff.checkpoint import stored_tensor
 from audiodiff.data.doctor import LARGE_DC
 from audiodiff.data.manifest import find_audio, read_manifest
 from audiodiff.errors import AudiodiffError, AudioError, ConfigError, DataError, MelError
+from audiodiff.text import what_came_instead
 
 MEL_EXTENSIONS = (".npy", ".pt")
+OTHER_MELS = (
+    *(".npz", ".mel", ".pth", ".bin", ".ckpt", ".pkl", ".pickle", ".safetensors"),
+    *(".h5", ".hdf5", ".mat", ".csv", ".tfrecord", ".spec"),
+)
+"""What other programs save mels as."""
+SAVE_MEL = "Save it with numpy.save('NAME.npy', mel), one mel (n_mels, frames) of numbers."
 _OUTPUT_EXTENSIONS = (".wav", ".flac")
 _DAMAGED = (
     *(OSError, EOFError, ValueError, TypeError, AttributeError, LookupError, RuntimeError, SyntaxError),
@@ -66,6 +75,8 @@ def collect_jobs(inputs: Sequence[Path], output: Path) -> list[Job]:
     else:
         found = ((source, name) for item in inputs for source, name in _expand(item, output))
         jobs = list(dict.fromkeys(Job(source, (output / name).with_suffix(".wav")) for source, name in found))
+    if not jobs:
+        raise DataError(f"{', '.join(map(str, inputs)) or 'the input'} lists no recordings. Give files, or a folder.")
     _check_targets(jobs)
     return jobs
 
@@ -102,7 +113,9 @@ def _expand(item: Path, output: Path) -> Iterator[tuple[Path, Path]]:
             _LOG.info("left out as results of earlier runs: %d in %s", len(earlier), output)
             found = [path for path in found if path not in earlier]
     if not found:
-        raise DataError(f"{item} holds no audio and no mels (.npy, .pt). Check the folder.")
+        others = sorted(path for path in item.rglob("*") if path.suffix.lower() in OTHER_MELS)
+        hint = f"Is {others[0].name} a mel? {SAVE_MEL}" if others else "Check the folder."
+        raise DataError(f"{item} holds no audio and no mels (.npy, .pt). {hint}")
     for path in found:
         yield path, path.relative_to(item)
 
@@ -133,7 +146,10 @@ def load_recording(path: Path, sample_rate: int, *, resample: bool = False) -> T
 
     Raises:
         AudioError: If the recording cannot be read, or has another rate.
+        MelError: If it looks like a mel in another format.
     """
+    if path.suffix.lower() in OTHER_MELS:
+        raise MelError(f"{path} is no mel that is read here: expected .npy, or .pt with one tensor. {SAVE_MEL}")
     rate = audio_info(path).sample_rate
     if rate != sample_rate and not resample:
         raise AudioError(f"{path} is {rate} Hz; this model needs {sample_rate} Hz. Use --resample.")
@@ -166,6 +182,8 @@ def load_mel(path: Path) -> Tensor:
     """
     if not path.is_file():
         raise MelError(f"{path} does not exist; expected a mel. Check the path.")
+    if said := what_came_instead(path):
+        raise MelError(said)
     is_torch = path.suffix.lower() == ".pt"
     try:
         content = torch.load(path, map_location="cpu", weights_only=True) if is_torch else _load_npy(path)
@@ -173,24 +191,24 @@ def load_mel(path: Path) -> Tensor:
         saved = "torch.save" if is_torch else "numpy.save"
         raise MelError(
             f"{path} cannot be read as a mel ({type(error).__name__}): it is damaged, or not a tensor saved with "
-            f"{saved}. Save it again."
+            f"{saved}. {SAVE_MEL}"
         ) from error
-    if not isinstance(content, Tensor):
-        raise MelError(f"{path} holds a {type(content).__name__}; expected one tensor (n_mels, frames).")
+    if not isinstance(content, Tensor | np.ndarray):
+        raise MelError(f"{path} holds a {type(content).__name__}; expected one tensor (n_mels, frames). {SAVE_MEL}")
+    content = stored_tensor(as_tensor(content, str(path), MelError), str(path), MelError)
+    if not content.is_floating_point():
+        raise MelError(f"{path} holds {content.dtype}; expected floating point. {SAVE_MEL}")
     if content.ndim == 3 and content.shape[0] == 1:
         content = content[0]
     if content.ndim != 2:
         raise MelError(
             f"{path} has shape {tuple(content.shape)}; expected one mel, (n_mels, frames). Save one at a time."
         )
-    return content.detach()
+    return content
 
 
 def _load_npy(path: Path) -> object:
-    content = np.load(path, allow_pickle=False)
-    if not isinstance(content, np.ndarray):
-        return content
-    return torch.from_numpy(content.astype(content.dtype.newbyteorder("=")))
+    return np.load(path, mmap_mode="r", allow_pickle=False)  # mapped, or a damaged header could ask for any memory
 
 
 def explain_failure(path: Path, error: Exception) -> str:

@@ -3,15 +3,22 @@
 import math
 import os
 import pickle
+import shlex
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 import soundfile
 import torch
 from click.testing import CliRunner
+from safetensors.torch import save_file
 
-from audiodiff.checkpoint import load_config, load_model
+from audiodiff.checkpoint import WEIGHTS, load_config, load_model
 from audiodiff.cli.main import main
+from audiodiff.errors import MelError, ModelError
+from audiodiff.interop import convert_checkpoint
+from audiodiff.pipelines.files import load_mel
 
 # A network of lmnt-com/diffwave with 4 channels and 2 layers, by the names and shapes of its file.
 C, WIDTH, N_MELS = 4, 8, 80
@@ -253,25 +260,193 @@ def test_a_file_that_holds_code_is_refused_and_not_run(convert, form, tmp_path):
     assert (tmp_path / "exploded").exists()
 
 
+CODE = """
+import pathlib, torch, numpy as np
+from torch import nn
+
 class Params(dict):
-    """A dictionary of a class that a plain reader does not know, as older files have for their params."""
+    pass
+
+class Saver:
+    def state_dict(self):
+        return torch.load("tensors.pt")
+
+def content(form):
+    tensors, params = torch.load("tensors.pt"), Params(torch.load("params.pt"))
+    params["noise_schedule"] = np.array(params["noise_schedule"])
+    params["sample_rate"] = np.int64(params["sample_rate"])
+    wrapped = {"params": params, "optimizer": {0: {"step": np.float64(3)}, "lr": (1e-3, None)}}
+    wrapped["path"] = pathlib.PurePosixPath("x")
+    if form == "object":
+        return wrapped | {"model": Saver()}
+    if form == "ordered":
+        return wrapped | {"state_dict": Params({name: nn.Parameter(value) for name, value in tensors.items()})}
+    return wrapped | {"model": {name: value.numpy() if form == "pickle" else value for name, value in tensors.items()}}
+"""
 
 
-def test_the_advice_for_a_refused_file_works(convert, tmp_path):
-    path = tmp_path / "weights.pt"
-    torch.save({"model": lmnt_tensors(), "params": Params(PARAMS), "step": 3}, path)
+@pytest.mark.parametrize("form", ["zip", "legacy", "pickle", "object", "ordered"])
+def test_the_advice_for_a_refused_file_works(convert, form, tmp_path):
+    torch.save(lmnt_tensors(), tmp_path / "tensors.pt")
+    torch.save(PARAMS, tmp_path / "params.pt")
+    (tmp_path / "theirs.py").write_text(CODE)
+    path = tmp_path / "it's weights $1.pt"
+    save = (
+        "pickle.dump(made, open(sys.argv[1], 'wb'))"
+        if form == "pickle"
+        else (f"torch.save(made, sys.argv[1], _use_new_zipfile_serialization={form != 'legacy'})")
+    )
+    code = f"import pickle, sys, torch, theirs; made = theirs.content('{form}'); {save}"
+    subprocess.run([sys.executable, "-c", code, path], check=True, cwd=tmp_path)
     result, _ = convert(path)
+    assert result.exit_code == 1
     assert "so it is refused" in result.stderr
-    advice = result.stderr.split('python -c "')[1].split('"')[0].replace("\n", " ")
-    here = os.getcwd()
-    os.chdir(tmp_path)
-    try:
-        exec(advice, {})  # in this process, where the class of the test is known
-    finally:
-        os.chdir(here)
+    (line,) = result.stderr.splitlines()
+    advice = line.partition("and convert plain.pt: python ")[2]
+    subprocess.run(f"{shlex.quote(sys.executable)} {advice}", shell=True, check=True, cwd=tmp_path)
     result, folder = convert(tmp_path / "plain.pt")
     assert result.exit_code == 0, result.stderr
     assert load_config(folder).network.dilation_cycle == 10
+    assert load_config(folder).sample_rate == PARAMS["sample_rate"]
+
+
+def prefixed(prefix, tensors=None):
+    return {prefix + name: value for name, value in (tensors or lmnt_tensors()).items()}
+
+
+WRAPPERS = {
+    "data parallel": lambda: {"model": prefixed("module."), "params": PARAMS},
+    "compiled": lambda: {"model": prefixed("_orig_mod."), "params": PARAMS},
+    "both": lambda: {"model": prefixed("module._orig_mod."), "params": PARAMS},
+    "the other way": lambda: {"model": prefixed("_orig_mod.module."), "params": PARAMS},
+    "a part compiled": lambda: {
+        "model": {name.replace("0.dilated", "0._orig_mod.dilated"): value for name, value in lmnt_tensors().items()},
+        "params": PARAMS,
+    },
+    "state_dict": lambda: {"state_dict": lmnt_tensors(), "params": PARAMS},
+    "two levels": lambda: {"checkpoint": {"generator": prefixed("module.")}, "params": PARAMS},
+    "lightning": lambda: {
+        "state_dict": prefixed("model.") | {"loss.window": torch.ones(3)},
+        "pytorch-lightning_version": "2.4.0", "global_step": 12, "epoch": 1, "params": PARAMS,
+        "optimizer_states": [{"state": {}}], "loops": {}, "callbacks": {}, "hparams_name": None,
+    },
+    "averaged": lambda: {"ema": prefixed("module.") | {"n_averaged": torch.tensor(4)}, "params": PARAMS},
+    "ema beside": lambda: {"model": zeroed(), "ema": lmnt_tensors(), "params": PARAMS},
+    "ema inside": lambda: {"state_dict": prefixed("model.", zeroed()) | prefixed("model_ema."), "params": PARAMS},
+    "ema-pytorch": lambda: {"ema": prefixed("online_model.", zeroed()) | prefixed("ema_model."), "params": PARAMS},
+    "ema incomplete": lambda: {
+        "model": lmnt_tensors(), "params": PARAMS,
+        "ema": {name: value for name, value in zeroed().items() if "bias" not in name},
+    },
+}  # fmt: skip
+
+
+def zeroed():
+    return {name: torch.zeros_like(value) for name, value in lmnt_tensors().items()}
+
+
+@pytest.mark.parametrize("wrapper", WRAPPERS)
+def test_what_wraps_weights_is_understood(convert, wrapper, tmp_path):
+    result, plain = convert(checkpoint())
+    assert result.exit_code == 0, result.stderr
+    expected = load_model(plain)[0].state_dict()
+    torch.save(WRAPPERS[wrapper](), tmp_path / "wrapped.pt")
+    network, config = convert_checkpoint(tmp_path / "wrapped.pt")
+    assert config.network == load_config(plain).network
+    assert all(torch.equal(network.state_dict()[name], value) for name, value in expected.items())
+    assert config.provenance.get("training_steps") == ("12" if wrapper == "lightning" else None)
+
+
+def test_several_weights_and_what_is_beside_them_are_named(tmp_path, caplog):
+    caplog.set_level("INFO")
+    for wrapper in ("ema beside", "ema incomplete", "lightning"):
+        torch.save(WRAPPERS[wrapper](), tmp_path / "x.pt")
+        convert_checkpoint(tmp_path / "x.pt")
+    assert "x.pt holds weights several times: ema is taken, not model" in caplog.text
+    assert "x.pt holds weights several times: model is taken, not ema" in caplog.text
+    assert "x.pt: 1 entries beside state_dict.model are left out, such as loss.window" in caplog.text
+
+
+def test_safetensors_are_read(convert, tmp_path):
+    save_file(lmnt_tensors(), tmp_path / "weights.safetensors")
+    result, _ = convert(tmp_path / "weights.safetensors")
+    assert result.exit_code == 0, result.stderr
+    (tmp_path / "weights.safetensors").write_bytes(b"x" * 100)
+    result, _ = convert(tmp_path / "weights.safetensors")
+    assert "weights.safetensors is damaged or no safetensors file" in result.stderr
+
+
+def test_the_keys_of_a_file_that_is_not_understood_are_listed(convert):
+    content = {"epoch": 3, "encoder": {"layers": {"conv.weight": torch.zeros(3)}}, "config": {"a": 1}, "best": None}
+    result, _ = convert(content)
+    assert result.exit_code == 1
+    assert "It holds 'epoch' (int), 'encoder' (1 tensors), 'config' (dict), 'best' (NoneType)." in result.stderr
+    result, _ = convert({str(number): number for number in range(20)})
+    assert "holds no weights" in result.stderr
+    assert "'7' (int) and 12 more." in result.stderr
+
+
+LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 27500000\n"
+STRANGE = {
+    "meta": lambda t: t.to("meta"),
+    "sparse": lambda t: t.to_sparse(),
+    "sparse_csr": lambda t: t.to_sparse_csr(),
+    "nested": lambda t: torch.nested.nested_tensor(list(t)),
+    "quantised": lambda t: torch.quantize_per_tensor(t, 0.1, 0, torch.qint8),
+    "float8": lambda t: t.to(torch.float8_e4m3fn),
+    "complex64": lambda t: t.to(torch.complex64),
+    "int64": lambda t: t.long(),
+    "bool": lambda t: t.bool(),
+    "fewer values": lambda t: torch.zeros(1, 1).expand(t.shape),
+}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", STRANGE)
+def test_strange_tensors_are_refused_by_name(convert, kind, tmp_path):
+    name = "diffusion_embedding.projection2.weight"
+    result, folder = convert({"model": lmnt_tensors() | {name: STRANGE[kind](lmnt_tensors()[name])}, "params": PARAMS})
+    assert result.exit_code == 1
+    assert not folder.exists()
+    (line,) = [line for line in result.stderr.splitlines() if line.startswith("error")]
+    assert f"{name} " in line
+    assert kind in line
+    assert "unexpected" not in line
+    path = tmp_path / "mel.pt"
+    torch.save(STRANGE[kind](torch.randn(80, 20)), path)
+    with pytest.raises(MelError, match=f"mel.pt .*{kind}"):
+        load_mel(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (LFS, "is a Git LFS pointer, not the file itself. Run `git lfs pull`"),
+        (b"\n<!DOCTYPE html>\n<html><head><title>weights.pt at main</title>", "is a web page, not the file itself"),
+        (b"\xef\xbb\xbf<HTML lang='en'>", "is a web page, not the file itself"),
+    ],
+)
+def test_what_a_download_left_instead_is_named(convert, content, said, tmp_path):
+    for name in ("weights.pt", "weights.safetensors", "mel.npy", "mel.pt"):
+        (tmp_path / name).write_bytes(content)
+        result, _ = convert(tmp_path / name)
+        assert (result.exit_code, f"{name} {said}" in result.stderr) == (1, True)
+        if name.startswith("mel"):
+            with pytest.raises(MelError, match=said):
+                load_mel(tmp_path / name)
+    result, folder = convert(checkpoint())
+    (folder / WEIGHTS).write_bytes(content)
+    with pytest.raises(ModelError, match=said):
+        load_model(folder)
+
+
+def test_archives_of_others_are_named(convert, tmp_path):
+    np.savez(tmp_path / "weights.pt.npz", **{name: value.numpy() for name, value in lmnt_tensors().items()})
+    result, _ = convert(tmp_path / "weights.pt.npz")
+    assert "is an archive, but not of torch.save. Unpack it" in result.stderr
+    torch.jit.save(torch.jit.script(torch.nn.Linear(2, 2)), tmp_path / "script.pt")
+    result, _ = convert(tmp_path / "script.pt")
+    assert "is a TorchScript program; expected weights. Save its state_dict()" in result.stderr
 
 
 @pytest.mark.parametrize("damage", ["empty", "text", "zeros", "cut", "cut legacy", "random"])
