@@ -150,7 +150,13 @@ def parse_yaml(text: str, source: str, error: Error = DataError) -> Any:
         >>> parse_yaml("labels: [yes, 01]", "example")
         {'labels': ['yes', '01']}
     """
-    return _parse(lambda document: yaml.load(document, _Loader), "YAML", text, source, error)
+
+    def parse(document: str) -> Any:
+        loader = _Loader(document)
+        loader.name = source  # for messages
+        return loader.get_single_data()
+
+    return _parse(parse, "YAML", text, source, error)
 
 
 def _parse(parse: Callable[[str], Any], language: str, text: str, source: str, error: Error) -> Any:
