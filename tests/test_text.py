@@ -127,7 +127,7 @@ TEN_OF_THE_LAST = "\n".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]" fo
         ("a: 1\nb: 2\na: 3", "(?s)'a' is there twice.*line 3"),
         ("a: !!python/object/apply:os.system [x]", "could not determine a constructor"),
         ("a: \x00", "#x0000"),
-        ("a: [", 'in "x", line 1, column 4'),
+        ("a: [", 'in "x", line 1, column 5'),
         ("? [a]\n: b", "unhashable"),
         ("!!int x", "cannot be read as YAML"),
     ],
