@@ -235,7 +235,7 @@ def _au(file: BinaryIO, start: int, size: int, name: str) -> tuple[Stream, str, 
     order = ">" if head[:4] == b".snd" else "<"
     offset, promised = struct.unpack(order + "II", head[4:])
     there = size - start - offset
-    if there > 0 and (promised == 0 or (promised > there and _is_made_up(promised, 4))):
+    if there > 0 and offset >= 24 and (promised == 0 or (promised > there and _is_made_up(promised, 4))):
         header = bytearray(bytes_at(file, start, offset))
         _put(header, 8, order, 4, there)
         return Stream(start, size, bytes(header)), "" if promised == 2**32 - 1 else _unfinished(promised, there), 0

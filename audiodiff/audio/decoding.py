@@ -155,14 +155,15 @@ class AudioFile:
     def _opened(self, stream: Stream) -> Iterator[soundfile.SoundFile]:
         try:
             if self.plain and isinstance(self.source, Path):
-                with soundfile.SoundFile(self.source) as file:
+                with soundfile.SoundFile(os.fsencode(self.source)) as file:
                     yield file
             else:
                 with _binary(self.source) as raw, soundfile.SoundFile(_Window(raw, stream)) as file:
                     yield file
         except soundfile.SoundFileError as error:
+            reason = getattr(error, "error_string", str(error))
             raise AudioError(
-                f"{self.name} cannot be read ({str(error).rstrip('.')}): it is no audio, damaged, or in a format "
+                f"{self.name} cannot be read ({reason.rstrip('. ')}): it is no audio, damaged, or in a format "
                 "unknown to libsndfile. Convert it to WAV or FLAC, for example with ffmpeg."
             ) from error
 

@@ -85,15 +85,14 @@ def command(
 
     how = GenerateOptions(speaker, vector, seconds, opt.changes(**options))
     where = {"model": model, "device": device, "dtype": dtype}
-    with opt.warnings_logged():
-        if as_dataset:
-            if label is not None:
-                raise click.UsageError("--as-dataset makes clips of every label. Leave --label out.")
-            _generate_dataset(how, output, count, seed, training, overwrite, **where)
-            return
-        if training is not None:
-            raise click.UsageError("--training is for --as-dataset. Add it, or leave --training out.")
-        _generate(how, output, label, range(seed, seed + count), overwrite, **where)
+    if as_dataset:
+        if label is not None:
+            raise click.UsageError("--as-dataset makes clips of every label. Leave --label out.")
+        _generate_dataset(how, output, count, seed, training, overwrite, **where)
+        return
+    if training is not None:
+        raise click.UsageError("--training is for --as-dataset. Add it, or leave --training out.")
+    _generate(how, output, label, range(seed, seed + count), overwrite, **where)
 
 
 def _generate(

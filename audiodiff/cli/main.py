@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ from importlib import import_module
 import click
 
 from audiodiff import __version__
-from audiodiff.cli.options import global_options, with_global_options
+from audiodiff.cli.options import global_options, warnings_logged, with_global_options
 from audiodiff.errors import AudiodiffError
 
 # verb: (where its click command is, what `audiodiff --help` says of it). A new verb is one more line.
@@ -30,6 +31,9 @@ VERBS = {
     "bench": ("audiodiff.cli.bench:command", "Benchmark synthesis and training on this machine."),
     "info": ("audiodiff.cli.info:command", "Describe a model, or list the bundled ones."),
 }
+
+_WRITING = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
+"""What stops programs from writing, to a file or to where stdout leads."""
 
 _logger = logging.getLogger("audiodiff")
 
@@ -59,6 +63,11 @@ def _logging_to_stderr() -> Iterator[None]:
 def _explain(error: Exception) -> str:
     if isinstance(error, AudiodiffError):
         return f"error: {error}"
+    if isinstance(error, OSError) and error.errno in _WRITING:
+        target = error.filename or "the output"
+        return f"error: {target} cannot be written: {error.strerror}. Make room, or write elsewhere."
+    if isinstance(error, MemoryError):
+        return f"error: there is not enough memory ({error}). Give shorter files, smaller batches or a smaller model."
     what = " ".join(f"{type(error).__name__}: {error}".split())
     return f"error: unexpected {what} (run the same command with --debug for the traceback)"
 
@@ -96,7 +105,7 @@ class Audiodiff(click.Group):
     def invoke(self, ctx: click.Context) -> object:
         """Run the verb; a stated or unexpected error becomes one line on stderr and exit code 1, Ctrl-C becomes 130."""
         os.environ["MPLBACKEND"] = "agg"  # files only, whatever a notebook has set for its children
-        with _logging_to_stderr():
+        with _logging_to_stderr(), warnings_logged():
             try:
                 return super().invoke(ctx)
             except KeyboardInterrupt:

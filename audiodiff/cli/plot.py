@@ -67,14 +67,19 @@ def mel(*, recording: Path, convention: str | None, output: Path) -> None:
     from audiodiff.audio.mel import MelSpectrogram
     from audiodiff.audio.plots import display_mel, plot_mel
     from audiodiff.config import MEL_CONVENTIONS
+    from audiodiff.errors import AudioError
 
     if convention is not None and convention not in MEL_CONVENTIONS:
         raise click.UsageError(f"no mel convention {convention!r}; choose from {', '.join(MEL_CONVENTIONS)}.")
     config = MEL_CONVENTIONS[convention] if convention else display_mel(audio_info(recording).sample_rate)
     audio = load_audio(recording, config.sample_rate, mono=False)
     figure, rows = _figure(len(audio), 1, (10, 4 * len(audio)))
-    for (axes,), channel in zip(rows, audio, strict=True):
-        image = plot_mel(axes, MelSpectrogram(config)(channel), config)
+    try:
+        mels = MelSpectrogram(config)(audio)
+    except AudioError as error:
+        raise AudioError(f"{recording}: {error}") from error
+    for (axes,), channel in zip(rows, mels, strict=True):
+        image = plot_mel(axes, channel, config)
         figure.colorbar(image, ax=axes, pad=0.01, label="mel magnitude (dB)")
     _save(figure, output)
 
@@ -103,10 +108,9 @@ def steps(*, recording: Path, model: str | None, seed: int, seconds: float, outp
     from audiodiff.pipelines import Vocoder
 
     n_samples = min(round(seconds * audio_info(recording).sample_rate), audio_info(recording).n_samples)
-    with opt.warnings_logged():
-        vocoder = Vocoder.from_pretrained(model)
-        audio = load_audio(recording, vocoder.sample_rate, n_samples=n_samples)
-        states = _reverse_states(vocoder, audio, seed, opt.changes(**options))
+    vocoder = Vocoder.from_pretrained(model)
+    audio = load_audio(recording, vocoder.sample_rate, n_samples=n_samples)
+    states = _reverse_states(vocoder, audio, seed, opt.changes(**options))
     figure, rows = _figure(
         2, len(states), (3.6 * len(states) + 1, 5), height_ratios=(1, 1.6), sharex=True, sharey="row"
     )

@@ -123,7 +123,7 @@ def _repair(
 
     failures = []
     how = _options(try_folder, opt.changes(**options))
-    with opt.warnings_logged(), opt.progress_bar(len(jobs)) as bar:
+    with opt.progress_bar(len(jobs)) as bar:
         for result in repair_files(load_pipeline(model, device, dtype), jobs, how):
             bar.update(1)
             if result.error is not None:

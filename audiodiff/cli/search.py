@@ -94,22 +94,19 @@ def schedule(
 
     folder, target = _folders(model, output)
     chosen = {name: options.pop(name) for name in ("method", "trials")}
-    with opt.warnings_logged():
-        scorer, words = _scorer(folder, **options)
-        trials = Study(study, scorer.fingerprint(folder))
-        found: dict[int, SearchResult] = {}
-        best: Levels = ()
-        with opt.progress_bar(len(steps) * chosen["trials"]) as bar:
-            for number, n in enumerate(steps):
-                more = [_stretched(best, n)] if best else []
-                found[n] = search_levels(
-                    scorer, SearchConfig(n, seed=options["seed"], **chosen), trials, more, bar.update
-                )
-                best = found[n].best.levels
-                store(folder, target, as_searched(found[n], scorer, words))
-                bar.update((number + 1) * chosen["trials"] - bar.n)
-                with bar.external_write_mode():
-                    click.echo(_line(found[n], scorer))
+    scorer, words = _scorer(folder, **options)
+    trials = Study(study, scorer.fingerprint(folder))
+    found: dict[int, SearchResult] = {}
+    best: Levels = ()
+    with opt.progress_bar(len(steps) * chosen["trials"]) as bar:
+        for number, n in enumerate(steps):
+            more = [_stretched(best, n)] if best else []
+            found[n] = search_levels(scorer, SearchConfig(n, seed=options["seed"], **chosen), trials, more, bar.update)
+            best = found[n].best.levels
+            store(folder, target, as_searched(found[n], scorer, words))
+            bar.update((number + 1) * chosen["trials"] - bar.n)
+            with bar.external_write_mode():
+                click.echo(_line(found[n], scorer))
     if picture is not None:
         _draw(found, scorer, picture)
     click.echo(click.format_filename(target))

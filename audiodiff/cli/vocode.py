@@ -80,7 +80,7 @@ def command(*, inputs: tuple[Path, ...], output: Path, overwrite: bool, ray: str
 def _vocode(jobs: Sequence[Job], ray: str | None, **options: Any) -> list[str]:
     """Vocode, print a line per result, and return the reasons of those that failed."""
     failures, scored = [], []
-    with opt.warnings_logged(), opt.progress_bar(len(jobs)) as bar:
+    with opt.progress_bar(len(jobs)) as bar:
         results = _on_ray(jobs, ray, bar.update, **options) if ray else _here(jobs, bar.update, **options)
         for result in results:
             if result.error is not None:

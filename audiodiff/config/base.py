@@ -64,7 +64,7 @@ def problems(error: ValidationError) -> list[str]:
     found = []
     for item in error.errors():
         where = ".".join(str(part) for part in item["loc"]) or "(top level)"
-        message = item["msg"].removeprefix("Value error, ")
+        message = item["msg"].removeprefix("Value error, ").replace(" for <class 'pathlib.Path'>", "")
         if item["type"] == "string_type" and isinstance(item["input"], bool | int | float | None):
             message += f", not {shown(item['input'])}; write it in quotes"
         elif item["type"] not in ("value_error", "missing"):

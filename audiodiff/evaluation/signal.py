@@ -84,6 +84,7 @@ def lag_ms(pair: Pair) -> float:
     if min(_rms(pair.generated), _rms(pair.reference)) <= SILENCE:
         raise AudioError("there is nothing but silence in one of the two.")
     step = max(1, round(LAG_STEP_SECONDS * pair.sample_rate))
+    step = min(step, pair.reference.shape[-1])
     generated, reference = (_envelope(audio, step) for audio in (pair.generated, pair.reference))
     n_fft = 2 ** math.ceil(math.log2(2 * len(reference)))
     spectrum = np.fft.rfft(generated, n_fft) * np.fft.rfft(reference, n_fft).conj()
@@ -96,7 +97,7 @@ def lag_ms(pair: Pair) -> float:
 def _envelope(audio: Tensor, step: int) -> Samples:
     """Return the logarithm of the smoothed power of every step, its mean taken off `(steps,)`."""
     samples = audio.double().numpy()
-    whole = samples[:, : max(step, samples.shape[1] // step * step)]
+    whole = samples[:, : samples.shape[1] // step * step]
     power = np.square(whole).reshape(-1, step).mean(1).reshape(len(samples), -1).mean(0)
     window = np.hanning(_SMOOTHING_STEPS + 2)[1:-1]
     if len(power) > len(window):

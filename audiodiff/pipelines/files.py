@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import pickle
+import tokenize
 import warnings
 import zipfile
 from collections.abc import Iterable, Iterator, Sequence
@@ -32,7 +33,7 @@ SAVE_MEL = "Save it with numpy.save('NAME.npy', mel), one mel (n_mels, frames) o
 _OUTPUT_EXTENSIONS = (".wav", ".flac")
 _DAMAGED = (
     *(OSError, EOFError, ValueError, TypeError, AttributeError, LookupError, RuntimeError, SyntaxError),
-    *(pickle.UnpicklingError, zipfile.BadZipFile),
+    *(MemoryError, pickle.UnpicklingError, tokenize.TokenError, zipfile.BadZipFile),
 )
 """What the readers of NumPy and PyTorch raise for damaged files."""
 _LOG = logging.getLogger(__name__)
@@ -68,7 +69,8 @@ def collect_jobs(inputs: Sequence[Path], output: Path) -> list[Job]:
 
     Raises:
         ConfigError: If `output` cannot take these inputs.
-        DataError: If a folder holds no audio and no mels, two inputs have the same target, or a target is an input.
+        DataError: If a folder or manifest holds no audio and no mels, two inputs have the same target, or a target is
+            an input.
     """
     if _is_file_name(output, inputs):
         jobs = [Job(inputs[0], output)]
@@ -100,7 +102,10 @@ def _is_file_name(output: Path, inputs: Sequence[Path]) -> bool:
 def _expand(item: Path, output: Path) -> Iterator[tuple[Path, Path]]:
     """Yield each file of an input with the name its target has within the output folder."""
     if item.suffix == ".jsonl" and item.is_file():
-        yield from ((recording.audio, Path(recording.audio.name)) for recording in read_manifest(item))
+        recordings = read_manifest(item)
+        if not recordings:
+            raise DataError(f"{item} lists no recordings. `audiodiff prepare` writes manifests.")
+        yield from ((recording.audio, Path(recording.audio.name)) for recording in recordings)
         return
     if not item.is_dir():
         yield item, Path(item.name)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -235,11 +236,14 @@ def tensorboard(folder: Path, first_step: int, samples_per_step: int, sample_rat
             broken.append(error)
             _LOG.warning("no more curves, pictures or sounds are written to %s: %s", folder, error)
 
+    excepthook = threading.excepthook
+    threading.excepthook = lambda args: None if issubclass(args.exc_type, OSError) else excepthook(args)
     try:
         yield report
     finally:
         with suppress(OSError):  # a writer whose thread has died of one raises it again
             writer.close()
+        threading.excepthook = excepthook
 
 
 def _draw(writer: SummaryWriter, event: TrainEvent, meter: ThroughputMeter, sample_rate: int) -> None:

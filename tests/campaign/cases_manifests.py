@@ -212,6 +212,6 @@ def _of_shards(draw: Draw, folder: Path, world: World) -> Case:
         run,
         f"shards, {about}",
         "accept" if how == "whole" and run[0] == "train" else "either",
-        ["shard", "train-0", "line"],
+        ["shard", ".tar", "line"],
         seconds=20,
     )

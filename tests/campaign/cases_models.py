@@ -63,7 +63,7 @@ def make(draw: Draw, folder: Path, world: World) -> Case:
         "generate": (["generate", "--model", name, "-o", "out"], None),
     }[command]
     accept = fine and command != "generate"
-    return Case(run, f"{command}, {how}", "accept" if accept else "either", ["model"], check, seconds=10)
+    return Case(run, f"{command}, {how}", "accept" if accept else "either", ["model", "out.wav has"], check, seconds=10)
 
 
 def _extra(model: Path) -> None:

@@ -1,10 +1,12 @@
 """The edge of the command line: verbs are loaded late, errors become one line and an exit code."""
 
+import errno
 import json
 import logging
 import os
 import subprocess
 import sys
+import warnings
 from importlib.util import find_spec
 from types import ModuleType
 
@@ -65,6 +67,25 @@ def test_unexpected_error_is_one_line_with_advice_and_1(run):
     assert result.stderr.startswith("error: unexpected ValueError: of two lines")
     assert "--debug" in result.stderr
     assert result.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), "error: the output cannot be written: No space left"),
+        (OSError(errno.EFBIG, "File too large", "a.wav"), "error: a.wav cannot be written: File too large"),
+        (MemoryError("8 GB"), "error: there is not enough memory (8 GB)."),
+    ],
+)
+def test_full_disks_and_memories_are_stated_errors(run, error, said):
+    result = run(failing(error))
+    assert (result.exit_code, "unexpected" in result.stderr) == (1, False)
+    assert result.stderr.startswith(said)
+
+
+def test_a_warning_of_the_library_is_a_line_of_the_log(run):
+    result = run(lambda steps: warnings.warn("the header was never finished", stacklevel=1))
+    assert result.stderr == "warning: the header was never finished\n"
 
 
 @pytest.mark.parametrize("error", [AudioError("in.wav is empty"), ValueError("a bug")])

@@ -241,13 +241,14 @@ def test_where_all_is_there_the_model_is_not_needed(vocode, good):
         (["a.wav"], ["a.wav", "-o", "./a.wav", "--overwrite"], "a.wav would be overwritten"),
         (["in/a.wav", "in/b.flac"], ["in", "-o", "in"], "in/a.wav would be overwritten"),
         (["in/notes.txt"], ["in", "-o", "out"], "in holds no audio and no mels"),
+        (["none.jsonl"], ["none.jsonl", "-o", "out"], "none.jsonl lists no recordings"),
     ],
 )
 def test_clashes_are_named_before_any_work(vocode, save_voice, names, arguments, message):
     for name in names:
-        if name.endswith("txt"):
-            Path("in").mkdir()
-            Path(name).write_text("text")
+        if name.endswith(("txt", "jsonl")):
+            Path(name).parent.mkdir(exist_ok=True)
+            Path(name).write_text("text" if name.endswith("txt") else "\n")
         else:
             save_voice(Path(name), 0.1)
     before = {path: path.read_bytes() for path in Path().rglob("*.*")}
@@ -280,6 +281,15 @@ class Other:
     """Something that only running code could bring back."""
 
 
+def write_header(path, text):
+    header = text.encode() + b"\n"
+    path.write_bytes(b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header + bytes(100))
+
+
+def write_huge_header(path):
+    write_header(path, "{'descr': '<f4', 'fortran_order': False, 'shape': (20, 1000000000000)}")
+
+
 WRONG = {
     "text.wav": (lambda path: path.write_text("no audio at all " * 99), "cannot be read"),
     "zero-bytes.wav": (lambda path: path.write_bytes(b""), "cannot be read"),
@@ -309,6 +319,8 @@ WRONG = {
     "words.npy": (lambda path: np.save(path, np.array([["a"]])), "words.npy cannot be read as a mel"),
     "objects.npy": (lambda path: np.save(path, np.array([Other()]), allow_pickle=True), "objects.npy cannot be read"),
     "code.pt": (lambda path: torch.save(Other(), path), "code.pt cannot be read as a mel"),
+    "huge.npy": (write_huge_header, "huge.npy cannot be read as a mel"),
+    "deep.npy": (lambda path: write_header(path, "(" * 3000), "deep.npy cannot be read as a mel"),
     "text.npy": (lambda path: path.write_text("no mel"), "text.npy cannot be read as a mel"),
     "text.pt": (lambda path: path.write_text("no mel"), "text.pt cannot be read as a mel"),
     "cut.pt": (cut_pt, "cut.pt cannot be read as a mel"),

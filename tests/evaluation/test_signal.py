@@ -34,6 +34,12 @@ def test_a_lag_is_found_whatever_the_phase(rate, milliseconds):
     assert lag_ms(pair) == pytest.approx(milliseconds, abs=1 + 0.003 * abs(milliseconds))
 
 
+@pytest.mark.parametrize("n_samples", [1, 7, 16])
+def test_a_few_samples_have_no_lag_from_themselves(n_samples):
+    audio = torch.from_numpy(noise(n_samples))[None]
+    assert lag_ms(Pair(audio, audio, RATE)) == 0
+
+
 def test_silence_has_no_lag():
     audio = torch.from_numpy(noise(RATE)).float()[None]
     with pytest.raises(AudioError, match="nothing but silence"):
