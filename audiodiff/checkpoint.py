@@ -68,13 +68,18 @@ def save_model(folder: str | Path, weights: dict[str, Tensor], config: ModelConf
         half: Store matrices in float16, which halves the file; loading brings them back to float32.
 
     Raises:
-        ModelError: If something other than a folder has that name, or the folder holds a config.json of something else.
+        ModelError: If something other than a folder has that name, the folder holds a config.json of something else, or
+            a weight is not finite.
         OutputError: If it cannot be written, as on a full disk.
     """
     folder = Path(os.path.realpath(folder))
     if folder.exists() and not folder.is_dir():
         raise ModelError(f"{folder} is a file; a model is written to a folder. Choose another name.")
     tensors = {name: _stored(value, half=half) for name, value in weights.items()}
+    for name, tensor in tensors.items():
+        if not bool(tensor.isfinite().all()):
+            why = " in float16. Leave --half out" if bool(weights[name].isfinite().all()) else ""
+            raise ModelError(f"{folder} is not written: {name} holds NaN or infinity{why}.")
     document = {"audiodiff_model": FORMAT, "config": config.model_dump(mode="json")}
     try:
         is_model = _holds_model(folder)

@@ -44,8 +44,7 @@ class OutputError(AudiodiffError, OSError):
     @classmethod
     def of(cls, path: Path, error: OSError) -> OutputError:
         """Return the error that says which path cannot be written, why, and what to do."""
-        advice = _ADVICE.get(error.errno or 0, "Choose another name or folder.")
-        made = cls(f"{path} cannot be written: {error.strerror or error}. {advice}")
+        made = cls(f"{path} cannot be written: {_reason(error)}")
         made.errno, made.strerror = error.errno, error.strerror
         return made
 
@@ -56,6 +55,22 @@ class OutputError(AudiodiffError, OSError):
 _ADVICE = {
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "Make room on the disk, or choose another folder."),
     **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "Choose a folder that you may write to."),
+    errno.EFBIG: "The system allows no larger file here: raise `ulimit -f`, or choose another disk.",
     errno.ENAMETOOLONG: "Choose a shorter name.",
     errno.EEXIST: "It is a file; expected a folder. Choose another name.",
+    errno.ELOOP: "It is a link that leads back to itself. Remove it.",
+    errno.EMFILE: "Raise `ulimit -n`, or take fewer --workers.",
+    errno.EIO: "The disk, or the connection to it, is faulty.",
 }
+
+
+def _reason(error: OSError) -> str:
+    return f"{error.strerror or error}. {_ADVICE.get(error.errno or 0, 'Choose another name or folder.')}"
+
+
+def explain_os_error(error: OSError) -> str:
+    """Return what the system refused, why, and what to do, in a sentence."""
+    if isinstance(error, OutputError):
+        return str(error)
+    what = "the output cannot be written" if error.filename is None else f"{error.filename} cannot be used"
+    return f"{what}: {_reason(error)}"

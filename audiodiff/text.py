@@ -11,9 +11,10 @@ import csv
 import io
 import json
 import re
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Any, Literal, NoReturn, TextIO
 
 import yaml
 
@@ -290,3 +291,21 @@ def format_number(value: float) -> str:
         return f"{value:,.0f}"
     digits = 1 if abs(value) >= 10 else 2 if abs(value) >= 1 else 3 if abs(value) >= 0.1 else 4
     return f"{value:.{digits}f}"
+
+
+def escape_unprintable() -> None:
+    """Have stdout and stderr write what their encoding does not have as an escape, where it would be an error."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and (
+            stream.errors == "strict" or (stream.errors == "surrogateescape" and not _is_unicode(stream))
+        ):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _is_unicode(stream: TextIO) -> bool:
+    return str(stream.encoding).lower().startswith("utf")
+
+
+def printable_json(document: Any) -> str:
+    """Return a document as JSON that stdout can hold, whatever its encoding."""
+    return json.dumps(document, indent=1, ensure_ascii=not _is_unicode(sys.stdout))

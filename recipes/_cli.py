@@ -11,6 +11,7 @@ import click
 
 from audiodiff.choices import FRACTION_BELOW_1, SEED, WORKERS, FilePath, Number
 from audiodiff.errors import AudiodiffError
+from audiodiff.text import escape_unprintable
 from recipes._common import FeatureOptions, Recipe
 
 _FOLDER = FilePath(file_okay=False, path_type=Path)
@@ -131,6 +132,7 @@ def _run(
 
 def run(recipe: Recipe) -> None:
     """Run a recipe as the main module, whose docstring its help shows."""
+    escape_unprintable()
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     main = sys.modules["__main__"]
     name = main.__spec__.name if main.__spec__ else "recipe"

@@ -271,3 +271,16 @@ def test_weights_whose_sum_overflows_are_finite(folder):
     weights[name][:] = 3e38
     save_file(weights, path)
     assert load_model(folder)[0].state_dict()[name].min() == weights[name].max()
+
+
+@pytest.mark.parametrize(
+    ("value", "half", "message"), [(float("nan"), False, "NaN"), (1e6, True, "in float16. Leave --half")]
+)
+def test_weights_that_are_not_finite_are_not_written(value, half, message, folder, tmp_path):
+    network, config = load_model(folder)
+    weights = network.state_dict()
+    name = next(name for name, tensor in weights.items() if tensor.dim() > 1)
+    weights[name] = torch.full_like(weights[name], value)
+    with pytest.raises(ModelError, match=message):
+        save_model(tmp_path / "new", weights, config, half=half)
+    assert not (tmp_path / "new").exists()

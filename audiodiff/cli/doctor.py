@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -13,6 +12,7 @@ import click
 
 from audiodiff.choices import SECONDS
 from audiodiff.cli import options as opt
+from audiodiff.text import printable_json
 
 if TYPE_CHECKING:
     from audiodiff.data.doctor import Finding, Report, Source
@@ -47,7 +47,7 @@ def command(*, data: tuple[Path, ...], crop_seconds: float, workers: int | None,
     total = len({recording.audio for source in sources for recording in source.recordings})
     with opt.progress_bar(total) as bar:
         report = examine(sources, crop_seconds, workers, bar.update)
-    click.echo(json.dumps(_facts(report), indent=1, ensure_ascii=False) if as_json else "\n".join(_lines(report)))
+    click.echo(printable_json(_facts(report)) if as_json else "\n".join(_lines(report)))
     if report.must_mend:
         click.get_current_context().exit(1)
 

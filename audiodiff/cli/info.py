@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from audiodiff.cli import options as opt
+from audiodiff.text import printable_json
 
 if TYPE_CHECKING:
     from audiodiff.config import ModelConfig
@@ -33,7 +33,7 @@ def command(*, model: str | None, as_json: bool) -> None:
     Without MODEL, list the bundled models, package versions and devices.
     """
     facts = describe_machine() if model is None else describe_model(model)
-    click.echo(json.dumps(facts, indent=1, ensure_ascii=False) if as_json else "\n".join(_lines(facts)))
+    click.echo(printable_json(facts) if as_json else "\n".join(_lines(facts)))
 
 
 def describe_machine() -> dict[str, Any]:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import errno
 import logging
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
+from typing import Any
 
 import click
 
 from audiodiff import __version__
 from audiodiff.cli.options import global_options, warnings_logged, with_global_options
-from audiodiff.errors import AudiodiffError
+from audiodiff.errors import AudiodiffError, explain_os_error
+from audiodiff.text import escape_unprintable
 
 # verb: (where its click command is, what `audiodiff --help` says of it). A new verb is one more line.
 VERBS = {
@@ -31,9 +33,6 @@ VERBS = {
     "bench": ("audiodiff.cli.bench:command", "Benchmark synthesis and training on this machine."),
     "info": ("audiodiff.cli.info:command", "Describe a model, or list the bundled ones."),
 }
-
-_WRITING = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
-"""What stops programs from writing, to a file or to where stdout leads."""
 
 _logger = logging.getLogger("audiodiff")
 
@@ -60,12 +59,19 @@ def _logging_to_stderr() -> Iterator[None]:
         _logger.setLevel(logging.NOTSET)
 
 
+def _drop_output() -> None:
+    """Let go of output that cannot be written, which Python would try once more at its end."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def _explain(error: Exception) -> str:
     if isinstance(error, AudiodiffError):
         return f"error: {error}"
-    if isinstance(error, OSError) and error.errno in _WRITING:
-        target = error.filename or "the output"
-        return f"error: {target} cannot be written: {error.strerror}. Make room, or write elsewhere."
+    if isinstance(error, OSError) and error.errno is not None:
+        return f"error: {explain_os_error(error)}"
     if isinstance(error, MemoryError):
         return f"error: there is not enough memory ({error}). Give shorter files, smaller batches or a smaller model."
     what = " ".join(f"{type(error).__name__}: {error}".split())
@@ -102,12 +108,19 @@ class Audiodiff(click.Group):
         with formatter.section("Verbs"):
             formatter.write_dl([(verb, text) for verb, (_, text) in VERBS.items()])
 
+    def main(self, *args: Any, **extra: Any) -> Any:
+        """Run a command line; what the encoding of the output does not have is escaped and ends nothing."""
+        escape_unprintable()
+        return super().main(*args, **extra)
+
     def invoke(self, ctx: click.Context) -> object:
         """Run the verb; a stated or unexpected error becomes one line on stderr and exit code 1, Ctrl-C becomes 130."""
         os.environ["MPLBACKEND"] = "agg"  # files only, whatever a notebook has set for its children
         with _logging_to_stderr(), warnings_logged():
             try:
-                return super().invoke(ctx)
+                result = super().invoke(ctx)
+                sys.stdout.flush()  # here, where a full disk has a message
+                return result
             except KeyboardInterrupt:
                 click.echo("interrupted", err=True)
                 ctx.exit(130)
@@ -117,6 +130,7 @@ class Audiodiff(click.Group):
                 if ctx.meta.get("audiodiff.debug"):
                     raise
                 click.echo(_explain(error), err=True)
+                _drop_output()
                 ctx.exit(1)
 
 

@@ -20,7 +20,7 @@ from audiodiff.audio.transforms import as_tensor
 from audiodiff.checkpoint import stored_tensor
 from audiodiff.data.doctor import LARGE_DC
 from audiodiff.data.manifest import find_audio, read_manifest
-from audiodiff.errors import AudiodiffError, AudioError, ConfigError, DataError, MelError
+from audiodiff.errors import AudiodiffError, AudioError, ConfigError, DataError, MelError, explain_os_error
 from audiodiff.text import what_came_instead
 
 MEL_EXTENSIONS = (".npy", ".pt")
@@ -220,5 +220,7 @@ def explain_failure(path: Path, error: Exception) -> str:
     """Return the reason why a file could not be processed, in one line that names the file."""
     _LOG.debug("%s failed", path, exc_info=error)
     message = str(error) if isinstance(error, AudiodiffError) else f"unexpected {type(error).__name__}: {error}"
+    if isinstance(error, OSError) and error.errno is not None:
+        message = explain_os_error(error)
     message = " ".join(message.split())
     return message if str(path) in message else f"{path}: {message}"

@@ -19,6 +19,8 @@ from torch import Tensor
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
+from audiodiff.errors import explain_os_error
+
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
@@ -223,8 +225,13 @@ def tensorboard(folder: Path, first_step: int, samples_per_step: int, sample_rat
         _LOG.warning("no curves, pictures or sounds will be written (%s). Run: pip install tensorboard", error)
         yield lambda event: None
         return
+    try:
+        writer = SummaryWriter(str(folder), purge_step=first_step + 1)
+    except OSError as error:
+        _LOG.warning("no curves, pictures or sounds are written. %s", explain_os_error(error))
+        yield lambda event: None
+        return
     meter = ThroughputMeter(samples_per_step)
-    writer = SummaryWriter(str(folder), purge_step=first_step + 1)
     broken: list[OSError] = []
 
     def report(event: TrainEvent) -> None:
@@ -239,11 +246,28 @@ def tensorboard(folder: Path, first_step: int, samples_per_step: int, sample_rat
     excepthook = threading.excepthook
     threading.excepthook = lambda args: None if issubclass(args.exc_type, OSError) else excepthook(args)
     try:
-        yield report
+        with _quiet_writer():
+            yield report
     finally:
-        with suppress(OSError):  # a writer whose thread has died of one raises it again
+        with _quiet_writer(), suppress(OSError):  # a writer whose thread has died of one raises it again
             writer.close()
         threading.excepthook = excepthook
+
+
+@contextmanager
+def _quiet_writer() -> Iterator[None]:
+    """Keep tracebacks of TensorBoard's thread on a full disk off stderr: the callback says so in a line."""
+    shown = threading.excepthook
+
+    def show(error: threading.ExceptHookArgs) -> None:
+        if not (isinstance(error.exc_value, OSError) and type(error.thread).__name__ == "_AsyncWriterThread"):
+            shown(error)
+
+    threading.excepthook = show
+    try:
+        yield
+    finally:
+        threading.excepthook = shown
 
 
 def _draw(writer: SummaryWriter, event: TrainEvent, meter: ThroughputMeter, sample_rate: int) -> None:

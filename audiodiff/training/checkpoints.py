@@ -23,7 +23,7 @@ import shutil
 import tempfile
 import time
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from hashlib import blake2b
 from pathlib import Path
@@ -38,7 +38,7 @@ from audiodiff.checkpoint import load_model, save_model
 from audiodiff.config import ModelConfig, RunConfig, TrainingConfig
 from audiodiff.data.corpus import CropStream
 from audiodiff.data.parallel import locked
-from audiodiff.errors import AudiodiffError, TrainingError
+from audiodiff.errors import AudiodiffError, OutputError, TrainingError
 from audiodiff.networks import Network
 from audiodiff.training.callbacks import Callback, TrainEvent
 from audiodiff.training.state import TrainState
@@ -141,9 +141,11 @@ class RunFolder:
             The checkpoint's folder.
 
         Raises:
-            TrainingError: If it cannot be written, as on a full disk; what was there before is left as it was.
+            TrainingError: If it cannot be written, as on a full disk, or a weight is not finite; what was there before
+                is left as it was.
         """
         final = self._checkpoints / f"step-{step:08d}"
+        _refuse_non_finite({"weights": state.get("network", {}), "EMA": ema.state_dict()}, final)
         try:
             self._checkpoints.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(prefix=".", dir=self._checkpoints) as temporary:
@@ -165,8 +167,9 @@ class RunFolder:
         """Write the model that did best in validation.
 
         Raises:
-            TrainingError: If it cannot be written; the one before is then still there.
+            TrainingError: If it cannot be written, or a weight is not finite; the one before is then still there.
         """
+        _refuse_non_finite({"EMA": weights}, self.best)
         try:
             save_model(self.best, weights, config)
         except OSError as error:
@@ -270,7 +273,7 @@ class Checkpointer:
             self.save()
         except TrainingError as error:
             self._failures += 1
-            if self._failures == FAILED_SAVES:
+            if self._failures == FAILED_SAVES or error.__cause__ is None:  # only a disk can be better the next time
                 raise
             _LOG.warning("step %d: %s Training continues, and tries again soon.", self._state.progress.step, error)
 
@@ -319,9 +322,19 @@ def _write_checkpoint(folder: Path, state: dict[str, Any], ema: Network, config:
         flush_to_disk(path)
 
 
+def _refuse_non_finite(parts: Mapping[str, Mapping[str, Tensor]], path: Path) -> None:
+    for part, tensors in parts.items():
+        for name, tensor in tensors.items():
+            if not bool(tensor.isfinite().all()):
+                raise TrainingError(
+                    f"{path} is not written: {name} of the {part} holds NaN or infinity, and what was saved before "
+                    "holds none. Resume from there with a lower training.learning_rate."
+                )
+
+
 def _cannot_write(path: Path, error: Exception) -> TrainingError:
-    if isinstance(error, OSError):
-        return TrainingError(f"{path} cannot be written: {error.strerror or error}. Make room on the disk.")
+    if isinstance(error, OSError) and error.errno is not None:
+        return TrainingError(str(OutputError.of(path, error)))
     return TrainingError(f"{path} cannot be written: {' '.join(str(error).split())}")
 
 

@@ -227,3 +227,22 @@ def test_the_best_is_a_model_folder(tmp_path, network, tiny_model_config):
     folder = RunFolder(tmp_path / "run")
     folder.save_best(network.state_dict(), tiny_model_config)
     assert load_model(folder.best)[1] == tiny_model_config
+
+
+@pytest.mark.parametrize("where", ["ema", "state", "best"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_replace_none_that_are(where, value, folder, network, tiny_model_config):
+    before = {path: path.read_bytes() for path in folder.path.rglob("*") if path.is_file()}
+    weights = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    spoilt = next(name for name, tensor in weights.items() if tensor.is_floating_point())
+    weights[spoilt].flatten()[-1] = value
+    if where == "ema":
+        network.load_state_dict(weights)
+    save = {
+        "ema": lambda: folder.save(6, {"network": {}}, network, tiny_model_config),
+        "state": lambda: folder.save(6, {"network": weights}, network, tiny_model_config),
+        "best": lambda: folder.save_best(weights, tiny_model_config),
+    }[where]
+    with pytest.raises(TrainingError, match=f"is not written: {spoilt} of the .* holds NaN or infinity"):
+        save()
+    assert {path: path.read_bytes() for path in folder.path.rglob("*") if path.is_file()} == before

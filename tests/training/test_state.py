@@ -1,5 +1,6 @@
 """A step is a function of weights, batch, seed and number; one that is not finite changes nothing but the counters."""
 
+import contextlib
 import copy
 from itertools import chain
 
@@ -293,3 +294,32 @@ def test_a_step_on_a_gpu_never_waits_for_it(network, stream, tiny_run_config, op
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert all(result.finite for result in state.flush())
+
+
+@contextlib.contextmanager
+def _default(setter, value, back):
+    setter(value)
+    try:
+        yield
+    finally:
+        setter(back)
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        lambda: torch.autocast("cpu", dtype=torch.bfloat16),
+        lambda: _default(torch.set_default_dtype, torch.float64, torch.float32),
+        lambda: _default(torch.set_default_device, "meta", None),
+        lambda: _default(torch.set_grad_enabled, False, True),
+        torch.inference_mode,
+        torch.no_grad,
+    ],
+)
+def test_what_the_caller_has_set_in_torch_changes_no_step(state, make_state, stream):
+    expected, found = make_state(), make_state()
+    results = [expected.step(batch) for batch in stream[:2]]
+    with state():
+        assert [found.step(batch) for batch in stream[:2]] == results
+    assert torch.equal(flat(found.network), flat(expected.network))
+    assert torch.equal(flat(found.ema), flat(expected.ema))
