@@ -37,7 +37,10 @@ Dtype = Literal["auto", "fp32", "bf16"]
 
 
 class FilePath(click.Path):
-    """A path on the command line: `~` is the home folder, and `-` is refused, as no verb reads or writes a stream."""
+    """A path on the command line: `~` is the home folder, and `-` is refused, as no verb reads or writes a stream.
+
+    Where it must exist it is a file or a folder: a pipe would be waited for, a device may have no end.
+    """
 
     def convert(
         self, value: str | os.PathLike[str], param: click.Parameter | None, ctx: click.Context | None
@@ -45,7 +48,10 @@ class FilePath(click.Path):
         """Turn a word into a path."""
         if str(value) == "-":
             self.fail("'-' is not a stream here. Give the name of a file or folder.", param, ctx)
-        return super().convert(os.path.expanduser(value), param, ctx)
+        path = os.path.expanduser(value)
+        if self.exists and os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path)):
+            self.fail(f"{shown(path)} is a pipe or a device. Give a file or a folder on a disk.", param, ctx)
+        return super().convert(path, param, ctx)
 
 
 _SHOWN = 60

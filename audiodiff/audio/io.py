@@ -156,34 +156,28 @@ def save_audio(
     samples = _checked(audio, subtype, name)
     how = {"samplerate": sample_rate, "channels": len(samples), "subtype": subtype, "format": kind}
     try:
-        buffer = io.BytesIO()
-        place = replacing(target) if isinstance(target, Path) else nullcontext(buffer)
-        with place as part:
-            _write(part, samples, how)
-        if not isinstance(target, Path):
-            target.write(buffer.getbuffer())
+        _write(target, samples, how)
     except OutputError as error:
         raise AudioError(str(error)) from error
     except (soundfile.SoundFileError, OSError, TypeError) as error:
         raise AudioError(f"{name} cannot be written with {how}: {error}") from error
 
 
-def _write(target: Any, samples: Tensor, how: dict[str, Any]) -> None:
-    """Write checked samples `(channels, time)` to a path or a file object.
-
-    Raises:
-        SoundFileError: If libsndfile cannot encode them so.
-        OSError: If the system does not let it write.
-    """
-    try:
-        with soundfile.SoundFile(target, "w", **how) as file:
-            for block in samples.split(_WRITE_BLOCK, dim=1):
-                file.write(_encode(block, how["subtype"]))
-    except soundfile.SoundFileError:
-        if isinstance(target, Path):  # libsndfile does not tell what the system says, so ask it again
-            with target.open("ab") as rest:
-                rest.write(bytes(_WRITE_BLOCK))
-        raise
+def _write(target: Path | BinaryIO, samples: Tensor, how: dict[str, Any]) -> None:
+    """Encode checked samples `(channels, time)`; as `save_audio`, but errors are those of libsndfile and the system."""
+    buffer = io.BytesIO()
+    with replacing(target) if isinstance(target, Path) else nullcontext(buffer) as part:
+        try:
+            with soundfile.SoundFile(part, "w", **how) as file:
+                for block in samples.split(_WRITE_BLOCK, dim=1):
+                    file.write(_encode(block, how["subtype"]))
+        except soundfile.SoundFileError:
+            if isinstance(part, Path):  # libsndfile does not tell what the system said, so it is asked again
+                with part.open("ab") as rest:
+                    rest.write(bytes(_WRITE_BLOCK))
+            raise
+    if not isinstance(target, Path):
+        target.write(buffer.getbuffer())
 
 
 def _target(path: object) -> Path | BinaryIO:

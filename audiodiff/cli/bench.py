@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 from pathlib import Path
@@ -168,5 +169,5 @@ def _write(report: Report, path: str) -> None:
         return
     from audiodiff.audio.io import replacing
 
-    with replacing(Path(path)) as part:
+    with replacing(Path(os.path.expanduser(path))) as part:
         part.write_text(text, encoding="utf-8")

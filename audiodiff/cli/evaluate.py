@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
@@ -312,7 +313,7 @@ def _systems(name: str, generated: Path, others: Sequence[str]) -> dict[str, Pat
         label = label if equals else Path(path).stem
         if label in systems:
             raise click.UsageError(f"two systems are called {label}. Name them: --name NAME, --compare NAME=PATH.")
-        systems[label] = Path(path)
+        systems[label] = Path(os.path.expanduser(path))
     return systems
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
@@ -104,6 +105,11 @@ class DataConfig(Config):
         description="fraction of the recordings that may turn out unreadable; they are skipped and listed. Beyond it, "
         "the run saves and stops",
     )
+
+    @field_validator("train", "valid")
+    @classmethod
+    def _from_home(cls, path: str | None) -> str | None:
+        return path and os.path.expanduser(path)
 
     @field_validator("resident", mode="before")
     @classmethod

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -133,7 +134,7 @@ def open_source(source: str) -> list[Recording]:
     Raises:
         DataError: If there are none, or files are missing.
     """
-    path = Path(source)
+    path = Path(os.path.expanduser(source))
     if path.is_dir():
         return _open_folder(path)
     if not path.is_file():
@@ -166,7 +167,7 @@ def _open_folder(folder: Path) -> list[Recording]:
 
 
 def _identity(recording: Recording) -> str:
-    return str(recording.audio.resolve())
+    return os.path.realpath(recording.audio)
 
 
 def _some(names: list[str]) -> str:

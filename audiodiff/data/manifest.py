@@ -243,9 +243,11 @@ def _walk(folder: Path, without: Path | None, found: Listing) -> Iterator[tuple[
 
 def _looks_like_audio(path: Path) -> bool:
     """Tell whether a file begins as audio or video does, whatever its name is."""
+    if not path.is_file():  # a pipe would be waited for
+        return False
     try:
         with path.open("rb") as file:
-            head = file.read(12) if path.is_file() else b""
+            head = file.read(12)
     except OSError:
         return False
     return head.startswith(_HEADS) or head[4:8] == b"ftyp"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import pickle
 import tokenize
 import warnings
@@ -111,9 +112,9 @@ def _expand(item: Path, output: Path) -> Iterator[tuple[Path, Path]]:
         yield item, Path(item.name)
         return
     found = find_audio(item, AUDIO_EXTENSIONS + MEL_EXTENSIONS)
-    inside, outputs = item.resolve(), output.resolve()
+    inside, outputs = _real(item), _real(output)
     if inside in outputs.parents:  # results of an earlier run are not inputs
-        earlier = [path for path in found if outputs in path.resolve().parents]
+        earlier = [path for path in found if outputs in _real(path).parents]
         if earlier:
             _LOG.info("left out as results of earlier runs: %d in %s", len(earlier), output)
             found = [path for path in found if path not in earlier]
@@ -125,16 +126,21 @@ def _expand(item: Path, output: Path) -> Iterator[tuple[Path, Path]]:
         yield path, path.relative_to(item)
 
 
+def _real(path: Path) -> Path:
+    """Follow links; `Path.resolve` raises an error at one that leads back to itself."""
+    return Path(os.path.realpath(path))
+
+
 def _check_targets(jobs: Iterable[Job]) -> None:
     source_of: dict[Path, Path] = {}
     for job in jobs:
-        other = source_of.setdefault(job.target.resolve(), job.source)
+        other = source_of.setdefault(_real(job.target), job.source)
         if other != job.source:
             raise DataError(
                 f"{other} and {job.source} would both become {job.target}. Rename one, or give them different outputs."
             )
     for job in jobs:
-        if job.source.resolve() in source_of:
+        if _real(job.source) in source_of:
             raise DataError(f"{job.source} would be overwritten. Choose another output.")
 
 
@@ -186,7 +192,8 @@ def load_mel(path: Path) -> Tensor:
         MelError: If the file cannot be read, or holds something other than one mel.
     """
     if not path.is_file():
-        raise MelError(f"{path} does not exist; expected a mel. Check the path.")
+        found = "is no regular file" if path.exists() else "does not exist"
+        raise MelError(f"{path} {found}; expected a mel. Check the path.")
     if said := what_came_instead(path):
         raise MelError(said)
     is_torch = path.suffix.lower() == ".pt"

@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 import recipes
-from audiodiff.choices import Number, Numbers
+from audiodiff.choices import FilePath, Number, Numbers
 from audiodiff.cli.main import main
 from recipes._cli import command as recipe_command
 
@@ -123,3 +123,8 @@ def test_numbers_within_the_bounds(number, value, expected):
 def test_numbers_beyond_the_bounds(number, value, message):
     with pytest.raises(ValueError, match=message):
         number.parse(value)
+
+
+@pytest.mark.parametrize(("words", "command", "parameter"), PARAMETERS)
+def test_there_is_one_type_of_path(words, command, parameter):
+    assert not isinstance(parameter.type, click.Path) or isinstance(parameter.type, FilePath)

@@ -8,6 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
+
+from audiodiff.cli.main import main
+from audiodiff.config import DataConfig, parse_config
 
 RUN = "training: {steps: 12, batch_size: 2, validate_every: 4, validation_crops: 2, validation_levels: 2, \
 checkpoint_every: 4, sample_every: 4}"
@@ -131,3 +135,56 @@ def test_help_is_printed_in_every_encoding():
     result = audiodiff("evaluate", "sets", "--help", PYTHONIOENCODING="koi8-r")
     assert result.returncode == 0
     assert "Fr\\xe9chet" in result.stdout.decode("koi8-r")
+
+
+@pytest.mark.parametrize("name", ["pipe.wav", "pipe.npy", "loop.wav", "/dev/zero"])
+def test_pipes_devices_and_loops_end_no_batch_and_are_not_waited_for(
+    name, tmp_path, monkeypatch, write_voice, tiny_vocoder_folder
+):
+    monkeypatch.chdir(tmp_path)
+    write_voice(tmp_path / "z.wav", 0.3, 8000)
+    for pipe in ("pipe.wav", "pipe.npy"):
+        os.mkfifo(pipe)
+    Path("loop.wav").symlink_to("loop.wav")
+    result = audiodiff("vocode", name, "z.wav", "-o", "out", "--model", tiny_vocoder_folder, "--steps", "1")
+    assert result.returncode == 1
+    assert (tmp_path / "out" / "z.wav").is_file()
+    assert b"1 of 2 failed" in result.stderr
+    assert f"{name} {'does not exist' if 'loop' in name else 'is no regular file'}".encode() in result.stderr
+    assert b"unexpected" not in result.stderr
+
+
+def test_a_folder_with_a_pipe_and_a_loop_is_read(tmp_path, write_voice):
+    for name in "abc":
+        write_voice(tmp_path / "in" / f"{name}.wav", 1.0, 8000)
+    for pipe in ("x.wav", "x", "x.txt"):
+        os.mkfifo(tmp_path / "in" / pipe)
+    (tmp_path / "in" / "loop").symlink_to(tmp_path / "in" / "loop")
+    (tmp_path / "in" / "loop.wav").symlink_to(tmp_path / "in" / "loop.wav")
+    result = audiodiff("prepare", tmp_path / "in", tmp_path / "out")
+    assert b"2 of 5 files could not be read" in result.stderr
+    assert b"x.wav is no regular file" in result.stderr
+
+
+@pytest.mark.parametrize(
+    "words", [("train", "{}"), ("doctor", "{}"), ("evaluate", "show", "{}"), ("plot", "mel", "{}")]
+)
+@pytest.mark.parametrize("name", ["/dev/zero", "pipe"])
+def test_pipes_and_devices_are_no_files(words, name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    os.mkfifo("pipe")
+    result = CliRunner().invoke(
+        main, [*(word.format(name) for word in words), *(["-o", "x.png"] * (words[0] == "plot"))]
+    )
+    assert result.exit_code == 2
+    assert f"'{name}' is a pipe or a device. Give a file or a folder on a disk." in result.output
+
+
+def test_the_home_folder_is_expanded(tmp_path, monkeypatch, write_voice):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    write_voice(tmp_path / "a.wav", 0.3, 8000)
+    result = CliRunner().invoke(main, ["plot", "waveform", "~/a.wav", "--output=~/a.png"])
+    assert result.exit_code == 0, result.output
+    assert (tmp_path / "a.png").is_file()
+    data = parse_config(DataConfig, {"train": "~/clips", "valid": "~/more"}, "it")
+    assert (data.train, data.valid) == (str(tmp_path / "clips"), str(tmp_path / "more"))
