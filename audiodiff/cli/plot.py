@@ -244,7 +244,7 @@ def training(*, runs: Sequence[Path], output: Path) -> None:
 def loss_by_noise_level(*, runs: Sequence[Path], output: Path) -> None:
     """Plot the validation loss of runs by noise level, and print the means.
 
-    Where training used a grid of noise levels (model.diffusion.levels), dots mark them, and the means on the grid and
+    Where training used a grid of noise levels (model.diffusion.n_levels), dots mark them, and the means on the grid and
     between its levels are printed. With training.validation_levels = 2 * grid - 1, those between lie halfway.
     """
     from audiodiff.evaluation.plots import plot_loss_by_noise_level, read_loss_by_noise_level

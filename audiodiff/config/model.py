@@ -49,13 +49,14 @@ LOGISTIC_SPREAD = 0.15
 class DiffusionConfig(Config):
     """The forward process as it is trained."""
 
-    REMOVED_KEYS: ClassVar = {"learned"}
+    RENAMED_KEYS: ClassVar = {"levels": "n_levels"}
+    REMOVED_KEYS: ClassVar = {"learned": "use distribution: logistic, or uniform"}
 
     target: Literal["epsilon", "v", "x0"] = Field("epsilon", description="what the network predicts and the MSE is of")
     log_snr_min: LogSNR = -8.0
     log_snr_max: LogSNR = 10.0
     distribution: Literal["uniform", "logistic"] = Field("uniform", description="of log-SNR in training")
-    levels: Annotated[int, Number(int, low=0, high=100_000)] = Field(
+    n_levels: Annotated[int, Number(int, low=0, high=100_000)] = Field(
         0,
         description="train on so many noise levels only, evenly spaced in quantiles of the distribution, as the "
         "discrete steps of classical DiffWave; 0 trains on all. For comparisons: sampling takes levels between them",
@@ -81,8 +82,8 @@ class DiffusionConfig(Config):
     def _check(self) -> DiffusionConfig:
         if self.log_snr_min >= self.log_snr_max:
             raise ValueError(f"log_snr_min {self.log_snr_min} must be below log_snr_max {self.log_snr_max}")
-        if self.levels == 1:
-            raise ValueError("levels 1 is no range; use 0 for a continuous one, or at least 2")
+        if self.n_levels == 1:
+            raise ValueError("n_levels 1 is no range; use 0 for a continuous one, or at least 2")
         return self
 
     def log_snr_quantile(self, u: float) -> float:
@@ -94,23 +95,26 @@ class DiffusionConfig(Config):
         return self.log_snr_min + (self.log_snr_max - self.log_snr_min) * u
 
 
-def check_levels(levels: Sequence[float]) -> None:
-    """Refuse levels that are no schedule.
+def check_log_snrs(log_snrs: Sequence[float]) -> None:
+    """Refuse log-SNRs that are no schedule.
 
     Raises:
-        ValueError: If the levels are not finite or do not rise.
+        ValueError: If they are not finite or not increasing.
     """
-    if not all(map(math.isfinite, levels)) or not all(low < high for low, high in pairwise(levels)):
+    if not all(map(math.isfinite, log_snrs)) or not all(low < high for low, high in pairwise(log_snrs)):
         raise ValueError(
-            f"levels must be finite log-SNRs that rise, noisiest first, got {', '.join(f'{x:g}' for x in levels)}"
+            "log_snrs (--log-snrs) must be finite and increasing, noisiest first; got "
+            + ", ".join(f"{log_snr:g}" for log_snr in log_snrs)
         )
 
 
 class SearchedLevels(Config):
     """The best noise levels of one number of steps, for one start and one sampler: `audiodiff search schedule`."""
 
-    levels: tuple[LogSNR, ...] = Field(min_length=1, description="log-SNR of each step, noisiest first")
-    start: Start = Field(description="what the levels were searched for")
+    RENAMED_KEYS: ClassVar = {"levels": "log_snrs"}
+
+    log_snrs: tuple[LogSNR, ...] = Field(min_length=1, description="log-SNR of each step, noisiest first")
+    start: Start = Field(description="what they were searched for")
     sampler: str = Field(description="likewise")
     metric: str = Field(description="a name of audiodiff.evaluation.scoring")
     score: _Score = Field(description="mean of the metric over the validation recordings the search was made on")
@@ -119,20 +123,22 @@ class SearchedLevels(Config):
     )
     data: str = Field("", description="these recordings, in words")
 
-    @field_validator("levels")
+    @field_validator("log_snrs")
     @classmethod
-    def _check(cls, levels: tuple[float, ...]) -> tuple[float, ...]:
-        check_levels(levels)
-        return levels
+    def _check(cls, log_snrs: tuple[float, ...]) -> tuple[float, ...]:
+        check_log_snrs(log_snrs)
+        return log_snrs
 
     @property
     def steps(self) -> int:
         """Number of steps."""
-        return len(self.levels)
+        return len(self.log_snrs)
 
 
 class SynthesisConfig(Config):
-    """The reverse process as the model likes it best: what `vocode` and `generate` use by default."""
+    """Default sampling settings of the model, which `vocode` and `generate` use."""
+
+    RENAMED_KEYS: ClassVar = {"levels": "log_snrs"}
 
     steps: Annotated[int, STEPS] = 6
     sampler: Sampler = "ddim"
@@ -144,14 +150,14 @@ class SynthesisConfig(Config):
     )
     schedule: str = Field(
         "uniform",
-        description="a name of audiodiff.diffusion.schedules; or 'searched', the levels in `searched` of as many steps",
+        description="a name of audiodiff.diffusion.schedules; or 'searched', those in `searched` of as many steps",
     )
     zero_terminal: bool = Field(
         False,
         description="stretch the schedule down to the lowest trained level (Lin et al. 2024): for a start from noise "
         "with a schedule that begins higher, such as wavegrad, where pure noise would be taken for faint signal",
     )
-    levels: tuple[LogSNR, ...] = Field(
+    log_snrs: tuple[LogSNR, ...] = Field(
         (), description="log-SNR of each step, noisiest first, in place of a schedule and its ends; they decide `steps`"
     )
     searched: tuple[SearchedLevels, ...] = Field(
@@ -186,8 +192,9 @@ class SynthesisConfig(Config):
     @model_validator(mode="before")
     @classmethod
     def _count(cls, values: Any) -> Any:
-        if isinstance(values, dict) and isinstance(values.get("levels"), list | tuple) and values["levels"]:
-            return {"steps": len(values["levels"])} | values
+        values = cls.read_old_keys(values)
+        if isinstance(values, dict) and isinstance(values.get("log_snrs"), list | tuple) and values["log_snrs"]:
+            return {"steps": len(values["log_snrs"])} | values
         return values
 
     @model_validator(mode="after")
@@ -196,27 +203,25 @@ class SynthesisConfig(Config):
             raise ValueError(f"start_log_snr {self.start_log_snr} must be below end_log_snr {self.end_log_snr}")
         if self.guidance_interval is not None and self.guidance_interval[0] >= self.guidance_interval[1]:
             raise ValueError(f"guidance_interval must be (low, high), got {self.guidance_interval}")
-        check_levels(self.levels)
-        if self.levels and len(self.levels) != self.steps:
-            raise ValueError(
-                f"{len(self.levels)} levels are {len(self.levels)} steps, not {self.steps}; leave steps out"
-            )
+        check_log_snrs(self.log_snrs)
+        if self.log_snrs and len(self.log_snrs) != self.steps:
+            raise ValueError(f"{len(self.log_snrs)} log_snrs are as many steps, not {self.steps}; leave steps out")
         return self
 
 
 def searched_levels(searched: Sequence[SearchedLevels], steps: int, start: str, sampler: str) -> tuple[float, ...]:
-    """Return the searched levels of a number of steps, a start and a sampler.
+    """Return the searched log-SNRs of a number of steps, a start and a sampler.
 
     Raises:
         ConfigError: If there are none; the message names those that there are.
     """
     for found in searched:
         if (found.steps, found.start, found.sampler) == (steps, start, sampler):
-            return found.levels
+            return found.log_snrs
     known = [f"{found.steps} from {found.start} by {found.sampler}" for found in searched]
     raise ConfigError(
-        f"no searched levels of {steps} steps from {start} by {sampler}; this model has {', '.join(known) or 'none'}. "
-        "`audiodiff search schedule` finds some."
+        f"no searched schedule of {steps} steps from {start} by {sampler}; this model has "
+        f"{', '.join(known) or 'none'}. `audiodiff search schedule` finds some."
     )
 
 

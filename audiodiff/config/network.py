@@ -104,12 +104,12 @@ class NetworkConfig(Config):
 
     kind: Literal["diffwave", "stft", "unet"] = "diffwave"
     channels: Annotated[int, WIDTH] = Field(
-        64, description="width of the residual stream; of a 'unet', at its finest level"
+        64, description="width of the residual stream; of a 'unet', at its finest resolution"
     )
     layers: Annotated[int, _LAYERS] = Field(30, description="residual layers; a 'unet' has `blocks` instead")
     dilation_cycle: Annotated[int, DILATION_CYCLE] = Field(
         10,
-        description="dilation of layer i is 2 ** (i % dilation_cycle); of a 'unet', at its coarsest level only",
+        description="dilation of layer i is 2 ** (i % dilation_cycle); of a 'unet', at its coarsest resolution only",
     )
     activation: Literal["gated", "rbf"] = Field(
         "gated",
@@ -124,20 +124,20 @@ class NetworkConfig(Config):
     )
     factors: tuple[Annotated[int, Number(int, low=2, high=1024)], ...] = Field(
         (4, 4, 2),
-        description="'unet' only: neighbouring positions that become one from each level to the next coarser one; "
+        description="'unet' only: neighbouring positions that become one from each resolution to the next coarser one; "
         "patch times their product, the stride, must divide the hop length",
     )
     multipliers: tuple[Annotated[int, Number(int, low=1, high=1024)], ...] = Field(
-        (1, 2, 3, 4), description="'unet' only: width of each level, finest first, in units of `channels`"
+        (1, 2, 3, 4), description="'unet' only: width at each resolution, finest first, in units of `channels`"
     )
     blocks: tuple[Annotated[int, _LAYERS], ...] = Field(
         (1, 1, 1, 2),
-        description="'unet' only: residual blocks of each level on the way down, and as many again on the way up",
+        description="'unet' only: residual blocks of each resolution on the way down, and as many again on the way up",
     )
     attention: Annotated[int, Number(int, low=0, high=100)] = Field(
         0,
-        description="'unet' only: layers of self-attention at the coarsest level, for clips that are made whole, such "
-        "as words and notes; 0 for long audio, because what attends to the whole clip cannot be made in chunks",
+        description="'unet' only: layers of self-attention at the coarsest resolution, for clips that are made whole, "
+        "such as words and notes; 0 for long audio, because what attends to the whole clip cannot be made in chunks",
     )
     n_fft: Annotated[int, WINDOW] = Field(
         1024, description="window of the network's own STFT, in samples ('stft' only)"
@@ -181,16 +181,16 @@ class NetworkConfig(Config):
     def _check(self) -> NetworkConfig:
         if self.kind != "unet":
             return self
-        n_levels = len(self.factors) + 1
-        if len(self.multipliers) != n_levels or len(self.blocks) != n_levels:
+        n_resolutions = len(self.factors) + 1
+        if len(self.multipliers) != n_resolutions or len(self.blocks) != n_resolutions:
             raise ValueError(
-                f"{len(self.factors)} factors make {n_levels} levels, so multipliers and blocks need {n_levels} values "
-                f"each, got {list(self.multipliers)} and {list(self.blocks)}"
+                f"{len(self.factors)} factors make {n_resolutions} resolutions, so multipliers and blocks need "
+                f"{n_resolutions} values each, got {list(self.multipliers)} and {list(self.blocks)}"
             )
         width = self.channels * self.multipliers[-1]
         if self.attention and width % HEAD_WIDTH:
             raise ValueError(
-                f"attention needs a coarsest level of a multiple of {HEAD_WIDTH} channels, got {width} "
+                f"attention needs at the coarsest resolution a multiple of {HEAD_WIDTH} channels, got {width} "
                 f"({self.channels} channels times {self.multipliers[-1]})"
             )
         if self.upsampling != "repeat":

@@ -113,7 +113,7 @@ def _parse(line: str, where: str) -> Recording:
     try:
         return Recording.model_validate_json(line)
     except ValidationError as error:
-        found = "; ".join(problems(error)).replace("(top level)", "line")
+        found = "; ".join(problems(error, Recording))
         raise DataError(f"{where} is no recording: {found}. Write manifests with `audiodiff prepare`.") from error
 
 

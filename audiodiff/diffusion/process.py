@@ -157,15 +157,15 @@ def sample_log_snr(n: int, config: DiffusionConfig, generator: torch.Generator) 
 
     Args:
         n: How many levels.
-        config: Range and distribution; with `levels`, each is moved to one of so many.
+        config: Range and distribution; with `n_levels`, each is moved to one of so many.
         generator: The source of randomness.
 
     Returns:
         Noise levels `(n,)`, float32, in random order.
     """
     u = stratified_uniforms(n, generator)
-    if config.levels:
-        u = (u * config.levels).floor().clamp_max(config.levels - 1) / (config.levels - 1)
+    if config.n_levels:
+        u = (u * config.n_levels).floor().clamp_max(config.n_levels - 1) / (config.n_levels - 1)
     return torch.tensor([config.log_snr_quantile(u) for u in u.tolist()])
 
 

@@ -58,9 +58,9 @@ def sigmoid(
     return _finish(torch.logit(alpha_squared))
 
 
-def from_levels(levels: Sequence[float]) -> Tensor:
+def from_log_snrs(log_snrs: Sequence[float]) -> Tensor:
     """Return a schedule of log-SNRs that someone chose: those, and the clean end."""
-    return _finish(torch.tensor(levels, dtype=torch.float64))
+    return _finish(torch.tensor(log_snrs, dtype=torch.float64))
 
 
 def from_betas(betas: Sequence[float] | Tensor) -> Tensor:

@@ -324,9 +324,9 @@ def read_loss_by_noise_level(run_dir: Path) -> LossByNoiseLevel:
 
 
 def _trained(log_snrs: Mapping[float, float], diffusion: DiffusionConfig) -> list[float]:
-    if not diffusion.levels:
+    if not diffusion.n_levels:
         return list(log_snrs)
-    grid = [diffusion.log_snr_quantile(i / (diffusion.levels - 1)) for i in range(diffusion.levels)]
+    grid = [diffusion.log_snr_quantile(i / (diffusion.n_levels - 1)) for i in range(diffusion.n_levels)]
     return [log_snr for log_snr in log_snrs if min(abs(log_snr - known) for known in grid) < _ROUNDING]
 
 

@@ -17,7 +17,7 @@ from audiodiff.diffusion.guidance import Guidance, guided
 from audiodiff.diffusion.noise import position_noise
 from audiodiff.diffusion.process import Prediction, diffuse
 from audiodiff.diffusion.samplers import SAMPLERS, Langevin, NoiseSource, Predictor, StepCallback, count_network_calls
-from audiodiff.diffusion.schedules import from_levels, make_schedule, zero_terminal
+from audiodiff.diffusion.schedules import from_log_snrs, make_schedule, zero_terminal
 from audiodiff.diffusion.variance import prediction_from
 from audiodiff.engine.choose import Dtype, Engine, choose_dtype, make_engine
 from audiodiff.engine.graphs import Inputs, Process
@@ -28,8 +28,12 @@ from audiodiff.networks.conditioning import check_guidance, make_conditions
 PURE_NOISE_LOG_SNR = -4.0
 """Above this a schedule does not start from what is nearly pure noise (about 13 % of its amplitude is signal)."""
 
-_INSTEAD_OF_LEVELS = {"steps", "schedule", "start", "start_log_snr", "end_log_snr"}
-"""Changes that ask for other levels than those a model states one by one."""
+_INSTEAD_OF_LOG_SNRS = {"steps", "schedule", "start", "start_log_snr", "end_log_snr"}
+"""Changes that ask for other log-SNRs than those a model states one by one."""
+
+
+SETTINGS = "synthesis settings"
+"""Where the values are from, for messages."""
 
 
 class SynthesisChanges(TypedDict, total=False):
@@ -44,7 +48,7 @@ class SynthesisChanges(TypedDict, total=False):
     start_log_snr: float
     end_log_snr: float
     zero_terminal: bool
-    levels: Sequence[float]
+    log_snrs: Sequence[float]
     griffin_lim_iterations: int
     guidance: float
     guidance_rescale: float
@@ -67,23 +71,28 @@ def noise_levels(settings: SynthesisConfig, diffusion: DiffusionConfig) -> Tenso
 
 def _levels(settings: SynthesisConfig) -> Tensor:
     ends = {"log_snr_min": settings.start_log_snr, "log_snr_max": settings.end_log_snr}
-    if settings.levels:
-        return from_levels(settings.levels)
+    if settings.log_snrs:
+        return from_log_snrs(settings.log_snrs)
     if settings.schedule == "searched":
-        return from_levels(searched_levels(settings.searched, settings.steps, settings.start, settings.sampler))
+        return from_log_snrs(searched_levels(settings.searched, settings.steps, settings.start, settings.sampler))
     return make_schedule(settings.schedule, settings.steps, **ends)
 
 
 def _merged(own: SynthesisConfig, changes: SynthesisChanges, lowest: float) -> SynthesisConfig:
     """Return a reverse process with changes; what they make meaningless of the rest does not stay."""
-    values = own.model_dump()
+    values, changes = own.model_dump(), migrated(changes)
     if changes.get("start", own.start) != own.start:  # the model's own first level is for its own start
         values["start_log_snr"] = lowest
-    if changes.get("levels"):
+    if changes.get("log_snrs"):
         del values["steps"]
-    elif _INSTEAD_OF_LEVELS & changes.keys():
-        values["levels"] = ()
-    return parse_config(SynthesisConfig, values | changes, "the synthesis settings")
+    elif _INSTEAD_OF_LOG_SNRS & changes.keys():
+        values["log_snrs"] = ()
+    return parse_config(SynthesisConfig, values | changes, SETTINGS)
+
+
+def migrated(changes: SynthesisChanges) -> SynthesisChanges:
+    """Return changes with deprecated names replaced, with a warning."""
+    return cast(SynthesisChanges, SynthesisConfig.migrate(changes, f"{SETTINGS}: "))
 
 
 def make_corrector(settings: SynthesisConfig) -> Langevin | None:
@@ -156,7 +165,7 @@ class Pipeline:
         if own.start == "noise" and settings.start == "noise":
             allowed = max(allowed, float(self.noise_levels(own)[0]))
         if settings.start == "noise" and first > allowed:
-            named = "a schedule of given levels" if settings.levels else f"schedule {settings.schedule!r}"
+            named = "a schedule of given log-SNRs" if settings.log_snrs else f"schedule {settings.schedule!r}"
             warnings.warn(
                 f"{named} with {settings.steps} steps begins at log-SNR {first:.1f}, "
                 f"but sampling starts from pure noise; choose one that begins below {allowed:.1f}.",

@@ -85,8 +85,8 @@ def generate_files(
     """
     options = options or GenerateOptions()
     conditions: dict[str, Any] = {"speaker": options.speaker, "vector": _vector(generator, options)}
-    levels = options.changes.get("levels")
-    steps = len(levels) if levels else options.changes.get("steps", generator.config.synthesis.steps)
+    log_snrs = options.changes.get("log_snrs")
+    steps = len(log_snrs) if log_snrs else options.changes.get("steps", generator.config.synthesis.steps)
     n_samples = generator.n_samples(options.seconds)
 
     def on_step(_step: int, x: Tensor) -> None:

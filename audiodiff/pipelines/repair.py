@@ -31,7 +31,7 @@ from audiodiff.diffusion.samplers import SAMPLERS
 from audiodiff.errors import AudioError, ConfigError
 from audiodiff.networks.base import isolated
 from audiodiff.networks.conditioning import check_guidance, make_conditions
-from audiodiff.pipelines.base import SynthesisChanges, make_corrector
+from audiodiff.pipelines.base import SETTINGS, SynthesisChanges, make_corrector, migrated
 from audiodiff.pipelines.generator import Generator
 from audiodiff.pipelines.vocoder import Vocoder
 
@@ -154,12 +154,12 @@ def _settings(
     """Return the reverse process, and how often each of its steps is taken."""
     defaults = GAP_DEFAULTS if isinstance(degradation, Gaps) else OTHER_DEFAULTS
     lowest = pipeline.config.diffusion.log_snr_min
-    values = pipeline.config.synthesis.model_dump()
-    values |= {"start": "noise", "schedule": "uniform", "levels": (), "zero_terminal": False, "steps": defaults.steps}
+    values, changes = pipeline.config.synthesis.model_dump(), migrated(changes)
+    values |= {"start": "noise", "schedule": "uniform", "log_snrs": (), "zero_terminal": False, "steps": defaults.steps}
     values["start_log_snr"] = lowest if config.start == "noise" else defaults.start_log_snr
-    if changes.get("levels"):
+    if changes.get("log_snrs"):
         del values["steps"]
-    settings = parse_config(SynthesisConfig, values | changes, "the synthesis settings")
+    settings = parse_config(SynthesisConfig, values | changes, SETTINGS)
     check_guidance(pipeline.config, settings)
     return settings, config.rounds or defaults.rounds
 

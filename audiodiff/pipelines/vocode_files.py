@@ -146,8 +146,8 @@ def _synthesise(
 ) -> tuple[list[Tensor], float]:
     """Return the audio of each clip `(channels, time)`, as long as its recording, and the seconds that took in all."""
     batches = torch.cat([clip.mel.to(vocoder.device, torch.float32) for clip in clips]).split(options.batch_size)
-    levels = options.changes.get("levels")
-    steps = len(levels) if levels else options.changes.get("steps", vocoder.config.synthesis.steps)
+    log_snrs = options.changes.get("log_snrs")
+    steps = len(log_snrs) if log_snrs else options.changes.get("steps", vocoder.config.synthesis.steps)
     n_samples = sum(len(mels) for mels in batches) * clips[0].mel.shape[-1] * vocoder.mel_config.hop_length
 
     def on_step(_step: int, x: Tensor) -> None:
@@ -312,13 +312,13 @@ def within_rtf(
         The vocoder in the precision picked, the number of steps, and a line that says what was picked and why.
 
     Raises:
-        ConfigError: If not even one step fits, or levels that were chosen one by one leave no choice of steps.
+        ConfigError: If not even one step fits, or log-SNRs that were chosen one by one leave no choice of steps.
     """
     settings = vocoder.settings(changes)
-    if changes.get("levels") or settings.schedule == "searched":
+    if changes.get("log_snrs") or settings.schedule == "searched":
         raise ConfigError(
-            "to keep a real-time factor, the number of steps must be free; levels, or the schedule 'searched', are for "
-            "one number. Leave them out, or the real-time factor."
+            "to keep a real-time factor, the number of steps must be free; log-SNRs, or the schedule 'searched', are "
+            "for one number. Leave them out, or the real-time factor."
         )
     wanted = settings.steps
     candidates: list[Dtype] = ["fp32", "bf16"] if dtype == "auto" and vocoder.dtype == torch.bfloat16 else []

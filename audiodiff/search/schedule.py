@@ -136,7 +136,7 @@ def as_searched(found: SearchResult, scorer: Scorer, data: str) -> SearchedLevel
     settings = scorer.settings(len(found.best.levels))
     return SearchedLevels.model_validate(
         {
-            "levels": found.best.levels,
+            "log_snrs": found.best.levels,
             "start": settings.start,
             "sampler": settings.sampler,
             "metric": scorer.metric,

@@ -185,7 +185,7 @@ class Scorer:
 
     def settings(self, steps: int) -> SynthesisConfig:
         """Return the model's reverse process of so many evenly spaced steps, its ends those of the model."""
-        plain: SynthesisChanges = {"levels": (), "schedule": "uniform", "steps": steps}
+        plain: SynthesisChanges = {"log_snrs": (), "schedule": "uniform", "steps": steps}
         return self.vocoder.settings({**self.changes, **plain})
 
     def fingerprint(self, folder: Path) -> dict[str, Any]:
@@ -218,7 +218,7 @@ class Scorer:
         return total / len(self.clips), ""
 
     def _make(self, vocoder: Vocoder, mel: Tensor, levels: Levels) -> Tensor:
-        changes: SynthesisChanges = {**self.changes, "levels": levels}
+        changes: SynthesisChanges = {**self.changes, "log_snrs": levels}
         with warnings.catch_warnings():  # a search tries on purpose what a user is warned of
             warnings.simplefilter("ignore", UserWarning)
             return vocoder(mel, seed=self.seed, **changes).cpu()

@@ -26,7 +26,7 @@ from audiodiff.training.state import TrainState, check_state_dict
 
 _MAY_CHANGE = ("whitening.gain", "mel.name", "synthesis", "provenance", "clip_seconds", "condition_dropout")
 """Parts of a model's configuration that may change while its weights stay valid."""
-_NOISE_LEVELS = ("diffusion.log_snr_min", "diffusion.log_snr_max", "diffusion.distribution", "diffusion.levels")
+_NOISE_LEVELS = ("diffusion.log_snr_min", "diffusion.log_snr_max", "diffusion.distribution", "diffusion.n_levels")
 """Parts that may differ as well when weights are only a starting point."""
 
 _ADDED = tuple(

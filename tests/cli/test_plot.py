@@ -103,7 +103,7 @@ def test_losses_by_noise_level_of_a_run_on_a_grid_and_of_one_on_all_levels(plot,
 
     for run, n_levels in (("grid", 3), ("all", 0)):
         document = tiny_run_config.model_dump(mode="json")
-        document["model"]["diffusion"]["levels"] = n_levels
+        document["model"]["diffusion"]["n_levels"] = n_levels
         with SummaryWriter(f"{run}/tensorboard") as writer:
             for level, loss in ((-8.0, 0.1), (-3.5, 0.4), (1.0, 0.2), (5.5, 0.6), (10.0, 0.3)):
                 writer.add_scalar(f"validation/loss_at_{level:+.1f}", 9.0, 4)

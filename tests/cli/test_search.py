@@ -43,12 +43,12 @@ def test_levels_are_found_stored_and_taken(corner):
     assert [found.steps for found in searched] == [1, 2, 3]
     for line, found in zip((one, two, three), searched, strict=True):
         assert f"{found.steps} steps  m_stft {found.score:.3f}" in line
-        assert line.endswith(f"--log-snrs {','.join(f'{level:g}' for level in found.levels)}")
+        assert line.endswith(f"--log-snrs {','.join(f'{level:g}' for level in found.log_snrs)}")
         scores = [trial["score"] for trial in trials() if trial["steps"] == found.steps]
         assert found.score == min(scores)
         assert found.uniform_score == scores[0]
     assert searched[0].data == "2 recordings, 1 s, of valid"
-    levels = ",".join(map(str, searched[2].levels))
+    levels = ",".join(map(str, searched[2].log_snrs))
     for name, options in (("a", ["--schedule", "searched", "--steps", "3"]), ("b", ["--log-snrs", levels]), ("c", [])):
         made = CliRunner().invoke(main, ["vocode", "valid/1.wav", "--model", "m", "-o", f"{name}.wav", *options])
         assert made.exit_code == 0, made.output

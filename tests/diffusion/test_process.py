@@ -138,14 +138,14 @@ def test_sampled_levels_follow_the_configured_distribution(config):
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda config: config.distribution)
 def test_with_a_number_of_levels_each_of_them_is_drawn_as_often_and_nothing_between(config):
     grid = torch.tensor([config.log_snr_quantile(i / 4) for i in range(5)])
-    drawn = sample_log_snr(1000, config.model_copy(update={"levels": 5}), torch.Generator().manual_seed(3))
+    drawn = sample_log_snr(1000, config.model_copy(update={"n_levels": 5}), torch.Generator().manual_seed(3))
     assert (drawn[:, None] == grid).sum(0).tolist() == [200] * 5
     assert not torch.isin(sample_log_snr(1000, config, torch.Generator().manual_seed(3)), grid).any()
 
 
 def test_a_single_level_is_refused():
-    with pytest.raises(ValueError, match="levels 1 is no range"):
-        DiffusionConfig(levels=1)
+    with pytest.raises(ValueError, match="n_levels 1 is no range"):
+        DiffusionConfig(n_levels=1)
 
 
 def test_levels_come_in_random_order_and_from_the_generator_alone():

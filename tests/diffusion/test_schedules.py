@@ -199,7 +199,7 @@ def test_the_full_processes_of_diffwave_have_every_training_step_and_hold_its_fa
 
 
 def test_levels_that_someone_chose_are_taken_as_they_are():
-    assert schedules.from_levels([-2.0, 1.5, 8.0]).tolist() == [-2.0, 1.5, 8.0, math.inf]
+    assert schedules.from_log_snrs([-2.0, 1.5, 8.0]).tolist() == [-2.0, 1.5, 8.0, math.inf]
 
 
 # --- zero terminal SNR ------------------------------------------------------------------------------------------------

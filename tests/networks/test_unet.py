@@ -112,10 +112,10 @@ def test_a_rotation_keeps_lengths_and_shows_distances_only():
 @pytest.mark.parametrize(
     ("network", "message"),
     [
-        ({"factors": (2,)}, "1 factors make 2 levels, so multipliers and blocks need 2 values each"),
-        ({"factors": (2, 1)}, "factors must be at least 2 each"),
-        ({"blocks": (1, 0, 1)}, "blocks must be at least 1 each"),
-        ({"multipliers": (0, 1, 2)}, "multipliers must be at least 1 each"),
+        ({"factors": (2,)}, "1 factors make 2 resolutions, so multipliers and blocks need 2 values each"),
+        ({"factors": (2, 1)}, "network.factors.1: 1 is not a whole number from 2 to 1,024"),
+        ({"blocks": (1, 0, 1)}, "network.blocks.1: 0 is not a whole number from 1 to 1,000"),
+        ({"multipliers": (0, 1, 2)}, "network.multipliers.0: 0 is not a whole number from 1 to 1,024"),
         ({"multipliers": (1, 2, 3), "attention": 1}, "a multiple of 32 channels, got 24"),
         ({"upsampling": "transposed"}, "'unet' takes 'repeat' only"),
         ({"activation": "rbf"}, "leave it out for 'unet'"),

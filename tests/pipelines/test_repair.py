@@ -71,7 +71,7 @@ CHANGES = [
     ({"start": "noise"}, {}),
     ({"dps_strength": 0.5}, {}),
     ({}, {"corrector_steps": 1}),
-    ({}, {"steps": 2, "levels": (-1.0, 3.0)}),
+    ({}, {"steps": 2, "log_snrs": (-1.0, 3.0)}),
     ({}, {"zero_terminal": True}),
     ({"rounds": 3}, {}),
     ({"replace": False}, {}),
@@ -117,7 +117,7 @@ def test_speakers_vectors_and_guidance_count(generator, save_random_model, tmp_p
 
 
 def test_levels_that_a_model_has_for_its_own_start_do_not_matter(vocoder, speech):
-    synthesis = vocoder.config.synthesis.model_copy(update={"levels": (4.0, 6.0), "steps": 2, "zero_terminal": True})
+    synthesis = vocoder.config.synthesis.model_copy(update={"log_snrs": (4.0, 6.0), "steps": 2, "zero_terminal": True})
     other = Vocoder(vocoder.network, vocoder.config.model_copy(update={"synthesis": synthesis}))
     degraded = GAP.observe(speech)
     assert torch.equal(repair(other, degraded, GAP), repair(vocoder, degraded, GAP))

@@ -44,7 +44,7 @@ def test_a_score_is_that_of_what_a_user_gets(vocoder, clips, start):
     scorer, levels = Scorer(vocoder, clips, "m_stft", {"start": start}, seed=3), (-5.0, 4.0)
     expected = []
     for clip in clips:
-        made = vocoder(vocoder.mel(clip.audio), seed=3, start=start, levels=levels)[:, : clip.audio.shape[-1]]
+        made = vocoder(vocoder.mel(clip.audio), seed=3, start=start, log_snrs=levels)[:, : clip.audio.shape[-1]]
         expected.append(score(made, clip.audio, 8000, ["m_stft"])["m_stft"])
     assert scorer(levels) == (pytest.approx(sum(expected) / 2, rel=1e-6), "")
     assert scorer(levels)[0] == scorer(levels)[0]
@@ -157,7 +157,7 @@ def test_levels_go_into_a_folder_and_the_weights_stay_as_they_are(vocoder, clips
     made = Vocoder.from_pretrained(folder, "cpu")
     with pytest.warns(UserWarning, match="schedule 'searched' with 2 steps begins at log-SNR -3"):
         settings = made.settings({"schedule": "searched", "steps": 2})
-    assert tuple(made.noise_levels(settings)[:-1].tolist()) == found.levels
+    assert tuple(made.noise_levels(settings)[:-1].tolist()) == found.log_snrs
 
 
 def test_levels_do_not_go_into_another_model(vocoder, clips, folder, tiny_vocoder_folder, tmp_path):

@@ -24,7 +24,7 @@ train_on_grids() { # validation at the levels of the grid and halfway between
   local levels kind
   for levels in 50 9; do
     for kind in rbf fourier sinusoidal; do
-      small "$levels-$kind" --set "model.network.embedding.kind=$kind" --set "model.diffusion.levels=$levels" \
+      small "$levels-$kind" --set "model.network.embedding.kind=$kind" --set "model.diffusion.n_levels=$levels" \
         --set "training.validation_levels=$((2 * levels - 1))"
     done
   done
