@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     "--guidance-rescale",
     type=FRACTION,
     metavar="FRACTION",
-    help="How far to undo the increase in level by guidance, 0 to 1.",
+    help="Rescale guided predictions to the unguided level (0 to 1).",
 )
 @opt.expert(
     "--guidance-interval", type=(LOG_SNR, LOG_SNR), metavar="LOW HIGH", help="Log-SNR range in which guidance acts."
@@ -53,7 +53,7 @@ if TYPE_CHECKING:
     "--training",
     type=opt.EXISTING_FILE,
     metavar="MANIFEST",
-    help="With --as-dataset: the model's training clips, to note the nearest of them for each clip.",
+    help="With --as-dataset: training manifest; records each clip's nearest training clip.",
 )
 @opt.synthesis
 def command(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from importlib import import_module
 from typing import Any
@@ -33,6 +33,18 @@ VERBS = {
     "bench": ("audiodiff.cli.bench:command", "Benchmark synthesis and training on this machine."),
     "info": ("audiodiff.cli.info:command", "Describe a model, or list the bundled ones."),
 }
+
+RENAMED_OPTIONS = {
+    "--levels": "--log-snrs",
+    "--picture": "--plot",
+    "--steering": "--dps",
+    "--try": "--degrade",
+    "--free": "--no-replace",
+    "--valid-share": "--valid-fraction",
+    "--test-share": "--test-fraction",
+}
+RENAMED_COMMANDS = {"levels": "loss-by-noise-level"}
+"""Old names, which commands that have the new one still take, with a warning."""
 
 _logger = logging.getLogger("audiodiff")
 
@@ -78,6 +90,31 @@ def _explain(error: Exception) -> str:
     return f"error: unexpected {what} (run the same command with --debug for the traceback)"
 
 
+def _with_new_names(command: click.Command, args: list[str]) -> list[str]:
+    """Replace old names of options and commands, with a warning."""
+    known = {name for option in command.params for name in (*option.opts, *option.secondary_opts)}
+    args = args.copy()
+    for i, word in enumerate(args):
+        if word == "--":
+            break
+        if isinstance(command, click.Group) and not word.startswith("-"):
+            args[i] = _new_name(word, RENAMED_COMMANDS, command.commands)
+            inner = command.commands.get(args[i])
+            return args if inner is None else [*args[: i + 1], *_with_new_names(inner, args[i + 1 :])]
+        option, equals, value = word.partition("=")
+        args[i] = _new_name(option, RENAMED_OPTIONS, known) + equals + value
+    return args
+
+
+def _new_name(name: str, renamed: Mapping[str, str], known: Collection[str]) -> str:
+    new = renamed.get(name, name)
+    if name in known or new not in known:
+        return name
+    if new != name:
+        _logger.warning("%s is deprecated; use %s", name, new)
+    return new
+
+
 class Audiodiff(click.Group):
     """A click group that imports a verb when it is invoked, and is the one place where errors end."""
 
@@ -100,12 +137,13 @@ class Audiodiff(click.Group):
             _logger.warning("`audiodiff bulk` is now `audiodiff vocode --ray ADDRESS|local`; this name will go.")
             args = ["vocode", "--ray", "local", *("--ray" if word == "--address" else word for word in args[1:])]
         if args[0] not in VERBS and not args[0].startswith("-"):
-            ctx.fail(f"no verb {args[0]!r}; choose from {', '.join(VERBS)}")
-        return super().resolve_command(ctx, args)
+            ctx.fail(f"no command {args[0]!r}; choose from {', '.join(VERBS)}")
+        name, command, rest = super().resolve_command(ctx, args)
+        return name, command, rest if command is None else _with_new_names(command, rest)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the verbs' help from the table, without importing them."""
-        with formatter.section("Verbs"):
+        with formatter.section("Commands"):
             formatter.write_dl([(verb, text) for verb, (_, text) in VERBS.items()])
 
     def main(self, *args: Any, **extra: Any) -> Any:
@@ -137,12 +175,12 @@ class Audiodiff(click.Group):
 @click.group(
     cls=Audiodiff,
     params=global_options(),
-    subcommand_metavar="VERB [ARGUMENTS]",
+    subcommand_metavar="COMMAND [ARGS]...",
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 @click.version_option(__version__)
 def main() -> None:
     """Audio generation by waveform diffusion.
 
-    `audiodiff VERB --help` explains a verb.
+    `audiodiff COMMAND --help` explains a command.
     """

@@ -70,32 +70,8 @@ expert = partial(click.option, cls=ExpertOption)
 """`click.option` for what few users need."""
 
 
-RENAMED_OPTIONS = {
-    "--levels": "--log-snrs",
-    "--picture": "--plot",
-    "--steering": "--dps",
-    "--try": "--degrade",
-    "--free": "--no-replace",
-    "--valid-share": "--valid-fraction",
-    "--test-share": "--test-fraction",
-}
-"""Old names of options, which commands with the new one still take, with a warning."""
-
-
 class Verb(click.Command):
     """A command whose help lists the common options first, and the expert and global ones in sections of their own."""
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Replace old names of options, then parse."""
-        taken = {name for option in self.params for name in (*option.opts, *option.secondary_opts)}
-        end = args.index("--") if "--" in args else len(args)
-        for i, word in enumerate(args[:end]):
-            old, equals, value = word.partition("=")
-            new = RENAMED_OPTIONS.get(old)
-            if new in taken and old not in taken:
-                _LOG.warning("%s is deprecated; use %s", old, new)
-                args[i] = f"{new}{equals}{value}"
-        return super().parse_args(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command. If it computes (it has `--threads`), import torch in the way that takes least CPU time."""
@@ -126,10 +102,6 @@ class Verb(click.Command):
                     formatter.write_dl(records)
 
 
-RENAMED_COMMANDS = {"levels": "loss-by-noise-level"}
-"""Likewise for the commands of a verb."""
-
-
 class VerbGroup(Verb, click.Group):
     """A verb with commands of its own, listed in the order of their definition."""
 
@@ -140,11 +112,7 @@ class VerbGroup(Verb, click.Group):
         return list(self.commands)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Find a command, by its old name too, with the global options added."""
-        new = RENAMED_COMMANDS.get(cmd_name)
-        if new in self.commands and cmd_name not in self.commands:
-            _LOG.warning("%s is deprecated; use %s", cmd_name, new)
-            cmd_name = str(new)
+        """Find a command, with the global options added."""
         command = super().get_command(ctx, cmd_name)
         return command and with_global_options(command)
 
@@ -254,7 +222,7 @@ schedule = expert(
 start = expert(
     "--start",
     type=click.Choice(STARTS),
-    help="Start from noise, or from an estimate of the mel with phases of this method.",
+    help="Initial signal: noise, or a waveform estimated from the mel by this method.",
 )
 initialisation = _all(
     start,
@@ -300,7 +268,7 @@ synthesis = _all(
         "--corrector-snr",
         type=RATIO,
         metavar="RATIO",
-        help="Size of a Langevin step, as the ratio of drift to noise.",
+        help="Signal-to-noise ratio of the Langevin step.",
     ),
     device,
     dtype,

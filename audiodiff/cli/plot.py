@@ -32,7 +32,7 @@ def output_option(function: _Function) -> _Function:
 def command() -> None:
     """Plot audio, a model, a training run or results, as PNG, SVG or PDF.
 
-    `audiodiff plot WHAT --help` explains one.
+    `audiodiff plot COMMAND --help` explains one.
     """
 
 
@@ -172,7 +172,7 @@ def rbf(*, models: Sequence[str], output: Path) -> None:
 
 
 @command.command("schedule")
-@click.argument("names", nargs=-1, type=click.Choice(opt.SCHEDULES))
+@click.argument("names", nargs=-1, type=click.Choice(opt.SCHEDULES), metavar="[SCHEDULE]...")
 @output_option
 @click.option("--steps", type=STEPS, default=12, show_default=True, metavar="N", help="Steps of each schedule.")
 @opt.expert(
@@ -194,7 +194,8 @@ def rbf(*, models: Sequence[str], output: Path) -> None:
 def schedule(*, names: Sequence[str], steps: int, log_snr_min: float, log_snr_max: float, output: Path) -> None:
     """Plot noise schedules, and the scales of signal and noise over log-SNR.
 
-    All schedules are plotted unless some are named. Dots on the right are the steps of the first schedule.
+    SCHEDULE is a name that `audiodiff vocode --help` lists; all are plotted unless some are named. Dots on the
+    right are the steps of the first schedule.
     """
     from audiodiff.diffusion.schedules import make_schedule
     from audiodiff.evaluation.plots import plot_scales, plot_schedules

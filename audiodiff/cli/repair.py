@@ -81,7 +81,7 @@ _KINDS = ("gaps", "declip", "denoise", "extend")
     default=0.0,
     show_default=True,
     metavar="SCALE",
-    help="Diffusion posterior sampling: step size of the gradient, at twice the cost; 0.1 to 0.3 against seams.",
+    help="Diffusion posterior sampling: step size of the gradient; twice the cost; 0.1 to 0.3 reduces audible seams.",
 )
 @opt.expert("--replace/--no-replace", default=True, show_default=True, help="Put what is known back at every step.")
 @opt.expert(

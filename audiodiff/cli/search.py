@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def command() -> None:
     """Search the noise levels of few steps, or the embedding of the noise level.
 
-    `audiodiff search WHAT --help` explains one.
+    `audiodiff search COMMAND --help` explains one.
     """
 
 
@@ -78,11 +78,11 @@ class StepCounts(Numbers):
 @opt.expert("--seconds", type=SECONDS, metavar="SECONDS", help="Use the beginning of each recording only.")
 @opt.sampler
 @opt.start
-@opt.expert("--picture", type=opt.FILE, metavar="FILE", help="Plot the score against steps and real-time factor.")
+@opt.expert("--plot", type=opt.FILE, metavar="FILE", help="Plot the score against steps and real-time factor.")
 @opt.device
 @opt.dtype
 def schedule(
-    *, model: str, steps: tuple[int, ...], output: Path | None, picture: Path | None, study: Path, **options: Any
+    *, model: str, steps: tuple[int, ...], output: Path | None, plot: Path | None, study: Path, **options: Any
 ) -> None:
     """Search the noise levels of a vocoder for the best score.
 
@@ -107,8 +107,8 @@ def schedule(
             bar.update((number + 1) * chosen["trials"] - bar.n)
             with bar.external_write_mode():
                 click.echo(_line(found[n], scorer))
-    if picture is not None:
-        _draw(found, scorer, picture)
+    if plot is not None:
+        _draw(found, scorer, plot)
     click.echo(click.format_filename(target))
 
 
@@ -174,7 +174,7 @@ def _line(found: SearchResult, scorer: Scorer) -> str:
     )
 
 
-def _draw(found: Mapping[int, SearchResult], scorer: Scorer, picture: Path) -> None:
+def _draw(found: Mapping[int, SearchResult], scorer: Scorer, plot: Path) -> None:
     from matplotlib.figure import Figure
 
     from audiodiff.audio.plots import save_figure
@@ -189,8 +189,8 @@ def _draw(found: Mapping[int, SearchResult], scorer: Scorer, picture: Path) -> N
     left, right = figure.subplots(1, 2)
     plot_score_by_steps(left, curves, scorer.metric)
     plot_score_by_steps(right, curves, scorer.metric, factors)
-    save_figure(figure, picture)
-    click.echo(click.format_filename(picture))
+    save_figure(figure, plot)
+    click.echo(click.format_filename(plot))
 
 
 @command.command("rbf")

@@ -27,7 +27,7 @@ BATCH_SIZE_ON_RAY = 16
 @opt.model
 @opt.resample
 @click.option("--score", is_flag=True, help="Score each output against its recording.")
-@opt.expert("--picture", is_flag=True, help="Draw input and output (their first channel) into a .png beside it.")
+@opt.expert("--plot", is_flag=True, help="Save a plot of input and output (first channel) as .png next to the output.")
 @opt.expert(
     "--batch-size",
     type=Number(int, low=1, high=4096, unit="clips"),
@@ -71,8 +71,8 @@ def command(*, inputs: tuple[Path, ...], output: Path, overwrite: bool, ray: str
         inputs, output = tuple(path.absolute() for path in inputs), output.absolute()
     jobs, pending = opt.plan(inputs, output, overwrite=overwrite)
     mels = [job.source for job in jobs if job.is_mel]
-    if options["picture"] and mels:
-        raise click.UsageError(f"--picture compares with a recording, and {mels[0]} is a mel. Leave --picture out.")
+    if options["plot"] and mels:
+        raise click.UsageError(f"--plot compares with a recording, and {mels[0]} is a mel. Leave --plot out.")
     failures = _vocode(pending, ray, **options) if pending else []
     opt.report_failures(len(jobs), len(jobs) - len(pending), failures)
 

@@ -34,7 +34,7 @@ class VocodeOptions:
         batch_size: How many clips of equal length are synthesised together; changes the speed only.
         chunk_seconds: Length of the chunks that long audio is made in; None leaves it to the model.
         resample: Whether recordings at another rate are resampled.
-        picture: Whether recording and output are drawn into a .png beside each output.
+        plot: Whether a plot of recording and output is saved as .png next to each output.
         score: Whether each output is scored against its recording.
     """
 
@@ -43,7 +43,7 @@ class VocodeOptions:
     batch_size: int = 1
     chunk_seconds: float | None = None
     resample: bool = False
-    picture: bool = False
+    plot: bool = False
     score: bool = False
 
 
@@ -173,7 +173,7 @@ def _write(vocoder: Vocoder, clip: _Clip, audio: Tensor, options: VocodeOptions)
         from audiodiff.evaluation.scoring import score
 
         scores = score(audio, clip.reference, vocoder.sample_rate)
-    if clip.reference is not None and options.picture:
+    if clip.reference is not None and options.plot:
         from audiodiff.audio.plots import comparison_figure, save_figure
 
         figure = comparison_figure(clip.reference[:1], audio[:1], vocoder.sample_rate, vocoder.mel_config)

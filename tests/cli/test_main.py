@@ -8,6 +8,7 @@ import subprocess
 import sys
 import warnings
 from importlib.util import find_spec
+from pathlib import Path
 from types import ModuleType
 
 import click
@@ -35,6 +36,41 @@ def run(monkeypatch):
         return CliRunner().invoke(main, [*before, "try", *arguments])
 
     return run_verb
+
+
+@pytest.mark.parametrize(
+    ("arguments", "old", "new"),
+    [
+        ("vocode in.wav -o out --levels -2,4 --wrong", "--levels", "--log-snrs"),
+        ("vocode in.wav -o out --levels=-2,4 --wrong", "--levels", "--log-snrs"),
+        ("vocode in.wav -o out --picture --wrong", "--picture", "--plot"),
+        ("repair in.wav -o out --try --wrong", "--try", "--degrade"),
+        ("repair in.wav -o out --steering 0.2 --wrong", "--steering", "--dps"),
+        ("repair in.wav -o out --free --wrong", "--free", "--no-replace"),
+        ("prepare in out --valid-share 0.1 --wrong", "--valid-share", "--valid-fraction"),
+        ("prepare in out --test-share 0.1 --wrong", "--test-share", "--test-fraction"),
+        ("search -v schedule m --picture p.png --wrong", "--picture", "--plot"),
+        ("plot levels run --wrong", "levels", "loss-by-noise-level"),
+    ],
+)
+def test_old_names_are_read_with_a_warning_and_are_not_in_the_help(arguments, old, new, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("in", "run"):
+        Path(name).mkdir()
+    soundfile.write("in.wav", np.zeros(8000), 8000)
+    result = CliRunner().invoke(main, arguments.split())
+    assert result.stderr.startswith(f"warning: {old} is deprecated; use {new}\n")
+    assert "No such option" in result.stderr
+    assert "--wrong" in result.stderr.splitlines()[-1]  # the old name is none of the problems
+    words = arguments.split()
+    command = words[:1] if words[1] != "-v" else ["search", "schedule"]
+    assert f"{old} " not in CliRunner().invoke(main, [*command, "--help"]).stdout
+
+
+def test_an_old_name_beyond_the_options_is_a_file(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(main, ["vocode", "-o", "out", "--", "--levels"])
+    assert "deprecated" not in result.stderr
 
 
 def failing(error):

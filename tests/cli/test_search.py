@@ -34,7 +34,7 @@ def trials(path="s.jsonl"):
 
 
 def test_levels_are_found_stored_and_taken(corner):
-    result = search("schedule", "m", *OPTIONS, "--steps", "1-3", "--picture", "p.png")
+    result = search("schedule", "m", *OPTIONS, "--steps", "1-3", "--plot", "p.png")
     assert result.exit_code == 0, result.output
     one, two, three, picture, folder = result.stdout.splitlines()
     assert (picture, folder) == ("p.png", "m")

@@ -409,7 +409,7 @@ def test_a_model_that_is_none_is_one_error(vocode, good, tiny_generator_folder):
     for model, message in (
         ("no/such/model", "is not a folder"),
         (".", "has no config.json"),
-        (tiny_generator_folder, "Use G"),
+        (tiny_generator_folder, "Use `audiodiff generate` (Generator in Python)"),
     ):
         result = vocode(good, "-o", "out", model=model)
         assert result.exit_code == 1
@@ -431,7 +431,7 @@ def test_a_model_that_is_none_is_one_error(vocode, good, tiny_generator_folder):
         [".", "-o", "out.wav"],
         ["good.wav", "-o", "out.mp3"],
         ["good.wav", "-o", "README.md"],
-        ["good.wav", "mel.npy", "-o", "out", "--picture"],
+        ["good.wav", "mel.npy", "-o", "out", "--plot"],
     ],
     ids=" ".join,
 )
@@ -446,10 +446,10 @@ def test_wrong_usage_is_2_and_does_nothing(vocode, good, arguments):
 # --- what else it says and draws --------------------------------------------------------------------------------------
 
 
-def test_picture_and_score(vocode, good):
+def test_plot_and_score(vocode, good):
     pytest.importorskip("pesq")
     pytest.importorskip("pystoi")
-    result = vocode(good, "-o", "out", "--picture", "--score")
+    result = vocode(good, "-o", "out", "--plot", "--score")
     assert result.exit_code == 0, result.stderr
     scores = r"  PESQ-WB \S+  ESTOI \S+(  DistillMOS \S+)?  M-STFT \d+\.\d{3}  log-mel \d+\.\d{3}\n"
     assert re.fullmatch(LINE.format("good.wav", "out/good.wav") + scores, result.stdout)
