@@ -13,6 +13,7 @@ from typing import Any
 
 from audiodiff.audio.io import replacing
 from audiodiff.config import ModelConfig, RunConfig, flattened
+from audiodiff.diffusion.schedules import RANGED
 from audiodiff.errors import ConfigError
 from audiodiff.pipelines.base import noise_levels
 
@@ -187,8 +188,14 @@ def check_terminal_snr(model: ModelConfig) -> Iterator[tuple[int, str]]:
     level = float(noise_levels(model.synthesis, model.diffusion)[0]) if from_noise else -math.inf
     if level > model.diffusion.log_snr_min + 1:
         missing = math.sqrt(1 / (1 + math.exp(-level)))
+        own = model.synthesis
+        remedy = "Choose another model.synthesis.schedule, such as uniform,"  # most bring their own first level
+        if own.levels:
+            remedy = "Lower the first of model.synthesis.levels,"
+        elif own.schedule in RANGED:
+            remedy = "Lower model.synthesis.start_log_snr,"
         yield (
             logging.WARNING,
             f"synthesis starts from noise at log-SNR {level:+.1f}, where {missing:.1%} of the amplitude should be "
-            "signal. Lower model.synthesis.start_log_snr, or set model.synthesis.zero_terminal.",
+            f"signal. {remedy} or set model.synthesis.zero_terminal=true.",
         )

@@ -153,3 +153,32 @@ def test_the_terminal_snr_is_named(tiny_model_config, lowest, synthesis, levels)
     said = list(check_terminal_snr(tiny_model_config.model_copy(update=update)))
     assert [level for level, _ in said] == levels
     assert f"terminal SNR {lowest * 4.342945:.1f} dB" in said[0][1]
+
+
+REMEDIES = {
+    "Lower model.synthesis.start_log_snr": lambda own: {"start_log_snr": -8.0},
+    "Lower the first of model.synthesis.levels": lambda own: {"levels": (-8.0, *own.levels[1:])},
+    "Choose another model.synthesis.schedule, such as uniform": lambda own: {"schedule": "uniform"},
+}
+
+
+@pytest.mark.parametrize(
+    ("settings", "remedy"),
+    [
+        ({"start_log_snr": 0.0}, "Lower model.synthesis.start_log_snr"),
+        ({"schedule": "cosine", "start_log_snr": 0.0}, "Lower model.synthesis.start_log_snr"),
+        ({"schedule": "diffwave", "steps": 6}, "Choose another model.synthesis.schedule, such as uniform"),
+        ({"schedule": "fibonacci", "steps": 5}, "Choose another model.synthesis.schedule, such as uniform"),
+        ({"levels": (0.0, 4.0)}, "Lower the first of model.synthesis.levels"),
+    ],
+)
+def test_the_advice_about_the_first_level_can_be_followed(tiny_model_config, settings, remedy):
+    def warned(own):
+        model = tiny_model_config.model_copy(update={"diffusion": DiffusionConfig(), "synthesis": own})
+        return [said for level, said in check_terminal_snr(model) if level == logging.WARNING]
+
+    own = SynthesisConfig(**settings)
+    (said,) = warned(own)
+    assert f"{remedy}, or set model.synthesis.zero_terminal=true." in said
+    assert not warned(SynthesisConfig(**settings | REMEDIES[remedy](own)))
+    assert not warned(SynthesisConfig(**settings, zero_terminal=True))
