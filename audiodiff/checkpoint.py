@@ -73,7 +73,7 @@ def save_model(folder: str | Path, weights: dict[str, Tensor], config: ModelConf
         OutputError: If it cannot be written, as on a full disk.
     """
     folder = Path(os.path.realpath(folder))
-    if folder.exists() and not folder.is_dir():
+    if os.path.exists(folder) and not folder.is_dir():
         raise ModelError(f"{folder} is a file; a model is written to a folder. Choose another name.")
     tensors = {name: _stored(value, half=half) for name, value in weights.items()}
     for name, tensor in tensors.items():
@@ -83,7 +83,7 @@ def save_model(folder: str | Path, weights: dict[str, Tensor], config: ModelConf
     document = {"audiodiff_model": FORMAT, "config": config.model_dump(mode="json")}
     try:
         is_model = _holds_model(folder)
-        beside = is_model or not folder.exists()
+        beside = is_model or not os.path.exists(folder)
         where = folder.parent if beside else folder
         where.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{folder.name[:24]}.", dir=where) as temporary:
@@ -105,7 +105,7 @@ def save_model(folder: str | Path, weights: dict[str, Tensor], config: ModelConf
 def _holds_model(folder: Path) -> bool:
     """Tell whether a folder holds a model, and refuse one whose config.json is of something else."""
     path = folder / CONFIG
-    if not path.exists():
+    if not os.path.exists(path):
         return False
     if not path.is_file() or b"audiodiff_model" not in path.read_bytes():
         raise ModelError(f"{path} is of something else than a model of audiodiff, and is kept. Choose another folder.")
@@ -278,7 +278,7 @@ def find_model(name: str | Path | None = None) -> Path:
     if text in bundled:
         return bundled[text]
     folder = Path(os.path.expanduser(text))  # as text: Path would take ./~ for ~
-    if folder.exists():
+    if os.path.exists(folder):
         return folder
     if text.startswith(HUB):
         return _download(text.removeprefix(HUB))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -21,7 +23,7 @@ from audiodiff.checkpoint import (
     load_model,
     save_model,
 )
-from audiodiff.errors import ConfigError, ModelError
+from audiodiff.errors import ConfigError, ModelError, OutputError
 
 
 @pytest.fixture
@@ -116,6 +118,37 @@ def test_a_file_is_not_replaced(folder, tmp_path):
     with pytest.raises(ModelError, match="notes is a file"):
         save_model(tmp_path / "notes", network.state_dict(), config)
     assert (tmp_path / "notes").read_text() == "mine"
+
+
+def test_what_holds_no_model_is_kept_and_links_to_folders_stay(folder, tmp_path):
+    network, config = load_model(folder)
+    weights = network.state_dict()
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "disk" / "README").write_text("mine")
+    (tmp_path / "link").symlink_to("disk")
+    for _ in range(2):
+        save_model(tmp_path / "link", weights, config)
+        assert (tmp_path / "link").is_symlink()
+        assert sorted(os.listdir(tmp_path / "disk")) == ["README", CONFIG, WEIGHTS]
+    (tmp_path / "project").mkdir()
+    (tmp_path / "project" / CONFIG).write_text('{"name": "of another program"}')
+    with pytest.raises(
+        ModelError, match="project/config.json is of something else than a model of audiodiff, and is kept"
+    ):
+        save_model(tmp_path / "project", weights, config)
+    assert os.listdir(tmp_path / "project") == [CONFIG]
+    os.mkfifo(tmp_path / "pipe")
+    for name in ("pipe", "/dev/null"):
+        with pytest.raises(ModelError, match="is a file; a model is written to a folder"):
+            save_model(tmp_path / name, weights, config)
+    for name, message in (
+        ("n" * 255, None),
+        ("n" * 256, "File name too long. Choose a shorter name"),
+        ("project/config.json/x", "It is a file"),
+    ):
+        with nullcontext() if message is None else pytest.raises(OutputError, match=message):
+            save_model(tmp_path / name, weights, config)
+    load_model(tmp_path / ("n" * 255))
 
 
 # --- what is wrong with a folder --------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from tokenize import TokenError
 
 import numpy as np
 import torch
@@ -90,8 +91,10 @@ def load_vector(path: str | Path, width: int | None = None) -> Tensor:
         DataError: If there is another number of values, one is not finite, or the file cannot be read.
     """
     try:
-        values = np.load(path, allow_pickle=False)
-    except (OSError, ValueError) as error:
+        values = np.load(path, mmap_mode="r", allow_pickle=False)  # mapped, or a header could ask for any memory
+        if not isinstance(values, np.ndarray):
+            raise ValueError(f"it holds a {type(values).__name__}")
+    except (OSError, ValueError, EOFError, SyntaxError, TokenError) as error:
         raise DataError(
             f"{path} cannot be read as a .npy file of numbers: {error}. Write it with numpy.save."
         ) from error

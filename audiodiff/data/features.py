@@ -8,6 +8,7 @@ import os
 import subprocess
 from functools import lru_cache
 from pathlib import Path
+from tokenize import TokenError
 from typing import Literal
 
 import numpy as np
@@ -80,9 +81,11 @@ def _holds_mel(path: Path, spectrogram: MelSpectrogram, recording: Recording, pr
     try:
         mel = np.load(path, mmap_mode="r", allow_pickle=False)
         n_frames = spectrogram.n_frames(-(-n_samples * to_rate // rate))
-    except (ValueError, EOFError, OSError, AudioError):
+    except (ValueError, EOFError, OSError, SyntaxError, TokenError, AudioError):
         return False
-    return bool(mel.shape == (spectrogram.config.n_mels, n_frames) and mel.dtype == np.dtype(precision))
+    if not isinstance(mel, np.ndarray):
+        return False
+    return mel.shape == (spectrogram.config.n_mels, n_frames) and mel.dtype == np.dtype(precision)
 
 
 def at_rate(recording: Recording, target: Path, sample_rate: int) -> Recording:

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from audiodiff.config import DataConfig, ModelConfig, NetworkConfig
+from audiodiff.data.conditions import load_vector
 from audiodiff.data.crops import CropReader
 from audiodiff.data.dataset import CropDataset
 from audiodiff.data.manifest import read_manifest, scan_folder, write_manifest
@@ -113,3 +114,24 @@ def test_rows_and_whole_numbers_are_vectors_too(recordings, tmp_path):
     np.save(tmp_path / "row.npy", np.array([[1, 2]]))
     example = READER.read(recordings[0].model_copy(update={"vector": tmp_path / "row.npy"}), 0)
     assert torch.equal(example.vector, torch.tensor([1.0, 2.0]))
+
+
+def test_files_that_are_no_vector_are_named(tmp_path):
+    path = tmp_path / "v.npy"
+    np.save(path, np.float32(3))
+    assert load_vector(path).tolist() == [3.0]
+    with path.open("wb") as file:
+        np.savez(file, np.zeros(3))
+    with pytest.raises(DataError, match="it holds a NpzFile. Write it with numpy.save"):
+        load_vector(path)
+    np.save(path, np.zeros(3))
+    whole = path.read_bytes()
+    for content in (
+        b"",
+        whole[:20],
+        whole.replace(b"(3,), }" + b" " * 15, b"(3000000000000000,), }"),
+        b"\x93NUMPY\1\0\5\0{{{{{",
+    ):
+        path.write_bytes(content)
+        with pytest.raises(DataError, match="v.npy cannot be read as a .npy file of numbers"):
+            load_vector(path)
