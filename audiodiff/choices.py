@@ -60,7 +60,7 @@ _MOST = 10_000
 """How many numbers one word may hold."""
 
 
-class Number(click.ParamType):
+class Number(click.ParamType):  # type: ignore[type-arg, unused-ignore]
     """A finite number within bounds: the type of an option, of a field of a configuration, or of an argument.
 
     Args:
@@ -177,7 +177,7 @@ def shown(value: object) -> str:
     return text if len(text) <= _SHOWN else f"{text[: _SHOWN // 2]} ... {text[-8:]} ({len(text):,} characters)"
 
 
-class Numbers(click.ParamType):
+class Numbers(click.ParamType):  # type: ignore[type-arg, unused-ignore]
     """Several numbers in one word, with a mark between them.
 
     Args:

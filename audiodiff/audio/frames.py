@@ -54,7 +54,7 @@ def flac_stream(file: BinaryIO, start: int, marker: int, size: int, name: str) -
     head = bytearray(bytes_at(file, start, marker - start + 42))
     if len(head) < marker - start + 42:
         raise cut_off(name, "its header is not whole")
-    info, (said,) = head[-34:], struct.unpack(">Q", head[-24:-16])
+    info, (said,) = bytes(head[-34:]), struct.unpack(">Q", head[-24:-16])
     total = said & (2**36 - 1)
     stop, ends = size, _flac_ends(file, marker, size, info)
     places = [_flac_ends(file, marker, size * part // 16, info) for part in range(1, 16)] if size > 2**20 else []

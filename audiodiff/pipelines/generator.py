@@ -132,7 +132,7 @@ class Generator(Pipeline):
         seconds = self.config.clip_seconds if seconds is None else seconds
         if seconds is None:
             raise ConfigError("this model states no length of its own; give seconds.")
-        n_samples = round(SECONDS.check("seconds", seconds) * self.sample_rate)
+        n_samples: int = round(SECONDS.check("seconds", seconds) * self.sample_rate)
         if n_samples < 1:
             raise ConfigError(f"seconds is {seconds}; at {self.sample_rate} Hz that is no sample.")
         return n_samples
