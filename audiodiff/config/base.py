@@ -37,7 +37,7 @@ class Config(BaseModel):
     def read_old_keys(cls, values: Any) -> Any:
         """Migrate deprecated keys and values; non-mappings are returned unchanged.
 
-        A `mode="before"` validator of a subclass runs before this one, so it calls it first if it looks at keys.
+        A `mode="before"` validator of a subclass runs before this one, so it calls `migrate` first if it looks at keys.
         """
         if not isinstance(values, Mapping):
             return values

@@ -192,10 +192,11 @@ class SynthesisConfig(Config):
     @model_validator(mode="before")
     @classmethod
     def _count(cls, values: Any) -> Any:
-        values = cls.read_old_keys(values)
-        if isinstance(values, dict) and isinstance(values.get("log_snrs"), list | tuple) and values["log_snrs"]:
-            return {"steps": len(values["log_snrs"])} | values
-        return values
+        if not isinstance(values, dict):
+            return values
+        values = cls.migrate(values)
+        given = values.get("log_snrs")
+        return {"steps": len(given)} | values if isinstance(given, list | tuple) and given else values
 
     @model_validator(mode="after")
     def _check(self) -> SynthesisConfig:
