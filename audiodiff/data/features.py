@@ -85,7 +85,7 @@ def _holds_mel(path: Path, spectrogram: MelSpectrogram, recording: Recording, pr
         return False
     if not isinstance(mel, np.ndarray):
         return False
-    return mel.shape == (spectrogram.config.n_mels, n_frames) and mel.dtype == np.dtype(precision)
+    return bool(mel.shape == (spectrogram.config.n_mels, n_frames) and mel.dtype == np.dtype(precision))
 
 
 def at_rate(recording: Recording, target: Path, sample_rate: int) -> Recording:

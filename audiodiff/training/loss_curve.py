@@ -190,8 +190,8 @@ def check_terminal_snr(model: ModelConfig) -> Iterator[tuple[int, str]]:
         missing = math.sqrt(1 / (1 + math.exp(-level)))
         own = model.synthesis
         remedy = "Choose another model.synthesis.schedule, such as uniform,"  # most bring their own first level
-        if own.levels:
-            remedy = "Lower the first of model.synthesis.levels,"
+        if own.log_snrs:
+            remedy = "Lower the first of model.synthesis.log_snrs,"
         elif own.schedule in RANGED:
             remedy = "Lower model.synthesis.start_log_snr,"
         yield (
