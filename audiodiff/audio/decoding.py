@@ -254,6 +254,8 @@ def _file_object(source: object) -> BinaryIO:
     if not hasattr(source, "read") or isinstance(source, io.TextIOBase):
         kind = "a file in text mode" if hasattr(source, "read") else f"{type(source).__name__} {source!r:.60}"
         raise AudioError(f"expected a path, or a file object opened with 'rb'; got {kind}.")
+    if getattr(source, "closed", False):
+        raise AudioError(f"{_name(source)} is closed. Read from it before that.")
     file = cast(BinaryIO, source)
     if hasattr(file, "seekable") and file.seekable():
         return file

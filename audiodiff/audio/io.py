@@ -40,7 +40,7 @@ _KINDS = {stat.S_IFDIR: "folder", stat.S_IFIFO: "pipe", stat.S_IFSOCK: "socket"}
 _INTEGER_SCALE = 8.0
 """Amplitude, where 1 is full scale, from which samples were surely never divided by the full scale of integers."""
 _INTEGER_SCALE_ADVICE = (
-    "these look like whole numbers that were stored as they are, and written as integers they become a square wave. "
+    "These look like whole numbers that were stored as they are, and written as integers they become a square wave. "
     "Divide by their full scale, which for 16 bits is 32768."
 )
 
@@ -117,7 +117,7 @@ def load_audio(
         )
     if file.subtype in _FLOATING and not file.warned and float(audio.abs().max()) > _INTEGER_SCALE:
         file.warned = True
-        warnings.warn(f"{file.name} goes far beyond ±1: {_INTEGER_SCALE_ADVICE}", stacklevel=2)
+        warnings.warn(f"{file.name} goes far beyond ±1. {_INTEGER_SCALE_ADVICE}", stacklevel=2)
     if mono:
         audio = audio.mean(0, keepdim=True)
     return audio if sample_rate is None else resample(audio, file.sample_rate, sample_rate)
@@ -159,7 +159,7 @@ def save_audio(
         _write(target, samples, how)
     except OutputError as error:
         raise AudioError(str(error)) from error
-    except (soundfile.SoundFileError, OSError, TypeError) as error:
+    except (soundfile.SoundFileError, OSError, TypeError, ValueError) as error:
         raise AudioError(f"{name} cannot be written with {how}: {error}") from error
 
 

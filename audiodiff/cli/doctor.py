@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -43,10 +44,12 @@ def command(*, data: tuple[Path, ...], crop_seconds: float, workers: int | None,
     from audiodiff.data.parallel import default_workers
 
     workers = workers or default_workers()
-    sources = [source for path in data for source in _open(path, workers)]
-    total = len({recording.audio for source in sources for recording in source.recordings})
-    with opt.progress_bar(total) as bar:
-        report = examine(sources, crop_seconds, workers, bar.update)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # what the library warns of is among the findings
+        sources = [source for path in data for source in _open(path, workers)]
+        total = len({recording.audio for source in sources for recording in source.recordings})
+        with opt.progress_bar(total) as bar:
+            report = examine(sources, crop_seconds, workers, bar.update)
     click.echo(printable_json(_facts(report)) if as_json else "\n".join(_lines(report)))
     if report.must_mend:
         click.get_current_context().exit(1)

@@ -39,7 +39,7 @@ def _scan(folder: Path, out_dir: Path, workers: int | None, *, ffmpeg: bool, ban
         return decode_with_ffmpeg(path, converted / kind / path.relative_to(folder).with_suffix(".flac"))
 
     workers = workers or default_workers()
-    with opt.progress_bar(0) as bar:
+    with opt.warnings_logged(), opt.progress_bar(0) as bar:
         show = partial(opt.set_progress, bar)
         scan = scan_folder(folder, workers, show, convert=convert if ffmpeg else None, without=converted)
         return note_bandwidth(scan, workers, show) if bandwidth else scan

@@ -14,7 +14,7 @@ from audiodiff.data.manifest import Recording
 from audiodiff.data.measure import Measurement, measure
 from audiodiff.data.parallel import parallel_map
 from audiodiff.data.splits import SPEAKERS_TO_SPLIT_BY
-from audiodiff.errors import AudioError
+from audiodiff.errors import AudioError, NotFiniteError
 
 CLIPPED_FRACTION = 1e-4
 """Fraction of samples in flat tops from which a recording counts as clipped: a few in every second."""
@@ -24,6 +24,10 @@ LONG_SILENCE = 1.0
 """Seconds of silence at either end that are too long."""
 FAR_LEVEL = 12.0
 """dB from the median level that are far, unless levels vary that much anyway."""
+INTEGER_SCALE = 8.0
+"""Peak from which samples were never divided by the full scale of integers, which is far above any mistake in gain."""
+QUIET = -55.0
+"""dB of full scale under which a recording is too quiet: speech is usually recorded at -40 to -15 dB."""
 
 
 @dataclass(frozen=True)
@@ -112,11 +116,12 @@ def examine(
     paths = list(dict.fromkeys(recording.audio for source in sources for recording in source.recordings))
     measured: dict[Path, Measurement] = {}
     broken = [pair for source in sources for pair in source.unreadable]
+    not_finite: list[tuple[Path, str]] = []
     for path, result in zip(paths, parallel_map(_measure, paths, workers), strict=True):
         if isinstance(result, Measurement):
             measured[path] = result
         else:
-            broken.append((path, result))
+            (not_finite if isinstance(result, NotFiniteError) else broken).append((path, str(result)))
         on_file()
     examined = [
         Examined(source.part, recording, measured[recording.audio])
@@ -125,7 +130,7 @@ def examine(
         if recording.audio in measured
     ]
     findings = [
-        *_unreadable(broken),
+        *_unreadable(broken, not_finite),
         *_per_part(examined),
         *_per_recording(examined, crop_seconds),
         *_as_a_whole(examined),
@@ -133,78 +138,38 @@ def examine(
     return Report(examined, sorted(findings, key=lambda finding: not finding.must_mend))
 
 
-def _measure(path: Path) -> Measurement | str:
+def _measure(path: Path) -> Measurement | AudioError:
     try:
         return measure(path)
     except AudioError as error:
-        return str(error)
+        return error
 
 
-def _unreadable(broken: Sequence[tuple[Path, str]]) -> Iterator[Finding]:
-    if broken:
-        yield Finding(
-            "unreadable",
-            True,
-            f"{len(broken)} files cannot be read; the first: {broken[0][1]}",
-            "Repair or remove them, and write the manifests again.",
-            tuple(str(path) for path, _ in broken),
-        )
+def _unreadable(broken: Sequence[tuple[Path, str]], not_finite: Sequence[tuple[Path, str]]) -> Iterator[Finding]:
+    for check, found, words in (
+        ("unreadable", broken, "cannot be read"),
+        ("not finite", not_finite, "have samples that are NaN or infinite"),
+    ):
+        if found:
+            yield Finding(
+                check,
+                True,
+                f"{len(found)} files {words}; the first: {found[0][1]}",
+                "Repair or remove them, and write the manifests again.",
+                tuple(str(path) for path, _ in found),
+            )
 
 
 def _per_recording(examined: Sequence[Examined], crop_seconds: float) -> Iterator[Finding]:
     """Check each recording by itself."""
-    checks: tuple[tuple[str, bool, Callable[[Examined], bool], str, str], ...] = (
-        (
-            "changed",
-            True,
-            _differs_from_manifest,
-            "have another length or rate than their manifest says",
-            "Write the manifest again: `audiodiff prepare`, or the corpus' recipe.",
-        ),
-        (
-            "silent",
-            True,
-            lambda one: one.measured.silent,
-            "hold nothing above -60 dB of full scale",
-            "Remove them: a model learns to be silent from them.",
-        ),
-        (
-            "clipped",
-            False,
-            lambda one: one.measured.clipped > CLIPPED_FRACTION * one.measured.n_samples * one.measured.channels,
-            "have cut-off peaks",
-            "Take them from a quieter source, or remove them: what is made will crackle like them.",
-        ),
-        (
-            "offset",
-            False,
-            lambda one: abs(one.measured.dc) > LARGE_DC,
-            "have a DC offset above 1 % of full scale",
-            "High-pass them at 20 Hz: augmentation by polarity makes two kinds of recordings of one.",
-        ),
-        (
-            "silent ends",
-            False,
-            lambda one: not one.measured.silent and max(one.measured.lead, one.measured.tail) > LONG_SILENCE,
-            f"begin or end with more than {LONG_SILENCE:g} s of silence",
-            "Trim them, or accept that some crops are silent.",
-        ),
-        (
-            "short",
-            False,
-            lambda one: one.measured.seconds < crop_seconds,
-            f"are shorter than a crop of {crop_seconds:g} s, and will be padded with zeros",
-            "Set data.crop_seconds lower, or join them. For a generator of short clips this is as it should be.",
-        ),
-        (
-            "band",
-            False,
-            _hides_its_band,
-            "end well below half their sample rate, and no manifest says so",
-            "Note it with --bandwidth of `audiodiff prepare` or of the recipe; else it is learnt as silence.",
-        ),
+    short: _Check = (
+        "short",
+        False,
+        lambda one: one.measured.seconds < crop_seconds,
+        f"are shorter than a crop of {crop_seconds:g} s, and will be padded with zeros",
+        "Set data.crop_seconds lower, or join them. For a generator of short clips this is as it should be.",
     )
-    for check, must_mend, concerns, words, advice in checks:
+    for check, must_mend, concerns, words, advice in (*_CHECKS, short):
         if found := [one for one in examined if concerns(one)]:
             yield Finding(check, must_mend, _count(found, examined, words), advice, _names(found))
 
@@ -221,6 +186,83 @@ def _hides_its_band(one: Examined) -> bool:
         and band < 2 * FULL_BAND * one.measured.sample_rate / 2
         and (one.recording.bandwidth is None or one.recording.bandwidth > 1.1 * band)
     )
+
+
+_Check = tuple[str, bool, Callable[[Examined], bool], str, str]
+"""A name, whether it must be mended, what it concerns, what is found in words, and advice."""
+
+_CHECKS: tuple[_Check, ...] = (
+    (
+        "changed",
+        True,
+        _differs_from_manifest,
+        "have another length or rate than their manifest says",
+        "Write the manifest again: `audiodiff prepare`, or the corpus' recipe.",
+    ),
+    (
+        "silent",
+        True,
+        lambda one: one.measured.silent,
+        "hold nothing above -60 dB of full scale",
+        "Remove them: a model learns to be silent from them.",
+    ),
+    (
+        "scale",
+        True,
+        lambda one: one.measured.peak >= INTEGER_SCALE,
+        "hold whole numbers as floating point, far beyond ±1",
+        "Divide them by their full scale (32768 for 16 bits), and write them again.",
+    ),
+    (
+        "header",
+        False,
+        lambda one: bool(one.measured.notes),
+        "have a header that was never finished or is wrong; what is there is read",
+        "Write them again with load_audio and save_audio; other programs may read less of them.",
+    ),
+    (
+        "beyond full scale",
+        False,
+        lambda one: 1 < one.measured.peak < INTEGER_SCALE,
+        "go beyond ±1",
+        "Make them quieter: what is made will go beyond it too, and is clipped when it is written.",
+    ),
+    (
+        "quiet",
+        False,
+        lambda one: one.measured.level is not None and one.measured.level < QUIET,
+        f"are quieter than {QUIET:g} dB of full scale",
+        "Make them louder if their noise allows it, or remove them.",
+    ),
+    (
+        "clipped",
+        False,
+        lambda one: one.measured.clipped_fraction > CLIPPED_FRACTION,
+        "have cut-off peaks",
+        "Take them from a quieter source, or remove them: what is made will crackle like them.",
+    ),
+    (
+        "offset",
+        False,
+        lambda one: abs(one.measured.dc) > LARGE_DC * max(1.0, one.measured.peak),
+        "have a DC offset above 1 % of full scale",
+        "High-pass them at 20 Hz: augmentation by polarity makes two kinds of recordings of one.",
+    ),
+    (
+        "silent ends",
+        False,
+        lambda one: not one.measured.silent and max(one.measured.lead, one.measured.tail) > LONG_SILENCE,
+        f"begin or end with more than {LONG_SILENCE:g} s of silence",
+        "Trim them, or accept that some crops are silent.",
+    ),
+    (
+        "band",
+        False,
+        _hides_its_band,
+        "end well below half their sample rate, and no manifest says so",
+        "Note it with --bandwidth of `audiodiff prepare` or of the recipe; else it is learnt as silence.",
+    ),
+)
 
 
 def _as_a_whole(examined: Sequence[Examined]) -> Iterator[Finding]:

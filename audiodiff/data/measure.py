@@ -49,13 +49,14 @@ class Measurement:
         n_samples: Per channel, at the file's own rate.
         channels: Number of channels.
         peak: Largest amplitude; 1 is full scale.
-        level: RMS of what is not silent, in dB of full scale; None for a silent file.
+        level: RMS of what is not silent, in dB of full scale without any offset; None for a silent file.
         dc: Mean of the samples; 1 is full scale.
         clipped: Samples in flat tops at the peak.
         lead: Seconds of silence before the first sound.
         tail: Seconds of silence after the last.
         bandwidth: Hz up to which it reaches, if something cut it off; see `bandwidth`.
         digest: Equal for files whose samples are equal, whatever their format.
+        notes: What is amiss with the header, one sentence each.
     """
 
     seconds: float
@@ -70,11 +71,17 @@ class Measurement:
     tail: float
     bandwidth: float | None
     digest: str
+    notes: tuple[str, ...] = ()
 
     @property
     def silent(self) -> bool:
         """Whether there is nothing but silence."""
         return self.level is None
+
+    @property
+    def clipped_fraction(self) -> float:
+        """Fraction of the samples that lie in flat tops; 0 for silence, which is flat anyway."""
+        return 0.0 if self.silent else self.clipped / (self.n_samples * self.channels)
 
 
 def measure(path: Path) -> Measurement:
@@ -89,8 +96,8 @@ def measure(path: Path) -> Measurement:
     Raises:
         AudioError: If the file cannot be read, or has samples that are not finite.
     """
-    info = audio_info(path)
     audio = load_audio(path, mono=False)
+    info = audio_info(path)
     lead, tail = _silence(audio)
     return Measurement(
         seconds=info.seconds,
@@ -105,12 +112,17 @@ def measure(path: Path) -> Measurement:
         tail=tail / info.sample_rate,
         bandwidth=bandwidth(audio, info.sample_rate),
         digest=blake2b(audio.numpy().tobytes(), digest_size=16, salt=b"%d" % info.channels).hexdigest(),
+        notes=info.notes,
     )
 
 
 def _level(audio: Tensor) -> float | None:
-    """Return the RMS in dB of the blocks of 1024 samples that are not silent; None if all are."""
-    loud = functional.pad(audio.mean(0), (0, -audio.shape[-1] % 1024)).view(-1, 1024).square().mean(1)
+    """Return the RMS in dB of the blocks of 1024 samples that are not silent; None if all are.
+
+    The mean of each block is taken away: an offset is no sound.
+    """
+    padded = functional.pad(audio.mean(0)[None, None], (0, -audio.shape[-1] % 1024), "replicate")
+    loud = padded.view(-1, 1024).var(1, correction=0)
     loud = loud[loud > SILENCE**2]
     return float(10 * loud.mean().log10()) if len(loud) else None
 
@@ -197,7 +209,8 @@ def _steepest(level: Tensor, edge: int, width: int) -> int:
 
 def measured_bandwidth(path: Path) -> float | None:
     """Return the bandwidth of a file in whole Hz if something cut it off, else None; see `bandwidth`."""
-    found = bandwidth(load_audio(path), audio_info(path).sample_rate)
+    audio = load_audio(path)
+    found = bandwidth(audio, audio_info(path).sample_rate)
     return None if found is None else float(round(found))
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import socket
+import subprocess
 import warnings
 from pathlib import Path
 
@@ -340,3 +342,58 @@ def test_folders_are_made_and_files_in_their_way_are_named(tmp_path) -> None:
     ):
         with pytest.raises(OutputError, match=message), replacing(tmp_path / path):
             pytest.fail("there was nothing to write to")
+
+
+@pytest.mark.parametrize("kind", ["wav", "flac", "ogg", "mp3"])
+def test_file_objects_are_written_and_read_like_paths(tmp_path, kind) -> None:
+    save_audio(tmp_path / f"x.{kind}", tones(), RATE)
+    buffer = io.BytesIO()
+    save_audio(buffer, tones().numpy(), RATE, format=kind)
+    assert soundfile.info(io.BytesIO(buffer.getvalue())).format.lower() == kind
+    assert torch.equal(load_audio(buffer), load_audio(tmp_path / f"x.{kind}"))
+    with (tmp_path / "y").open("wb") as file:
+        save_audio(file, tones(), RATE, format=kind)
+    assert torch.equal(load_audio(tmp_path / "y"), load_audio(buffer))
+
+
+def test_a_pipe_is_read_whole(tmp_path) -> None:
+    save_audio(tmp_path / "x.flac", tones(), RATE)
+    with subprocess.Popen(["cat", tmp_path / "x.flac"], stdout=subprocess.PIPE) as process:
+        assert torch.equal(load_audio(process.stdout), load_audio(tmp_path / "x.flac"))
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        (None, "expected a path, or a file object opened with 'rb'; got NoneType None"),
+        (5, "got int 5"),
+        (["x.wav"], r"got list \['x.wav'\]"),
+        (b"RIFF", "got bytes. Wrap the content of a file in io.BytesIO"),
+        (io.StringIO("x"), "got a file in text mode"),
+    ],
+)
+def test_what_is_no_file_is_refused_in_a_sentence(source, message) -> None:
+    for read in (load_audio, audio_info):
+        with pytest.raises(AudioError, match=message):
+            read(source)
+    with pytest.raises(AudioError, match="audio cannot be written to .*; expected a path, or a file object opened"):
+        save_audio(source, tones(), RATE)
+
+
+def test_a_closed_or_read_only_file_object_is_refused_and_nothing_is_written(tmp_path) -> None:
+    (tmp_path / "x").write_bytes(b"kept")
+    with (tmp_path / "x").open("rb") as file, pytest.raises(AudioError, match="cannot be written"):
+        save_audio(file, tones(), RATE)
+    for use in (load_audio, lambda file: save_audio(file, tones(), RATE)):
+        with pytest.raises(AudioError, match="closed"):
+            use(file)
+    assert (tmp_path / "x").read_bytes() == b"kept"
+
+
+def test_whole_numbers_as_floating_point_are_named_when_read_and_when_written(tmp_path) -> None:
+    """Saved without a word they would become a square wave."""
+    soundfile.write(tmp_path / "x.wav", 32768 * tones()[0].numpy(), RATE, "FLOAT")
+    with pytest.warns(UserWarning, match=r"x.wav goes far beyond ±1. .* a square wave. Divide by .* is 32768"):
+        audio = load_audio(tmp_path / "x.wav")
+    with pytest.warns(UserWarning, match=r"clipped for PCM_16. These look like whole numbers .* square wave. Divide"):
+        save_audio(tmp_path / "y.wav", audio, RATE)

@@ -67,12 +67,43 @@ def test_what_is_wrong_with_one_recording_is_found(corpus, check, must_mend, num
     assert line.startswith("FIX" if must_mend else "look")
 
 
+@pytest.mark.parametrize(
+    ("checks", "must_mend", "function"),
+    [
+        ({"scale", "level"}, True, lambda audio: 32768 * audio),
+        ({"beyond full scale"}, False, lambda audio: 1.5 * audio / np.abs(audio).max()),
+        ({"quiet", "level"}, False, lambda audio: 0.005 * audio),
+        ({"silent", "offset"}, True, lambda audio: 0 * audio + 0.5),
+        ({"not finite"}, True, lambda audio: np.where(np.arange(len(audio)) == 77, np.inf, audio)),
+    ],
+)
+def test_levels_that_no_recording_has_are_named(corpus, checks, must_mend, function):
+    path = corpus / "3.wav"
+    audio, rate = soundfile.read(path)
+    soundfile.write(path, function(audio), rate, subtype="FLOAT")
+    found = findings(corpus)
+    assert set(found) == checks
+    assert any(finding["must_mend"] for finding in found.values()) == must_mend
+    assert all("3.wav" in file for finding in found.values() for file in finding["files"])
+
+
+def test_a_header_that_was_never_finished_is_named(corpus):
+    content = bytearray((corpus / "2.wav").read_bytes())
+    place = content.index(b"data") + 4
+    content[place : place + 4] = bytes(4)
+    (corpus / "2.wav").write_bytes(content)
+    found = findings(corpus)
+    assert set(found) == {"header"}
+    assert "1 of 12 recordings have a header that was never finished" in found["header"]["found"]
+
+
 def test_unreadable_files_must_be_mended(corpus):
     (corpus / "0.wav").write_bytes(b"no sound")
     soundfile.write(corpus / "1.wav", np.full(8000, np.nan), 8000, subtype="FLOAT")  # its header is in order
-    found = findings(corpus)["unreadable"]
-    assert found["must_mend"]
-    assert len(found["files"]) == 2
+    found = findings(corpus)
+    for check, name in (("unreadable", "0.wav"), ("not finite", "1.wav")):
+        assert found[check]["must_mend"]
+        assert [path.rsplit("/", 1)[-1] for path in found[check]["files"]] == [name]
 
 
 def test_what_is_all_unreadable_is_still_reported(tmp_path):

@@ -5,6 +5,7 @@ import pytest
 import soundfile
 from click.testing import CliRunner
 
+from audiodiff.audio.io import audio_info
 from audiodiff.cli.main import main
 from audiodiff.data.manifest import read_manifest
 
@@ -124,3 +125,18 @@ def test_a_file_whose_samples_cannot_be_read_is_left_out_when_they_are_measured(
     result = prepare(tmp_path / "corpus", tmp_path / "lists", "--bandwidth")
     assert result.exit_code == 1
     assert "nan.wav has 1000 samples that are NaN" in result.stderr
+
+
+def test_a_header_that_was_never_finished_is_warned_of_and_its_length_is_the_true_one(tmp_path, save_voice):
+    for number in range(12):
+        save_voice(tmp_path / "in" / f"{number}.wav", 0.5, seed=number)
+    path = tmp_path / "in" / "7.wav"
+    true_length, content = audio_info(path).n_samples, bytearray(path.read_bytes())
+    place = content.index(b"data") + 4
+    content[place : place + 4] = bytes(4)
+    path.write_bytes(content)
+    result = prepare(tmp_path / "in", tmp_path / "out", "--valid-fraction", 0.25, "--test-fraction", 0.25)
+    assert result.exit_code == 0, result.output
+    assert f"{path}: its header was never finished: it promises 0 bytes of audio" in result.stderr
+    manifests = [read_manifest(tmp_path / "out" / f"{part}.jsonl") for part in ("train", "valid", "test")]
+    assert {one.audio.name: one.n_samples for part in manifests for one in part}[path.name] == true_length
