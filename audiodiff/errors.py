@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import errno
+import io
+import sys
 from pathlib import Path
+from typing import TextIO
 
 
 class AudiodiffError(Exception):
@@ -52,6 +55,7 @@ class OutputError(AudiodiffError, OSError):
         return str(self.args[0])
 
 
+_WRITING = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 _ADVICE = {
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "Make room on the disk, or choose another folder."),
     **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "Choose a folder that you may write to."),
@@ -72,5 +76,19 @@ def explain_os_error(error: OSError) -> str:
     """Return what the system refused, why, and what to do, in a sentence."""
     if isinstance(error, OutputError):
         return str(error)
-    what = "the output cannot be written" if error.filename is None else f"{error.filename} cannot be used"
-    return f"{what}: {_reason(error)}"
+    done = "written" if error.filename is None or error.errno in _WRITING else "used"
+    return f"{error.filename or 'the output'} cannot be {done}: {_reason(error)}"
+
+
+def escape_unprintable() -> None:
+    """Have stdout and stderr write what their encoding does not have as an escape, where it would be an error."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and (
+            stream.errors == "strict" or (stream.errors == "surrogateescape" and not is_unicode(stream))
+        ):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def is_unicode(stream: TextIO) -> bool:
+    """Tell whether a stream can hold every character."""
+    return str(stream.encoding).lower().startswith("utf")

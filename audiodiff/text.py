@@ -14,11 +14,11 @@ import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal, NoReturn, TextIO
+from typing import Any, Literal, NoReturn
 
 import yaml
 
-from audiodiff.errors import AudiodiffError, DataError
+from audiodiff.errors import AudiodiffError, DataError, is_unicode
 
 Align = Literal["left", "right"]
 """How the columns after the first, which is always to the left, are aligned."""
@@ -293,19 +293,6 @@ def format_number(value: float) -> str:
     return f"{value:.{digits}f}"
 
 
-def escape_unprintable() -> None:
-    """Have stdout and stderr write what their encoding does not have as an escape, where it would be an error."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper) and (
-            stream.errors == "strict" or (stream.errors == "surrogateescape" and not _is_unicode(stream))
-        ):
-            stream.reconfigure(errors="backslashreplace")
-
-
-def _is_unicode(stream: TextIO) -> bool:
-    return str(stream.encoding).lower().startswith("utf")
-
-
 def printable_json(document: Any) -> str:
     """Return a document as JSON that stdout can hold, whatever its encoding."""
-    return json.dumps(document, indent=1, ensure_ascii=not _is_unicode(sys.stdout))
+    return json.dumps(document, indent=1, ensure_ascii=not is_unicode(sys.stdout))

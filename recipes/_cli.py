@@ -10,8 +10,7 @@ from typing import Any
 import click
 
 from audiodiff.choices import FRACTION_BELOW_1, SEED, WORKERS, FilePath, Number
-from audiodiff.errors import AudiodiffError
-from audiodiff.text import escape_unprintable
+from audiodiff.errors import AudiodiffError, escape_unprintable
 from recipes._common import FeatureOptions, Recipe
 
 _FOLDER = FilePath(file_okay=False, path_type=Path)

@@ -12,7 +12,6 @@ import click
 
 from audiodiff.choices import COUNT, SECONDS, STEPS, Numbers
 from audiodiff.cli import options as opt
-from audiodiff.text import printable_json
 
 if TYPE_CHECKING:
     from audiodiff.benchmark.results import Report
@@ -165,6 +164,8 @@ def _rendered(report: Report, *, markdown: bool) -> str:
 def _write(report: Report, path: str) -> None:
     text = report.model_dump_json(indent=1) + "\n"
     if path == "-":
+        from audiodiff.text import printable_json
+
         click.echo(printable_json(report.model_dump(mode="json")))
         return
     from audiodiff.audio.io import replacing

@@ -13,7 +13,6 @@ import click
 
 from audiodiff.choices import SECONDS
 from audiodiff.cli import options as opt
-from audiodiff.text import printable_json
 
 if TYPE_CHECKING:
     from audiodiff.data.doctor import Finding, Report, Source
@@ -42,6 +41,7 @@ def command(*, data: tuple[Path, ...], crop_seconds: float, workers: int | None,
     """
     from audiodiff.data.doctor import examine
     from audiodiff.data.parallel import default_workers
+    from audiodiff.text import printable_json
 
     workers = workers or default_workers()
     with warnings.catch_warnings():

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from audiodiff.cli import options as opt
-from audiodiff.text import printable_json
 
 if TYPE_CHECKING:
     from audiodiff.config import ModelConfig
@@ -32,6 +31,8 @@ def command(*, model: str | None, as_json: bool) -> None:
 
     Without MODEL, list the bundled models, package versions and devices.
     """
+    from audiodiff.text import printable_json
+
     facts = describe_machine() if model is None else describe_model(model)
     click.echo(printable_json(facts) if as_json else "\n".join(_lines(facts)))
 

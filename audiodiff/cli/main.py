@@ -14,8 +14,7 @@ import click
 
 from audiodiff import __version__
 from audiodiff.cli.options import global_options, warnings_logged, with_global_options
-from audiodiff.errors import AudiodiffError, explain_os_error
-from audiodiff.text import escape_unprintable
+from audiodiff.errors import AudiodiffError, escape_unprintable, explain_os_error
 
 # verb: (where its click command is, what `audiodiff --help` says of it). A new verb is one more line.
 VERBS = {
