@@ -78,8 +78,6 @@ def collect_jobs(inputs: Sequence[Path], output: Path) -> list[Job]:
     else:
         found = ((source, name) for item in inputs for source, name in _expand(item, output))
         jobs = list(dict.fromkeys(Job(source, (output / name).with_suffix(".wav")) for source, name in found))
-    if not jobs:
-        raise DataError(f"{', '.join(map(str, inputs)) or 'the input'} lists no recordings. Give files, or a folder.")
     _check_targets(jobs)
     return jobs
 

@@ -80,7 +80,7 @@ def test_an_empty_manifest_is_no_success(tmp_path):
     (tmp_path / "empty.jsonl").write_text("\n")
     result = CliRunner().invoke(main, ["vocode", str(tmp_path / "empty.jsonl"), "-o", str(tmp_path / "out")])
     assert result.exit_code == 1
-    assert "empty.jsonl lists no recordings. Give files, or a folder." in result.stderr
+    assert "empty.jsonl lists no recordings. `audiodiff prepare` writes manifests." in result.stderr
     line = json.dumps({"audio": "a.wav", "seconds": 1.0, "sample_rate": 22050})
     (tmp_path / "one.jsonl").write_text(line + "\n")
     (job,) = collect_jobs([tmp_path / "one.jsonl"], tmp_path / "out")

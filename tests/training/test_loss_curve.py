@@ -157,7 +157,7 @@ def test_the_terminal_snr_is_named(tiny_model_config, lowest, synthesis, levels)
 
 REMEDIES = {
     "Lower model.synthesis.start_log_snr": lambda own: {"start_log_snr": -8.0},
-    "Lower the first of model.synthesis.levels": lambda own: {"levels": (-8.0, *own.levels[1:])},
+    "Lower the first of model.synthesis.log_snrs": lambda own: {"log_snrs": (-8.0, *own.log_snrs[1:])},
     "Choose another model.synthesis.schedule, such as uniform": lambda own: {"schedule": "uniform"},
 }
 
@@ -169,7 +169,7 @@ REMEDIES = {
         ({"schedule": "cosine", "start_log_snr": 0.0}, "Lower model.synthesis.start_log_snr"),
         ({"schedule": "diffwave", "steps": 6}, "Choose another model.synthesis.schedule, such as uniform"),
         ({"schedule": "fibonacci", "steps": 5}, "Choose another model.synthesis.schedule, such as uniform"),
-        ({"levels": (0.0, 4.0)}, "Lower the first of model.synthesis.levels"),
+        ({"log_snrs": (0.0, 4.0)}, "Lower the first of model.synthesis.log_snrs"),
     ],
 )
 def test_the_advice_about_the_first_level_can_be_followed(tiny_model_config, settings, remedy):
