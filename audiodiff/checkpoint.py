@@ -45,7 +45,7 @@ def choose_device(device: str = "auto") -> torch.device:
         return torch.device("cuda" if n_gpus else "cpu")
     known = ["cpu", *(["cuda"] if n_gpus else []), *(f"cuda:{i}" for i in range(n_gpus))]
     if device not in known:
-        raise ConfigError(f"no device {device!r} here; choose from auto, {', '.join(known)}.")
+        raise ConfigError(f"device {device!r} is not available; available: auto, {', '.join(known)}.")
     return torch.device(device)
 
 
@@ -287,7 +287,9 @@ def find_model(name: str | Path | None = None) -> Path:
 
 def _no_folder(name: str | Path, hint: str = "") -> ModelError:
     names = ", ".join(bundled_models()) or "none"
-    return ModelError(f"{name} is not a folder. Give a model folder, or the name of a bundled model ({names}).{hint}")
+    return ModelError(
+        f"no model '{name}'. Give a bundled model ({names}), a model folder, or a hub id ({HUB}OWNER/NAME).{hint}"
+    )
 
 
 def _download(hub_id: str) -> Path:

@@ -43,7 +43,8 @@ def command(recipe: Recipe, help_text: str) -> click.Command:
         *_shared_options(recipe),
     ]
     paragraphs = "\n\n".join("\b\n" + paragraph for paragraph in help_text.split("\n\n"))
-    return click.Command(None, params=parameters, callback=callback, help=paragraphs)
+    names = {"help_option_names": ["-h", "--help"]}
+    return click.Command(None, params=parameters, callback=callback, help=paragraphs, context_settings=names)
 
 
 def _shared_options(recipe: Recipe) -> list[click.Option]:
@@ -64,19 +65,21 @@ def _shared_options(recipe: Recipe) -> list[click.Option]:
             metavar="HZ",
             help="Write mono FLAC at this rate, and list that.",
         ),
-        click.Option(["--bandwidth"], is_flag=True, help="Measure each true bandwidth, and note it."),
+        click.Option(
+            ["--bandwidth"], is_flag=True, help="Measure the bandwidth of each recording and store it in the manifest."
+        ),
         click.Option(
             ["--valid-fraction"],
             type=FRACTION_BELOW_1,
             metavar="FRACTION",
-            help="Held out, where no official split says so.",
+            help="Fraction for validation, where no official split exists.",
         ),
-        click.Option(["--test-fraction"], type=FRACTION_BELOW_1, metavar="FRACTION", help="Likewise."),
+        click.Option(["--test-fraction"], type=FRACTION_BELOW_1, metavar="FRACTION", help="Fraction for the test set."),
         click.Option(
             ["--resplit"], is_flag=True, help="Split by these fractions even where there is a published split."
         ),
-        click.Option(["--seed"], type=SEED, default=0, show_default=True, help="Another seed, another division."),
-        click.Option(["--workers"], type=WORKERS, metavar="N", help="Files at a time; one per processor."),
+        click.Option(["--seed"], type=SEED, default=0, show_default=True, help="Random seed of the split."),
+        click.Option(["--workers"], type=WORKERS, metavar="N", help="Parallel processes.  [default: one per core]"),
     ]
     if recipe.archives:
         options.append(click.Option(["--download"], is_flag=True, help="Fetch the corpus into CORPUS_DIR first."))
@@ -119,11 +122,13 @@ def _run(
         workers=workers,
         **options,
     )
+    from audiodiff.data.manifest import amount
+
     for reason in result.unreadable:
         click.echo(f"left out: {reason}", err=True)
     for name, recordings in result.split._asdict().items():
-        hours = sum(recording.seconds for recording in recordings) / 3600
-        click.echo(f"{out_dir / name}.jsonl: {len(recordings)} recordings, {hours:.2f} hours")
+        seconds = sum(recording.seconds for recording in recordings)
+        click.echo(f"{out_dir / name}.jsonl: {amount(len(recordings), seconds)}")
     if result.unreadable:
         click.echo(f"{len(result.unreadable)} of {len(result.recordings)} files could not be read", err=True)
         sys.exit(1)

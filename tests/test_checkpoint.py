@@ -159,7 +159,7 @@ def truncate(path):
 
 
 DAMAGES = {
-    "no folder": (shutil.rmtree, "is not a folder. Give a model folder, or the name of a bundled model"),
+    "no folder": (shutil.rmtree, "no model '.*'. Give a bundled model"),
     "no config": (lambda folder: (folder / CONFIG).unlink(), "has no config.json, so it is not a model folder"),
     "no weights": (lambda folder: (folder / WEIGHTS).unlink(), "has no model.safetensors"),
     "cut config": (lambda folder: truncate(folder / CONFIG), "cannot be read as JSON"),
@@ -232,7 +232,9 @@ def test_names_are_folders_or_bundled(monkeypatch, folder, tmp_path):
     assert find_model(tmp_path) == tmp_path
     monkeypatch.chdir(tmp_path)
     assert load_model(find_model("model"))[1] == load_config(folder)
-    with pytest.raises(ModelError, match=r"speech-44k is not a folder.*\(speech-22k\)"):
+    with pytest.raises(
+        ModelError, match=r"no model 'speech-44k'. Give a bundled model \(speech-22k\), a model folder, or a hub id"
+    ):
         load_model(find_model("speech-44k"))
 
 
@@ -265,7 +267,7 @@ def test_a_hub_model_that_cannot_be_had_is_named(monkeypatch, tmp_path):
 )
 def test_only_names_that_say_so_ask_the_hub(monkeypatch, name):
     monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_, **__: pytest.fail("asked the hub"))
-    with pytest.raises(ModelError, match="is not a folder. Give a model folder, or the name of a bundled") as caught:
+    with pytest.raises(ModelError, match="no model '.*'. Give a bundled model") as caught:
         find_model(name)
     advised = str(caught.value).partition("A model of the Hugging Face hub is ")[2]
     assert advised == (f"hub:{name}." if name in ("exp/comands", "owner/model") else "")

@@ -108,10 +108,16 @@ class Gaps:
         found = [(round(first * self.sample_rate), round(end * self.sample_rate)) for first, end in self.spans]
         for (first, end), span in zip(found, self.spans, strict=True):
             if not 0 <= first < end <= n_samples or end - first == n_samples:
-                raise AudioError(
-                    f"gap {span[0]}-{span[1]} s is not within {n_samples / self.sample_rate:.3f} s of audio, or is all "
-                    "of it. Give first and end second, such as 1.20-1.25."
-                )
+                seconds = f"{n_samples / self.sample_rate:.3f} s"
+                if span[1] <= span[0]:
+                    wrong = "the end must be after the start"
+                elif end > n_samples or first < 0:
+                    wrong = f"exceeds the recording ({seconds})"
+                elif first == end:
+                    wrong = "is shorter than a sample"
+                else:
+                    wrong = f"is all of the recording ({seconds})"
+                raise AudioError(f"gap {span[0]}-{span[1]} s: {wrong}. Give start and end, such as 1.20-1.25.")
         return found
 
     def mask(self, audio: Tensor) -> Tensor:

@@ -161,7 +161,7 @@ def save_figure(figure: Figure, path: str | Path) -> None:
     kind = path.suffix.lower().removeprefix(".")
     known = sorted(figure.canvas.get_supported_filetypes())
     if kind not in known:
-        raise AudiodiffError(f"{path} has extension {path.suffix!r}; figures are written as {', '.join(known)}.")
+        raise AudiodiffError(f"{path}: use .png, .svg or .pdf.")
     with replacing(path) as part:
         figure.savefig(part, format=kind, dpi=150)
 

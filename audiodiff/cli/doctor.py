@@ -51,7 +51,7 @@ def command(*, data: tuple[Path, ...], crop_seconds: float, workers: int | None,
         with opt.progress_bar(total) as bar:
             report = examine(sources, crop_seconds, workers, bar.update)
     click.echo(printable_json(_facts(report)) if as_json else "\n".join(_lines(report)))
-    if report.must_mend:
+    if report.is_error:
         click.get_current_context().exit(1)
 
 
@@ -79,11 +79,11 @@ def _facts(report: Report) -> dict[str, Any]:
         "hours": sum(one.measured.seconds for one in report.examined) / 3600,
         "parts": dict(Counter(one.part for one in report.examined)),
         "sample_rates_hz": dict(Counter(one.measured.sample_rate for one in report.examined).most_common()),
-        "must_mend": report.must_mend,
+        "is_error": report.is_error,
         "findings": [
             {
                 "check": finding.check,
-                "must_mend": finding.must_mend,
+                "is_error": finding.is_error,
                 "found": finding.found,
                 "advice": finding.advice,
                 "files": list(finding.files),
@@ -94,9 +94,11 @@ def _facts(report: Report) -> dict[str, Any]:
 
 
 def _lines(report: Report) -> Iterator[str]:
+    from audiodiff.data.manifest import amount
+
     facts = _facts(report)
     parts = ", ".join(f"{part} {count}" for part, count in facts["parts"].items())
-    yield f"{facts['recordings']} recordings, {facts['hours']:.2f} hours ({parts or 'none can be read'})"
+    yield f"{amount(facts['recordings'], 3600 * facts['hours'])} ({parts or 'none can be read'})"
     if report.examined:
         yield f"rates {_spread([one.measured.sample_rate for one in report.examined], 'Hz', 0)}"
         yield f"lengths {_spread([one.measured.seconds for one in report.examined], 's', 2)}"
@@ -116,7 +118,7 @@ def _spread(values: Sequence[float], unit: str, digits: int) -> str:
 
 
 def _explain(finding: Finding) -> Iterator[str]:
-    yield f"{'FIX' if finding.must_mend else 'look'}  {finding.check}: {finding.found}"
+    yield f"{'ERROR' if finding.is_error else 'WARNING'}  {finding.check}: {finding.found}"
     yield f"      {finding.advice}"
     if finding.files:
         more = f" and {len(finding.files) - _NAMED} more" if len(finding.files) > _NAMED else ""

@@ -68,7 +68,7 @@ def _scan(folder: Path, out_dir: Path, workers: int | None, *, ffmpeg: bool, ban
 @click.option("--ffmpeg", is_flag=True, help="Convert m4a, mp4, webm and the like by ffmpeg, to OUT_DIR/converted.")
 @opt.expert("--valid-list", metavar="FILE", type=opt.EXISTING_FILE, help="Names of the validation recordings.")
 @opt.expert("--test-list", metavar="FILE", type=opt.EXISTING_FILE, help="Names of the test recordings.")
-@opt.expert("--bandwidth", is_flag=True, help="Measure the true bandwidth of each recording, and note it.")
+@opt.expert("--bandwidth", is_flag=True, help="Measure the bandwidth of each recording and store it in the manifest.")
 @opt.expert(
     "--shards",
     metavar="N",
@@ -96,7 +96,7 @@ def command(
     names, one per line, with or without folders and extension. Files that cannot be read are reported and left out, and
     the exit code is then 1. Links are followed; hidden files and folders are not read.
     """
-    from audiodiff.data.manifest import write_manifest
+    from audiodiff.data.manifest import amount, write_manifest
     from audiodiff.data.splits import refuse_empty_training, split, split_by_names
     from audiodiff.errors import DataError
 
@@ -113,8 +113,8 @@ def command(
     for name, part in parts._asdict().items():
         path = out_dir / f"{name}.jsonl"
         write_manifest(path, part)
-        hours = sum(recording.seconds for recording in part) / 3600
-        click.echo(f"{path}: {len(part)} recordings, {hours:.2f} hours")
+        seconds = sum(recording.seconds for recording in part)
+        click.echo(f"{path}: {amount(len(part), seconds)}")
     if shards:
         from audiodiff.data.shards import write_shards
 

@@ -103,6 +103,9 @@ def command(*, inputs: tuple[Path, ...], output: Path, overwrite: bool, degrade:
         raise click.UsageError(
             f"give one of --gap, --declip, --denoise and --extend, got {', '.join(chosen) or 'none'}."
         )
+    for first, end in options["gaps"]:
+        if end <= first:
+            raise click.UsageError(f"--gap {first:g}-{end:g}: the end must be after the start.")
     if degrade and options["declip"] == "auto":
         raise click.UsageError("--degrade needs the level to clip at: --declip LEVEL.")
     if degrade and output.suffix.lower() in (".wav", ".flac"):

@@ -1,4 +1,4 @@
-"""What manifests give of whole recordings: the index of a name that the model knows, and vectors."""
+"""What manifests give of whole recordings: the index of a name that the model has, and vectors."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def name_index(recording: Recording, field: str, names: Sequence[str]) -> int:
     Args:
         recording: The recording.
         field: "label" or "speaker".
-        names: Those that the model knows.
+        names: Those of the model.
 
     Raises:
         DataError: If the model has names, but not this one.
@@ -55,7 +55,7 @@ def name_index(recording: Recording, field: str, names: Sequence[str]) -> int:
         return len(names)
     if name not in names:
         raise DataError(
-            f"{recording.audio} has {field} {name!r}, which the model does not know; it knows {', '.join(names)}."
+            f"{recording.audio} has {field} {name!r}, which is not one of the model's {field}s: {', '.join(names)}."
         )
     return names.index(name)
 

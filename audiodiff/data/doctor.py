@@ -51,14 +51,14 @@ class Finding:
 
     Attributes:
         check: Which check found it.
-        must_mend: Whether training would fail or mean nothing; else it is for the user to judge.
+        is_error: Whether training would fail or mean nothing; else it is for the user to judge.
         found: What was found.
         advice: What to do.
         files: Where.
     """
 
     check: str
-    must_mend: bool
+    is_error: bool
     found: str
     advice: str
     files: tuple[str, ...] = ()
@@ -84,16 +84,16 @@ class Report:
 
     Attributes:
         examined: All recordings that can be read.
-        findings: What must be mended first.
+        findings: Errors first.
     """
 
     examined: list[Examined]
     findings: list[Finding]
 
     @property
-    def must_mend(self) -> bool:
-        """Whether anything must be mended before training."""
-        return any(finding.must_mend for finding in self.findings)
+    def is_error(self) -> bool:
+        """Whether anything must be fixed before training."""
+        return any(finding.is_error for finding in self.findings)
 
 
 def examine(
@@ -135,7 +135,7 @@ def examine(
         *_per_recording(examined, crop_seconds),
         *_as_a_whole(examined),
     ]
-    return Report(examined, sorted(findings, key=lambda finding: not finding.must_mend))
+    return Report(examined, sorted(findings, key=lambda finding: not finding.is_error))
 
 
 def _measure(path: Path) -> Measurement | AudioError:
@@ -169,9 +169,9 @@ def _per_recording(examined: Sequence[Examined], crop_seconds: float) -> Iterato
         f"are shorter than a crop of {crop_seconds:g} s, and will be padded with zeros",
         "Set data.crop_seconds lower, or join them. For a generator of short clips this is as it should be.",
     )
-    for check, must_mend, concerns, words, advice in (*_CHECKS, short):
+    for check, is_error, concerns, words, advice in (*_CHECKS, short):
         if found := [one for one in examined if concerns(one)]:
-            yield Finding(check, must_mend, _count(found, examined, words), advice, _names(found))
+            yield Finding(check, is_error, _count(found, examined, words), advice, _names(found))
 
 
 def _differs_from_manifest(one: Examined) -> bool:
@@ -260,7 +260,7 @@ _CHECKS: tuple[_Check, ...] = (
         False,
         _hides_its_band,
         "end well below half their sample rate, and no manifest says so",
-        "Note it with --bandwidth of `audiodiff prepare` or of the recipe; else it is learnt as silence.",
+        "Note it by --bandwidth of `audiodiff prepare` or the recipe; otherwise the model learns silence there.",
     ),
 )
 

@@ -121,6 +121,17 @@ def _paths(recording: Recording) -> dict[str, Path]:
     return {name: value for name in ("audio", "mel", "vector") if isinstance(value := getattr(recording, name), Path)}
 
 
+def amount(n_recordings: int, seconds: float) -> str:
+    """Return a number of recordings and their length in words.
+
+    Example:
+        >>> amount(1, 90), amount(3, 7200)
+        ('1 recording, 1.5 minutes', '3 recordings, 2.00 hours')
+    """
+    length = f"{seconds / 60:.1f} minutes" if seconds < 360 else f"{seconds / 3600:.2f} hours"
+    return f"{n_recordings} recording{'' if n_recordings == 1 else 's'}, {length}"
+
+
 def write_manifest(path: str | Path, recordings: Iterable[Recording]) -> None:
     """Write a manifest, whole or not at all; its folder is made if it is not there.
 

@@ -286,7 +286,8 @@ def _index(what: str, name: str | None, names: Sequence[str], device: torch.devi
     if name is None:
         return None
     if name not in names:
-        raise ConfigError(f"unknown {what} {name!r}; this model knows {', '.join(names) or 'none'}.")
+        known = f"the {what}s of this model are {', '.join(names)}" if names else f"this model has no {what}s"
+        raise ConfigError(f"unknown {what} {name!r}; {known}.")
     return torch.tensor([names.index(name)], device=device)
 
 

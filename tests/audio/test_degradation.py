@@ -156,6 +156,13 @@ def test_a_mel_goes_on_above_the_cutoff_as_typical_ones_do(spectrogram):
 
 
 def test_a_gap_outside_is_refused(speech):
-    for span in ((0.5, 1.2), (0.4, 0.4), (-0.1, 0.2), (0.0, 1.0)):
-        with pytest.raises(AudioError, match="is not within 1.000 s"):
+    for span, message in (
+        ((0.5, 1.2), r"gap 0.5-1.2 s: exceeds the recording \(1.000 s\)"),
+        ((0.4, 0.4), "gap 0.4-0.4 s: the end must be after the start"),
+        ((0.4, 0.3), "gap 0.4-0.3 s: the end must be after the start"),
+        ((0.4, 0.4 + 1e-9), "is shorter than a sample"),
+        ((-0.1, 0.2), "exceeds the recording"),
+        ((0.0, 1.0), r"is all of the recording \(1.000 s\)"),
+    ):
+        with pytest.raises(AudioError, match=message):
             Gaps((span,), RATE).observe(speech)

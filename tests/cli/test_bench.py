@@ -129,7 +129,7 @@ def test_impossible_values_are_usage_errors(arguments, complaint):
 def test_an_unknown_model_is_an_error_before_anything_is_measured(plans):
     result = bench("nowhere")
     assert (result.exit_code, plans) == (1, [])
-    assert result.stderr.startswith("error: nowhere is not a folder")
+    assert result.stderr.startswith("error: no model 'nowhere'")
 
 
 def test_without_the_baseline_it_says_what_to_install(plans, monkeypatch):

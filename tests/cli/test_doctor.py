@@ -19,7 +19,7 @@ def doctor(*arguments):
 def findings(*arguments):
     result = doctor(*arguments, "--json")
     facts = json.loads(result.stdout)
-    assert result.exit_code == facts["must_mend"], result.stderr
+    assert result.exit_code == facts["is_error"], result.stderr
     return {finding["check"]: finding for finding in facts["findings"]}
 
 
@@ -41,13 +41,13 @@ def test_a_sound_corpus_has_no_findings(corpus):
     result = doctor(corpus)
     assert (result.exit_code, result.stderr) == (0, "")
     lines = result.stdout.splitlines()
-    assert lines[0] == "12 recordings, 0.01 hours (corpus 12)"
+    assert lines[0] == "12 recordings, 0.3 minutes (corpus 12)"
     assert lines[1] == "rates 8000 Hz"
     assert lines[-1] == "nothing found"
 
 
 @pytest.mark.parametrize(
-    ("check", "must_mend", "number", "function"),
+    ("check", "is_error", "number", "function"),
     [
         ("silent", True, 1, lambda audio: 0 * audio),
         ("clipped", False, 2, lambda audio: np.clip(audio, -0.2, 0.2)),
@@ -57,18 +57,18 @@ def test_a_sound_corpus_has_no_findings(corpus):
         ("level", False, 6, lambda audio: 0.03 * audio),
     ],
 )
-def test_what_is_wrong_with_one_recording_is_found(corpus, check, must_mend, number, function):
+def test_what_is_wrong_with_one_recording_is_found(corpus, check, is_error, number, function):
     change(corpus, number, function)
     found = findings(corpus)
     assert set(found) == {check}
-    assert found[check]["must_mend"] == must_mend
+    assert found[check]["is_error"] == is_error
     assert [path.rsplit("/", 1)[-1] for path in found[check]["files"]] == [f"{number}.wav"]
     line = next(line for line in doctor(corpus).stdout.splitlines() if f"{check}: 1 of 12" in line)
-    assert line.startswith("FIX" if must_mend else "look")
+    assert line.startswith("ERROR" if is_error else "WARNING")
 
 
 @pytest.mark.parametrize(
-    ("checks", "must_mend", "function"),
+    ("checks", "is_error", "function"),
     [
         ({"scale", "level"}, True, lambda audio: 32768 * audio),
         ({"beyond full scale"}, False, lambda audio: 1.5 * audio / np.abs(audio).max()),
@@ -77,13 +77,13 @@ def test_what_is_wrong_with_one_recording_is_found(corpus, check, must_mend, num
         ({"not finite"}, True, lambda audio: np.where(np.arange(len(audio)) == 77, np.inf, audio)),
     ],
 )
-def test_levels_that_no_recording_has_are_named(corpus, checks, must_mend, function):
+def test_levels_that_no_recording_has_are_named(corpus, checks, is_error, function):
     path = corpus / "3.wav"
     audio, rate = soundfile.read(path)
     soundfile.write(path, function(audio), rate, subtype="FLOAT")
     found = findings(corpus)
     assert set(found) == checks
-    assert any(finding["must_mend"] for finding in found.values()) == must_mend
+    assert any(finding["is_error"] for finding in found.values()) == is_error
     assert all("3.wav" in file for finding in found.values() for file in finding["files"])
 
 
@@ -102,7 +102,7 @@ def test_unreadable_files_must_be_mended(corpus):
     soundfile.write(corpus / "1.wav", np.full(8000, np.nan), 8000, subtype="FLOAT")  # its header is in order
     found = findings(corpus)
     for check, name in (("unreadable", "0.wav"), ("not finite", "1.wav")):
-        assert found[check]["must_mend"]
+        assert found[check]["is_error"]
         assert [path.rsplit("/", 1)[-1] for path in found[check]["files"]] == [name]
 
 
@@ -110,7 +110,7 @@ def test_what_is_all_unreadable_is_still_reported(tmp_path):
     (tmp_path / "0.wav").write_bytes(b"no sound")
     result = doctor(tmp_path)
     assert result.exit_code == 1
-    assert "0 recordings, 0.00 hours (none can be read)" in result.stdout
+    assert "0 recordings, 0.0 minutes (none can be read)" in result.stdout
 
 
 def test_mixed_rates_are_found(corpus, save_voice):
@@ -157,7 +157,7 @@ def test_manifests_are_compared_by_content(lists, corpus):
     shutil.copy(corpus / "0.wav", corpus / "other-name.wav")
     write_manifest(lists / "test.jsonl", [probe(corpus / "other-name.wav")])
     found = findings(lists)
-    assert found["overlap"]["must_mend"]
+    assert found["overlap"]["is_error"]
     assert found["overlap"]["found"].startswith("2 recordings with equal content are in more than one of test, train")
     assert "duplicates" not in found
     assert findings(lists / "train.jsonl") == {}
@@ -169,14 +169,14 @@ def test_shared_speakers_are_found_where_there_are_many(lists):
     write_manifest(lists / "valid.jsonl", moved)
     found = findings(lists)["speakers"]
     assert found["found"] == "1 of 10 speakers are in more than one part, such as 0"
-    assert not found["must_mend"]
+    assert not found["is_error"]
 
 
 def test_a_manifest_that_is_out_of_date_must_be_mended(lists, corpus, save_voice):
     first = read_manifest(lists / "train.jsonl")[0].audio
     save_voice(first, 2.0, seed=5)
     found = findings(lists)["changed"]
-    assert found["must_mend"]
+    assert found["is_error"]
     assert [path.rsplit("/", 1)[-1] for path in found["files"]] == [first.name]
 
 

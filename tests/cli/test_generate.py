@@ -116,7 +116,7 @@ def test_a_model_without_labels(generate, save_random_model, tiny_generator_fold
         (["--label", "../yes"], "unknown label '../yes'"),
         (["--label", "yes", "--seconds", 1e-5], "no sample"),
         (["--label", "yes", "--steps", 1001, "--schedule", "linear_beta"], "linear_beta has 1000 steps"),
-        (["--label", "yes", "--device", "cuda:99"], "no device 'cuda:99'"),
+        (["--label", "yes", "--device", "cuda:99"], "device 'cuda:99' is not available"),
     ],
 )
 def test_what_cannot_be_made_is_refused(generate, arguments, message):

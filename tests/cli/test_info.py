@@ -78,7 +78,9 @@ def test_long_lists_of_numbers_are_summarised(tmp_path, tiny_vocoder_folder):
     assert "gain      64 values from 1 to 2" in info(tmp_path / "model")
 
 
-@pytest.mark.parametrize(("name", "message"), [("no/such/model", "is not a folder"), (".", "has no config.json")])
+@pytest.mark.parametrize(
+    ("name", "message"), [("no/such/model", "no model 'no/such/model'"), (".", "has no config.json")]
+)
 def test_what_is_no_model_is_refused(name, message, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     result = CliRunner().invoke(main, ["info", name])

@@ -393,8 +393,8 @@ def test_a_failure_in_synthesis_is_one_of_its_files(vocode, save_voice, monkeypa
     ("arguments", "message"),
     [
         (["--steps", 2000, "--schedule", "linear_beta"], "linear_beta has 1000 steps, 2000 were asked for"),
-        (["--device", "cuda:99"], "no device 'cuda:99' here; choose from auto, cpu"),
-        (["--device", "quantum"], "no device 'quantum' here"),
+        (["--device", "cuda:99"], "device 'cuda:99' is not available; available: auto, cpu"),
+        (["--device", "quantum"], "device 'quantum' is not available"),
     ],
 )
 def test_an_impossible_setting_is_one_error(vocode, good, save_voice, arguments, message):
@@ -407,7 +407,7 @@ def test_an_impossible_setting_is_one_error(vocode, good, save_voice, arguments,
 
 def test_a_model_that_is_none_is_one_error(vocode, good, tiny_generator_folder):
     for model, message in (
-        ("no/such/model", "is not a folder"),
+        ("no/such/model", "no model 'no/such/model'. Give a bundled model"),
         (".", "has no config.json"),
         (tiny_generator_folder, "Use `audiodiff generate` (Generator in Python)"),
     ):

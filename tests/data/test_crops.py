@@ -189,7 +189,7 @@ def test_labels_become_indices(record):
         (
             {"label": "maybe"},
             {"labels": ("yes", "no")},
-            "label 'maybe', which the model does not know; it knows yes, no",
+            "label 'maybe', which is not one of the model's labels: yes, no",
         ),
         ({}, {"labels": ("yes", "no")}, "none of 1 recordings has one"),
     ],

@@ -115,7 +115,7 @@ def test_without_dropout_in_training_nothing_can_be_left_out(untrained, name):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"speaker": "eve"}, "unknown speaker 'eve'; this model knows ann, bob"),
+        ({"speaker": "eve"}, "unknown speaker 'eve'; the speakers of this model are ann, bob"),
         ({"vector": torch.zeros(3)}, r"the vector has shape \(3,\); this model takes 2 finite numbers"),
         ({"vector": torch.tensor([0.0, torch.nan])}, "2 finite numbers"),
         ({"label": None, "speaker": None, "vector": None, "guidance": 2.0}, "guidance steers towards"),

@@ -328,7 +328,7 @@ def test_devices_that_are_not_there_are_refused():
     assert choose_device("cpu") == torch.device("cpu")
     assert choose_device().type == ("cuda" if torch.cuda.is_available() else "cpu")
     for name in ("cuda:99", "quantum", ""):
-        with pytest.raises(ConfigError, match=f"no device '{name}' here; choose from auto, cpu"):
+        with pytest.raises(ConfigError, match=f"device '{name}' is not available; available: auto, cpu"):
             choose_device(name)
 
 
@@ -379,7 +379,7 @@ def test_settings_change_the_clip(generator, change):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"label": "maybe"}, "unknown label 'maybe'; this model knows yes, no"),
+        ({"label": "maybe"}, "unknown label 'maybe'; the labels of this model are yes, no"),
         ({"label": None}, "needs a label; choose from yes, no"),
         ({"label": "yes", "count": 0}, "count: 0 is not a whole number from 1 to"),
         ({"label": "yes", "seconds": 1e-9}, "no sample"),

@@ -129,7 +129,7 @@ def test_a_length_that_is_no_whole_block_is_kept(vocoder, speech):
 
 
 def test_what_cannot_be_is_refused(vocoder, speech):
-    with pytest.raises(AudioError, match="is not within"):
+    with pytest.raises(AudioError, match="exceeds the recording"):
         repair(vocoder, speech, Gaps(((0.4, 0.6),), RATE))
     with pytest.raises(ConfigError, match="rounds: 0 is not a whole number from 1 to"):
         RepairConfig(rounds=0)

@@ -162,5 +162,5 @@ def test_an_initial_model_of_another_shape_is_refused(tiny_run_config, dataset, 
 
 def test_a_missing_gpu_is_said(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(ConfigError, match="no device 'cuda' here; choose from auto, cpu"):
+    with pytest.raises(ConfigError, match="device 'cuda' is not available; available: auto, cpu"):
         init_distributed("cuda")
