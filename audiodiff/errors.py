@@ -38,7 +38,7 @@ class DataError(AudiodiffError):
 
 
 class TrainingError(AudiodiffError):
-    """Training cannot start or go on, for example because the loss stays non-finite."""
+    """Training cannot start or continue, for example because the loss stays non-finite."""
 
 
 class OutputError(AudiodiffError, OSError):

@@ -4,8 +4,8 @@ Source: https://keithito.com/LJ-Speech-Dataset. Licence: public domain.
 24 hours, 13,100 clips of one reader, 22,050 Hz, 16 bit.
 
 Layout: `metadata.csv` with `id|text|normalised text` per line, and `wavs/ID.wav`; other corpora keep FLAC there, or
-have no third column. Split: none is published; held out are whole chapters (LJ001 to LJ050), or clips where there are
-few of them.
+have no third column. Split: none is published; whole chapters (LJ001 to LJ050) are held out, or clips
+where there are few of them.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The rules of the house, read from the source: who may import whom, and the habits a linter does not know.
+"""The architecture rules, read from the source: who may import whom, and the habits a linter does not know.
 
 The first tables are the rule; a newcomer need read no further. A new file or package in audiodiff/ must be given its
 place in `LAYERS`.

@@ -313,7 +313,7 @@ class LowPass:
         if n_whole < _EDGE_BANDS:
             raise AudioError(
                 f"below {self.cutoff:.0f} Hz there are {n_whole} whole mel bands, at least {_EDGE_BANDS} are needed to "
-                "go on from. Give a higher frequency."
+                "extrapolate from. Give a higher frequency."
             )
         mean, deviation = (value.unsqueeze(1) for value in mel_statistics)
         standing = ((frames - mean) / deviation)[:, n_whole - _EDGE_BANDS : n_whole].mean(1, keepdim=True)

@@ -1,4 +1,4 @@
-"""Mel spectrograms: one module for every convention, because a convention is values (see `MEL_CONVENTIONS`)."""
+"""Mel spectrograms for every supported convention (see `MEL_CONVENTIONS`)."""
 
 from __future__ import annotations
 

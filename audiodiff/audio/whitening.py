@@ -64,7 +64,7 @@ class Whitening(nn.Module):
         return torch.exp(log_density.transpose(1, 2) @ self.bands).clamp_min(ENVELOPE_FLOOR)
 
     def whiten(self, audio: Tensor, mel: Tensor | None) -> Tensor:
-        """Divide by what the mel knows.
+        """Divide by the envelope estimated from the mel.
 
         Args:
             audio: Waveforms `(batch, 1, frames * hop_length)`.
@@ -76,11 +76,11 @@ class Whitening(nn.Module):
         return self._filter(audio, mel, lambda envelope: envelope.pow(-self.config.exponent) * self.gain)
 
     def colour(self, signal: Tensor, mel: Tensor | None) -> Tensor:
-        """Multiply by what the mel knows: the exact inverse of `whiten`, shapes alike."""
+        """Multiply by the envelope estimated from the mel: the exact inverse of `whiten`, shapes alike."""
         return self._filter(signal, mel, lambda envelope: envelope.pow(self.config.exponent) * (1 / self.gain))
 
     def shrink(self, audio: Tensor, mel: Tensor | None, *, signal_deviation: float, noise_deviation: float) -> Tensor:
-        """Keep of every coefficient what is not white noise by what the mel knows: a Wiener filter.
+        """Keep of every coefficient what is not white noise, by the envelope estimated from the mel: a Wiener filter.
 
         Args:
             audio: Waveforms `(batch, 1, frames * hop_length)`.

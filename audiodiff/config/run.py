@@ -60,7 +60,7 @@ class DataConfig(Config):
     )
     peak_db: Annotated[float, Number(float, low=-200, high=0, unit="dB")] | None = Field(
         None,
-        description="bring every crop to this peak, in dB of full scale, before `gain_db`; unset, crops are as loud as "
+        description="normalise each crop to this peak (dBFS) before `gain_db`; unset: off, crops are as loud as "
         "recorded. For generators: recordings whose levels spread teach clips whose levels spread, and a level that no "
         "condition tells is decided by the initial noise",
     )
@@ -76,7 +76,7 @@ class DataConfig(Config):
     )
     speed: tuple[_Speed, _Speed] = Field(
         (1.0, 1.0),
-        description="range of a random speed per crop, as a tape would play it, pitch included: a few drums or notes "
+        description="range of a random speed per crop, resampling speed, pitch included: a few drums or notes "
         "become many, (0.8, 1.25); voices become other voices, (0.9, 1.1)",
     )
     mel_noise_db: Annotated[float, Number(float, low=0, high=200, unit="dB")] = Field(
@@ -140,7 +140,7 @@ class AdapterConfig(Config):
 
 
 class TrainingConfig(Config):
-    """How long, how fast, and how carefully to train."""
+    """Optimisation settings."""
 
     RENAMED_VALUES: ClassVar = {"trained": {"ends": "all_but_trunk"}}
 
@@ -181,13 +181,13 @@ class TrainingConfig(Config):
     spectral_weighting: Annotated[float, Number(float, low=0, high=2)] = Field(
         0.0,
         description="power of the ear's bandwidth (ERB, Glasberg and Moore 1990) that the error at a frequency is "
-        "divided by in training: 0 counts each Hz alike, 1 each auditory band, so that a small network spends itself "
+        "divided by in training: 0 counts each Hz alike, 1 each auditory band, so that a small network focuses "
         "below 4 kHz, where most of speech is heard. Validation is never weighted",
     )
     few_step_weight: Annotated[float, Number(float, low=0, high=1e6)] = Field(
         0.0,
         description="weight of the M-STFT distance between the recording and the whole reverse process, unrolled with "
-        "the model's synthesis settings; added to the denoising loss for a fine-tuning that serves few steps",
+        "the model's synthesis settings; added to the denoising loss for few-step fine-tuning",
     )
     few_step_counts: tuple[Annotated[int, STEPS], ...] = Field(
         (),
@@ -254,7 +254,7 @@ class RunConfig(Config):
     @model_validator(mode="after")
     def _check(self) -> RunConfig:
         if self.training.few_step_weight and self.model.mel is None:
-            raise ValueError("training.few_step_weight needs a model with a mel, whose recording the result is held to")
+            raise ValueError("training.few_step_weight needs a model with a mel")
         if self.training.condition_dropout and not self.model.is_conditional:
             raise ValueError(
                 "training.condition_dropout needs a model with labels, speakers or vector_width; there is nothing to "

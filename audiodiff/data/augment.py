@@ -18,7 +18,7 @@ from audiodiff.errors import ConfigError
 _Transform = Callable[..., NDArray[np.float32]]
 
 _WRONG_USE = (TypeError, ValueError, AssertionError, ImportError, IndexError, ArithmeticError, RuntimeError, OSError)
-"""What transforms of audiomentations raise at parameters they do not like, or for want of another package or a file."""
+"""Exceptions that audiomentations raises for invalid parameters or missing dependencies."""
 
 
 def draw_speed(config: DataConfig, generator: np.random.Generator) -> float:

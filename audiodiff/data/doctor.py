@@ -1,4 +1,4 @@
-"""What is wrong with training data, before training finds out: measured of every file, held against the others."""
+"""Checks on training data, per file and across files."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Samplers: plain functions from noise to signal, whose bodies are the update rules of the papers.
 
-All have the signature of `ddim`. x is a tensor `(batch, channels, time)`, or whatever has its pointwise arithmetic:
-signals in pieces (`audiodiff.engine.streaming.Signal`) go through the same functions, since an update rule acts on each
-sample alone. Noise levels are log-SNRs; half a log-SNR is the lambda of DPM-Solver.
+All have the signature of `ddim`. x is a tensor `(batch, channels, time)`, or any object supporting the same pointwise
+arithmetic: signals in pieces (`audiodiff.engine.streaming.Signal`) go through the same functions, since an update rule
+acts on each sample alone. Noise levels are log-SNRs; half a log-SNR is the lambda of DPM-Solver.
 """
 
 from __future__ import annotations
@@ -61,9 +61,9 @@ def ddim(
     Args:
         predict: The network with its conditions bound.
         x: The signal at the first noise level `(batch, channels, time)`.
-        log_snrs: A schedule `(n_steps + 1,)`, rising, the last usually infinite.
+        log_snrs: A schedule `(n_steps + 1,)`, increasing, the last usually infinite.
         noise: Where fresh noise comes from; deterministic samplers take none.
-        corrector: What is done at every level before the step from there; see `audiodiff.diffusion.samplers`.
+        corrector: Applied at each noise level before the step; see `Langevin`.
         on_step: Called with (step, x) after every step.
 
     Returns:
@@ -90,11 +90,10 @@ def heun(
     corrector: Corrector | None = None,
     on_step: StepCallback | None = None,
 ) -> Tensor:
-    """Follow the same path by Heun's method for its curved part only: second order, two network calls per step.
+    """Second-order exponential Heun: two network calls per step.
 
-    Of dx / dlog_snr the part linear in x is solved exactly (Lu et al. 2022, "DPM-Solver", Eq. 3.4); in the rest the
-    denoised signal is taken to change linearly, to what it is where a step of `ddim` would end. The last step, to an
-    infinite log-SNR, is one of `ddim`.
+    The linear part of the ODE is integrated exactly (Lu et al. 2022, "DPM-Solver", Eq. 3.4); the denoised signal is
+    interpolated linearly between both ends of the step. The last step (to infinite log-SNR) is a `ddim` step.
     """
     for step, (log_snr, log_snr_next) in enumerate(pairwise(log_snrs)):
         if corrector:
@@ -108,8 +107,8 @@ def heun(
             denoised_next = denoised_from_noise(epsilon_next, x_next, log_snr_next)
             h = (log_snr_next - log_snr) / 2
             weight_next = 1 / -torch.expm1(-h) - 1 / h  # a half of a short step, nearly all of a wide one
-            slope = (1 - weight_next) * denoised + weight_next * denoised_next
-            x_next = sigma_next / sigma * x + alpha_next * -torch.expm1(-h) * slope
+            denoised_mean = (1 - weight_next) * denoised + weight_next * denoised_next
+            x_next = sigma_next / sigma * x + alpha_next * -torch.expm1(-h) * denoised_mean
         x = x_next
         if on_step:
             on_step(step + 1, x)
@@ -192,7 +191,7 @@ def dpmpp_2m_sde(
 ) -> Tensor:
     """Take steps of `ddpm` towards the signal that `dpmpp_2m` extrapolates (Lu et al. 2022, SDE-DPM-Solver++(2M)).
 
-    Step n adds `noise(n)` as `ddpm` does; a learned variance is left out.
+    Step n adds `noise(n)` as `ddpm` does; a learned variance is ignored.
     """
     denoised_previous = h_previous = None
     for step, (log_snr, log_snr_next) in enumerate(pairwise(log_snrs)):
@@ -238,7 +237,7 @@ def count_network_calls(sampler: str, log_snrs: Tensor, corrector: Corrector | N
     return n_calls
 
 
-FIRST_DRAW = 1 << 19
+CORRECTOR_DRAW_OFFSET = 1 << 19
 """Draws of noise from this number on belong to correctors; those of samplers are numbered by their steps."""
 
 
@@ -248,7 +247,7 @@ class Langevin:
 
     x moves by d * score + sqrt(2 d) * noise. The paper sets d by the norms of this very score and noise; here these are
     replaced by what they are expected to be, sqrt(n) / sigma and sqrt(n) for n samples, so that d = 2 (snr * sigma)^2
-    depends neither on the length of a clip nor on its content, and a clip in pieces is the clip as a whole. Of noise of
+    depends neither on the length of a clip nor on its content, and chunked and whole synthesis agree. Of noise of
     standard deviation sigma the steps make noise of sigma / sqrt(1 - snr^2): their bias is snr^2 / 2 at most.
 
     Attributes:
@@ -264,5 +263,5 @@ class Langevin:
         d = 2 * (self.snr * alpha_sigma(log_snr)[1]) ** 2
         for draw in range(step * self.steps, (step + 1) * self.steps):
             gradient = score(predict(x, log_snr).noise, log_snr)
-            x = x + d * gradient + (2 * d).sqrt() * noise(FIRST_DRAW + draw)
+            x = x + d * gradient + (2 * d).sqrt() * noise(CORRECTOR_DRAW_OFFSET + draw)
         return x

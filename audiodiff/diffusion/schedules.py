@@ -59,7 +59,7 @@ def sigmoid(
 
 
 def from_log_snrs(log_snrs: Sequence[float]) -> Tensor:
-    """Return a schedule of log-SNRs that someone chose: those, and the clean end."""
+    """Build a schedule from explicit log-SNRs and append the clean level."""
     return _finish(torch.tensor(log_snrs, dtype=torch.float64))
 
 
@@ -108,7 +108,7 @@ def fibonacci(n_steps: int, *, beta_start: float = 1e-6, beta_second: float = 2e
     return from_betas(betas[:n_steps])
 
 
-def _broken_line(n_steps: int, betas: Sequence[float]) -> Tensor:
+def _interpolated_betas(n_steps: int, betas: Sequence[float]) -> Tensor:
     """Return the levels of hand-searched variances, or as many others on the broken line through them in log-SNR."""
     _check_steps(n_steps)
     levels = from_betas(betas)[:-1]
@@ -119,7 +119,7 @@ def _broken_line(n_steps: int, betas: Sequence[float]) -> Tensor:
 
 def wavegrad(n_steps: int = 6) -> Tensor:
     """Return the six hand-searched levels of WaveGrad (Chen et al. 2021), or a log-linear interpolation of them."""
-    return _broken_line(n_steps, (7e-6, 1.4e-4, 2.1e-3, 2.8e-2, 3.5e-1, 7e-1))
+    return _interpolated_betas(n_steps, (7e-6, 1.4e-4, 2.1e-3, 2.8e-2, 3.5e-1, 7e-1))
 
 
 def diffwave(n_steps: int = 6) -> Tensor:
@@ -127,14 +127,14 @@ def diffwave(n_steps: int = 6) -> Tensor:
 
     The variances are those that Kong et al. 2021 use for DiffWave BASE, whose training ends at 0.05, and that
     lmnt-com/diffwave has as `inference_noise_schedule`. The first level is a log-SNR of -0.51: far from pure noise, but
-    such a network has never seen more (its training ends at -0.94) and is meant to start there from pure noise.
+    sampling starts there from pure noise: the network was not trained at noisier levels (training ends at -0.94).
     """
-    return _broken_line(n_steps, (1e-4, 1e-3, 1e-2, 5e-2, 2e-1, 5e-1))
+    return _interpolated_betas(n_steps, (1e-4, 1e-3, 1e-2, 5e-2, 2e-1, 5e-1))
 
 
 def diffwave_large(n_steps: int = 6) -> Tensor:
     """Return the same for DiffWave LARGE, whose training ends at a variance of 0.02 after 200 steps (ibid.)."""
-    return _broken_line(n_steps, (1e-4, 1e-3, 1e-2, 5e-2, 2e-1, 7e-1))
+    return _interpolated_betas(n_steps, (1e-4, 1e-3, 1e-2, 5e-2, 2e-1, 7e-1))
 
 
 def diffwave_50(n_steps: int = 50) -> Tensor:
@@ -147,15 +147,14 @@ def diffwave_200(n_steps: int = 200) -> Tensor:
     return linear_beta(n_steps, train_steps=200)
 
 
-def zero_terminal(log_snr: Tensor, floor: float = -math.inf) -> Tensor:
+def rescale_zero_terminal_snr(log_snr: Tensor, floor: float = -math.inf) -> Tensor:
     """Shift and stretch a schedule so that its first level holds no signal, as a start from pure noise presumes.
 
     With the default floor, alpha of every level becomes (alpha - alpha_first) alpha_last / (alpha_last - alpha_first),
     where `last` is the last finite level, which stays (Lin et al. 2024, "Common diffusion noise schedules and sample
     steps are flawed", Algorithm 1). A sampler needs a finite floor: at -inf the clean signal (x - sigma noise) / alpha
-    is 0 / 0. It is the lowest level that the network was trained on. One that predicts v or the clean signal can be
-    trained down to -16, where the signal is 69 dB below the noise, and float32 still has the clean signal at 74 dB; of
-    one that predicts noise, the error is divided by alpha.
+    is 0 / 0. It is the lowest level that the network was trained on. The error
+    of a network that predicts noise is divided by alpha there; v and the clean signal can be predicted down to -16.
 
     Args:
         log_snr: A schedule `(n_steps + 1,)`, the last infinite.
@@ -189,7 +188,7 @@ SCHEDULES: dict[str, Callable[..., Tensor]] = {
     "diffwave_200": diffwave_200,
 }
 
-RANGED = ("uniform", "cosine", "sigmoid")  # these fill a log-SNR range; the others bring their own
+RANGED = ("uniform", "cosine", "sigmoid")  # these fill a log-SNR range; the others have a fixed range
 
 
 def make_schedule(name: str, n_steps: int, *, log_snr_min: float, log_snr_max: float) -> Tensor:

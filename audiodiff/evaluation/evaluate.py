@@ -270,5 +270,7 @@ def read_timings(path: Path) -> dict[str, float]:
         os.path.abspath(match["path"]): float(match["seconds"]) for line in lines if (match := _TIMING.match(line))
     }
     if not found:
-        raise DataError(f"{path} has no line that tells a synthesis time. Give the saved output of `audiodiff vocode`.")
+        raise DataError(
+            f"{path} has no line that states a synthesis time. Give the saved output of `audiodiff vocode`."
+        )
     return found

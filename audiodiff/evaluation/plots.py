@@ -155,7 +155,7 @@ def read_curves(run_dir: Path) -> dict[str, tuple[list[int], list[float]]]:
         points = accumulator.Scalars(name)
         curves[name] = ([point.step for point in points], [point.value for point in points])
     if not curves:
-        raise DataError(f"{folder} holds no curves yet. Let the run go on for a few steps.")
+        raise DataError(f"{folder} holds no curves yet. Train for a few more steps.")
     return curves
 
 
@@ -316,7 +316,7 @@ def read_loss_by_noise_level(run_dir: Path) -> LossByNoiseLevel:
     diffusion = load_run_config(run_dir / "config.yaml").model.diffusion
     curves = {name.removeprefix(_PREFIX): at for name, at in read_curves(run_dir).items() if name.startswith(_PREFIX)}
     if not curves:
-        raise DataError(f"{run_dir} has not been validated yet. Let the run go on to training.validate_every steps.")
+        raise DataError(f"{run_dir} has not been validated yet. Train up to training.validate_every steps.")
     step = max(steps[-1] for steps, _ in curves.values())
     last = {float(name): values[-1] for name, (steps, values) in curves.items() if steps[-1] == step}
     losses = dict(sorted(last.items()))

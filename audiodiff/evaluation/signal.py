@@ -82,7 +82,7 @@ def lag_ms(pair: Pair) -> float:
         AudioError: If a recording is silent, so that nothing can be told.
     """
     if min(_rms(pair.generated), _rms(pair.reference)) <= SILENCE:
-        raise AudioError("there is nothing but silence in one of the two.")
+        raise AudioError("one of the recordings is silent.")
     step = max(1, round(LAG_STEP_SECONDS * pair.sample_rate))
     step = min(step, pair.reference.shape[-1])
     generated, reference = (_envelope(audio, step) for audio in (pair.generated, pair.reference))
@@ -116,7 +116,7 @@ def real_time_factor(_pair: Pair) -> float:
     Raises:
         AudioError: Always.
     """
-    raise AudioError("nobody said how long its synthesis took. --timings takes what `audiodiff vocode` printed.")
+    raise AudioError("synthesis time unknown; pass `--timings`, which takes what `audiodiff vocode` printed.")
 
 
 def periodicity_rmse(pair: Pair) -> float:

@@ -17,7 +17,7 @@ from audiodiff.diffusion.guidance import Guidance, guided
 from audiodiff.diffusion.noise import position_noise
 from audiodiff.diffusion.process import Prediction, diffuse
 from audiodiff.diffusion.samplers import SAMPLERS, Langevin, NoiseSource, Predictor, StepCallback, count_network_calls
-from audiodiff.diffusion.schedules import from_log_snrs, make_schedule, zero_terminal
+from audiodiff.diffusion.schedules import from_log_snrs, make_schedule, rescale_zero_terminal_snr
 from audiodiff.diffusion.variance import prediction_from
 from audiodiff.engine.choose import Dtype, Engine, choose_dtype, make_engine
 from audiodiff.engine.graphs import Inputs, Process
@@ -66,7 +66,7 @@ def noise_levels(settings: SynthesisConfig, diffusion: DiffusionConfig) -> Tenso
         ConfigError: If there is no such schedule.
     """
     levels = _levels(settings)
-    return zero_terminal(levels, floor=diffusion.log_snr_min) if settings.zero_terminal else levels
+    return rescale_zero_terminal_snr(levels, floor=diffusion.log_snr_min) if settings.zero_terminal else levels
 
 
 def _levels(settings: SynthesisConfig) -> Tensor:

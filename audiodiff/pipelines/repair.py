@@ -1,4 +1,4 @@
-"""Restoration without retraining: the reverse process of any model, held to what a degraded recording still tells.
+"""Restoration without retraining: the reverse process of any model, constrained by the degraded recording.
 
 The recording is first restored without a model (the baseline), diffused to a middle noise level (Meng et al. 2022,
 "SDEdit") and denoised; on the way every predicted clean signal is made to fit what is known. That is done in audio,

@@ -118,7 +118,7 @@ def log_lines(
     Args:
         total_steps: Of the run.
         meter: What measures.
-        seconds_left: Of a run that has a time; else None, and the speed tells.
+        seconds_left: Remaining seconds of a time-limited run; None to estimate from speed.
     """
 
     def report(event: TrainEvent) -> None:

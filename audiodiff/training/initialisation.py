@@ -61,8 +61,8 @@ def resume_or_initialise(
         resume: "auto" resumes from the newest checkpoint, if there is one; "never" refuses a folder that has some; else
             the folder of a checkpoint, or of a run, to resume from.
         stream: The training stream, to measure statistics on.
-        distributed: Who trains, and where.
-        on_failure: Told of recordings that cannot be read; without it they are errors.
+        distributed: Process group and device.
+        on_failure: Called with recordings that cannot be read; without it they are errors.
 
     Returns:
         The state.
@@ -211,7 +211,7 @@ def measure_statistics(stream: CropStream, config: ModelConfig, on_failure: OnFa
     Args:
         stream: The training stream.
         config: The model.
-        on_failure: Told of recordings that cannot be read; without it they are errors.
+        on_failure: Called with recordings that cannot be read; without it they are errors.
 
     Returns:
         The statistics.

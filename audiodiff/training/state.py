@@ -129,7 +129,7 @@ class TrainState:
         ema: The network with the weights to start from, which is copied.
         config: The model, calibrated.
         training: How to train.
-        distributed: Who trains, and where.
+        distributed: Process group and device.
         mel_noise_db: Standard deviation of the noise on mels, in dB.
 
     Attributes:

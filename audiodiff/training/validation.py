@@ -222,7 +222,7 @@ def choose_samples(
         recordings: The validation recordings.
         reader: How to read them; the length is decided here.
         hop_length: Of the model, in samples.
-        on_failure: Told of recordings that cannot be read, which are left out; without it they are errors.
+        on_failure: Called with recordings that cannot be read, which are left out; without it they are errors.
 
     Returns:
         Their beginnings: whole hops, at most `SAMPLE_SECONDS`, at least a training crop.

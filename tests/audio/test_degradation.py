@@ -104,7 +104,7 @@ def test_a_spline_goes_through_what_is_known_and_is_exact_for_cubics():
     assert np.allclose(cubic_spline(x**3 - x, known), x**3 - x)
 
 
-def test_splines_keep_beyond_the_level(speech):
+def test_clipped_samples_stay_above_the_clipping_level(speech):
     clipped = Clipping(0.2).observe(speech)
     repaired = Clipping(0.2).baseline(clipped)
     cut = Clipping(0.2).cut(clipped)

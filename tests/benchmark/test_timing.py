@@ -124,7 +124,7 @@ def test_errors_are_told(error, message):
         run_in_process(fail, error)
 
 
-def test_death_is_told():
+def test_killed_job_is_reported():
     with pytest.raises(JobError, match="most likely because memory ran out"):
         run_in_process(die, None)
 

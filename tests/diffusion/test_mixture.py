@@ -13,7 +13,15 @@ from torch.testing import assert_close
 
 from audiodiff.diffusion.noise import position_noise
 from audiodiff.diffusion.process import Prediction, score
-from audiodiff.diffusion.samplers import FIRST_DRAW, SAMPLERS, Langevin, count_network_calls, ddim, ddpm, heun
+from audiodiff.diffusion.samplers import (
+    CORRECTOR_DRAW_OFFSET,
+    SAMPLERS,
+    Langevin,
+    count_network_calls,
+    ddim,
+    ddpm,
+    heun,
+)
 from audiodiff.diffusion.schedules import uniform
 
 WEIGHTS, MEANS, SPREADS = (
@@ -162,7 +170,7 @@ def test_a_corrector_asks_at_every_level_and_draws_noise_of_its_own():
         noise,
         corrector=Langevin(2),
     )
-    assert sorted(asked) == [1, 2, 3, *range(FIRST_DRAW, FIRST_DRAW + 8)]
+    assert sorted(asked) == [1, 2, 3, *range(CORRECTOR_DRAW_OFFSET, CORRECTOR_DRAW_OFFSET + 8)]
     assert len(set(asked)) == len(asked)
     assert count_network_calls("ddpm", levels, Langevin(2)) == 12
 

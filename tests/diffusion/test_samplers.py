@@ -332,7 +332,7 @@ def test_zero_terminal_snr_lets_pure_noise_become_data_of_the_right_mean(name, d
     plain = schedules.diffwave(40)
     wrong, right = (
         DETERMINISTIC[name](as_v(data.predict), start, levels, no_noise)[:, 0].double().mean(0)
-        for levels in (plain, schedules.zero_terminal(plain, floor=-16.0))
+        for levels in (plain, schedules.rescale_zero_terminal_snr(plain, floor=-16.0))
     )
     assert_close(right, data.mean, rtol=0, atol=0.06)
     assert (wrong - data.mean).abs().max() > 0.2

@@ -209,7 +209,7 @@ def test_zero_terminal_is_the_rescaling_of_lin_et_al():
     betas = np.linspace(1e-4, 0.02, 50)
     alpha = np.sqrt(np.cumprod(1 - betas))  # their Algorithm 1, on the amplitude of the signal
     expected = (alpha - alpha[-1]) * alpha[0] / (alpha[0] - alpha[-1])
-    rescaled = schedules.zero_terminal(from_betas(betas))
+    rescaled = schedules.rescale_zero_terminal_snr(from_betas(betas))
     assert_close(torch.sigmoid(rescaled[:-1]).sqrt().flip(0), torch.from_numpy(expected), rtol=1e-9, atol=1e-12)
     assert rescaled[0] == -math.inf
 
@@ -217,7 +217,7 @@ def test_zero_terminal_is_the_rescaling_of_lin_et_al():
 @pytest.mark.parametrize("floor", [-16.0, -8.0])
 def test_a_floor_is_where_a_rescaled_schedule_begins_and_the_cleanest_level_stays(floor):
     plain = wavegrad(6)
-    rescaled = schedules.zero_terminal(plain, floor)
+    rescaled = schedules.rescale_zero_terminal_snr(plain, floor)
     assert rescaled[0] == floor
     assert rescaled[-2:].tolist() == plain[-2:].tolist()
     assert (rescaled[:-1].diff() > 0).all()
@@ -227,5 +227,5 @@ def test_a_floor_is_where_a_rescaled_schedule_begins_and_the_cleanest_level_stay
 
 def test_a_schedule_that_begins_below_the_floor_stays_and_a_single_step_goes_there():
     low = schedules.uniform(4, log_snr_min=-9.0, log_snr_max=5.0)
-    assert torch.equal(schedules.zero_terminal(low, -8.0), low)
-    assert schedules.zero_terminal(wavegrad(1), -8.0).tolist() == [-8.0, math.inf]
+    assert torch.equal(schedules.rescale_zero_terminal_snr(low, -8.0), low)
+    assert schedules.rescale_zero_terminal_snr(wavegrad(1), -8.0).tolist() == [-8.0, math.inf]

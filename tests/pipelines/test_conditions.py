@@ -11,7 +11,7 @@ from audiodiff.diffusion.process import denoised_from_noise
 from audiodiff.errors import ConfigError
 from audiodiff.networks.conditioning import GlobalConditions
 
-TOLD = {"label": "yes", "speaker": "ann", "vector": torch.tensor([1.0, -2.0])}
+CONDITIONED = {"label": "yes", "speaker": "ann", "vector": torch.tensor([1.0, -2.0])}
 OTHER = {"label": "no", "speaker": "bob", "vector": torch.tensor([1.0, 2.0])}
 CONDITIONS = {"labels": ("yes", "no"), "speakers": ("ann", "bob"), "vector_width": 2, "condition_dropout": 0.1}
 
@@ -52,19 +52,21 @@ def difference(x, y):
     return float((x - y).abs().max() / y.abs().max())
 
 
-@pytest.mark.parametrize("name", TOLD)
+@pytest.mark.parametrize("name", CONDITIONED)
 def test_every_condition_changes_a_clip_and_so_does_its_absence(generator, name):
-    told, other, without = (generator.generate(**TOLD | change) for change in ({}, {name: OTHER[name]}, {name: None}))
-    assert difference(other, told) > 1e-3
-    assert difference(without, told) > 1e-3
+    conditioned, other, without = (
+        generator.generate(**CONDITIONED | change) for change in ({}, {name: OTHER[name]}, {name: None})
+    )
+    assert difference(other, conditioned) > 1e-3
+    assert difference(without, conditioned) > 1e-3
     assert difference(without, other) > 1e-3
 
 
 def test_guidance_one_is_the_condition_and_zero_is_none(generator):
-    told, none = generator.generate(**TOLD), generator.generate()
-    assert torch.equal(generator.generate(**TOLD, guidance=1.0), told)
-    assert difference(generator.generate(**TOLD, guidance=0.0), none) < 1e-4
-    assert difference(none, told) > 1e-3
+    conditioned, none = generator.generate(**CONDITIONED), generator.generate()
+    assert torch.equal(generator.generate(**CONDITIONED, guidance=1.0), conditioned)
+    assert difference(generator.generate(**CONDITIONED, guidance=0.0), none) < 1e-4
+    assert difference(none, conditioned) > 1e-3
 
 
 @pytest.mark.parametrize(
@@ -73,43 +75,43 @@ def test_guidance_one_is_the_condition_and_zero_is_none(generator):
     ids=str,
 )
 def test_every_option_of_guidance_changes_a_clip(generator, change):
-    guided = {"guidance": 3.0} | TOLD
+    guided = {"guidance": 3.0} | CONDITIONED
     assert not torch.equal(generator.generate(**guided | change), generator.generate(**guided))
 
 
 def test_an_interval_around_all_levels_is_none_and_one_around_none_is_no_guidance(generator):
-    guided, plain = (generator.generate(**TOLD, guidance=scale) for scale in (3.0, 1.0))
-    assert torch.equal(generator.generate(**TOLD, guidance=3.0, guidance_interval=(-20.0, 20.0)), guided)
-    assert torch.equal(generator.generate(**TOLD, guidance=3.0, guidance_interval=(10.0, 20.0)), plain)
+    guided, plain = (generator.generate(**CONDITIONED, guidance=scale) for scale in (3.0, 1.0))
+    assert torch.equal(generator.generate(**CONDITIONED, guidance=3.0, guidance_interval=(-20.0, 20.0)), guided)
+    assert torch.equal(generator.generate(**CONDITIONED, guidance=3.0, guidance_interval=(10.0, 20.0)), plain)
 
 
 @pytest.mark.parametrize("rescale", [0.0, 0.7])
 def test_a_guided_clip_depends_on_its_own_seed_alone(generator, rescale):
     settings = {"guidance": 3.0, "guidance_rescale": rescale, "sampler": "ddpm"}
-    four = generator.generate(**TOLD, count=4, seed=3, **settings)
+    four = generator.generate(**CONDITIONED, count=4, seed=3, **settings)
     for i in range(4):
-        assert difference(generator.generate(**TOLD, seed=3 + i, **settings), four[i : i + 1]) < 1e-4
+        assert difference(generator.generate(**CONDITIONED, seed=3 + i, **settings), four[i : i + 1]) < 1e-4
 
 
 @pytest.mark.parametrize("rescale", [0.0, 0.7])
 def test_a_guided_clip_in_pieces_is_the_clip_in_one(generator, rescale):
-    settings = TOLD | {"guidance": 3.0, "guidance_rescale": rescale, "seconds": 0.5}
+    settings = CONDITIONED | {"guidance": 3.0, "guidance_rescale": rescale, "seconds": 0.5}
     whole = generator.generate(**settings)
     generator.engine.piece_frames = 7
     assert difference(generator.generate(**settings), whole) < 1e-4
 
 
 def test_a_model_may_ask_for_guidance_itself(generator):
-    explicit, own = generator.generate(**TOLD, guidance=2.5), generator.config.synthesis
+    explicit, own = generator.generate(**CONDITIONED, guidance=2.5), generator.config.synthesis
     generator.config = generator.config.model_copy(update={"synthesis": own.model_copy(update={"guidance": 2.5})})
-    assert torch.equal(generator.generate(**TOLD), explicit)
+    assert torch.equal(generator.generate(**CONDITIONED), explicit)
     generator.generate()  # without anything to steer towards it is left out
 
 
-@pytest.mark.parametrize("name", TOLD)
+@pytest.mark.parametrize("name", CONDITIONED)
 def test_without_dropout_in_training_nothing_can_be_left_out(untrained, name):
     with pytest.raises(ConfigError, match=f"needs a {name}.*training.condition_dropout can do without"):
-        untrained.generate(**TOLD | {name: None})
+        untrained.generate(**CONDITIONED | {name: None})
 
 
 @pytest.mark.parametrize(
@@ -126,30 +128,30 @@ def test_without_dropout_in_training_nothing_can_be_left_out(untrained, name):
 )
 def test_what_cannot_be_done_is_refused(generator, arguments, message):
     with pytest.raises(ConfigError, match=message):
-        generator.generate(**TOLD | arguments)
+        generator.generate(**CONDITIONED | arguments)
 
 
 def test_guidance_needs_a_trained_null_and_conditions(untrained, tiny_vocoder_folder):
     with pytest.raises(ConfigError, match=r"trained without training.condition_dropout.*Use guidance 1"):
-        untrained.generate(**TOLD, guidance=2.0)
+        untrained.generate(**CONDITIONED, guidance=2.0)
     vocoder = Vocoder.from_pretrained(tiny_vocoder_folder, "cpu")
     with pytest.raises(ConfigError, match="no label, speaker or vector to be guided by"):
         vocoder(torch.full((20, 9), -5.0), guidance=2.0)
 
 
-@pytest.mark.parametrize("name", TOLD)
+@pytest.mark.parametrize("name", CONDITIONED)
 def test_a_vocoder_is_told_beside_its_mel(vocoder, name):
     mel = torch.randn(2, 20, 9, generator=torch.Generator().manual_seed(0)) - 4
-    told, other = (vocoder.with_conditions(**{name: choice[name]})(mel) for choice in (TOLD, OTHER))
-    assert difference(told, other) > 1e-4
-    assert difference(told, vocoder(mel)) > 1e-4
-    guided = vocoder.with_conditions(**{name: TOLD[name]})(mel, guidance=3.0)
-    assert difference(guided, told) > 1e-4
+    conditioned, other = (vocoder.with_conditions(**{name: choice[name]})(mel) for choice in (CONDITIONED, OTHER))
+    assert difference(conditioned, other) > 1e-4
+    assert difference(conditioned, vocoder(mel)) > 1e-4
+    guided = vocoder.with_conditions(**{name: CONDITIONED[name]})(mel, guidance=3.0)
+    assert difference(guided, conditioned) > 1e-4
 
 
 def test_a_told_vocoder_streams_and_synthesises_what_it_makes_of_the_whole(vocoder):
     mel = torch.randn(20, 30, generator=torch.Generator().manual_seed(0))
-    vocoder = vocoder.with_conditions(**TOLD).with_dtype("fp32")
+    vocoder = vocoder.with_conditions(**CONDITIONED).with_dtype("fp32")
     whole = vocoder(mel)
     assert difference(torch.cat(list(vocoder.stream(mel.split(4, dim=1), chunk_seconds=0.03))), whole) < 1e-4
     assert difference(vocoder.synthesise(mel[None], [0])[0, 0].detach(), whole) < 1e-4
@@ -164,8 +166,8 @@ def test_a_vocoder_that_must_be_told_says_so(vocoder):
 def test_a_told_generator_is_the_network_with_these_conditions(generator, tmp_path):
     """One step from pure noise, by hand."""
     network, _ = load_model(tmp_path / "model")
-    given = GlobalConditions(torch.tensor([0]), torch.tensor([0]), TOLD["vector"][None])
-    made = generator.generate(**TOLD, steps=1)
+    given = GlobalConditions(torch.tensor([0]), torch.tensor([0]), CONDITIONED["vector"][None])
+    made = generator.generate(**CONDITIONED, steps=1)
     x = position_noise([0], 0, n_samples=800)
     with torch.no_grad():
         noise = network(x, torch.full((1,), -5.0), None, network.embed(given))

@@ -1,4 +1,4 @@
-"""A budget is kept by fewer steps or a faster precision, and in that order of regret."""
+"""A real-time factor is kept by fewer steps first, then a faster dtype."""
 
 from __future__ import annotations
 

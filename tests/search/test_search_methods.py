@@ -44,7 +44,7 @@ def test_the_same_scores_bring_the_same_questions(method):
 
 
 @pytest.mark.parametrize("method", ["random", "coordinate"])
-def test_another_seed_asks_others(method):
+def test_seed_changes_the_trials(method):
     assert walk(method, bowl, seed=1) != walk(method, bowl)
 
 

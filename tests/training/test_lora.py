@@ -149,7 +149,7 @@ def test_the_optimiser_holds_what_is_trained_alone(network, make_state, stream):
 
 
 @pytest.mark.parametrize("trained", ["all_but_trunk", "adapters"])
-def test_a_state_goes_on_as_if_nothing_had_been(make_state, stream, tmp_path, trained):
+def test_resumed_state_matches_uninterrupted_run(make_state, stream, tmp_path, trained):
     straight, before, after = (make_state(trained, ema_decay=0.9) for _ in range(3))
     for batch in stream:
         straight.step(batch)

@@ -46,7 +46,7 @@ def test_the_same_steps_give_the_same_weights(make_state, stream):
     assert torch.equal(flat(first.ema), flat(second.ema))
 
 
-def test_a_state_goes_on_as_if_nothing_had_been(make_state, stream, tmp_path):
+def test_resumed_state_matches_uninterrupted_run(make_state, stream, tmp_path):
     straight, before, after = make_state(), make_state(), make_state()
     for batch in stream:
         straight.step(batch)
