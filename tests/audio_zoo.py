@@ -192,6 +192,12 @@ def odd_mp3s() -> dict[str, Specimen]:
         "mp3 without xing behind a tag": Specimen(".mp3", tag + bare, n_bare),
         "mp3 without xing, quiet first": Specimen(".mp3", quiet_first),
         "mp3 of unknown length": Specimen(".mp3", put(mp3, (mp3.index(b"Xing") + 8, ">I", 0))),
+        "mp3 of too many frames": Specimen(
+            ".mp3", put(mp3, (mp3.index(b"Xing") + 8, ">I", 10**9)), n_bare, note="are there"
+        ),
+        "mp3 of too few frames": Specimen(
+            ".mp3", put(mp3, (mp3.index(b"Xing") + 8, ">I", 30)), n_bare, note="are there"
+        ),
         "mp3 and another": Specimen(".mp3", mp3 + other, N_SAMPLES + 30001),
         "mp3 and another behind a tag": Specimen(".mp3", mp3 + tag + other, N_SAMPLES + 30001),
         "mp3 twice": Specimen(".mp3", mp3 + mp3, 2 * N_SAMPLES),

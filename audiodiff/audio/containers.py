@@ -21,7 +21,7 @@ _SEARCHED = 2**16
 def find_streams(file: BinaryIO, name: str) -> tuple[list[Stream], list[str]]:
     """Find the streams of a file.
 
-    The cost is that of a few reads, but for Ogg, whose pages are all visited.
+    The cost is that of a few reads, but for Ogg and MP3, whose pages and frames are all visited.
 
     Args:
         file: The open file.

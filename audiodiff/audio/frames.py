@@ -208,23 +208,24 @@ def mp3_start(data: bytes, position: int = 0) -> int:
 _SYNC = re.compile(rb"\xff[\xe0-\xff]")
 
 
-def _mp3_stop(data: bytes) -> int:
-    """Return where the last whole frame ends; what is amid frames is skipped."""
-    position = stop = 0
+def _mp3_walk(data: bytes) -> tuple[int, int]:
+    """Return where the last whole frame ends, and how many there are; what is amid frames is skipped."""
+    position = stop = count = 0
     while position < len(data):
         frame = _mp3_frame(data[position : position + 4])
         if frame and position + frame.n_bytes <= len(data):
             position = stop = position + frame.n_bytes
+            count += 1
         elif (position := mp3_start(data, position + 1)) < 0:
             break
-    return stop
+    return stop, count
 
 
 def mp3_stream(file: BinaryIO, start: int, size: int, name: str) -> tuple[Stream, str, int]:
     """Return a stream of MP3, or of what libsndfile alone knows.
 
-    The Xing or Info header of an MP3 is believed if it agrees with the bytes that are there. Else libsndfile takes the
-    length from the first frames, which is a guess.
+    The Xing or Info header of an MP3 is believed if it agrees with the bytes and frames that are there. Else libsndfile
+    takes the length from the first frames, which is a guess. The file is read, but not decoded.
     """
     place = start + id3_size(file, start)
     block = bytes_at(file, place, 2 * _SEARCHED)
@@ -239,11 +240,16 @@ def mp3_stream(file: BinaryIO, start: int, size: int, name: str) -> tuple[Stream
     if tag[:4] in (b"Xing", b"Info") and tag[7] & 3 == 3:
         n_frames, n_bytes = struct.unpack(">II", tag[8:16])
     if not n_frames or not n_bytes:
-        stop = place + _mp3_stop(bytes_at(file, place, size - place))
-        return Stream(start, stop, must_decode=True, guessed=True), "", 0
+        stop, _ = _mp3_walk(bytes_at(file, place, size - place))
+        return Stream(start, place + stop, must_decode=True, guessed=True), "", 0
     end = place + n_bytes
     if end > size:
         return Stream(start, size, must_decode=True, promised=-1), "", 0
+    _, found_frames = _mp3_walk(bytes_at(file, place, n_bytes))
+    if not found_frames - 2 <= n_frames <= found_frames + 1:  # with or without the header's own frame, and a cut one
+        stop, _ = _mp3_walk(bytes_at(file, place, size - place))
+        note = f"its header promises {n_frames} frames, and {found_frames - 1} are there; all are read."
+        return Stream(place + frame.n_bytes, place + stop, must_decode=True, guessed=True), note, 0
     after = end + id3_size(file, end)
     again = mp3_start(bytes_at(file, after, 2 * _SEARCHED))
     return Stream(start, end), "", after + again if again >= 0 else 0
