@@ -153,6 +153,10 @@ def pairs(*, generated: Path, reference: Path, name: str | None, others: Sequenc
     from audiodiff.evaluation.listing import match_files
     from audiodiff.evaluation.scoring import resolve_metrics
 
+    if options["report"]:
+        from audiodiff.evaluation.listening_test import check_report
+
+        check_report()
     systems = _systems(name or generated.stem, generated, others)
     timings = read_timings(options["timings"]) if options["timings"] else None
     names = [metric.strip() for metric in options["metrics"].split(",")]

@@ -17,6 +17,7 @@ import numpy as np
 import soundfile
 from matplotlib.figure import Figure
 from torch import Tensor
+from torch.nn import functional
 
 from audiodiff.audio.io import audio_info, load_audio, replacing
 from audiodiff.audio.mel import MelSpectrogram
@@ -59,8 +60,7 @@ def write_report(
         ConfigError: If the extra `eval` is not installed.
         AudioError: If no recording was scored for every system, or one is no longer there.
     """
-    if not find_spec("pyloudnorm"):
-        raise ConfigError("--report matches loudness with pyloudnorm: `pip install 'audiodiff[eval]'`.")
+    check_report()
     names = _choose(evaluation, n_items)
     systems = [REFERENCE, *(system.name for system in evaluation.systems)]
     articles = []
@@ -84,6 +84,16 @@ def write_report(
         page = page.replace(f"[[{key}]]", text)
     with replacing(path) as part:
         part.write_text(page, encoding="utf-8")
+
+
+def check_report() -> None:
+    """Refuse to begin what would end in `write_report` where that lacks a package.
+
+    Raises:
+        ConfigError: If the extra `eval` is not installed.
+    """
+    if not find_spec("pyloudnorm"):
+        raise ConfigError("--report matches loudness with pyloudnorm: `pip install 'audiodiff[eval]'`.")
 
 
 def _asset(name: str) -> str:
@@ -136,7 +146,7 @@ def _loudness(clip: Tensor, sample_rate: int) -> float:
     """Return loudness in LUFS, minus infinity where there is none."""
     import pyloudnorm
 
-    seconds = clip.shape[0] / sample_rate
+    seconds = (clip.shape[0] - 0.5) / sample_rate  # half a sample less, lest rounding make it longer than the clip
     meter = pyloudnorm.Meter(sample_rate, block_size=min(_BLOCK_SECONDS, seconds))
     with np.errstate(divide="ignore"):
         return float(meter.integrated_loudness(clip.double().numpy()))
@@ -162,7 +172,8 @@ def _plot_clips(clips: Sequence[Tensor], sample_rate: int) -> list[bytes]:
         waveform, mel = figure.subplots(2, 1, sharex=True, height_ratios=(1, 2))
         plot_waveform(waveform, clip, sample_rate)
         waveform.set(ylabel="", ylim=(-peak, peak), yticks=[])
-        peak_db = plot_mel(mel, MelSpectrogram(config)(clip), config, peak_db=peak_db).get_clim()[1]
+        padded = functional.pad(clip, (0, max(0, config.n_fft - len(clip))))
+        peak_db = plot_mel(mel, MelSpectrogram(config)(padded), config, peak_db=peak_db).get_clim()[1]
         mel.set(ylabel="kHz", xlim=(0, len(clip) / sample_rate))
         mel.set_yticks(mel.get_yticks()[1::2], mel.get_yticklabels()[1::2])
         buffer = io.BytesIO()

@@ -133,6 +133,15 @@ def test_a_report_is_written(evaluate):
         assert Path(f"page{n_items}/index.html").read_text(encoding="utf-8").count("<audio ") == 2 * n_items
 
 
+def test_what_a_report_needs_is_checked_before_anything_is_scored(evaluate, monkeypatch):
+    from audiodiff.evaluation import listening_test
+
+    monkeypatch.setattr(listening_test, "find_spec", lambda name: None)
+    result = evaluate("pairs", "good", "real", "-m", "m_stft", "--report", "page")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert "pip install 'audiodiff[eval]'" in result.stderr
+
+
 def test_ratings_become_means(evaluate):
     rows = [",".join(COLUMNS), "mos,Ann,1,good,,,4,4,1.0", "mos,Bob,1,good,,,5,5,1.0"]
     Path("a.csv").write_text("\n".join(rows))

@@ -21,6 +21,7 @@ from audiodiff.errors import AudioError, ConfigError, DataError
 from audiodiff.evaluation import listening_test as report
 from audiodiff.evaluation.listening_test import (
     COLUMNS,
+    _plot_clips,
     match_loudness,
     mean_opinion_scores,
     rating_tables,
@@ -246,3 +247,12 @@ def test_what_is_no_answer_is_named(save, rows, columns, message):
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(DataError, match="none.csv cannot be read"):
         read_ratings([tmp_path / "none.csv"])
+
+
+def test_clips_of_any_length_have_a_loudness_and_a_picture():
+    pytest.importorskip("pyloudnorm")
+    noise = 0.1 * torch.randn(RATE // 2, generator=torch.Generator().manual_seed(0))
+    for rate, n_samples in ((8000, 1), (8000, 2031), (22050, 386), (24000, 190), (44100, 8821), (48000, 19199)):
+        whole, quieter = match_loudness([noise[:n_samples], 0.5 * noise[:n_samples]], rate)
+        torch.testing.assert_close(quieter, whole)
+    assert all(_plot_clips([noise[:n_samples]], 8000) for n_samples in (1, 192, 1000))
