@@ -109,7 +109,7 @@ def _generate(
     if pending:
         generator, _ = _load(**model)
         with opt.progress_bar(len(pending)) as bar:
-            for clip in generate_files(generator, pending, label, how, bar.update):
+            for clip in generate_files(generator, pending, label, how, bar.update, overwrite=overwrite):
                 factor = clip.synthesis_seconds / clip.seconds
                 with bar.external_write_mode():
                     click.echo(

@@ -114,7 +114,7 @@ def command(*, inputs: tuple[Path, ...], output: Path, overwrite: bool, degrade:
     mels = [job.source for job in jobs if job.is_mel]
     if mels:
         raise click.UsageError(f"{mels[0]} is a mel; only recordings can be repaired.")
-    failures = _repair(pending, output if degrade else None, **options) if pending else []
+    failures = _repair(pending, output if degrade else None, overwrite=overwrite, **options) if pending else []
     opt.report_failures(len(jobs), len(jobs) - len(pending), failures)
 
 
@@ -148,7 +148,7 @@ def _options(try_folder: Path | None, options: dict[str, Any]) -> RepairOptions:
         for names in (
             ("start", "dps_strength", "rounds"),
             (*opt.REVERSE, "start_log_snr"),
-            ("label", "speaker", "seed", "resample"),
+            ("label", "speaker", "seed", "resample", "overwrite"),
         )
     )
     config = RepairConfig(replace=options["replace"], **repairing)

@@ -62,7 +62,8 @@ def command(*, inputs: tuple[Path, ...], output: Path, overwrite: bool, ray: str
 
     INPUTS are audio files, mels (.npy, or .pt with one tensor, of shape (n_mels, frames)), folders of both, or
     manifests (.jsonl). Recordings are turned into mels and back, channel by channel. Existing files are skipped, so
-    the same command resumes. If some inputs fail, the others are done and the exit code is 1.
+    the same command resumes; started several times, also on other machines, the processes share the work. If some
+    inputs fail, the others are done and the exit code is 1.
 
     Where no default is shown, it is the model's own. With --ray, inputs, output and model must lie where all machines
     see them.
@@ -73,7 +74,7 @@ def command(*, inputs: tuple[Path, ...], output: Path, overwrite: bool, ray: str
     mels = [job.source for job in jobs if job.is_mel]
     if options["plot"] and mels:
         raise click.UsageError(f"--plot compares with a recording, and {mels[0]} is a mel. Leave --plot out.")
-    failures = _vocode(pending, ray, **options) if pending else []
+    failures = _vocode(pending, ray, overwrite=overwrite, **options) if pending else []
     opt.report_failures(len(jobs), len(jobs) - len(pending), failures)
 
 

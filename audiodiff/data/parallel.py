@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import logging
+import math
 import multiprocessing
 import os
 import signal
 import socket
 import threading
+import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
+from hashlib import blake2b
 from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import TypeVar
@@ -26,6 +30,9 @@ try:
 except ImportError:  # Windows has no such locks; two processes in one folder are not noticed there
     fcntl = None  # type: ignore[assignment]
 
+_CLAIMS = ".audiodiff-claims"
+"""Hidden file in a folder in which files are being made."""
+_POLL_SECONDS = 0.2
 _LOG = logging.getLogger(__name__)
 
 Given = TypeVar("Given")
@@ -177,5 +184,117 @@ def locked(path: Path) -> Iterator[None]:
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
         file.flush()
-        yield
-        file.truncate(0)
+        try:
+            yield
+        finally:
+            file.truncate(0)
+
+
+def share(
+    targets: Sequence[Path],
+    n: int = 1,
+    *,
+    overwrite: bool = True,
+    on_skip: Callable[[int], object] = lambda n_files: None,
+) -> Iterator[list[Path]]:
+    """Divide files to be made among all processes that want to make them, on any machine that sees their folder.
+
+    What a process has in hand is locked (POSIX record locks, which network file systems know), and free again when it
+    ends, however it ends. Files that others have in hand come last: they are waited for, and made here if they are not
+    there then. Where nothing can be locked, every process makes all.
+
+    Args:
+        targets: The files, none twice.
+        n: How many are taken at a time.
+        overwrite: Whether files that exist are made again; those that others made in the meantime are not.
+        on_skip: Called with 1 for every file that is there already.
+
+    Yields:
+        Up to `n` files, to be made before the next are asked for.
+    """
+    since = math.inf if overwrite else -math.inf
+    waiting = list(targets)
+    while waiting:
+        busy: list[Path] = []
+        queue = deque(waiting)
+        while queue:
+            with _Claims() as claims:
+                taken: list[Path] = []
+                while queue and len(taken) < n:
+                    target = queue.popleft()
+                    if not claims.take(target):
+                        busy.append(target)
+                        continue
+                    since = min(since, claims.time)
+                    if target.is_file() and target.stat().st_mtime > since:
+                        _LOG.info("%s: made by another process", target)
+                        on_skip(1)
+                    else:
+                        taken.append(target)
+                if taken:
+                    yield taken
+        if len(busy) == len(waiting):
+            time.sleep(_POLL_SECONDS)
+        waiting = busy
+
+
+class _Claims:
+    """Files that this process has in hand: locks on bytes of a hidden file in their folder, which names decide.
+
+    Byte 0 is locked, shared, by all who have the hidden file open, so that only the last one removes it.
+
+    Attributes:
+        time: When the first was taken, by the clock of the machine that has the folder.
+    """
+
+    def __init__(self) -> None:
+        self.time = math.inf
+        self._files: dict[Path, int] = {}
+        self._made: list[Path] = []
+
+    def __enter__(self) -> _Claims:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        for folder, file in self._files.items():
+            with suppress(OSError):  # of the second lock, if another process is still there
+                fcntl.lockf(file, fcntl.LOCK_UN, 1, 0)
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, 0)
+                (folder / _CLAIMS).unlink()
+            os.close(file)
+        for folder in self._made:
+            with suppress(OSError):
+                folder.rmdir()  # where nothing was made after all
+
+    def take(self, target: Path) -> bool:
+        """Take a file, unless another process has it in hand."""
+        if fcntl is None:
+            return True
+        try:
+            file = self._files.get(target.parent) or self._open(target.parent)
+        except OSError:
+            return True  # writing the file will say what is wrong
+        offset = 1 + int.from_bytes(blake2b(os.fsencode(target.name), digest_size=7).digest(), "big")
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, offset)
+        except (BlockingIOError, PermissionError):
+            return False
+        except OSError as error:
+            _LOG.debug("%s cannot be locked: %s", target.parent, error)
+        return True
+
+    def _open(self, folder: Path) -> int:
+        missing = [path for path in (folder, *folder.parents) if not path.exists()]
+        while True:
+            folder.mkdir(parents=True, exist_ok=True)
+            file = os.open(folder / _CLAIMS, os.O_RDWR | os.O_CREAT, 0o666)
+            with suppress(OSError):
+                fcntl.lockf(file, fcntl.LOCK_SH, 1, 0)
+                os.utime(file)
+            if (folder / _CLAIMS).exists() and os.path.samestat(os.fstat(file), os.stat(folder / _CLAIMS)):
+                break
+            os.close(file)  # the last process has just removed it
+        self._files[folder] = file
+        self._made += missing
+        self.time = min(self.time, os.fstat(file).st_mtime)
+        return file

@@ -18,6 +18,7 @@ from audiodiff.audio.io import make_folder, replacing, save_audio
 from audiodiff.checkpoint import CONFIG, WEIGHTS
 from audiodiff.data.conditions import load_vector
 from audiodiff.data.manifest import Recording, Synthesis, probe, read_manifest, write_manifest
+from audiodiff.data.parallel import share
 from audiodiff.errors import DataError, ModelError
 from audiodiff.evaluation.set_metrics import NearestClipSearch
 from audiodiff.pipelines.base import SynthesisChanges
@@ -66,6 +67,8 @@ def generate_files(
     label: str | None = None,
     options: GenerateOptions | None = None,
     on_progress: Callable[[float], object] = lambda n_clips: None,
+    *,
+    overwrite: bool = True,
 ) -> Iterator[GeneratedClip]:
     """Generate clips of one label into files.
 
@@ -75,15 +78,29 @@ def generate_files(
         label: One of the model's labels, or None.
         options: What else they are made with; None is the default.
         on_progress: Called with the number of clips, or the fraction of one, done since the last call.
+        overwrite: Whether files that exist are made again, but for those that another process makes meanwhile.
 
     Yields:
-        The clips, as they are written.
+        The clips, as they are written; none that another process makes, see `audiodiff.data.parallel.share`.
 
     Raises:
         ConfigError: If a name is unknown, a condition is missing, or a setting impossible.
         DataError: If the vector cannot be read.
     """
-    options = options or GenerateOptions()
+    seed_of = {path: seed for seed, path in targets.items()}
+    for paths in share(list(seed_of), BATCH_SIZE, overwrite=overwrite, on_skip=on_progress):
+        group = {seed_of[path]: path for path in paths}
+        yield from _generate(generator, group, label, options or GenerateOptions(), on_progress)
+
+
+def _generate(
+    generator: Generator,
+    targets: Mapping[int, Path],
+    label: str | None,
+    options: GenerateOptions,
+    on_progress: Callable[[float], object] = lambda n_clips: None,
+) -> Iterator[GeneratedClip]:
+    """Generate clips that are this process's; see `generate_files`."""
     conditions: dict[str, Any] = {"speaker": options.speaker, "vector": _vector(generator, options)}
     log_snrs = options.changes.get("log_snrs")
     steps = len(log_snrs) if log_snrs else options.changes.get("steps", generator.config.synthesis.steps)
@@ -195,9 +212,18 @@ def generate_dataset(
     _check_settings(dataset, model_hash, overwrite)
     clips = dataset.clips(labels)
     pending = [clip for clip in clips if overwrite or not clip[2].is_file()]
-    for n_done, (label, seed, path) in enumerate(pending, 1):
-        list(generate_files(generator, {seed: path}, label, options))
+    made = {path: (label, seed) for label, seed, path in pending}
+    n_done = n_new = 0
+
+    def count(n: int) -> None:
+        nonlocal n_done
+        n_done += n
         on_progress(n_done, len(pending))
+
+    for [path] in share(list(made), overwrite=overwrite, on_skip=count):
+        label, seed = made[path]
+        n_new += len(list(_generate(generator, {seed: path}, label, options)))
+        count(1)
     recordings = [
         probe(path).model_copy(
             update={
@@ -214,7 +240,7 @@ def generate_dataset(
         nearest = _nearest_clips(recordings, dataset.training, generator.sample_rate, on_progress)
         recordings, similarities, usual = nearest
     write_manifest(dataset.folder / MANIFEST, recordings)
-    return DatasetResult(dataset.folder / MANIFEST, len(clips), len(pending), similarities, usual)
+    return DatasetResult(dataset.folder / MANIFEST, len(clips), n_new, similarities, usual)
 
 
 def _check_settings(dataset: Dataset, model_hash: str, overwrite: bool) -> None:

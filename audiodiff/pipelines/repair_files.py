@@ -12,6 +12,7 @@ from torch import Tensor
 from audiodiff.audio.degradation import Clipping, Degradation
 from audiodiff.audio.io import make_folder, save_audio
 from audiodiff.checkpoint import find_model, load_config
+from audiodiff.data.parallel import share
 from audiodiff.diffusion.noise import position_noise
 from audiodiff.engine.choose import Dtype
 from audiodiff.errors import AudiodiffError, AudioError, ConfigError
@@ -42,6 +43,7 @@ class RepairOptions:
         resample: Whether recordings at another rate are resampled.
         try_folder: None for degraded recordings. For clean ones, a folder: they are degraded first; the degraded ones,
             a baseline's repair and the model's go into subfolders, and each is measured.
+        overwrite: Whether files that exist are made again, but for those that another process makes meanwhile.
     """
 
     degradation: Callable[[Tensor, int], Degradation]
@@ -52,6 +54,7 @@ class RepairOptions:
     seed: int = 0
     resample: bool = False
     try_folder: Path | None = None
+    overwrite: bool = True
 
 
 class RepairScores(NamedTuple):
@@ -108,12 +111,15 @@ def repair_files(pipeline: Vocoder | Generator, jobs: Sequence[Job], options: Re
         options: How.
 
     Yields:
-        One result per job, as it is written.
+        One result per job, as it is written; none of a file that another process makes, see
+        `audiodiff.data.parallel.share`.
 
     Raises:
         ConfigError: If a setting is impossible, whatever the recording.
     """
-    for job in jobs:
+    by_target = {job.target: job for job in jobs}
+    for [target] in share(list(by_target), overwrite=options.overwrite):
+        job = by_target[target]
         try:
             scores = _repair_one(pipeline, job, options)
         except ConfigError:

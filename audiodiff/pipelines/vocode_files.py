@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from audiodiff.audio.io import make_folder, save_audio
 from audiodiff.audio.mel import check_mel
+from audiodiff.data.parallel import share
 from audiodiff.engine.choose import Dtype
 from audiodiff.errors import AudiodiffError, ConfigError
 from audiodiff.pipelines.base import SynthesisChanges
@@ -36,6 +37,7 @@ class VocodeOptions:
         resample: Whether recordings at another rate are resampled.
         plot: Whether a plot of recording and output is saved as .png next to each output.
         score: Whether each output is scored against its recording.
+        overwrite: Whether files that exist are made again, but for those that another process makes meanwhile.
     """
 
     seed: int = 0
@@ -45,6 +47,7 @@ class VocodeOptions:
     resample: bool = False
     plot: bool = False
     score: bool = False
+    overwrite: bool = True
 
 
 @dataclass(frozen=True)
@@ -90,16 +93,18 @@ def vocode_files(
         on_progress: Called with the number of files, or the fraction of one, done since the last call.
 
     Yields:
-        One result per job, as it is written.
+        One result per job, as it is written; none of a file that another process makes, see
+        `audiodiff.data.parallel.share`.
 
     Raises:
         ConfigError: If a synthesis setting is impossible, whatever the file.
     """
     options = options or VocodeOptions()
     n_read = 1 if options.batch_size == 1 else _BATCHES_READ_AHEAD * options.batch_size
-    for first in range(0, len(jobs), n_read):
+    by_target = {job.target: job for job in jobs}
+    for targets in share(list(by_target), n_read, overwrite=options.overwrite, on_skip=on_progress):
         groups: dict[int, list[_Clip]] = {}
-        for job in jobs[first : first + n_read]:
+        for job in map(by_target.__getitem__, targets):
             try:
                 clip = _read(job, vocoder, options.resample)
             except (AudiodiffError, OSError, RuntimeError) as error:
@@ -256,7 +261,9 @@ class RayWorker:
         pairs = zip(batch["source"], batch["target"], strict=True)
         jobs = [Job(Path(source), Path(target)) for source, target in pairs]
         rows = [asdict(result) for result in vocode_files(self._vocoder, jobs, self._options)]
-        columns = {name: [row[name] for row in rows] for name in rows[0] if name != "job"}
+        columns = {
+            field.name: [row[field.name] for row in rows] for field in fields(VocodeResult) if field.name != "job"
+        }
         ends = ("source", "target")
         return columns | {end: [str(row["job"][end]) for row in rows] for end in ends}
 

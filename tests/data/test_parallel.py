@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from audiodiff.data.parallel import default_workers, parallel_map, process_map
+from audiodiff.data.parallel import default_workers, parallel_map, process_map, share
 
 ROOT = Path(__file__).parents[2]
 MAIN = """
@@ -153,3 +153,103 @@ def fail(number):
 def test_what_a_dead_process_had_is_told(tmp_path):
     found = dict(process_map(fail, range(3), 1))
     assert found == {0: 0, 1: None, 2: None}
+
+
+# --- files that several processes make --------------------------------------------------------------------------------
+
+
+def make_shared(folder, *, n=1, overwrite=False, fails=()):
+    """Make 24 files with whoever else does, and note each in a log; in a fork, which starts in no time."""
+    pid = os.fork()
+    if pid:
+        return pid
+    code = 1
+    try:
+        targets = [folder / "out" / f"{i % 2}" / f"{i}.txt" for i in range(24)]
+        for paths in share(targets, n, overwrite=overwrite):
+            for path in paths:
+                with (folder / "log").open("a") as log:
+                    log.write(f"{os.getpid()} {path.stem}\n")
+                time.sleep(0.02)
+                if path.stem not in fails:
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    part = path.with_suffix(f".{os.getpid()}")
+                    part.write_text(path.stem)
+                    part.rename(path)
+        code = 0
+    finally:
+        os._exit(code)
+
+
+def exit_codes(pids):
+    return [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids]
+
+
+def made_by(folder):
+    lines = [line.split() for line in (folder / "log").read_text().splitlines()]
+    return [int(pid) for pid, _ in lines], [name for _, name in lines]
+
+
+def left(folder):
+    return sorted(path.relative_to(folder / "out").as_posix() for path in (folder / "out").rglob("*") if path.is_file())
+
+
+EXPECTED = sorted(f"{i % 2}/{i}.txt" for i in range(24))
+
+
+@pytest.mark.parametrize("processes", [1, 2, 4])
+@pytest.mark.parametrize("n", [1, 5])
+def test_files_are_made_once_by_all_together(tmp_path, processes, n):
+    assert exit_codes([make_shared(tmp_path, n=n) for _ in range(processes)]) == [0] * processes
+    pids, names = made_by(tmp_path)
+    assert len(set(pids)) >= min(processes, 2)
+    assert len(names) == len(set(names)) == 24
+    assert left(tmp_path) == EXPECTED
+
+
+@pytest.mark.parametrize("processes", [2, 4])
+def test_what_a_killed_process_had_in_hand_is_made_by_others(tmp_path, processes):
+    pids = [make_shared(tmp_path) for _ in range(processes)]
+    wait_for(lambda: (tmp_path / "log").exists() and str(pids[0]) in (tmp_path / "log").read_text())
+    os.kill(pids[0], signal.SIGKILL)
+    assert exit_codes(pids) == [-signal.SIGKILL] + [0] * (processes - 1)
+    assert [name for name in left(tmp_path) if name.endswith(".txt")] == EXPECTED
+    _, names = made_by(tmp_path)
+    assert len(names) - len(set(names)) <= 1
+    assert not list(tmp_path.rglob(".audiodiff-claims"))
+
+
+def test_what_fails_is_tried_by_each_and_hinders_none(tmp_path):
+    assert exit_codes([make_shared(tmp_path, fails=("3", "4")) for _ in range(2)]) == [0, 0]
+    assert left(tmp_path) == [name for name in EXPECTED if name not in ("1/3.txt", "0/4.txt")]
+
+
+def test_existing_files_are_kept_or_made_again(tmp_path):
+    exit_codes([make_shared(tmp_path)])
+    exit_codes([make_shared(tmp_path)])
+    assert len(made_by(tmp_path)[1]) == 24
+    exit_codes([make_shared(tmp_path, overwrite=True)])
+    assert len(made_by(tmp_path)[1]) == 48
+
+
+def test_what_another_process_makes_meanwhile_is_not_made_again(tmp_path):
+    first, second, third = paths = [tmp_path / name for name in "abc"]
+    for path in paths:
+        path.write_text("of yesterday")
+        os.utime(path, (1, 1))
+    skipped = []
+    asked = share(paths, on_skip=skipped.append)
+    assert next(asked) == [first]
+    time.sleep(0.02)
+    second.write_text("by another")
+    assert (list(asked), skipped) == ([[third]], [1])
+
+
+def test_where_nothing_can_be_written_the_files_are_given_out_all_the_same(tmp_path):
+    (tmp_path / "file").write_text("")
+    assert list(share([tmp_path / "file" / "a.wav"])) == [[tmp_path / "file" / "a.wav"]]
+
+
+def test_folders_in_which_nothing_was_made_go_again(tmp_path):
+    assert list(share([tmp_path / "a" / "b" / "c.wav"])) == [[tmp_path / "a" / "b" / "c.wav"]]
+    assert not list(tmp_path.iterdir())
