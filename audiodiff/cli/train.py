@@ -43,6 +43,11 @@ if TYPE_CHECKING:
 )
 @opt.threads
 @opt.expert(
+    "--allow-changes",
+    is_flag=True,
+    help="Resume with other settings than those of the steps done; DIR/history.jsonl says which, from which step on.",
+)
+@opt.expert(
     "--keep-curve", is_flag=True, help="Store the validation losses as CONF.curve.json, to compare later runs with."
 )
 def command(
@@ -54,12 +59,13 @@ def command(
     minutes: float | None,
     dry_run: bool,
     keep_curve: bool,
+    allow_changes: bool,
     settings: dict[str, object],
 ) -> None:
     """Train or fine-tune a model from CONF.yaml.
 
-    Rerun the same command to resume. SIGTERM, SIGUSR1 and Ctrl-C save a checkpoint first, and make the exit code 143,
-    138 or 130. Where CONF.curve.json exists, the validation loss is compared with it.
+    Rerun the same command to resume, with the same settings. SIGTERM, SIGUSR1 and Ctrl-C save a checkpoint first, and
+    make the exit code 143, 138 or 130. Where CONF.curve.json exists, the validation loss is compared with it.
 
     Train in several processes with `accelerate launch -m audiodiff train ...`, or on CPUs with `torchrun
     --nproc-per-node N -m audiodiff train ... --run-dir DIR` (torchrun would take --run for its own option).
@@ -79,7 +85,8 @@ def command(
         return
     run_dir = run_dir or Path("exp") / conf.stem
     curve = conf.with_suffix(".curve.json")
-    result = train(config, run_dir, resume, reference=load_curve(curve) if curve.is_file() else None)
+    reference = load_curve(curve) if curve.is_file() else None
+    result = train(config, run_dir, resume, reference=reference, allow_changes=allow_changes)
     if result.is_main_process:
         _report(result, config.training.steps, run_dir, curve if keep_curve else None)
     if result.stopped_by == signal.SIGINT:
@@ -100,6 +107,8 @@ def _report(result: TrainResult, steps: int, run_dir: Path, curve: Path | None) 
         bad = run_dir / "bad_recordings.jsonl"
         click.echo(f"{result.bad_recordings} recordings could not be read, see {bad}", err=True)
     click.echo(f"{run_dir / 'last'}: step {result.step} of {steps}, {result.skipped} skipped")
-    if curve is not None and result.stopped_by is None:
+    if curve is not None and RunFolder(run_dir).history.is_file():
+        click.echo(f"{curve} is not written: settings changed on the way, see {run_dir / 'history.jsonl'}", err=True)
+    elif curve is not None and result.stopped_by is None:
         load_curve(RunFolder(run_dir).curve).save(curve)
         click.echo(f"{curve}: the reference curve of later runs")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from difflib import get_close_matches
 from typing import Any, ClassVar, TypeVar, get_args, get_origin
 
@@ -24,9 +24,15 @@ class Config(BaseModel):
         RENAMED_KEYS: ClassVar = {"average_decay": "ema_decay"}  # old key: new key
         RENAMED_VALUES: ClassVar = {"kind": {"frames": "stft"}}  # key, by its new name: {old value: new value}
         REMOVED_KEYS: ClassVar = {"learned": "use distribution"}  # key: advice; ignored where it holds nothing
+
+    A run that is resumed keeps all its settings, or says what changed; except, for what leaves the result as it is:
+
+        MAY_CHANGE: ClassVar = {"workers"}
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    MAY_CHANGE: ClassVar[Set[str]] = frozenset()
 
     RENAMED_KEYS: ClassVar[Mapping[str, str]] = {}
     RENAMED_VALUES: ClassVar[Mapping[str, Mapping[str, str]]] = {}

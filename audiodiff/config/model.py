@@ -229,6 +229,8 @@ def searched_levels(searched: Sequence[SearchedLevels], steps: int, start: str, 
 class ModelConfig(Config):
     """Everything that decides what a model computes; saved in its folder, so that weights never need a script."""
 
+    MAY_CHANGE: ClassVar = {"provenance", "synthesis", "clip_seconds", "mel.name"}
+
     sample_rate: Annotated[int, SAMPLE_RATE] = Field(description="Hz")
     mel: MelField = Field(None, description="a name, a mapping, or nothing for a model without mel condition")
     labels: tuple[str, ...] = Field((), description="class names of a class-conditional model")

@@ -44,6 +44,7 @@ class DataConfig(Config):
     """Where recordings come from and what is done to them on the way."""
 
     RENAMED_KEYS: ClassVar = {"valid_share": "valid_fraction", "max_bad_share": "max_bad_fraction"}
+    MAY_CHANGE: ClassVar = {"workers", "resident", "max_bad_fraction"}
 
     train: str = Field(
         description="a manifest (.jsonl), a folder of audio, or an index of shards (.shards.json, or URL)"
@@ -143,6 +144,10 @@ class TrainingConfig(Config):
     """Optimisation settings."""
 
     RENAMED_VALUES: ClassVar = {"trained": {"ends": "all_but_trunk"}}
+    MAY_CHANGE: ClassVar = {
+        *("minutes", "device", "compile", "gradient_checkpointing", "keep", "checkpoint_every", "checkpoint_minutes"),
+        *("validate_every", "validation_bits", "sample_every", "patience", "max_bad_steps"),
+    }
 
     steps: Annotated[int, _TRAINING_STEPS] = Field(1_000_000, description="at most, where `minutes` is set")
     minutes: Annotated[float, MINUTES] | None = Field(

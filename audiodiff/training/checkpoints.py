@@ -1,6 +1,7 @@
 """Checkpoints and everything else in a run's folder.
 
-    config.yaml                  what `audiodiff train` was asked for
+    config.yaml                  what `audiodiff train` was asked for when the run began
+    history.jsonl                settings that changed since, and after which step; absent if none did
     checkpoints/step-00001000/   a model folder (the averaged weights), and training.pt with all that resuming needs
     best/  last/                 model folders
     tensorboard/                 curves, pictures and sounds
@@ -41,6 +42,7 @@ from audiodiff.data.parallel import locked
 from audiodiff.errors import AudiodiffError, OutputError, TrainingError
 from audiodiff.networks import Network
 from audiodiff.training.callbacks import Callback, TrainEvent
+from audiodiff.training.loss_curve import measured_settings, read_history
 from audiodiff.training.state import TrainState
 
 STATE = "training.pt"
@@ -88,9 +90,11 @@ class RunFolder:
         self.best = self.path / "best"
         self.last = self.path / "last"
         self.tensorboard = self.path / "tensorboard"
+        self.config = self.path / "config.yaml"
         self.curve = self.path / "curve.json"
         self.bad_recordings = self.path / "bad_recordings.jsonl"
         self._checkpoints = self.path / "checkpoints"
+        self.history = self.path / "history.jsonl"
 
     def checkpoints(self) -> list[Path]:
         """Return the folders of the checkpoints, oldest first."""
@@ -124,7 +128,7 @@ class RunFolder:
 
     def save_config(self, config: RunConfig) -> None:
         """Write the whole configuration as YAML."""
-        with replacing(self.path / "config.yaml") as part:
+        with replacing(self.config) as part:
             text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
             part.write_text(text, encoding="utf-8")
 
@@ -301,13 +305,13 @@ class Checkpointer:
         """Return the model's configuration with what it was trained on and how long."""
         training = {
             "steps": self._state.progress.step,
-            "batch_size": self._config.batch_size * self._state.distributed.world_size,
+            **measured_settings(self._data, self._config.batch_size * self._state.distributed.world_size),
             "crop_samples": self._data.reader.n_samples,
             "seed": self._config.seed,
-            "recordings": self._data.n_recordings,
-            "hours_of_recordings": round(self._data.seconds / 3600, 3),
             "initial_model": self._config.initial_model,
         }
+        if history := read_history(self._folder.history):
+            training["history"] = history
         config = self._state.config
         return config.model_copy(update={"provenance": config.provenance | {"training": training | more}})
 

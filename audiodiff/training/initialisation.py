@@ -21,6 +21,7 @@ from audiodiff.errors import DataError, TrainingError
 from audiodiff.networks import Network, build_network
 from audiodiff.training.checkpoints import Checkpoint, RunFolder, load_checkpoint
 from audiodiff.training.distributed import Distributed
+from audiodiff.training.loss_curve import compare_settings, measured_settings, write_history
 from audiodiff.training.objective import Objective
 from audiodiff.training.state import TrainState, check_state_dict
 
@@ -52,6 +53,8 @@ def resume_or_initialise(
     stream: CropStream,
     distributed: Distributed,
     on_failure: OnFailure | None = None,
+    *,
+    allow_changes: bool = False,
 ) -> TrainState:
     """Return the state of a run: resumed from a checkpoint, or before its first step.
 
@@ -63,22 +66,40 @@ def resume_or_initialise(
         stream: The training stream, to measure statistics on.
         distributed: Process group and device.
         on_failure: Called with recordings that cannot be read; without it they are errors.
+        allow_changes: Whether settings that decide the result may be others than those of the steps done.
 
     Returns:
-        The state.
+        The state. What the folder tells of its settings is right from here on.
 
     Raises:
-        TrainingError: If there is nothing to resume from, or it is of another model.
+        TrainingError: If there is nothing to resume from, or it is of another model or of other settings.
         ModelError: If the initial model cannot be loaded.
     """
     with distributed.main_first():  # which puts damaged checkpoints aside
         checkpoint = _find_checkpoint(folder, resume)
     if checkpoint is None:
-        return initialise(config, stream, distributed, on_failure)
+        state = initialise(config, stream, distributed, on_failure)
+        if distributed.is_main_process:
+            folder.save_config(config)
+            write_history(folder.history, [])
+        return state
     refuse_other_model(checkpoint.config, config.model, f"the checkpoint {checkpoint.path}", _MAY_CHANGE)
     model = _keep_measured(config.model, checkpoint.config)
     state = TrainState(checkpoint.ema, model, config.training, distributed, config.data.mel_noise_db)
     state.load_state_dict(checkpoint.state)
+    measured = measured_settings(stream, config.training.batch_size * distributed.world_size)
+    history = compare_settings(
+        flattened(config.model_dump(mode="json")) | measured,
+        checkpoint.path.resolve(),
+        checkpoint.state["progress"]["step"],
+        checkpoint.config.provenance.get("training", {}),
+        folder.path.resolve(),
+        allow=allow_changes,
+    )
+    if distributed.is_main_process:
+        if not folder.config.is_file():
+            folder.save_config(config)
+        write_history(folder.history, history)
     _LOG.info("resuming from %s", checkpoint.path)
     return state
 

@@ -1,20 +1,26 @@
-"""The loss curve of a run: compared with a reference run, and watched for overfitting."""
+"""The record of a run: the settings that its steps were trained with, and its loss curve.
+
+The curve is compared with that of a reference run, and watched for overfitting.
+"""
 
 from __future__ import annotations
 
+import datetime
 import json
 import logging
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from audiodiff.audio.io import replacing
-from audiodiff.config import ModelConfig, RunConfig, flattened
+from audiodiff.config import DataConfig, ModelConfig, RunConfig, TrainingConfig, flattened, load_run_config
+from audiodiff.config.base import Config
+from audiodiff.data.corpus import CropStream
 from audiodiff.diffusion.schedules import RANGED
-from audiodiff.errors import ConfigError
+from audiodiff.errors import ConfigError, TrainingError
 from audiodiff.pipelines.base import noise_levels
 
 TOLERANCE = 0.1
@@ -30,7 +36,118 @@ _LOSS_SETTINGS = (
     *("model.diffusion", "data.crop_seconds", "data.mask_bandwidth", "training.batch_size", "training.learning_rate"),
     *("training.few_step_weight", "training.validation_levels", "training.initial_model"),
 )
+_MEASURED = {"batch_size", "recordings", "hours_of_recordings"}
+"""What `measured_settings` returns."""
 _LOG = logging.getLogger(__name__)
+
+
+# --- settings ---------------------------------------------------------------------------------------------------------
+
+
+def read_history(path: Path) -> list[dict[str, Any]]:
+    """Return what changed since a run began: `step`, `time`, and `changes`, which are key to old and new value.
+
+    Raises:
+        TrainingError: If the file cannot be read.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n") if path.is_file() else []
+        entries = [json.loads(line) for line in lines if line]
+        return [entry | {"step": int(entry["step"]), "changes": dict(entry["changes"])} for entry in entries]
+    except (OSError, ValueError, TypeError, LookupError) as error:
+        raise TrainingError(f"{path} cannot be read: {error}. Mend or remove it.") from error
+
+
+def write_history(path: Path, entries: Sequence[Mapping[str, Any]]) -> None:
+    """Write what `read_history` returns; nothing leaves no file."""
+    if entries:
+        with replacing(path) as part:
+            part.write_text("".join(json.dumps(entry) + "\n" for entry in entries), encoding="utf-8")
+    else:
+        path.unlink(missing_ok=True)
+
+
+def measured_settings(data: CropStream, batch_size: int) -> dict[str, Any]:
+    """Return what decides a run too and is in no configuration: what its paths lead to, and crops of all processes."""
+    hours = round(data.seconds / 3600, 3)
+    return {"batch_size": batch_size, "recordings": data.n_recordings, "hours_of_recordings": hours}
+
+
+def compare_settings(
+    now: Mapping[str, Any], checkpoint: Path, step: int, measured: Mapping[str, Any], run_dir: Path, *, allow: bool
+) -> list[dict[str, Any]]:
+    """Compare the settings of a run with those that its steps were trained with.
+
+    Args:
+        now: Dotted names of all settings and their values as it is to go on, and what
+            `measured_settings` returned.
+        checkpoint: The folder that it goes on from.
+        step: Steps done there.
+        measured: What the checkpoint says of its data.
+        run_dir: The folder of the run.
+        allow: Whether settings that decide the result may have changed.
+
+    Returns:
+        The history of the run from here on.
+
+    Raises:
+        TrainingError: If such a setting has changed, and that is not allowed; the message names it.
+    """
+    source = checkpoint.parent.parent
+    history = read_history(source / "history.jsonl")
+    begun = _settings_of(source / "config.yaml")
+    if begun is None and source != run_dir:
+        _LOG.warning("%s has no config.yaml, so nothing tells what %s was trained with", source, checkpoint.name)
+    before = {**(begun or {}), **{key: measured[key] for key in measured.keys() & _MEASURED}}
+    earlier = [entry for entry in history if entry["step"] < step]
+    changes = _differences(before, earlier, now)
+    new = _differences(before, [entry for entry in history if entry["step"] <= step], now)
+    deciding = [key for key in new if not _may_change(key)]
+    if now["training.few_step_weight"]:  # its loss unrolls the synthesis
+        deciding += [key for key in new if key.startswith("model.synthesis.")]
+    said = "; ".join(f"{key} was {json.dumps(old)}, is {json.dumps(value)}" for key, (old, value) in new.items())
+    if begun is None:
+        said = f"which is not known without {source / 'config.yaml'}"
+    if not allow and (source == run_dir if begun is None else deciding):
+        raise TrainingError(
+            f"{checkpoint} was trained with other settings: {said}. Take those again, choose another run folder, or "
+            "give --allow-changes to go on with these; history.jsonl in the run folder then says so."
+        )
+    if said:
+        _LOG.info("settings changed after step %d: %s", step, said)
+    entry = {"step": step, "time": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")}
+    if source != run_dir:
+        return [{**entry, "resumed_from": str(checkpoint), "changes": changes}]
+    return [*earlier, {**entry, "changes": changes}] if changes and step < now["training.steps"] else earlier
+
+
+def _settings_of(path: Path) -> dict[str, Any] | None:
+    """Return what a run began with, as dotted names; None if that cannot be read."""
+    try:
+        return flattened(load_run_config(path).model_dump(mode="json")) if path.is_file() else None
+    except ConfigError as error:
+        _LOG.warning("%s", error)
+        return None
+
+
+def _differences(
+    begun: Mapping[str, Any], history: Sequence[Mapping[str, Any]], now: Mapping[str, Any]
+) -> dict[str, list[Any]]:
+    """Return old and new value of what is not as it was after the last change."""
+    before = dict(begun)
+    for entry in history:
+        before |= {key: new for key, (_, new) in entry["changes"].items()}
+    keys = sorted({*before, *now} - (_MEASURED - before.keys()))
+    return {key: [before.get(key), now.get(key)] for key in keys if before.get(key) != now.get(key)}
+
+
+def _may_change(key: str) -> bool:
+    parts: dict[str, type[Config]] = {"model": ModelConfig, "data": DataConfig, "training": TrainingConfig}
+    free = (f"{part}.{name}." for part, kind in parts.items() for name in kind.MAY_CHANGE)
+    return f"{key}.".startswith(tuple(free))
+
+
+# --- losses -----------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -114,8 +231,9 @@ class LossMonitor:
 
     def __init__(self, path: Path, config: RunConfig, first_step: int, reference: LossCurve | None = None) -> None:
         self._path = path
-        earlier = load_curve(path).points if path.is_file() else ()
-        self.curve = LossCurve(loss_settings(config), tuple(point for point in earlier if point.step <= first_step))
+        stored = load_curve(path) if path.is_file() else LossCurve({})
+        earlier = tuple(point for point in stored.points if point.step <= first_step)
+        self.curve = LossCurve(stored.settings if earlier else loss_settings(config), earlier)
         self._reference = None
         if reference and (names := differing_settings(reference.settings, config)):
             _LOG.info("no comparison with the reference curve, which belongs to another %s", ", ".join(names))

@@ -62,6 +62,8 @@ def train(
     callback: Callback | None = None,
     reference: LossCurve | None = None,
     clock: Clock = time.monotonic,
+    *,
+    allow_changes: bool = False,
 ) -> TrainResult:
     """Train a model, or resume training it.
 
@@ -77,6 +79,7 @@ def train(
         callback: Called with what happens.
         reference: A loss curve to compare with.
         clock: What `training.minutes` are measured by, in seconds.
+        allow_changes: Whether a resumed run may have other settings than before; the folder's history.jsonl says which.
 
     Returns:
         How it ended. SIGTERM, SIGUSR1 and SIGINT end it between two steps, after saving.
@@ -97,11 +100,11 @@ def train(
         bad = BadRecordings(
             folder.bad_recordings, n_recordings, config.data.max_bad_fraction, write=distributed.is_main_process
         )
-        state = resume_or_initialise(config, folder, resume, corpus.training, distributed, bad.note)
+        start = (config, folder, resume, corpus.training, distributed, bad.note)
+        state = resume_or_initialise(*start, allow_changes=allow_changes)
         budget = TimeBudget(config.training.minutes, state.progress.seconds, clock, began)
         callbacks: list[Callback] = []
         if distributed.is_main_process:
-            folder.save_config(config)
             callbacks += [*_reporters(stack, config, folder, corpus, state, budget)] + ([callback] if callback else [])
         trainer = Trainer(config, state, folder, corpus, bad, callbacks, reference, budget)
         early = trainer.run(stop_signal)

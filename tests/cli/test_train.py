@@ -37,7 +37,7 @@ def asked(monkeypatch):
     """Do not train, but note what was asked for."""
     calls, ending, references = [], [None], []
 
-    def note(config, run_dir, resume, reference):
+    def note(config, run_dir, resume, reference, allow_changes):
         calls.append((config, run_dir, resume))
         references.append(reference)
         return TrainResult(step=8, skipped=1, best_loss=0.25, best_step=4, stopped_by=ending[0])

@@ -35,6 +35,7 @@ def saved(folder, tiny_run_config, dataset):
     state = initialise(tiny_run_config, dataset, DISTRIBUTED)
     state.progress.step = 3
     folder.save(3, state.state_dict(), state.ema, state.config)
+    folder.save_config(tiny_run_config)
     return state
 
 

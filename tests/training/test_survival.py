@@ -126,10 +126,15 @@ def test_a_full_disk_is_waited_for(tmp_path, tiny_run_config, undisturbed, monke
 
 
 def test_a_disk_that_stays_full_ends_the_run_with_what_was_there_before(tmp_path, tiny_run_config, monkeypatch):
-    train(configured(tiny_run_config, steps=4, sample_every=100), tmp_path)
+    config = configured(tiny_run_config, steps=40, sample_every=100, validate_every=100)
+
+    def stop(event):
+        if (event.kind, event.step) == ("step", 4):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    assert train(config, tmp_path, callback=stop).step == 4
     before = {path.relative_to(tmp_path): path.read_bytes() for path in tmp_path.rglob("checkpoints/*/*")}
     monkeypatch.setattr(checkpoints, "flush_to_disk", full_disk)
-    config = configured(tiny_run_config, steps=40, sample_every=100, validate_every=100)
     with pytest.raises(TrainingError, match="step-00000017 cannot be written: No space left"):
         train(config, tmp_path)
     assert {path.relative_to(tmp_path): path.read_bytes() for path in tmp_path.rglob("checkpoints/*/*")} == before
@@ -289,9 +294,9 @@ def test_a_signal_before_the_first_step_ends_the_run_at_once(tmp_path, tiny_run_
 
     original = trainer.resume_or_initialise
 
-    def start(*arguments):
+    def start(*arguments, **options):
         os.kill(os.getpid(), signal.SIGTERM)
-        return original(*arguments)
+        return original(*arguments, **options)
 
     monkeypatch.setattr(trainer, "resume_or_initialise", start)
     outcome = train(tiny_run_config, tmp_path)
