@@ -107,7 +107,7 @@ def test_the_betas_decide_the_step(kind):
     [
         ({"kind": "lmnt"}, "needs at least 2 betas"),
         ({"kind": "philsyn", "betas": [0.1]}, "needs at least 2 betas"),
-        ({"kind": "lmnt", "betas": [0.1, 1.0]}, "strictly between 0 and 1"),
+        ({"kind": "lmnt", "betas": [0.1, 1.0]}, "above 0 and below 1"),
         ({"kind": "lmnt", "betas": [0.1, 0.2], "centres": 3}, "at least 4 centres"),
         ({"kind": "rbf", "betas": [0.1, 0.2]}, "of no use to kind 'rbf'"),
     ],
