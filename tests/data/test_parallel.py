@@ -15,7 +15,7 @@ from audiodiff.data.parallel import default_workers, parallel_map, process_map, 
 
 ROOT = Path(__file__).parents[2]
 MAIN = """
-import atexit, os, sys, time
+import atexit, os, signal, sys, time
 from pathlib import Path
 
 def sleep(number):
@@ -24,6 +24,7 @@ def sleep(number):
 
 if __name__ == "__main__":
     atexit.register(os._exit, 130)  # called last; then torch would take a second to leave
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores it in its background jobs
     if sys.argv[1] == "process_map":
         from audiodiff.data.parallel import process_map as in_processes
     else:
