@@ -45,24 +45,24 @@ def test_alone_nothing_of_it_is_imported(tmp_path, tiny_run_config):
     assert result.stdout == "False\n"
 
 
-def launched(tmp_path: Path, config: RunConfig, run: Path) -> list[subprocess.Popen]:
+def launched(tmp_path: Path, config: RunConfig, run: Path, *options: str) -> list[subprocess.Popen]:
     """Start two processes as `accelerate launch` and torchrun do: through their environment."""
     path = tmp_path / f"{run.name}.yaml"
     path.write_text(yaml.safe_dump(config.model_dump(mode="json")))
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "WORLD_SIZE": "2"}
-    command = [sys.executable, "-m", "audiodiff", "train", path, "--run", run]
+    command = [sys.executable, "-m", "audiodiff", "train", path, "--run", run, *options]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "cwd": ROOT}
     ranks = [{"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(2)]
     return [subprocess.Popen(command, env=os.environ | address | rank, **pipes) for rank in ranks]
 
 
-def ended(processes: list[subprocess.Popen]) -> tuple[str, str]:
+def ended(processes: list[subprocess.Popen], code: int = 0) -> tuple[str, str]:
     """Wait for both, and return all that they said."""
     said = [process.communicate(timeout=300) for process in processes]
     stdout, stderr = ("".join(part) for part in zip(*said, strict=True))
-    assert [process.returncode for process in processes] == [0, 0], stderr
+    assert [process.returncode for process in processes] == [code, code], stderr
     return stdout, stderr
 
 
@@ -127,8 +127,8 @@ def test_two_processes_that_are_told_to_stop_save_at_the_same_step_and_go_on(tmp
     while not (tmp_path / "two" / "best").exists() and time.monotonic() < deadline:
         time.sleep(0.1)
     processes[1].terminate()  # one of the two: the other learns of it
-    ended(processes)
+    ended(processes, 143)
     (checkpoint,) = RunFolder(tmp_path / "two").checkpoints()
     step = int(checkpoint.name.removeprefix("step-"))
-    stdout, _ = ended(launched(tmp_path, changed(config, steps=step + 2), tmp_path / "two"))
+    stdout, _ = ended(launched(tmp_path, changed(config, steps=step + 2), tmp_path / "two", "--allow-changes"))
     assert f"step {step + 2} of {step + 2}" in stdout

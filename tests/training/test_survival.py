@@ -120,7 +120,7 @@ def test_a_full_disk_is_waited_for(tmp_path, tiny_run_config, undisturbed, monke
     with caplog.at_level(logging.WARNING):
         train(tiny_run_config, tmp_path, callback=empty_the_disk)
     assert "step 4: " in caplog.text
-    assert "step-00000004 cannot be written: No space left on device. Make room on the disk." in caplog.text
+    assert "step-00000004 cannot be written: No space left on device. Make room on the disk, or" in caplog.text
     assert [step for kind, step in events if kind == "saved"] == [6, 8]  # tried again before the next interval
     assert torch.equal(all_numbers(tmp_path), undisturbed)
 
