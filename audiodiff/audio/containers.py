@@ -228,14 +228,20 @@ def _put(header: bytearray, position: int, order: str, width: int, value: int) -
 # --- containers with one header ---------------------------------------------------------------------------------------
 
 
+_AU_HEADER = 24
+"""Bytes of the header of an AU file, at least; where it says less, libsndfile goes by rules of its own."""
+
+
 def _au(file: BinaryIO, start: int, size: int, name: str) -> tuple[Stream, str, int]:
     head = bytes_at(file, start, 12)
     if len(head) < 12:
         return Stream(start, size), "", 0
     order = ">" if head[:4] == b".snd" else "<"
     offset, promised = struct.unpack(order + "II", head[4:])
+    if offset < _AU_HEADER:
+        return Stream(start, size, must_decode=True), "", 0
     there = size - start - offset
-    if there > 0 and offset >= 24 and (promised == 0 or (promised > there and _is_made_up(promised, 4))):
+    if there > 0 and (promised == 0 or (promised > there and _is_made_up(promised, 4))):
         header = bytearray(bytes_at(file, start, offset))
         _put(header, 8, order, 4, there)
         return Stream(start, size, bytes(header)), "" if promised == 2**32 - 1 else _unfinished(promised, there), 0

@@ -34,7 +34,7 @@ SAVE_MEL = "Save it with numpy.save('NAME.npy', mel), one mel (n_mels, frames) o
 _OUTPUT_EXTENSIONS = (".wav", ".flac")
 _DAMAGED = (
     *(OSError, EOFError, ValueError, TypeError, AttributeError, LookupError, RuntimeError, SyntaxError),
-    *(MemoryError, pickle.UnpicklingError, tokenize.TokenError, zipfile.BadZipFile),
+    *(MemoryError, OverflowError, pickle.UnpicklingError, tokenize.TokenError, zipfile.BadZipFile),
 )
 """What the readers of NumPy and PyTorch raise for damaged files."""
 _LOG = logging.getLogger(__name__)

@@ -49,6 +49,10 @@ class Case:
     silent: bool = False
     file_limit: int | None = None
 
+    def words(self) -> set[str | bytes]:
+        """Return the words of the command; none of a call."""
+        return set() if callable(self.run) else set(self.run)
+
 
 @dataclass
 class Result:

@@ -91,7 +91,7 @@ def make(draw: Draw, folder: Path, world: World) -> Case:
         [name, *option.opts, *_pieces(option, value)],
         check,
         seconds=15 if words in SLOW else 5,
-        keeps=False,
+        keeps=words.startswith("search"),  # its study
     )
 
 

@@ -12,6 +12,7 @@ import gc
 import importlib
 import json
 import logging
+import multiprocessing.util
 import os
 import pkgutil
 import resource
@@ -234,6 +235,7 @@ def _in_new_process(case: Case, top: Path) -> tuple[int, float]:
 def _here(case: Case, top: Path) -> tuple[int, float]:
     """Run the command in this process, with all that Python does at its end."""
     atexit._clear()
+    atexit.register(multiprocessing.util._exit_function)
     code = 70
     with _files_limited(case.file_limit, top):
         try:
