@@ -105,14 +105,14 @@ def test_a_model_without_labels(generate, save_random_model, tiny_generator_fold
     result = generate("-o", "none", model=model)
     assert (result.exit_code, "give seconds" in result.stderr) == (1, True)
     result = generate("-o", "none", "--seconds", 1, "--label", "yes", model=model)
-    assert (result.exit_code, "this model knows none" in result.stderr) == (1, True)
+    assert (result.exit_code, "this model has no labels" in result.stderr) == (1, True)
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ([], "this model needs a label; choose from yes, no"),
-        (["--label", "maybe"], "unknown label 'maybe'; this model knows yes, no"),
+        (["--label", "maybe"], "unknown label 'maybe'; the labels of this model are yes, no"),
         (["--label", "../yes"], "unknown label '../yes'"),
         (["--label", "yes", "--seconds", 1e-5], "no sample"),
         (["--label", "yes", "--steps", 1001, "--schedule", "linear_beta"], "linear_beta has 1000 steps"),
@@ -163,7 +163,7 @@ def test_speaker_vector_and_guidance_count(generate, told_model):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--speaker", "eve"], "unknown speaker 'eve'; this model knows Ann B., bob"),
+        (["--speaker", "eve"], "unknown speaker 'eve'; the speakers of this model are Ann B., bob"),
         (["--vector", "short.npy"], "the model takes 3 numbers"),
         (["--guidance", 2], "guidance steers towards"),
     ],
