@@ -113,7 +113,6 @@ slow = pytest.mark.slow
     [
         ("process_map", signal.SIGKILL, False, "working"),
         ("process_map", signal.SIGINT, True, "working"),
-        ("run_in_process", signal.SIGINT, True, "working"),
         *(
             pytest.param(*case, marks=slow)
             for case in product(
