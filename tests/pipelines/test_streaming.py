@@ -188,10 +188,10 @@ def test_a_stream_refuses_what_does_not_fit(audio):
         list(vocoder.stream([mel.unsqueeze(0)]))
     with pytest.raises(MelError, match="shape"):
         list(vocoder.stream([mel[:10]]))
-    for bad in (0.0, -1.0):
-        with pytest.raises(ConfigError, match="at least a hop"):
+    for bad, message in ((0.0, "above 0"), (-1.0, "above 0"), (1e-6, "at least a hop")):
+        with pytest.raises(ConfigError, match=message):
             vocoder(mel, chunk_seconds=bad)
-        with pytest.raises(ConfigError, match="at least a hop"):
+        with pytest.raises(ConfigError, match=message):
             list(vocoder.stream([mel], chunk_seconds=bad))
 
 
