@@ -148,7 +148,7 @@ def test_quality_from_stored_results(plot):
     ("arguments", "message"),
     [
         (("mel", "a.wav", "--mel", "none", "-o", "x.png"), "no mel convention 'none'; choose from hifigan-22k"),
-        (("waveform", "a.wav", "-o", "x.bmp"), "figures are written as"),
+        (("waveform", "a.wav", "-o", "x.bmp"), "x.bmp: use .png, .svg or .pdf"),
         (("schedule", "--log-snr-min", 20, "-o", "x.png"), "must be below --log-snr-max"),
         (("waveform", "none.wav", "-o", "x.png"), "does not exist"),
     ],
