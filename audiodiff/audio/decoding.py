@@ -210,6 +210,8 @@ def _look_into(source: Path | BinaryIO, name: str) -> AudioFile:
     for stream in streams:
         with found._opened(stream) as file:
             seekable = file.seekable() and file.format in _SOUGHT
+            if file.format == "RAW":  # what libsndfile takes any file for that is called .au or .snd
+                raise AudioError(f"{name} has no header of an audio file. Copy or download it again, or convert it.")
             kind = (file.samplerate, file.channels, file.format, file.subtype, seekable)
             trusted = file.subtype in _COUNTABLE or file.format in _FRAMED
             if file.seekable() and trusted and not stream.must_decode:

@@ -397,3 +397,11 @@ def test_whole_numbers_as_floating_point_are_named_when_read_and_when_written(tm
         audio = load_audio(tmp_path / "x.wav")
     with pytest.warns(UserWarning, match=r"clipped for PCM_16. These look like whole numbers .* square wave. Divide"):
         save_audio(tmp_path / "y.wav", audio, RATE)
+
+
+@pytest.mark.parametrize("name", ["x.au", "x.snd"])
+def test_a_file_without_a_header_is_not_taken_for_samples(tmp_path, name):
+    """libsndfile would read anything of these names as µ-law at 8000 Hz."""
+    (tmp_path / name).write_bytes(b".sn\0" + bytes(5000))
+    with pytest.raises(AudioError, match=f"{name} has no header of an audio file"):
+        audio_info(tmp_path / name)

@@ -98,6 +98,7 @@ def make(draw: Draw, folder: Path, world: World) -> Case:
 def _pieces(option: click.Option, value: str) -> list[str]:
     """Return what else may name the culprit: the option's name as a word, or the value itself."""
     return [
+        *(other for other in ("--jobs",) if "--workers" in option.opts),
         value.rpartition("=")[2] or "=",
         (option.name or "").replace("_", " "),
         (option.name or ""),
