@@ -244,6 +244,15 @@ class _WithoutInitialisation(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
+def is_damaged(model: Path) -> bool:
+    """Tell whether a model folder is missing or cannot be used."""
+    try:
+        load_model(model)
+    except (ConfigError, ModelError):
+        return True
+    return False
+
+
 def _check_weights(weights: dict[str, Tensor], expected: dict[str, Tensor], path: Path) -> None:
     missing, foreign = sorted(expected.keys() - weights.keys()), sorted(weights.keys() - expected.keys())
     if missing or foreign:

@@ -70,10 +70,15 @@ def _logging_to_stderr() -> Iterator[None]:
         _logger.setLevel(logging.NOTSET)
 
 
+def _flush_output() -> None:
+    if sys.stdout is not None:  # which it is where it was closed before Python started
+        sys.stdout.flush()
+
+
 def _drop_output() -> None:
     """Let go of output that cannot be written, which Python would try once more at its end."""
     try:
-        sys.stdout.flush()
+        _flush_output()
     except OSError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
@@ -156,7 +161,7 @@ class Audiodiff(click.Group):
         with _logging_to_stderr(), warnings_logged():
             try:
                 result = super().invoke(ctx)
-                sys.stdout.flush()  # here, where a full disk has a message
+                _flush_output()  # here, where a full disk has a message
                 return result
             except KeyboardInterrupt:
                 click.echo("interrupted", err=True)

@@ -35,7 +35,7 @@ import yaml
 from torch import Tensor
 
 from audiodiff.audio.io import flush_to_disk, replacing
-from audiodiff.checkpoint import load_model, save_model
+from audiodiff.checkpoint import is_damaged, load_model, save_model
 from audiodiff.config import ModelConfig, RunConfig, TrainingConfig
 from audiodiff.data.corpus import CropStream
 from audiodiff.data.parallel import locked
@@ -254,13 +254,13 @@ class Checkpointer:
         return again or old or step % every == 0
 
     def save(self) -> None:
-        """Write a checkpoint, unless this step has one.
+        """Write a checkpoint, unless this step has one and the model of it, `last`, is whole.
 
         Raises:
             TrainingError: If it cannot be written.
         """
         done, state = self._state.progress, self._state
-        if done.step == self._saved_step:
+        if done.step == self._saved_step and not is_damaged(self._folder.last):
             return
         self._folder.save(done.step, state.state_dict(), state.ema, self._model_config())
         self._saved_step, self._failures, self._saved_at = done.step, 0, time.monotonic()

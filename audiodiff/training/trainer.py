@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import signal
 import time
 from collections.abc import Generator, Iterator, Sequence
@@ -10,6 +11,7 @@ from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 
+from audiodiff.checkpoint import is_damaged
 from audiodiff.config import RunConfig, TrainingConfig
 from audiodiff.data.corpus import Corpus, open_corpus
 from audiodiff.data.crops import Example
@@ -160,6 +162,7 @@ class Trainer:
         self._corpus = corpus
         self._bad = bad
         self._callbacks = callbacks
+        self._best = folder.best
         self._checkpointer = Checkpointer(folder, state, config.training, corpus.training, self._notify)
         self._last_step = config.training.steps
         self._validated_step = state.progress.step
@@ -186,6 +189,9 @@ class Trainer:
             Whether it was the end of patience.
         """
         done = self._state.progress
+        if math.isfinite(done.best_loss) and is_damaged(self._best):
+            done.best_loss = math.inf
+            _LOG.warning("%s is damaged. The next validation writes it anew; until then use last.", self._best)
         if done.step >= self._config.steps:
             _LOG.info("%d steps are done, training.steps is %d: nothing to do", done.step, self._config.steps)
         elif self._budget.is_over:

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -53,6 +54,20 @@ def uninterrupted(tmp_path_factory, tiny_run_config):
     run, events = tmp_path_factory.mktemp("runs") / "uninterrupted", []
     outcome = train(tiny_run_config, run, callback=events.append)
     return run, events, outcome
+
+
+@pytest.mark.parametrize("model", ["best", "last"])
+def test_a_damaged_model_is_written_anew(uninterrupted, tiny_run_config, tmp_path, caplog, model):
+    run = tmp_path / "run"
+    shutil.copytree(uninterrupted[0], run)
+    good = load_model(run / model)[0].state_dict()
+    (run / model / "model.safetensors").write_bytes(b"damaged")
+    steps = tiny_run_config.training.steps + (4 if model == "best" else 0)
+    train(configured(tiny_run_config, steps=steps), run, allow_changes=True)
+    mended = load_model(run / model)[0].state_dict()
+    assert (f"{run / 'best'} is damaged" in caplog.text) == (model == "best")
+    if model == "last":
+        assert all(torch.equal(mended[name], good[name]) for name in good)
 
 
 @pytest.fixture
