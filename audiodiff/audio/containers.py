@@ -275,10 +275,11 @@ def _ogg(file: BinaryIO, start: int, size: int, name: str) -> int:
         head = bytes_at(file, position, 27 + 255)
         if head[:4] != b"OggS":
             break
+        if len(head) < 27:
+            raise cut_off(name, "its last page is not whole")
         if head[5] & 2 and began:
             break
-        n_segments = head[26] if len(head) >= 27 else 255
-        serial, (number,) = head[14:18], struct.unpack("<I", head[18:22].ljust(4, b"\0"))
+        n_segments, serial, (number,) = head[26], head[14:18], struct.unpack("<I", head[18:22])
         if number != numbers.get(serial, -1) + 1 and serial in numbers:
             raise AudioError(f"{name} is damaged: there are pages missing from it. Copy or download it again.")
         numbers[serial], began, ended = number, began or not head[5] & 2, bool(head[5] & 4)

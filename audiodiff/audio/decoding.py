@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from audiodiff.audio.containers import find_streams
 from audiodiff.audio.frames import Stream, cut_off
+from audiodiff.choices import SAMPLE_RATE
 from audiodiff.errors import AudioError
 
 Source = str | os.PathLike[str] | BinaryIO
@@ -212,6 +213,7 @@ def _look_into(source: Path | BinaryIO, name: str) -> AudioFile:
             seekable = file.seekable() and file.format in _SOUGHT
             if file.format == "RAW":  # what libsndfile takes any file for that is called .au or .snd
                 raise AudioError(f"{name} has no header of an audio file. Copy or download it again, or convert it.")
+            _check_rate(file.samplerate, name)
             kind = (file.samplerate, file.channels, file.format, file.subtype, seekable)
             trusted = file.subtype in _COUNTABLE or file.format in _FRAMED
             if file.seekable() and trusted and not stream.must_decode:
@@ -228,6 +230,13 @@ def _look_into(source: Path | BinaryIO, name: str) -> AudioFile:
     for note in notes:
         warnings.warn(note, stacklevel=4)
     return found
+
+
+def _check_rate(sample_rate: int, name: str) -> None:
+    try:
+        SAMPLE_RATE.parse(sample_rate)
+    except ValueError as error:
+        raise AudioError(f"{name}: its sample rate {error}. Its header is damaged; export it again.") from error
 
 
 def _kind(kind: tuple[Any, ...]) -> str:

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional
 
 from audiodiff.audio.mel import MelSpectrogram
 from audiodiff.audio.resample import low_pass
@@ -371,6 +372,8 @@ def cubic_spline(samples: _Array, known: NDArray[np.bool_]) -> _Array:
     from scipy.interpolate import CubicSpline
 
     places = np.flatnonzero(known)
+    if len(places) < 2:
+        raise AudioError(f"{len(places)} of {len(samples)} samples are below the level of clipping; give a higher one.")
     return np.asarray(CubicSpline(places, samples[places])(np.arange(len(samples))))
 
 
@@ -378,15 +381,13 @@ def wiener(audio: Tensor, deviation: float, n_fft: int = 512) -> Tensor:
     """Remove white noise by a Wiener filter with a decision-directed SNR (Scalart and Filho 1996).
 
     Args:
-        audio: `(channels, time)`.
+        audio: `(channels, time)`, of any length; the result has its shape.
         deviation: Standard deviation of the noise.
         n_fft: Window, in samples.
-
-    Returns:
-        Audio of the same shape.
     """
     window = torch.hann_window(n_fft, dtype=audio.dtype, device=audio.device)
-    spectrum = torch.stft(audio, n_fft, n_fft // 4, window=window, return_complex=True)
+    padded = functional.pad(audio, (0, max(0, n_fft // 2 + 1 - audio.shape[-1])))
+    spectrum = torch.stft(padded, n_fft, n_fft // 4, window=window, return_complex=True)
     noise = deviation**2 * float(window.square().sum())
     posterior_snr = spectrum.abs().square() / max(noise, 1e-20)
     gains, before = [], posterior_snr[..., 0].clamp_min(1) - 1

@@ -166,3 +166,16 @@ def test_a_gap_outside_is_refused(speech):
     ):
         with pytest.raises(AudioError, match=message):
             Gaps((span,), RATE).observe(speech)
+
+
+@pytest.mark.parametrize("n_samples", [1, 100, 256, 257])
+def test_noise_is_removed_from_short_audio(n_samples):
+    audio = torch.full((2, n_samples), 0.5)
+    assert wiener(audio, 1e-6).shape == audio.shape
+    torch.testing.assert_close(wiener(audio, 1e-6), audio, atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize("known", [0, 1])
+def test_a_spline_needs_two_samples(known):
+    with pytest.raises(AudioError, match=f"{known} of 10 samples are below the level of clipping"):
+        cubic_spline(np.ones(10), np.arange(10) < known)

@@ -405,3 +405,18 @@ def test_a_file_without_a_header_is_not_taken_for_samples(tmp_path, name):
     (tmp_path / name).write_bytes(b".sn\0" + bytes(5000))
     with pytest.raises(AudioError, match=f"{name} has no header of an audio file"):
         audio_info(tmp_path / name)
+
+
+@pytest.mark.parametrize("n_bytes", [5, 20, 26])
+def test_an_ogg_file_that_ends_within_the_header_of_a_page_is_cut_off(tmp_path, n_bytes):
+    save_audio(tmp_path / "x.ogg", tones(8000), RATE)
+    data = (tmp_path / "x.ogg").read_bytes()
+    (tmp_path / "x.ogg").write_bytes(data[: data.rindex(b"OggS") + n_bytes])
+    with pytest.raises(AudioError, match="x.ogg is cut off"):
+        audio_info(tmp_path / "x.ogg")
+
+
+def test_an_impossible_sample_rate_is_refused_before_anything_is_resampled(tmp_path):
+    soundfile.write(tmp_path / "x.wav", np.zeros(100), 2**31 - 1)
+    with pytest.raises(AudioError, match=r"x.wav: its sample rate 2147483647 is not a whole number from 1 to 768,000"):
+        load_audio(tmp_path / "x.wav", 8000)

@@ -48,6 +48,8 @@ def judge(case: Case, result: Result) -> list[str]:
 
 def _is_partial(path: Path, folder: Path) -> bool:
     inside = path.relative_to(folder)
+    if any(part.endswith(".damaged") for part in inside.parts):  # set aside by `train`, as it was
+        return False
     if any(_TEMPORARY.search(part) for part in inside.parts):
         return True
     return (
