@@ -116,7 +116,7 @@ def _open(place: str) -> Any:
     scheme = re.match(r"[A-Za-z][A-Za-z0-9+.-]+:", place)  # not the letter of a drive
     if scheme is None:
         if not Path(place).is_file():
-            raise DataError(f"{place} is no file. Check the path.")
+            raise DataError(f"{place} is no file; expected a shard, or an index of shards. Check the path.")
         return Path(place).open("rb")
     if not place.lower().startswith(SCHEMES):
         raise DataError(
@@ -256,7 +256,10 @@ class ShardStream:
             file.write(cut.content)
             file.flush()
             recording = _recording(cut).model_copy(update={"audio": Path(file.name)})
-            example = self.reader.read(recording, generator.random(), draw_speed(self.config, generator))
+            try:
+                example = self.reader.read(recording, generator.random(), draw_speed(self.config, generator))
+            except AudioError as error:
+                raise AudioError(str(error).replace(file.name, cut.key)) from error
         return example._replace(audio=self.augment(example.audio, generator))
 
 
