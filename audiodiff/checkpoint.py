@@ -19,6 +19,7 @@ from torch.overrides import TorchFunctionMode
 
 from audiodiff.audio.io import flush_to_disk
 from audiodiff.audio.transforms import as_tensor
+from audiodiff.choices import shown
 from audiodiff.config import ModelConfig, parse_config
 from audiodiff.errors import AudiodiffError, ConfigError, ModelError, OutputError
 from audiodiff.networks import Network, build_network
@@ -258,7 +259,8 @@ def _check_weights(weights: dict[str, Tensor], expected: dict[str, Tensor], path
     if missing or foreign:
         raise ModelError(
             f"{path} does not belong to the {CONFIG} beside it: {len(missing)} tensors are missing "
-            f"{missing[:2]}, {len(foreign)} are foreign {foreign[:2]}. Copy the model folder again."
+            f"[{', '.join(map(shown, missing[:2]))}], {len(foreign)} are foreign "
+            f"[{', '.join(map(shown, foreign[:2]))}]. Copy the model folder again."
         )
     for name, tensor in weights.items():
         if tensor.shape != expected[name].shape:

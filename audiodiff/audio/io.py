@@ -168,7 +168,7 @@ def _write(target: Path | BinaryIO, samples: Tensor, how: dict[str, Any]) -> Non
     buffer = io.BytesIO()
     with replacing(target) if isinstance(target, Path) else nullcontext(buffer) as part:
         try:
-            with soundfile.SoundFile(part, "w", **how) as file:
+            with soundfile.SoundFile(os.fsencode(part) if isinstance(part, Path) else part, "w", **how) as file:
                 for block in samples.split(_WRITE_BLOCK, dim=1):
                     file.write(_encode(block, how["subtype"]))
         except soundfile.SoundFileError:
@@ -275,6 +275,7 @@ def replacing(path: Path) -> Iterator[Path]:
     """
     make_folder(path.parent)
     target = writable(path)
+    make_folder(target.parent)  # of a link to a folder that is not there
     part = target.with_name(f".{uuid.uuid4().hex}.part")  # of one length, so that names may have all 255 bytes
     try:
         yield part

@@ -315,6 +315,8 @@ def _systems(name: str, generated: Path, others: Sequence[str]) -> dict[str, Pat
     for other in others:
         label, equals, path = other.rpartition("=")
         label = label if equals else Path(path).stem
+        if not path:
+            raise click.UsageError(f"--compare {other!r} has no path. Write --compare NAME=PATH.")
         if label in systems:
             raise click.UsageError(f"two systems are called {label}. Name them: --name NAME, --compare NAME=PATH.")
         systems[label] = Path(os.path.expanduser(path))

@@ -308,7 +308,7 @@ def _parse_settings(_context: click.Context, _parameter: click.Parameter, words:
     settings: dict[str, object] = {}
     for word in words:
         name, equals, text = word.partition("=")
-        if not equals:
+        if not (name and equals):
             raise click.BadParameter(f"{word!r} is not KEY=VALUE")
         try:
             settings[name] = parse_yaml(text, f"the value of {name}", ConfigError)

@@ -108,6 +108,8 @@ def steps(*, recording: Path, model: str | None, seed: int, seconds: float, outp
     from audiodiff.pipelines import Vocoder
 
     n_samples = min(round(seconds * audio_info(recording).sample_rate), audio_info(recording).n_samples)
+    if n_samples < 1:
+        raise click.UsageError(f"--seconds {seconds:g} is less than a sample.")
     vocoder = Vocoder.from_pretrained(model)
     audio = load_audio(recording, vocoder.sample_rate, n_samples=n_samples)
     states = _reverse_states(vocoder, audio, seed, opt.changes(**options))

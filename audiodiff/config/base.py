@@ -48,6 +48,7 @@ class Config(BaseModel):
         if not isinstance(values, Mapping):
             return values
         values = cls.migrate(values)
+        _check_text(values)
         for old, new in cls.RENAMED_KEYS.items():
             if old in values:
                 raise ValueError(f"{old} is the old name of {new}; leave it out")
@@ -72,6 +73,21 @@ class Config(BaseModel):
                 _LOG.warning("%s%s: %s is deprecated; use %s", where, key, old_value, renamed[old_value])
                 values[key] = renamed[old_value]
         return values
+
+
+def _check_text(value: Any) -> None:
+    """Refuse text, in whatever part, that no file can hold.
+
+    Raises:
+        ValueError: If there is such text.
+    """
+    if isinstance(value, str) and any("\ud800" <= character <= "\udfff" for character in value):
+        raise ValueError(f"{value[:40]!a} holds half a character (a surrogate), which no file can hold")
+    parts = (
+        [*value, *value.values()] if isinstance(value, Mapping) else value if isinstance(value, list | tuple) else ()
+    )
+    for part in parts:
+        _check_text(part)
 
 
 ConfigT = TypeVar("ConfigT", bound=Config)

@@ -72,6 +72,11 @@ class MelConfig(Config):
             raise ValueError(f"f_min {self.f_min} Hz must be below f_max {self.f_max} Hz")
         if self.clip is not None and self.clip[0] >= self.clip[1]:
             raise ValueError(f"clip must be (low, high), got {self.clip}")
+        if self.f_max - self.f_min < self.sample_rate / self.n_fft:
+            raise ValueError(
+                f"f_min {self.f_min:g} Hz to f_max {self.f_max:g} Hz is less than one bin of the FFT, "
+                f"{self.sample_rate / self.n_fft:g} Hz"
+            )
         if not self.hop_length <= self.win_length <= self.n_fft:
             raise ValueError(
                 f"need hop_length <= win_length <= n_fft, got {self.hop_length}, {self.win_length}, {self.n_fft}"

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -339,7 +339,8 @@ _cross_entropy = partial(functional.cross_entropy, reduction="none", label_smoot
 def save_classifier(path: Path, classifier: Classifier) -> None:
     """Write a classifier as one safetensors file, its configuration in the file's metadata."""
     with replacing(path) as part:
-        save_file(classifier.state_dict(), part, {"audiodiff_classifier": json.dumps(asdict(classifier.config))})
+        metadata = {"audiodiff_classifier": json.dumps(asdict(classifier.config))}
+        part.write_bytes(save(classifier.state_dict(), metadata))
 
 
 def load_classifier(path: Path) -> Classifier:

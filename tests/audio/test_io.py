@@ -420,3 +420,9 @@ def test_an_impossible_sample_rate_is_refused_before_anything_is_resampled(tmp_p
     soundfile.write(tmp_path / "x.wav", np.zeros(100), 2**31 - 1)
     with pytest.raises(AudioError, match=r"x.wav: its sample rate 2147483647 is not a whole number from 1 to 768,000"):
         load_audio(tmp_path / "x.wav", 8000)
+
+
+def test_a_name_that_is_no_utf_8_is_written_and_read(tmp_path):
+    path = tmp_path / os.fsdecode(b"\xff\xfe.wav")
+    save_audio(path, tones(800), RATE)
+    assert load_audio(path).shape == (1, 800)

@@ -212,6 +212,6 @@ def _of_shards(draw: Draw, folder: Path, world: World) -> Case:
         run,
         f"shards, {about}",
         "accept" if how == "whole" and run[0] == "train" else "either",
-        ["shard", ".tar", "line", "-."],
+        ["shard", ".tar", "line", "-.", "File name too long"],
         seconds=20,
     )

@@ -103,7 +103,9 @@ def _pieces(option: click.Option, value: str) -> list[str]:
         (option.name or "").replace("_", " "),
         (option.name or ""),
         value.partition("=")[0].strip() or "=",
+        value.partition(".")[0] or "=",
         "Got unexpected extra argument",
+        "No such option",
     ]
 
 

@@ -166,7 +166,7 @@ def _import_everything() -> None:
 
 
 def _group_lives(pid: int) -> bool:
-    for _ in range(60):  # what was told to end may take a moment
+    for _ in range(300):  # what was told to end may take a moment
         try:
             os.killpg(pid, 0)
         except ProcessLookupError:

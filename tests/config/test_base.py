@@ -122,3 +122,9 @@ def test_renamed_keys_and_values_of_a_run_are_read(caplog):
     assert (data.valid_fraction, data.max_bad_fraction) == (0.3, 0.2)
     assert TrainingConfig.model_validate({"trained": "ends"}).trained == "all_but_trunk"
     assert all(name in caplog.text for name in ("valid_fraction", "max_bad_fraction", "all_but_trunk"))
+
+
+@pytest.mark.parametrize("part", ["\ud800", ["a", "\udfff"], {"a": ["\ud800"]}, {"\ud800": 1}])
+def test_text_that_no_file_can_hold_is_refused(part):
+    with pytest.raises(ConfigError, match="holds half a character"):
+        parse_config(ModelConfig, {"sample_rate": 8000, "provenance": {"a": part}}, "the file")

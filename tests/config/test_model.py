@@ -61,3 +61,8 @@ def test_a_learning_rate_for_nothing_is_refused(embedding):
     parse_config(RunConfig, values, "a test")
     with pytest.raises(ConfigError, match="embedding_learning_rate is for learnable centres or spreads"):
         parse_config(RunConfig, values | {"training": {"embedding_learning_rate": 0.1}}, "a test")
+
+
+def test_a_band_holds_a_bin_of_the_fft():
+    with pytest.raises(ValueError, match=r"f_min 100 Hz to f_max 110 Hz is less than one bin of the FFT, 31.25 Hz"):
+        MelConfig(sample_rate=8000, n_fft=256, hop_length=64, win_length=256, n_mels=8, f_min=100, f_max=110)
