@@ -260,7 +260,7 @@ class Checkpointer:
             TrainingError: If it cannot be written.
         """
         done, state = self._state.progress, self._state
-        if done.step == self._saved_step and not is_damaged(self._folder.last):
+        if done.step == self._saved_step and (done.step == 0 or not is_damaged(self._folder.last)):
             return
         self._folder.save(done.step, state.state_dict(), state.ema, self._model_config())
         self._saved_step, self._failures, self._saved_at = done.step, 0, time.monotonic()
