@@ -242,7 +242,7 @@ def test_memory_does_not_grow_with_the_signal():
 def test_a_reader_that_comes_late_is_refused():
     signal = Signal([[1], [2]])
     assert list(signal) == [1, 2]
-    with pytest.raises(RuntimeError, match="being read already"):
+    with pytest.raises(RuntimeError, match="before reading starts"):
         iter(signal)
 
 

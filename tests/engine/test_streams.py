@@ -215,7 +215,7 @@ def test_engines_are_chosen_by_network_and_place():
 
 
 def test_tiles_refuse_what_they_would_compute_as_gates():
-    with pytest.raises(TypeError, match="computes gated layers, the network has others"):
+    with pytest.raises(TypeError, match="supports gated layers only"):
         TiledEngine(*make("radial"), torch.float32)
 
 
