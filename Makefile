@@ -39,7 +39,7 @@ demo: $(VENV)/.installed ## install, then vocode a recording with the bundled mo
 
 test: lint ## install, check style and types, run the quick tests
 	$(SAY) "Running the quick tests"
-	$(BIN)/python -m pytest $(PYTEST)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile $(PYTEST)
 
 quick: $(VENV)/.installed-dev ## train, synthesise with and score a tiny model (egs/quick/vocoder)
 	$(SAY) "Running egs/quick/vocoder"
@@ -47,7 +47,7 @@ quick: $(VENV)/.installed-dev ## train, synthesise with and score a tiny model (
 
 test-all: lint ## like test, with the slow tests too
 	$(SAY) "Running all tests that need no GPU"
-	$(BIN)/python -m pytest -m "not gpu" $(PYTEST)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile -m "not gpu" $(PYTEST)
 
 gpu: $(if $(filter command line,$(origin PYTHON)),,$(VENV)/.installed-dev) ## on a CUDA device: its tests, then a benchmark, then training; logs and JSON in GPU_OUT
 	@mkdir -p $(GPU_OUT)

@@ -117,7 +117,9 @@ def test_a_full_stdout_is_a_sentence():
     )
 
 
-@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252", "utf-8"])
+@pytest.mark.parametrize(
+    "encoding", ["ascii", *(pytest.param(name, marks=pytest.mark.slow) for name in ("latin-1", "cp1252", "utf-8"))]
+)
 def test_names_that_the_output_cannot_hold_end_no_batch(encoding, tmp_path, write_voice, tiny_vocoder_folder):
     inputs = [write_voice(tmp_path / "in" / name, 0.3, 8000) for name in ("é☃.wav", "z.wav")]
     words = ("vocode", tmp_path / "in", "-o", tmp_path / "out", "--model", tiny_vocoder_folder, "--steps", "1")

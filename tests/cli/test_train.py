@@ -169,7 +169,13 @@ def test_exit_code_of_an_interrupted_run(conf, asked, stopped_by, exit_code):
     assert "step 8 of 8, 1 skipped" in result.stdout
 
 
-@pytest.mark.parametrize("backend", ["module://matplotlib_inline.backend_inline", "module://nowhere", "nonsense"])
+@pytest.mark.parametrize(
+    "backend",
+    [
+        "module://matplotlib_inline.backend_inline",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("module://nowhere", "nonsense")),
+    ],
+)
 def test_the_backend_of_a_notebook_does_not_matter(conf, tmp_path, backend):
     arguments = [sys.executable, "-m", "audiodiff", "train", conf, "--run", tmp_path / "run"]
     done = subprocess.run(arguments, env=os.environ | {"MPLBACKEND": backend}, capture_output=True, text=True)
