@@ -18,10 +18,9 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from audiodiff.audio.io import flush_to_disk
-from audiodiff.audio.transforms import as_tensor
 from audiodiff.choices import shown
 from audiodiff.config import ModelConfig, parse_config
-from audiodiff.errors import AudiodiffError, ConfigError, ModelError, OutputError
+from audiodiff.errors import ConfigError, ModelError, OutputError
 from audiodiff.networks import Network, build_network
 from audiodiff.networks.base import isolated
 from audiodiff.text import read_json, what_came_instead
@@ -149,23 +148,6 @@ def _load_weights(folder: Path) -> dict[str, Tensor]:
         return load_file(path)
     except (SafetensorError, OSError) as error:
         raise ModelError(f"{path} is damaged or no safetensors file: {error}. Copy the model folder again.") from error
-
-
-def stored_tensor(value: Tensor, what: str, error: type[AudiodiffError]) -> Tensor:
-    """Return a tensor that was read from a file, as one to compute with.
-
-    Args:
-        value: The tensor.
-        what: What it is, for the message.
-        error: What to raise.
-
-    Raises:
-        AudiodiffError: If it is sparse, quantised or the like, or claims to be larger than what was stored of it.
-    """
-    value = as_tensor(value, what, error).detach()
-    if value.numel() * value.element_size() > value.untyped_storage().nbytes():
-        raise error(f"{what} has shape {tuple(value.shape)}, and the file fewer values. Save tensor.contiguous().")
-    return value
 
 
 def _stored(value: Tensor, *, half: bool) -> Tensor:

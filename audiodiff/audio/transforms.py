@@ -45,6 +45,23 @@ def as_tensor(values: ArrayLike, what: str, error: type[AudiodiffError]) -> Tens
     return values
 
 
+def stored_tensor(value: Tensor, what: str, error: type[AudiodiffError]) -> Tensor:
+    """Return a tensor that was read from a file, as one to compute with.
+
+    Args:
+        value: The tensor.
+        what: What it is, for the message.
+        error: What to raise.
+
+    Raises:
+        AudiodiffError: If it is sparse, quantised or the like, or claims to be larger than what was stored of it.
+    """
+    value = as_tensor(value, what, error).detach()
+    if value.numel() * value.element_size() > value.untyped_storage().nbytes():
+        raise error(f"{what} has shape {tuple(value.shape)}, and the file fewer values. Save tensor.contiguous().")
+    return value
+
+
 def _kind(tensor: Tensor) -> str:
     """Name what is strange about a tensor."""
     kinds = {"nested": tensor.is_nested, "quantised": tensor.is_quantized, "meta": tensor.is_meta}

@@ -24,7 +24,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from audiodiff.checkpoint import stored_tensor
+from audiodiff.audio.transforms import stored_tensor
 from audiodiff.errors import ModelError
 from audiodiff.text import what_came_instead
 

@@ -14,11 +14,12 @@ from torch import Tensor
 
 from audiodiff.audio.io import make_folder, save_audio
 from audiodiff.audio.mel import check_mel
+from audiodiff.data.mels import load_mel
 from audiodiff.data.parallel import share
 from audiodiff.engine.choose import Dtype
 from audiodiff.errors import AudiodiffError, ConfigError
 from audiodiff.pipelines.base import SynthesisChanges
-from audiodiff.pipelines.files import Job, explain_failure, load_mel, load_recording, remove_dc_offset
+from audiodiff.pipelines.files import Job, explain_failure, load_recording, remove_dc_offset
 from audiodiff.pipelines.vocoder import Vocoder
 
 _BATCHES_READ_AHEAD = 4

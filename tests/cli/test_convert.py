@@ -16,9 +16,9 @@ from safetensors.torch import save_file
 
 from audiodiff.checkpoint import WEIGHTS, load_config, load_model
 from audiodiff.cli.main import main
+from audiodiff.data.mels import load_mel
 from audiodiff.errors import MelError, ModelError
 from audiodiff.interop import convert_checkpoint
-from audiodiff.pipelines.files import load_mel
 
 # A network of lmnt-com/diffwave with 4 channels and 2 layers, by the names and shapes of its file.
 C, WIDTH, N_MELS = 4, 8, 80

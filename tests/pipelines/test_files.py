@@ -8,8 +8,9 @@ import torch
 from click.testing import CliRunner
 
 from audiodiff.cli.main import main
+from audiodiff.data.mels import OTHER_MELS, SAVE_MEL, load_mel
 from audiodiff.errors import DataError, MelError
-from audiodiff.pipelines.files import OTHER_MELS, SAVE_MEL, collect_jobs, load_mel
+from audiodiff.pipelines.files import collect_jobs
 
 MEL = np.random.default_rng(0).normal(size=(80, 7)).astype(np.float32)
 
