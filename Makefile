@@ -6,7 +6,7 @@ VENV ?= .venv#            the virtual environment
 TORCH_INDEX ?=#           an extra package index for torch, such as that of CPU builds
 CLIP ?= audiodiff/assets/clips/sense-and-sensibility.flac#  the recording of the demo
 OUT ?= out#               where `make demo` writes
-VOCODE ?= --resample --picture --score --overwrite#  options of `audiodiff vocode` in the demo
+VOCODE ?= --resample --plot --score --overwrite#  options of `audiodiff vocode` in the demo
 PYTEST ?=#                further arguments for pytest
 GPU_OUT ?= out/gpu#       where `make gpu` and `make gpu-models` write
 GPU_STAGES ?= tests bench train#  what `make gpu` does, in this order
@@ -115,7 +115,7 @@ $(VENV)/.created:
 $(VENV)/.installed: $(VENV)/.created pyproject.toml
 	$(SAY) "Installing audiodiff and its dependencies (several hundred MB)"
 	@$(call cpu_hint)
-	$(PIP_INSTALL) --editable .
+	$(PIP_INSTALL) --editable '.[plots]'
 	@touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.created pyproject.toml

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import tempfile
 from collections.abc import Callable
 from importlib.resources import files
@@ -17,6 +16,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from audiodiff import hub
 from audiodiff.audio.io import flush_to_disk
 from audiodiff.choices import shown
 from audiodiff.config import ModelConfig, parse_config
@@ -29,9 +29,6 @@ WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
 FORMAT = 1
 DEFAULT_MODEL = "speech-22k"
-HUB = "hub:"
-"""What the name of a model of the Hugging Face hub begins with; nothing else reaches the network."""
-HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*", re.ASCII)
 
 
 def choose_device(device: str = "auto") -> torch.device:
@@ -100,6 +97,34 @@ def save_model(folder: str | Path, weights: dict[str, Tensor], config: ModelConf
                     os.replace(fresh / name, folder / name)
     except OSError as error:
         raise OutputError.of(folder, error) from error
+
+
+def push_model(
+    model_id: str, weights: dict[str, Tensor], config: ModelConfig, *, half: bool = False, private: bool | None = None
+) -> str:
+    """Send a model to the Hugging Face hub, with a model card made from its configuration.
+
+    Args:
+        model_id: OWNER/NAME, with or without `hub:` before it. Log in first (`hf auth login`, or HF_TOKEN).
+        weights: The network's `state_dict`.
+        config: The model's configuration.
+        half: Store matrices in float16, as in `save_model`.
+        private: Whether a new model is private; None is the hub's default.
+
+    Returns:
+        The address of the commit.
+
+    Raises:
+        MissingPackageError: If the extra `hub` is not installed.
+        ModelError: If that is no name, or a weight is not finite.
+        OutputError: If the hub does not take it.
+    """
+    name = model_id.removeprefix(hub.PREFIX)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary) / "model"
+        save_model(folder, weights, config, half=half)
+        (folder / "README.md").write_text(hub.model_card(config, name), encoding="utf-8")
+        return hub.upload(folder, name, private=private)
 
 
 def _holds_model(folder: Path) -> bool:
@@ -273,29 +298,16 @@ def find_model(name: str | Path | None = None) -> Path:
     folder = Path(os.path.expanduser(text))  # as text: Path would take ./~ for ~
     if os.path.exists(folder):
         return folder
-    if text.startswith(HUB):
-        return _download(text.removeprefix(HUB))
-    raise _no_folder(text, f" A model of the Hugging Face hub is {HUB}{text}." if HUB_ID.fullmatch(text) else "")
+    if text.startswith(hub.PREFIX):
+        return hub.download(text.removeprefix(hub.PREFIX), (WEIGHTS, CONFIG))
+    raise _no_folder(
+        text, f" A model of the Hugging Face hub is {hub.PREFIX}{text}." if hub.MODEL_ID.fullmatch(text) else ""
+    )
 
 
 def _no_folder(name: str | Path, hint: str = "") -> ModelError:
     names = ", ".join(bundled_models()) or "none"
     return ModelError(
-        f"no model '{name}'. Give a bundled model ({names}), a model folder, or a hub id ({HUB}OWNER/NAME).{hint}"
+        f"no model '{name}'. Give a bundled model ({names}), a model folder, or a hub id "
+        f"({hub.PREFIX}OWNER/NAME).{hint}"
     )
-
-
-def _download(hub_id: str) -> Path:
-    if not HUB_ID.fullmatch(hub_id):
-        raise ModelError(f"{HUB}{hub_id} is no name of the hub; expected {HUB}OWNER/NAME, as in its address.")
-    try:
-        from huggingface_hub import snapshot_download
-        from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-    except ImportError as error:
-        raise ModelError(f"{HUB}{hub_id} needs huggingface_hub. Run: pip install 'audiodiff[hub]'") from error
-    try:
-        return Path(snapshot_download(hub_id, allow_patterns=[WEIGHTS, CONFIG]))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        raise ModelError(
-            f"the hub did not deliver {hub_id}: {type(error).__name__}. Check the name and the network."
-        ) from error

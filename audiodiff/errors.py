@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import io
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
 
@@ -39,6 +41,33 @@ class DataError(AudiodiffError):
 
 class TrainingError(AudiodiffError):
     """Training cannot start or continue, for example because the loss stays non-finite."""
+
+
+class MissingPackageError(ConfigError):
+    """A package is not installed that an extra of audiodiff brings."""
+
+
+@contextmanager
+def needed(extra: str, purpose: str) -> Iterator[None]:
+    """Turn an import that fails inside into an error that says what to install.
+
+    Args:
+        extra: The extra of audiodiff that brings the package.
+        purpose: What needs it, as the subject of a sentence: an option, a verb, a feature.
+
+    Raises:
+        MissingPackageError: If the import fails.
+
+    Example:
+        >>> with needed("plots", "--plot"):
+        ...     import matplotlib
+    """
+    try:
+        yield
+    except ImportError as error:
+        raise MissingPackageError(
+            f"{purpose} needs {error.name or 'a package'} ({error}). Run: pip install 'audiodiff[{extra}]'"
+        ) from error
 
 
 class OutputError(AudiodiffError, OSError):

@@ -21,7 +21,7 @@ LAYERS = (
     {"errors", "__version__"},
     {"choices", "text"},
     {"config"},
-    {"audio"},
+    {"audio", "hub"},
     {"diffusion", "networks"},
     {"engine", "data", "checkpoint"},
     {"pipelines", "training", "evaluation", "interop", "benchmark", "search"},
@@ -53,6 +53,7 @@ OUTSIDE = {
 # Functions that write, yet not through `audiodiff.audio.io.replacing`.
 OWN_WRITERS = {
     "save_model",  # a whole folder, moved into place
+    "push_model",  # a temporary folder
     "_write_checkpoint",  # likewise
     "_append",  # a study grows by lines
     "locked",  # a lock is a file for its own sake

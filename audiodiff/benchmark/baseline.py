@@ -13,7 +13,7 @@ from torch.nn import functional
 from audiodiff.audio.mel import align_to_hops
 from audiodiff.benchmark.inputs import scale_output
 from audiodiff.config import ModelConfig
-from audiodiff.errors import ConfigError
+from audiodiff.errors import needed
 from audiodiff.interop import convert_state_dict, published_base_config
 from audiodiff.networks import Network
 from audiodiff.networks.embeddings import DiscreteSteps
@@ -47,13 +47,9 @@ def check_baseline() -> None:
 
 
 def _baseline_class() -> Callable[[object], nn.Module]:
-    try:
+    with needed("bench", f"--against {BASELINE}"):
         # The rest of the package wants files, GPUs or other packages; the network is in here.
         from diffwave.model import DiffWave
-    except ImportError as error:
-        raise ConfigError(
-            f"--against {BASELINE} needs the package {BASELINE} ({error}): pip install 'audiodiff[bench]'"
-        ) from error
     kind: Callable[[object], nn.Module] = DiffWave
     return kind
 

@@ -12,6 +12,7 @@ import click
 
 from audiodiff.choices import COUNT, SECONDS, STEPS, Numbers
 from audiodiff.cli import options as opt
+from audiodiff.cli.verbs import Verb
 
 if TYPE_CHECKING:
     from audiodiff.benchmark.results import Report
@@ -36,7 +37,7 @@ def _dtype(word: str) -> str:
     return word
 
 
-@click.command("bench", cls=opt.Verb)
+@click.command("bench", cls=Verb)
 @click.argument("models", nargs=-1, metavar="[MODEL ...]")
 @click.option("--quick", is_flag=True, help="Half a minute: one short clip, small training batches, few repeats.")
 @click.option("--against", type=click.Choice(["diffwave"]), help="Compare with this PyPI package on the same weights.")

@@ -8,11 +8,12 @@ import click
 
 from audiodiff.choices import DILATION_CYCLE, SAMPLE_RATE, Number, Numbers
 from audiodiff.cli import options as opt
+from audiodiff.cli.verbs import Verb
 
 _BETA = Number(float, above=0, below=1)
 
 
-@click.command("convert", cls=opt.Verb)
+@click.command("convert", cls=Verb)
 @click.argument("checkpoint", metavar="CHECKPOINT", type=opt.PATH)
 @click.argument("folder", metavar="FOLDER", type=opt.FOLDER)
 @click.option(

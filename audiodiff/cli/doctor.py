@@ -13,6 +13,7 @@ import click
 
 from audiodiff.choices import SECONDS
 from audiodiff.cli import options as opt
+from audiodiff.cli.verbs import Verb
 
 if TYPE_CHECKING:
     from audiodiff.data.doctor import Finding, Report, Source
@@ -21,7 +22,7 @@ _NAMED = 3
 """How many files a line names before it only counts."""
 
 
-@click.command("doctor", cls=opt.Verb)
+@click.command("doctor", cls=Verb)
 @click.argument("data", nargs=-1, required=True, metavar="DATA...", type=opt.EXISTING)
 @click.option("--json", "as_json", is_flag=True, help="Print everything as JSON, with all file names.")
 @opt.expert(

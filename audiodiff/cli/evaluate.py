@@ -13,6 +13,7 @@ import click
 
 from audiodiff.choices import COUNT, WORKERS, Number
 from audiodiff.cli import options as opt
+from audiodiff.cli.verbs import VerbGroup
 
 if TYPE_CHECKING:
     from audiodiff.evaluation.results import Evaluation
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 _LOG = logging.getLogger(__name__)
 
 
-class _Evaluate(opt.VerbGroup):
+class _Evaluate(VerbGroup):
     """The group; an earlier spelling, in which options chose between the commands, still works with a warning."""
 
     def resolve_command(

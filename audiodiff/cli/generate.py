@@ -10,13 +10,14 @@ import click
 
 from audiodiff.choices import COUNT, FRACTION, GUIDANCE, LOG_SNR, SECONDS
 from audiodiff.cli import options as opt
+from audiodiff.cli.verbs import Verb
 
 if TYPE_CHECKING:
     from audiodiff.engine.choose import Dtype
     from audiodiff.pipelines.generate_files import GenerateOptions
 
 
-@click.command("generate", cls=opt.Verb)
+@click.command("generate", cls=Verb)
 @click.option(
     "--model", required=True, metavar="NAME|FOLDER", help="A bundled model, a model folder or hub:OWNER/NAME."
 )

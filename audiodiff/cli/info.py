@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from audiodiff.cli import options as opt
+from audiodiff.cli.verbs import Verb
 
 if TYPE_CHECKING:
     from audiodiff.config import ModelConfig
@@ -23,7 +23,7 @@ UNUSED = {
 PACKAGES = ("torch", "torchaudio", "librosa", "soundfile", "numpy")
 
 
-@click.command("info", cls=opt.Verb)
+@click.command("info", cls=Verb)
 @click.argument("model", required=False, metavar="[MODEL]")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(*, model: str | None, as_json: bool) -> None:

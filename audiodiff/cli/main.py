@@ -13,7 +13,8 @@ from typing import Any
 import click
 
 from audiodiff import __version__
-from audiodiff.cli.options import global_options, warnings_logged, with_global_options
+from audiodiff.cli.options import warnings_logged
+from audiodiff.cli.verbs import global_options, with_global_options
 from audiodiff.errors import AudiodiffError, escape_unprintable, explain_os_error
 
 # verb: (where its click command is, what `audiodiff --help` says of it). A new verb is one more line.

@@ -10,6 +10,7 @@ import click
 
 from audiodiff.choices import LOG_SNR, SECONDS, STEPS
 from audiodiff.cli import options as opt
+from audiodiff.cli.verbs import VerbGroup
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -24,11 +25,17 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 def output_option(function: _Function) -> _Function:
     """Add --output."""
     return click.option(
-        "--output", "-o", required=True, type=opt.FILE, metavar="FILE", help="The figure: .png, .svg or .pdf."
+        "--output",
+        "-o",
+        required=True,
+        type=opt.FILE,
+        metavar="FILE",
+        callback=opt.need_plots,
+        help="The figure: .png, .svg or .pdf.",
     )(function)
 
 
-@click.group("plot", cls=opt.VerbGroup)
+@click.group("plot", cls=VerbGroup)
 def command() -> None:
     """Plot audio, a model, a training run or results, as PNG, SVG or PDF.
 

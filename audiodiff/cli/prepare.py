@@ -10,6 +10,7 @@ import click
 
 from audiodiff.choices import FRACTION_BELOW_1, SEED, Number
 from audiodiff.cli import options as opt
+from audiodiff.cli.verbs import Verb
 
 if TYPE_CHECKING:
     from audiodiff.data.manifest import Scan
@@ -45,7 +46,7 @@ def _scan(folder: Path, out_dir: Path, workers: int | None, *, ffmpeg: bool, ban
         return note_bandwidth(scan, workers, show) if bandwidth else scan
 
 
-@click.command("prepare", cls=opt.Verb)
+@click.command("prepare", cls=Verb)
 @click.argument("folder", metavar="FOLDER", type=opt.EXISTING_FOLDER)
 @click.argument("out_dir", metavar="OUT_DIR", type=opt.FOLDER)
 @click.option(

@@ -10,6 +10,7 @@ import click
 
 from audiodiff.choices import DPS_STRENGTH, HERTZ, LOG_SNR, POSITION, ROUNDS, SNR_DB, Number, Numbers
 from audiodiff.cli import options as opt
+from audiodiff.cli.verbs import Verb
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 _KINDS = ("gaps", "declip", "denoise", "extend")
 
 
-@click.command("repair", cls=opt.Verb)
+@click.command("repair", cls=Verb)
 @opt.files
 @click.option(
     "--gap",

@@ -10,6 +10,7 @@ import click
 
 from audiodiff.choices import COUNT, SECONDS, STEPS, Number, Numbers, shown
 from audiodiff.cli import options as opt
+from audiodiff.cli.verbs import VerbGroup
 
 if TYPE_CHECKING:
     from audiodiff.search.rbf import SearchResult as RBFSearchResult
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from audiodiff.search.study import Levels, Scorer
 
 
-@click.group("search", cls=opt.VerbGroup)
+@click.group("search", cls=VerbGroup)
 def command() -> None:
     """Search the noise levels of few steps, or the embedding of the noise level.
 
@@ -78,7 +79,13 @@ class StepCounts(Numbers):
 @opt.expert("--seconds", type=SECONDS, metavar="SECONDS", help="Use the beginning of each recording only.")
 @opt.sampler
 @opt.start
-@opt.expert("--plot", type=opt.FILE, metavar="FILE", help="Plot the score against steps and real-time factor.")
+@opt.expert(
+    "--plot",
+    type=opt.FILE,
+    metavar="FILE",
+    callback=opt.need_plots,
+    help="Plot the score against steps and real-time factor.",
+)
 @opt.device
 @opt.dtype
 def schedule(

@@ -10,12 +10,13 @@ import click
 
 from audiodiff.choices import MINUTES
 from audiodiff.cli import options as opt
+from audiodiff.cli.verbs import Verb
 
 if TYPE_CHECKING:
     from audiodiff.training.trainer import TrainResult
 
 
-@click.command("train", cls=opt.Verb)
+@click.command("train", cls=Verb)
 @click.argument("conf", metavar="CONF.yaml", type=opt.EXISTING_FILE)
 @click.option("--data", metavar="FOLDER|MANIFEST|SHARDS", help="Training data, instead of data.train of the file.")
 @click.option(

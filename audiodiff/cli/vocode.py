@@ -12,6 +12,7 @@ import click
 
 from audiodiff.choices import SECONDS, WORKERS, Number
 from audiodiff.cli import options as opt
+from audiodiff.cli.verbs import Verb
 
 if TYPE_CHECKING:
     from audiodiff.engine.choose import Dtype
@@ -22,12 +23,17 @@ SHOWN_SCORES = ("pesq_wb", "estoi", "distillmos", "m_stft", "log_mel")
 BATCH_SIZE_ON_RAY = 16
 
 
-@click.command("vocode", cls=opt.Verb)
+@click.command("vocode", cls=Verb)
 @opt.files
 @opt.model
 @opt.resample
 @click.option("--score", is_flag=True, help="Score each output against its recording.")
-@opt.expert("--plot", is_flag=True, help="Save a plot of input and output (first channel) as .png next to the output.")
+@opt.expert(
+    "--plot",
+    is_flag=True,
+    callback=opt.need_plots,
+    help="Save a plot of input and output (first channel) as .png next to the output.",
+)
 @opt.expert(
     "--batch-size",
     type=Number(int, low=1, high=4096, unit="clips"),

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from audiodiff.config import DataConfig, TransformConfig
-from audiodiff.errors import ConfigError
+from audiodiff.errors import ConfigError, needed
 
 _Transform = Callable[..., NDArray[np.float32]]
 
@@ -98,12 +98,8 @@ class Augmenter:
 
 
 def _build(config: TransformConfig) -> _Transform:
-    try:
+    with needed("augment", "data.transforms"):
         import audiomentations
-    except ImportError as error:
-        raise ConfigError(
-            f"data.transforms needs audiomentations ({error}). Run: pip install 'audiodiff[augment]'"
-        ) from error
     kind: Any = getattr(audiomentations, config.name, None)
     if not (isinstance(kind, type) and issubclass(kind, audiomentations.core.transforms_interface.BaseTransform)):
         raise ConfigError(

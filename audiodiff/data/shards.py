@@ -41,7 +41,7 @@ from audiodiff.data.dataset import (
     leave_interruptions_to_the_parent,
 )
 from audiodiff.data.manifest import Recording
-from audiodiff.errors import AudioError, DataError
+from audiodiff.errors import AudioError, DataError, needed
 
 INDEX_SUFFIX = ".shards.json"
 SCHEMES = ("http://", "https://")
@@ -102,11 +102,9 @@ def _line(recording: Recording) -> dict[str, Any]:
 
 
 def _webdataset() -> Any:
-    try:
+    with needed("shards", "reading or writing shards"):
         import webdataset
         from webdataset import utils
-    except ImportError as error:
-        raise DataError(f"shards need webdataset ({error}). Run: pip install 'audiodiff[shards]'") from error
     utils.enforce_security = True  # no `pipe:`, which runs a shell; no unpickling
     return webdataset
 

@@ -10,19 +10,16 @@ import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import soundfile
-from matplotlib.figure import Figure
 from torch import Tensor
 from torch.nn import functional
 
 from audiodiff.audio.io import audio_info, load_audio, replacing
 from audiodiff.audio.mel import MelSpectrogram
-from audiodiff.audio.plots import display_mel, plot_mel, plot_waveform
-from audiodiff.errors import AudioError, ConfigError, DataError
+from audiodiff.errors import AudioError, DataError, needed
 from audiodiff.evaluation.results import Estimate, Evaluation, estimate, proportion
 from audiodiff.evaluation.scoring import METRICS
 from audiodiff.evaluation.tables import comparison_rows, summary_rows
@@ -57,7 +54,7 @@ def write_report(
         on_progress: Called with the fraction of the work done since the last call.
 
     Raises:
-        ConfigError: If the extra `eval` is not installed.
+        MissingPackageError: If the extra `eval` or `plots` is not installed.
         AudioError: If no recording was scored for every system, or one is no longer there.
     """
     check_report()
@@ -90,10 +87,10 @@ def check_report() -> None:
     """Refuse to begin what would end in `write_report` where that lacks a package.
 
     Raises:
-        ConfigError: If the extra `eval` is not installed.
+        ConfigError: If the extra `eval` or `plots` is not installed.
     """
-    if not find_spec("pyloudnorm"):
-        raise ConfigError("--report matches loudness with pyloudnorm: `pip install 'audiodiff[eval]'`.")
+    with needed("eval,plots", "--report"):
+        import pyloudnorm  # noqa: F401
 
 
 def _asset(name: str) -> str:
@@ -164,6 +161,10 @@ def _flac(clip: Tensor, sample_rate: int) -> bytes:
 
 def _plot_clips(clips: Sequence[Tensor], sample_rate: int) -> list[bytes]:
     """Draw waveform and mel of every clip, on the scales of all and the colours of the first, as WebP."""
+    from matplotlib.figure import Figure
+
+    from audiodiff.audio.plots import display_mel, plot_mel, plot_waveform
+
     config = display_mel(sample_rate)
     peak = 1.05 * max(float(clip.abs().max()) for clip in clips)
     images, peak_db = [], None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property, partial
+from pathlib import Path
 from threading import Lock
 from typing import NamedTuple, cast
 
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor
 from typing_extensions import TypedDict
 
+from audiodiff.checkpoint import push_model, save_model
 from audiodiff.config import DiffusionConfig, ModelConfig, SynthesisConfig, parse_config, searched_levels
 from audiodiff.diffusion.guidance import Guidance, guided
 from audiodiff.diffusion.noise import position_noise
@@ -141,6 +143,14 @@ class Pipeline:
         self.device = next(network.parameters()).device
         self.dtype = choose_dtype(dtype, self.device)
         self._global_condition: Tensor | None = None  # what the network's `embed` returned of one clip
+
+    def save_pretrained(self, folder: str | Path, *, half: bool = False) -> None:
+        """Write the model to a folder, for `from_pretrained`; see `audiodiff.checkpoint.save_model`."""
+        save_model(folder, self.network.state_dict(), self.config, half=half)
+
+    def push_to_hub(self, model_id: str, *, half: bool = False, private: bool | None = None) -> str:
+        """Send the model to the Hugging Face hub with a model card; see `audiodiff.checkpoint.push_model`."""
+        return push_model(model_id, self.network.state_dict(), self.config, half=half, private=private)
 
     @cached_property
     def engine(self) -> Engine:

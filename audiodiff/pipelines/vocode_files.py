@@ -17,7 +17,7 @@ from audiodiff.audio.mel import check_mel
 from audiodiff.data.mels import load_mel
 from audiodiff.data.parallel import share
 from audiodiff.engine.choose import Dtype
-from audiodiff.errors import AudiodiffError, ConfigError
+from audiodiff.errors import AudiodiffError, ConfigError, needed
 from audiodiff.pipelines.base import SynthesisChanges
 from audiodiff.pipelines.files import Job, explain_failure, load_recording, remove_dc_offset
 from audiodiff.pipelines.vocoder import Vocoder
@@ -215,13 +215,11 @@ def vocode_files_on_ray(
         One result per job, as it is written.
 
     Raises:
-        ConfigError: If Ray is not installed.
+        MissingPackageError: If Ray is not installed.
     """
-    try:
+    with needed("cluster", "a Ray cluster"):
         import ray
         import ray.data
-    except ImportError as error:
-        raise ConfigError(f"a Ray cluster needs Ray ({error}). Run: pip install 'audiodiff[cluster]'") from error
     # A Ray of our own gets one core more than it has processes, or its reading would wait for them on a small machine.
     local: dict[str, Any] = {} if address else {"num_cpus": processes + 1, "include_dashboard": False}
     ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **local)

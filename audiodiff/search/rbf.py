@@ -17,7 +17,7 @@ from audiodiff.audio.io import make_folder
 from audiodiff.config import EmbeddingConfig, RunConfig, change, parse_config
 from audiodiff.data.corpus import open_corpus
 from audiodiff.data.dataset import validation_crops
-from audiodiff.errors import AudiodiffError, ConfigError, TrainingError
+from audiodiff.errors import AudiodiffError, ConfigError, TrainingError, needed
 from audiodiff.networks import Network
 from audiodiff.networks.embeddings import RadialBasis
 from audiodiff.search.study import Study
@@ -243,15 +243,10 @@ def _states() -> Any:
 
 
 def _open_study(path: Path, search: SearchConfig) -> optuna.Study:
-    try:
+    with needed("search", f"--method {search.method} (unlike gradient)"):
         import optuna
         from optuna.storages import JournalStorage
         from optuna.storages.journal import JournalFileBackend
-    except ImportError as error:
-        raise ConfigError(
-            f"--method {search.method} needs optuna ({error}): pip install 'audiodiff[search]'. --method gradient does "
-            "without."
-        ) from error
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     storage = JournalStorage(JournalFileBackend(str(path)))
     name = f"{search.method}, seed {search.seed}"

@@ -19,7 +19,8 @@ from torch import Tensor
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from audiodiff.errors import explain_os_error
+from audiodiff.config import MelConfig
+from audiodiff.errors import MissingPackageError, explain_os_error, needed
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -39,15 +40,15 @@ class Clip:
         name: Of the recording, or the label.
         reference: The recording `(1, time)`.
         generated: What the model made `(1, time)`.
-        picture: Both as waveforms and spectrograms, RGB `(height, width, 3)`, 8 bit.
         scores: By name, of `audiodiff.evaluation.scoring.score`; empty where the model does not follow a recording.
+        mel: Convention of the spectrograms that are drawn of both; None stands for one of the whole band.
     """
 
     name: str
     reference: Tensor
     generated: Tensor
-    picture: NDArray[np.uint8]
     scores: Mapping[str, float] = field(default_factory=dict)
+    mel: MelConfig | None = None
 
 
 @dataclass(frozen=True)
@@ -196,7 +197,20 @@ def _write_clips(writer: SummaryWriter, event: TrainEvent, sample_rate: int) -> 
         writer.add_audio(f"{clip.name}/reference", clip.reference, event.step, sample_rate)
         peak = clip.generated.abs().max().clamp_min(1.0)  # TensorBoard's WAV ends at ±1
         writer.add_audio(f"{clip.name}/generated", clip.generated / peak, event.step, sample_rate)
-        writer.add_image(f"{clip.name}/picture", clip.picture, event.step, dataformats="HWC")
+        writer.add_image(f"{clip.name}/picture", _picture(clip, sample_rate), event.step, dataformats="HWC")
+
+
+def _picture(clip: Clip, sample_rate: int) -> NDArray[np.uint8]:
+    """Draw recording and output as waveforms and spectrograms, RGB `(height, width, 3)`, 8 bit."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    from audiodiff.audio.plots import comparison_figure, display_mel
+
+    mel = clip.mel or display_mel(sample_rate)
+    canvas = FigureCanvasAgg(comparison_figure(clip.reference, clip.generated, sample_rate, mel))
+    canvas.draw()  # type: ignore[no-untyped-call]
+    pixels: NDArray[np.uint8] = np.asarray(canvas.buffer_rgba())[..., :3].copy()  # type: ignore[no-untyped-call]
+    return pixels
 
 
 def _mean_scores(clips: Sequence[Clip]) -> dict[str, float]:
@@ -220,9 +234,11 @@ def tensorboard(folder: Path, first_step: int, samples_per_step: int, sample_rat
         The callback; one that does nothing, after a warning, where TensorBoard is not installed.
     """
     try:
-        from torch.utils.tensorboard import SummaryWriter  # here, because it takes a second
-    except ImportError as error:
-        _LOG.warning("no curves, pictures or sounds will be written (%s). Run: pip install tensorboard", error)
+        with needed("train", "TensorBoard's curves, pictures and sounds"):
+            import matplotlib  # noqa: F401
+            from torch.utils.tensorboard import SummaryWriter  # here, because it takes a second
+    except MissingPackageError as error:
+        _LOG.warning("training goes on without: %s", error)
         yield lambda event: None
         return
     try:

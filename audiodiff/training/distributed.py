@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from audiodiff.checkpoint import choose_device
 from audiodiff.data.dataset import SINGLE_PROCESS, Replica
-from audiodiff.errors import TrainingError
+from audiodiff.errors import needed
 from audiodiff.networks import Network
 from audiodiff.networks.conditioning import GlobalConditions
 from audiodiff.training.objective import Predict, predict_with
@@ -107,18 +107,14 @@ def init_distributed(device: str) -> Distributed:
 
     Raises:
         ConfigError: If there is no CUDA device although one is asked for.
-        TrainingError: If accelerate is not installed.
+        MissingPackageError: If accelerate is not installed.
     """
     chosen = choose_device(device)
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return Distributed(chosen)
-    try:
+    with needed("train", "training in several processes"):
         from accelerate import Accelerator
         from accelerate.utils import DistributedDataParallelKwargs
-    except ImportError as error:
-        raise TrainingError(
-            f"training in several processes needs accelerate ({error}). Run: pip install accelerate"
-        ) from error
     # Buffers never change in training, and to send them would spoil a network that is called twice in one step.
     how = DistributedDataParallelKwargs(broadcast_buffers=False)
     accelerator = Accelerator(cpu=device == "cpu", mixed_precision="no", kwargs_handlers=[how])

@@ -12,9 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import default_collate
 
@@ -283,18 +281,5 @@ def make_clips(network: Network, config: ModelConfig, samples: Sequence[Sample])
         generated = generated.cpu().float()
         if config.mel is not None:
             scores = score(generated, reference, config.sample_rate, SCORES)
-        clips.append(Clip(name, reference, generated, _picture(reference, generated, config), scores))
+        clips.append(Clip(name, reference, generated, scores, config.mel))
     return clips
-
-
-def _picture(reference: Tensor, generated: Tensor, config: ModelConfig) -> NDArray[np.uint8]:
-    """Draw two clips into pixels, `(height, width, 3)`; matplotlib is imported when there is something to draw."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-
-    from audiodiff.audio.plots import comparison_figure, display_mel
-
-    mel = config.mel or display_mel(config.sample_rate)
-    canvas = FigureCanvasAgg(comparison_figure(reference, generated, config.sample_rate, mel))
-    canvas.draw()  # type: ignore[no-untyped-call]
-    pixels: NDArray[np.uint8] = np.asarray(canvas.buffer_rgba())[..., :3].copy()  # type: ignore[no-untyped-call]
-    return pixels

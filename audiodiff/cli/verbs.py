@@ -1,0 +1,100 @@
+"""The classes of verbs: help in sections, options that every verb has, and how torch is imported."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import os
+import sys
+from functools import partial
+from importlib import import_module
+from typing import Any
+
+import click
+
+
+class ExpertOption(click.Option):
+    """An option that help lists under "Expert options"."""
+
+
+class GlobalOption(click.Option):
+    """An option that every verb has; help lists it last."""
+
+
+class Verb(click.Command):
+    """A command whose help lists the common options first, and the expert and global ones in sections of their own."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command. If it computes (it has `--threads`), import torch in the way that takes least CPU time."""
+        if "threads" in ctx.params:
+            threads = ctx.params.pop("threads")
+            os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads sleep while they wait, they do not spin
+            if "torch" not in sys.modules:
+                gc.disable()  # a quarter of the import is looking for garbage; the freezing saves it at the end as well
+                import_module("audiodiff.pipelines")
+                gc.freeze()
+                gc.enable()
+            if threads is not None:
+                import_module("torch").set_num_threads(threads)
+        return super().invoke(ctx)
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the sections."""
+        sections: dict[str, list[tuple[str, str]]] = {"Options": [], "Expert options": [], "Global options": []}
+        for option in self.get_params(ctx):
+            record = option.get_help_record(ctx)
+            if record is not None and isinstance(option, click.Option):
+                is_global = isinstance(option, GlobalOption) or "--help" in option.opts
+                is_expert = isinstance(option, ExpertOption)
+                sections["Global options" if is_global else "Expert options" if is_expert else "Options"].append(record)
+        for title, records in sections.items():
+            if records:
+                with formatter.section(title):
+                    formatter.write_dl(records)
+
+
+class VerbGroup(Verb, click.Group):
+    """A verb with commands of its own, listed in the order of their definition."""
+
+    command_class = Verb
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the names of the commands."""
+        return list(self.commands)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Find a command, with the global options added."""
+        command = super().get_command(ctx, cmd_name)
+        return command and with_global_options(command)
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the commands, then the sections of options."""
+        self.format_commands(ctx, formatter)
+        Verb.format_options(self, ctx, formatter)
+
+
+def global_options() -> list[click.Parameter]:
+    """Return the options that every verb has."""
+    flag = partial(GlobalOption, is_flag=True, expose_value=False)
+    return [
+        flag(["-v", "--verbose"], callback=_set_level, help="Log details on stderr."),
+        flag(["-q", "--quiet"], callback=_set_level, help="Log warnings and errors only."),
+        flag(["--debug"], callback=_set_debug, help="Show the traceback of an error."),
+    ]
+
+
+def with_global_options(command: click.Command) -> click.Command:
+    """Give a command the global options that it lacks, so that they work before and after its name."""
+    taken = {name for parameter in command.params for name in parameter.opts}
+    command.params += [option for option in global_options() if not taken.intersection(option.opts)]
+    return command
+
+
+def _set_level(_context: click.Context, parameter: click.Parameter, value: bool) -> None:
+    if value:
+        logging.getLogger("audiodiff").setLevel(logging.DEBUG if parameter.name == "verbose" else logging.WARNING)
+
+
+def _set_debug(context: click.Context, _parameter: click.Parameter, value: bool) -> None:
+    if value:
+        context.meta["audiodiff.debug"] = True
