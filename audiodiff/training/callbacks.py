@@ -234,11 +234,11 @@ def tensorboard(folder: Path, first_step: int, samples_per_step: int, sample_rat
         The callback; one that does nothing, after a warning, where TensorBoard is not installed.
     """
     try:
-        with needed("train", "TensorBoard's curves, pictures and sounds"):
+        with needed("train", "what TensorBoard shows"):
             import matplotlib  # noqa: F401
             from torch.utils.tensorboard import SummaryWriter  # here, because it takes a second
     except MissingPackageError as error:
-        _LOG.warning("training goes on without: %s", error)
+        _LOG.warning("no curves, pictures or sounds will be written: %s", error)
         yield lambda event: None
         return
     try:

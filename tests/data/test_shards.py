@@ -25,7 +25,7 @@ from audiodiff.data.crops import CropReader
 from audiodiff.data.dataset import Replica
 from audiodiff.data.manifest import read_manifest, scan_folder
 from audiodiff.data.shards import ShardStream, write_shards
-from audiodiff.errors import AudioError, DataError
+from audiodiff.errors import AudioError, DataError, MissingPackageError
 from audiodiff.training.checkpoints import RunFolder
 from audiodiff.training.trainer import train
 
@@ -172,7 +172,7 @@ def test_what_cannot_be_packed_or_opened_is_refused(corpus, tmp_path, monkeypatc
     with pytest.raises(DataError, match="has 4 shards, too few for 5 processes"):
         taken(stream(corpus), 1, replica=Replica(0, 5))
     monkeypatch.setitem(sys.modules, "webdataset", None)
-    with pytest.raises(DataError, match="pip install 'audiodiff.shards.'"):
+    with pytest.raises(MissingPackageError, match="pip install 'audiodiff.shards.'"):
         stream(corpus)
 
 
