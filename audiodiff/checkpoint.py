@@ -296,7 +296,7 @@ def find_model(name: str | Path | None = None) -> Path:
     if text in bundled:
         return bundled[text]
     folder = Path(os.path.expanduser(text))  # as text: Path would take ./~ for ~
-    if os.path.exists(folder):
+    if text and os.path.exists(folder):
         return folder
     if text.startswith(hub.PREFIX):
         return hub.download(text.removeprefix(hub.PREFIX), (WEIGHTS, CONFIG))

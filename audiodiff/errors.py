@@ -76,7 +76,7 @@ class OutputError(AudiodiffError, OSError):
     @classmethod
     def of(cls, path: Path, error: OSError) -> OutputError:
         """Return the error that says which path cannot be written, why, and what to do."""
-        made = cls(f"{path} cannot be written: {_reason(error)}")
+        made = cls(explain_os_error(error, path))
         made.errno, made.strerror = error.errno, error.strerror
         return made
 
@@ -97,16 +97,21 @@ _ADVICE = {
 }
 
 
-def _reason(error: OSError) -> str:
-    return f"{error.strerror or error}. {_ADVICE.get(error.errno or 0, 'Choose another name or folder.')}"
+def explain_os_error(error: OSError, written: Path | None = None) -> str:
+    """Return what the system refused, why, and what to do, in a sentence.
 
-
-def explain_os_error(error: OSError) -> str:
-    """Return what the system refused, why, and what to do, in a sentence."""
+    Args:
+        error: What the system said.
+        written: What was to be written; None where that is not known.
+    """
     if isinstance(error, OutputError):
         return str(error)
-    done = "written" if error.filename is None or error.errno in _WRITING else "used"
-    return f"{error.filename or 'the output'} cannot be {done}: {_reason(error)}"
+    is_output = written is not None or error.filename is None or error.errno in _WRITING
+    advice = _ADVICE.get(error.errno or 0, "Choose another name or folder.")
+    if not is_output and error.errno in (errno.EACCES, errno.EPERM):
+        advice = "Check its permissions and those of its folder."
+    name = error.filename or "the output" if written is None else written
+    return f"{name} cannot be {'written' if is_output else 'used'}: {error.strerror or error}. {advice}"
 
 
 def escape_unprintable() -> None:

@@ -128,7 +128,20 @@ def read_json(path: str | Path, error: Error = DataError) -> Any:
     Raises:
         AudiodiffError: The error of the caller, if the file is missing or no JSON, or too deep or too large.
     """
-    return _parse(json.loads, "JSON", read_text(path, error, "JSON"), str(path), error)
+    return _parse(parse_json, "JSON", read_text(path, error, "JSON"), str(path), error)
+
+
+def parse_json(text: str) -> Any:
+    """Return what a JSON text holds; a ValueError says which key is there twice."""
+    return json.loads(text, object_pairs_hook=_mapping)
+
+
+def _mapping(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    mapping = dict(pairs)
+    if len(mapping) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"{next(key for key in keys if keys.count(key) > 1)[:60]!r} is there twice")
+    return mapping
 
 
 def read_yaml(path: str | Path, error: Error = DataError) -> Any:
@@ -166,7 +179,9 @@ def _parse(parse: Callable[[str], Any], language: str, text: str, source: str, e
         raise error(f"{source}:{line} has a number of {len(number[0]):,} digits. Correct the line.")
     try:
         document = parse(text)
-    except (ValueError, AttributeError, yaml.YAMLError) as reason:  # the second from PyYAML, of `!!timestamp x`
+    except (AttributeError, LookupError, TypeError) as reason:  # PyYAML of `!!timestamp x`, `!!bool x`, `!!int ""`
+        raise error(f"{source} cannot be read as {language}: a value does not fit its tag (!!...).") from reason
+    except (ValueError, yaml.YAMLError) as reason:
         raise error(f"{source} cannot be read as {language}: {reason}") from reason
     except RecursionError:
         document = None

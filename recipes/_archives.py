@@ -41,6 +41,7 @@ LARGEST_RATIO = 100
 """Times its own size that an archive may unpack to; audio is compressed to a tenth at best."""
 ALWAYS_ALLOWED = 2**28
 """Bytes that any archive may unpack to."""
+_TOO_MUCH = f"unpacks to more than {LARGEST_RATIO} times its size, as no corpus does"
 MOST_FILES = 5_000_000
 """Files that an archive may hold."""
 LONGEST_HEADER = 2**24
@@ -230,7 +231,7 @@ class _Limits:
         if not path.parts:
             raise self._refusal(f"holds a file called {name!r}, which is no name")
         if path.is_absolute() or ".." in path.parts or "\\" in name or ":" in path.parts[0]:
-            raise self._refusal(f"holds {name!r}, which leads out of its folder")
+            raise self._refusal(f"holds {name!r}, which leads out of its folder, if not here then on Windows")
         if len(self.names) == MOST_FILES:
             raise self._refusal(f"holds more than {MOST_FILES:,} files")
         return Path(*path.parts)
@@ -240,7 +241,7 @@ class _Limits:
         self._unpacked += n_bytes
         self._headers += n_bytes
         if self._unpacked > self._allowed:
-            raise self._refusal(f"unpacks to more than {LARGEST_RATIO} times its size, as no corpus does")
+            raise self._refusal(_TOO_MUCH)
         if self._headers > LONGEST_HEADER:
             raise self._refusal(f"has a header of more than {LONGEST_HEADER / 2**20:.0f} MB")
 
@@ -249,8 +250,10 @@ class _Limits:
         self._headers = 0
 
     def written(self, n_bytes: int) -> None:
-        """Count bytes that go to the disk."""
+        """Count bytes that go to the disk, among them those of holes in sparse files, which no decompressor puts out."""
         self._written += n_bytes
+        if self._written > self._allowed:
+            raise self._refusal(_TOO_MUCH)
         if self._written > self._free * (1 - KEPT_FREE):
             raise DataError(
                 f"{self.archive} does not fit on the disk, which had {self._free / 1e9:.1f} GB free. Make room, and "

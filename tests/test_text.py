@@ -130,6 +130,8 @@ TEN_OF_THE_LAST = "\n".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]" fo
         ("a: [", 'in "x", line 1, column 5'),
         ("? [a]\n: b", "unhashable"),
         ("!!int x", "cannot be read as YAML"),
+        ("!!bool maybe", "a value does not fit its tag"),
+        ('!!int ""', "a value does not fit its tag"),
     ],
 )
 def test_yaml_that_no_one_means_is_refused(text, message):
@@ -144,6 +146,7 @@ def test_yaml_that_no_one_means_is_refused(text, message):
         ("[" * 200 + "]" * 200, "nested more than 100 deep"),
         ('{"a": 1,\n"b": ' + "1" * 5000 + "}", "x:2 has a number of 5,000 digits"),
         ('{"a": 1,\n', "cannot be read as JSON: .* line 2"),
+        ('[{"b": {"a": 1, "a": 2}}]', "cannot be read as JSON: 'a' is there twice"),
         ("\xff", "cannot be read as JSON: line 1 has the bytes"),
     ],
 )

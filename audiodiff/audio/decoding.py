@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from audiodiff.audio.containers import find_streams
 from audiodiff.audio.frames import Stream, cut_off
 from audiodiff.choices import SAMPLE_RATE
-from audiodiff.errors import AudioError
+from audiodiff.errors import AudioError, explain_os_error
 
 Source = str | os.PathLike[str] | BinaryIO
 """A path, or a file object that is open in binary mode."""
@@ -162,9 +162,11 @@ class AudioFile:
                 with _binary(self.source) as raw, soundfile.SoundFile(_Window(raw, stream)) as file:
                     yield file
         except soundfile.SoundFileError as error:
-            reason = getattr(error, "error_string", str(error))
+            reason = getattr(error, "error_string", str(error)).rstrip(". ")
+            if "does not exist" in reason:  # which libsndfile says of MP3 that it finds no frame in
+                reason = "no frame found"
             raise AudioError(
-                f"{self.name} cannot be read ({reason.rstrip('. ')}): it is no audio, damaged, or in a format "
+                f"{self.name} cannot be read ({reason}): it is no audio, damaged, or in a format "
                 "unknown to libsndfile. Convert it to WAV or FLAC, for example with ffmpeg."
             ) from error
 
@@ -276,7 +278,11 @@ def _file_object(source: object) -> BinaryIO:
 @contextmanager
 def _binary(source: Path | BinaryIO) -> Iterator[BinaryIO]:
     if isinstance(source, Path):
-        with source.open("rb") as file:
+        try:
+            file = source.open("rb")
+        except OSError as error:
+            raise AudioError(explain_os_error(error)) from error
+        with file:
             yield file
     else:
         yield source

@@ -89,7 +89,7 @@ def _explain(error: Exception) -> str:
         return f"error: {error}"
     if isinstance(error, OSError) and error.errno is not None:
         return f"error: {explain_os_error(error)}"
-    if isinstance(error, MemoryError):
+    if isinstance(error, MemoryError) or "not enough memory" in str(error) or "allocate memory" in str(error):  # torch
         return f"error: there is not enough memory ({error}). Give shorter files, smaller batches or a smaller model."
     what = " ".join(f"{type(error).__name__}: {error}".split())
     return f"error: unexpected {what} (run the same command with --debug for the traceback)"

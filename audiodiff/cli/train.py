@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from audiodiff.choices import MINUTES
+from audiodiff.choices import MINUTES, FilePath
 from audiodiff.cli import options as opt
 from audiodiff.cli.verbs import Verb
 
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 @opt.expert(
     "--resume",
     metavar="auto|never|PATH",
+    type=FilePath(),
     default="auto",
     show_default=True,
     help="auto resumes from the newest checkpoint in DIR, if any; PATH is a checkpoint or another run.",

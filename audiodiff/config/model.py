@@ -22,6 +22,7 @@ from audiodiff.choices import (
     Number,
     Sampler,
     Start,
+    shown,
 )
 from audiodiff.config.base import Config
 from audiodiff.config.mel import MelField
@@ -257,6 +258,15 @@ class ModelConfig(Config):
     provenance: dict[str, Any] = Field(
         default_factory=dict, description="training data, licences, hours, steps, hardware, seed, measured scores"
     )
+
+    @field_validator("labels", "speakers")
+    @classmethod
+    def _check_names(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        if "" in names:
+            raise ValueError("a name is empty; give each one a name")
+        if len(set(names)) < len(names):
+            raise ValueError(f"{shown(next(name for name in names if names.count(name) > 1))} is there twice")
+        return names
 
     @property
     def is_conditional(self) -> bool:

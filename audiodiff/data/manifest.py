@@ -11,13 +11,13 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from audiodiff.audio.io import AUDIO_EXTENSIONS, audio_info, replacing
 from audiodiff.config.base import problems
 from audiodiff.data.parallel import parallel_map
 from audiodiff.errors import AudioError, DataError
-from audiodiff.text import read_lines
+from audiodiff.text import parse_json, read_lines
 
 FOREIGN_EXTENSIONS = (
     *(".3g2", ".3gp", ".aa", ".aac", ".aax", ".ac3", ".adts", ".amr", ".ape", ".asf", ".avi", ".dff", ".dsf", ".dts"),
@@ -27,6 +27,8 @@ FOREIGN_EXTENSIONS = (
 )
 """Audio, and video with sound, that is left out unless ffmpeg converts it; in lower case."""
 _HEADS = (b"RIFF", b"RF64", b"fLaC", b"OggS", b"ID3", b"FORM", b"caff", b".snd", b"\x1aE\xdf\xa3", b"#!AMR", b"wvpk")
+_TOLERANCE = 0.1
+"""Seconds by which the length of a recording may differ from that of its samples: other programs round it."""
 _NAMED = 3
 """How many names a message repeats before it only counts."""
 _LOG = logging.getLogger(__name__)
@@ -73,6 +75,13 @@ class Recording(BaseModel):
     )
     synthesis: Synthesis | None = Field(None, description="how it was made, if a model made it")
 
+    @model_validator(mode="after")
+    def _check_length(self) -> Recording:
+        counted = self.n_samples and self.n_samples / self.sample_rate
+        if counted and abs(counted - self.seconds) > _TOLERANCE:
+            raise ValueError(f"{self.n_samples} samples at {self.sample_rate} Hz are {counted:g} s, not {self.seconds:g}")
+        return self
+
     @field_validator("audio", "mel", "vector")
     @classmethod
     def _is_a_name(cls, value: object) -> object:
@@ -111,9 +120,12 @@ def read_manifest(path: str | Path) -> list[Recording]:
 
 def _parse(line: str, where: str) -> Recording:
     try:
-        return Recording.model_validate_json(line)
-    except ValidationError as error:
-        found = "; ".join(problems(error, Recording))
+        recording = Recording.model_validate_json(line)
+        if line.count('":') != len(recording.model_fields_set):  # which is quicker than to parse every line twice
+            parse_json(line)
+        return recording
+    except ValueError as error:
+        found = "; ".join(problems(error, Recording)) if isinstance(error, ValidationError) else str(error)
         raise DataError(f"{where} is no recording: {found}. Write manifests with `audiodiff prepare`.") from error
 
 

@@ -39,7 +39,7 @@ from audiodiff.checkpoint import is_damaged, load_model, save_model
 from audiodiff.config import ModelConfig, RunConfig, TrainingConfig
 from audiodiff.data.corpus import CropStream
 from audiodiff.data.parallel import locked
-from audiodiff.errors import AudiodiffError, OutputError, TrainingError
+from audiodiff.errors import AudiodiffError, TrainingError, explain_os_error
 from audiodiff.networks import Network
 from audiodiff.training.callbacks import Callback, TrainEvent
 from audiodiff.training.loss_curve import measured_settings, read_history
@@ -338,7 +338,7 @@ def _refuse_non_finite(parts: Mapping[str, Mapping[str, Tensor]], path: Path) ->
 
 def _cannot_write(path: Path, error: Exception) -> TrainingError:
     if isinstance(error, OSError) and error.errno is not None:
-        return TrainingError(str(OutputError.of(path, error)))
+        return TrainingError(explain_os_error(error, path))
     return TrainingError(f"{path} cannot be written: {' '.join(str(error).split())}")
 
 

@@ -162,12 +162,20 @@ def test_texts_and_names_survive_a_manifest(tmp_path):
         ({"labels": "cat"}, r"labels: unknown key; did you mean label\?"),
         ({"audio": "a\0b.wav"}, r"audio: .*NUL.*'a\\x00b.wav'"),
         ({"sample_rate": "fast"}, "sample_rate: .*'fast'"),
+        ({"vector": 5}, "vector: Input is not a valid path, not 5; vector: Input should be a valid array, not 5"),
+        ({"n_samples": 80000}, "80000 samples at 8000 Hz are 10 s, not 1"),
     ],
 )
 def test_a_bad_value_is_shown(tmp_path, values, message):
     entry = {"audio": "x.wav", "seconds": 1, "sample_rate": 8000} | values
     (tmp_path / "m.jsonl").write_text("\n" + json.dumps(entry))
     with pytest.raises(DataError, match=f"m.jsonl:2 is no recording: {message}"):
+        read_manifest(tmp_path / "m.jsonl")
+
+
+def test_a_field_that_is_there_twice_is_named(tmp_path):
+    (tmp_path / "m.jsonl").write_text('{"audio": "x.wav", "seconds": 1, "sample_rate": 8000, "text": "\\":", "seconds": 2}')
+    with pytest.raises(DataError, match="m.jsonl:1 is no recording: 'seconds' is there twice"):
         read_manifest(tmp_path / "m.jsonl")
 
 

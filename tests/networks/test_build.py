@@ -5,6 +5,7 @@ import torch
 from torch.testing import assert_close
 
 from audiodiff.config import ModelConfig, NetworkConfig
+from audiodiff.errors import ConfigError
 from audiodiff.networks import NETWORKS, build_network
 from audiodiff.networks.conditioning import GlobalConditions
 
@@ -29,6 +30,14 @@ IDS = [
 ]
 every_network = pytest.mark.parametrize(("kind", "options"), VARIANTS, ids=IDS)
 every_local_network = pytest.mark.parametrize(("kind", "options"), VARIANTS[:-1], ids=IDS[:-1])
+
+
+@pytest.mark.parametrize("kind", ["diffwave", "unet"])
+def test_a_network_beyond_the_memory_is_refused_before_it_is_made(kind, monkeypatch):
+    config = ModelConfig(sample_rate=8000, network=NetworkConfig(kind=kind, channels=8192, patch=4))
+    monkeypatch.setattr("os.sysconf", {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": 2**18}.__getitem__)
+    with pytest.raises(ConfigError, match=r"more than 0\.[3-9] billion weights, beyond the 1\.1 GB of memory"):
+        build_network(config)
 
 
 def inputs(batch=3, blocks=BLOCKS, dtype=torch.float32):

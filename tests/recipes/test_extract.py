@@ -203,6 +203,18 @@ def test_an_archive_that_unpacks_to_too_much_is_stopped(tmp_path, monkeypatch, m
     assert sum(map(len, files(tmp_path / "out").values())) <= 2**22
 
 
+def test_holes_of_a_sparse_file_count(tmp_path, monkeypatch):
+    monkeypatch.setattr(_archives, "ALWAYS_ALLOWED", 2**20)
+    header = bytearray(tarfile.TarInfo("corpus/holes.wav").tobuf(tarfile.GNU_FORMAT))
+    header[156:157], header[386:410] = tarfile.GNUTYPE_SPARSE, b"%011o\0" % 0 * 2
+    header[483:495] = b"%011o\0" % 2**30  # bytes, of which none is stored
+    header[148:156] = b"%06o\0 " % sum(header[:148] + b" " * 8 + header[156:512])
+    (tmp_path / "a.tar").write_bytes(header + bytes(1024))
+    with pytest.raises(DataError, match="unpacks to more than 100 times its size"):
+        extract(tmp_path / "a.tar", tmp_path / "out")
+    assert files(tmp_path) == {"a.tar": header + bytes(1024)}
+
+
 def test_a_header_that_would_fill_the_memory_is_stopped(tmp_path, monkeypatch):
     monkeypatch.setattr(_archives, "LONGEST_HEADER", 2**22)
     with tarfile.open(tmp_path / "a", "w:gz", format=tarfile.PAX_FORMAT) as opened:
