@@ -97,7 +97,7 @@ def problems(error: ValidationError, kind: type[BaseModel]) -> list[str]:
     """Return what is wrong with each key of an object of this class, and the value it has."""
     found = []
     for item in error.errors():
-        where = ".".join(part for part in map(str, item["loc"]) if "[" not in part)  # which stands for a type, in a union
+        where = ".".join(part for part in map(str, item["loc"]) if "[" not in part)  # a type of a union
         message = item["msg"].removeprefix("Value error, ").replace(" for <class 'pathlib.Path'>", "")
         if item["type"] == "extra_forbidden":
             message = _explain_unknown(kind, item["loc"])

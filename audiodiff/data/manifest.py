@@ -79,7 +79,8 @@ class Recording(BaseModel):
     def _check_length(self) -> Recording:
         counted = self.n_samples and self.n_samples / self.sample_rate
         if counted and abs(counted - self.seconds) > _TOLERANCE:
-            raise ValueError(f"{self.n_samples} samples at {self.sample_rate} Hz are {counted:g} s, not {self.seconds:g}")
+            samples = f"{self.n_samples} samples at {self.sample_rate} Hz"
+            raise ValueError(f"{samples} are {counted:g} s, not {self.seconds:g}")
         return self
 
     @field_validator("audio", "mel", "vector")

@@ -51,7 +51,9 @@ def test_a_network_that_does_not_fit_the_hop_is_refused_with_what_would_fit(netw
 
 
 @pytest.mark.parametrize("part", ["labels", "speakers"])
-@pytest.mark.parametrize(("names", "message"), [(["a", "b", "a"], "'a' is there twice"), (["a", ""], "a name is empty")])
+@pytest.mark.parametrize(
+    ("names", "message"), [(["a", "b", "a"], "'a' is there twice"), (["a", ""], "a name is empty")]
+)
 def test_names_of_conditions_differ(part, names, message):
     with pytest.raises(ConfigError, match=f"{part}: {message}"):
         parse_config(ModelConfig, {"sample_rate": 8000, part: names}, "x")

@@ -174,7 +174,9 @@ def test_a_bad_value_is_shown(tmp_path, values, message):
 
 
 def test_a_field_that_is_there_twice_is_named(tmp_path):
-    (tmp_path / "m.jsonl").write_text('{"audio": "x.wav", "seconds": 1, "sample_rate": 8000, "text": "\\":", "seconds": 2}')
+    (tmp_path / "m.jsonl").write_text(
+        '{"audio": "x.wav", "seconds": 1, "sample_rate": 8000, "text": "\\":", "seconds": 2}'
+    )
     with pytest.raises(DataError, match="m.jsonl:1 is no recording: 'seconds' is there twice"):
         read_manifest(tmp_path / "m.jsonl")
 
