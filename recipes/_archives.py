@@ -250,7 +250,7 @@ class _Limits:
         self._headers = 0
 
     def written(self, n_bytes: int) -> None:
-        """Count bytes that go to the disk, among them those of holes in sparse files, which no decompressor puts out."""
+        """Count bytes that go to the disk, among them those of holes in sparse files."""
         self._written += n_bytes
         if self._written > self._allowed:
             raise self._refusal(_TOO_MUCH)

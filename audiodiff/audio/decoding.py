@@ -31,7 +31,7 @@ _COUNTABLE = {f"PCM_{kind}" for kind in ("S8", "U8", "16", "24", "32")} | {"FLOA
 """Encodings of single samples; their length follows from that of the file."""
 _SOUGHT = ("WAV", "WAVEX", "AIFF", "AU", "CAF", "FLAC", "MP3", "NIST", "OGG", "RF64", "W64")
 """Formats that libsndfile finds any sample of; others are read from their beginning."""
-_FRAMED = ("FLAC", "OGG", "MP3")
+FRAMED = ("FLAC", "OGG", "MP3")
 """Formats whose length `find_streams` has checked."""
 _BLOCK = 2**18
 """Samples decoded at a time where it is not known how many there are."""
@@ -43,6 +43,7 @@ _MP3_LEAD = 10 * 1152
 """Samples; an MP3 frame uses up to 511 bytes of the frames before it, which a seek does not decode."""
 _OGG_TAIL = 2**18
 """Samples, more than a page holds; within the last page libvorbis seeks wrong by as much as was trimmed off the end."""
+_AS_FLOAT: dict[str, Any] = {"dtype": "float32", "always_2d": True}
 _REMEMBERED = 2**16
 """Files of which is known what is in them."""
 
@@ -81,8 +82,8 @@ class AudioFile:
         """Return the length in samples, per channel; if need be by decoding what is not known."""
         for stream in self.streams:
             if stream.n_samples is None:
-                with self._opened(stream) as file:
-                    self._settle(stream, file.frames, sum(len(block) for block in _blocks(file)))
+                for _ in self._blocks(stream):
+                    pass
         total = sum(stream.n_samples or 0 for stream in self.streams)
         if total == 0:
             raise _empty(self.name)
@@ -119,19 +120,38 @@ class AudioFile:
             begin += length
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
-    def _whole(self, stream: Stream) -> NDArray[np.float32]:
-        if stream.n_samples is not None:
-            return self._part(stream, 0, stream.n_samples)
-        with self._opened(stream) as file:
-            blocks = list(_blocks(file))
-            self._settle(stream, file.frames, sum(map(len, blocks)))
-        return np.concatenate(blocks) if blocks else np.zeros((0, self.channels), np.float32)
+    def blocks(self) -> Iterator[NDArray[np.float32]]:
+        """Decode everything, a block `(n_samples, channels)` at a time.
 
-    def _settle(self, stream: Stream, said: int, found: int) -> None:
-        promised = said if stream.promised < 0 else stream.promised
+        Raises:
+            AudioError: If the file is cut off or damaged.
+        """
+        for stream in self.streams:
+            yield from self._blocks(stream)
+
+    def _blocks(self, stream: Stream) -> Iterator[NDArray[np.float32]]:
+        """Decode a stream, whose length is known by then."""
+        found, known = 0, stream.n_samples
+        with self._opened(stream) as file:
+            promised = file.frames if stream.promised < 0 else stream.promised
+            is_all = known == 0
+            while not is_all:
+                wanted = _BLOCK if known is None else min(_BLOCK, known - found)
+                block = file.read(wanted, **_AS_FLOAT)
+                found += len(block)
+                yield block
+                # Behind a page that is missing libvorbis goes on: what is short, although its length is known, is cut.
+                is_all = not len(block) if known is None else len(block) < wanted or found == known
+        promised = promised if known is None else known
         if found < promised:
             raise cut_off(self.name, f"its header promises {promised} samples, {found} are there")
         stream.n_samples = found
+
+    def _whole(self, stream: Stream) -> NDArray[np.float32]:
+        if stream.n_samples is not None:
+            return self._part(stream, 0, stream.n_samples)
+        blocks = list(self._blocks(stream))
+        return np.concatenate(blocks) if blocks else np.zeros((0, self.channels), np.float32)
 
     def _part(self, stream: Stream, start: int, n_samples: int) -> NDArray[np.float32]:
         with self._opened(stream) as file:
@@ -145,7 +165,7 @@ class AudioFile:
             if first:
                 file.seek(first)
             count = start - first + n_samples
-            samples: NDArray[np.float32] = file.read(count, dtype="float32", always_2d=True)
+            samples: NDArray[np.float32] = file.read(count, **_AS_FLOAT)
         if len(samples) < count:
             raise cut_off(
                 self.name, f"its header promises {stream.n_samples} samples, {first + len(samples)} are there"
@@ -217,7 +237,7 @@ def _look_into(source: Path | BinaryIO, name: str) -> AudioFile:
                 raise AudioError(f"{name} has no header of an audio file. Copy or download it again, or convert it.")
             _check_rate(file.samplerate, name)
             kind = (file.samplerate, file.channels, file.format, file.subtype, seekable)
-            trusted = file.subtype in _COUNTABLE or file.format in _FRAMED
+            trusted = file.subtype in _COUNTABLE or file.format in FRAMED
             if file.seekable() and trusted and not stream.must_decode:
                 stream.n_samples = file.frames
         first = (found.sample_rate, found.channels, found.format, found.subtype, found.seekable)
@@ -247,12 +267,6 @@ def _kind(kind: tuple[Any, ...]) -> str:
 
 def _empty(name: str) -> AudioError:
     return AudioError(f"{name} is empty: it has a header and 0 samples. Record or export it again.")
-
-
-def _blocks(file: soundfile.SoundFile) -> Iterator[NDArray[np.float32]]:
-    """Decode from here to the end."""
-    while len(block := file.read(_BLOCK, dtype="float32", always_2d=True)):
-        yield block
 
 
 def _name(source: object) -> str:

@@ -19,9 +19,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, int32
 
-from audiodiff.audio.decoding import Source, examine
+from audiodiff.audio.decoding import FRAMED, Source, examine
 from audiodiff.audio.resample import resample
 from audiodiff.audio.transforms import ArrayLike, as_tensor
+from audiodiff.choices import SAMPLE_RATE
 from audiodiff.errors import AudioError, NotFiniteError, OutputError
 
 AUDIO_EXTENSIONS = (
@@ -67,7 +68,7 @@ class AudioInfo:
         return self.n_samples / self.sample_rate
 
 
-def audio_info(path: Source) -> AudioInfo:
+def audio_info(path: Source, *, decode: bool = False) -> AudioInfo:
     """Tell what is in an audio file, to the sample.
 
     Most headers can be trusted once they agree with the size of the file. What they do not tell is counted by decoding
@@ -76,6 +77,8 @@ def audio_info(path: Source) -> AudioInfo:
 
     Args:
         path: The file, or a file object, in any format of libsndfile.
+        decode: Whether all its samples are looked at, where they can be damaged or not finite; so the file is refused
+            where `load_audio` would refuse any part of it.
 
     Returns:
         Its rate, length and channels, and what is amiss with its header.
@@ -84,6 +87,10 @@ def audio_info(path: Source) -> AudioInfo:
         AudioError: If the file is missing, is no audio, is empty, or is cut off.
     """
     file = examine(path)
+    if decode and (file.format in FRAMED or file.subtype not in _BITS):
+        for block in file.blocks():
+            if len(block):
+                _check_finite(block, file.name)
     return AudioInfo(file.sample_rate, file.count(), file.channels, tuple(file.notes))
 
 
@@ -111,10 +118,7 @@ def load_audio(
     """
     file = examine(path)
     audio = torch.from_numpy(np.ascontiguousarray(file.read(start, n_samples).T))
-    if n_bad := _count_not_finite(audio):
-        raise NotFiniteError(
-            f"{file.name} has {n_bad} samples that are NaN or infinite; expected none. Repair or remove it."
-        )
+    _check_finite(audio, file.name)
     if file.subtype in _FLOATING and not file.warned and float(audio.abs().max()) > _INTEGER_SCALE:
         file.warned = True
         warnings.warn(f"{file.name} goes far beyond ±1. {_INTEGER_SCALE_ADVICE}", stacklevel=2)
@@ -154,13 +158,37 @@ def save_audio(
     if isinstance(target, Path) and not target.parent.is_dir():
         raise AudioError(f"{name} cannot be written: there is no folder {target.parent}. Create it first.")
     samples = _checked(audio, subtype, name)
-    how = {"samplerate": sample_rate, "channels": len(samples), "subtype": subtype, "format": kind}
+    how = {
+        "samplerate": _rate(sample_rate, len(samples), subtype, name),
+        "channels": len(samples),
+        "subtype": subtype,
+        "format": kind,
+    }
     try:
         _write(target, samples, how)
     except OutputError as error:
         raise AudioError(str(error)) from error
     except (soundfile.SoundFileError, OSError, TypeError, ValueError) as error:
-        raise AudioError(f"{name} cannot be written with {how}: {error}") from error
+        raise AudioError(f"{name} cannot be written with {how}: {getattr(error, 'error_string', error)}") from error
+
+
+def _rate(sample_rate: int, n_channels: int, subtype: str, name: str) -> int:
+    """Return a rate that can be written; of others, and of more channels, libvorbis crashes."""
+    try:
+        rate: int = SAMPLE_RATE.parse(sample_rate)
+    except ValueError as error:
+        raise AudioError(f"{name} cannot be written: its sample rate {error}.") from error
+    if subtype == "VORBIS" and (rate > 200_000 or n_channels > 255):
+        what = f"{n_channels} channels at {rate} Hz"
+        raise AudioError(f"{name} cannot hold {what}: Vorbis ends at 255 channels and 200000 Hz. Write a WAV.")
+    return rate
+
+
+def _check_finite(samples: Tensor | NDArray[np.float32], name: str) -> None:
+    if n_bad := _count_not_finite(torch.as_tensor(samples)):
+        raise NotFiniteError(
+            f"{name} has {n_bad} samples that are NaN or infinite; expected none. Repair or remove it."
+        )
 
 
 def _write(target: Path | BinaryIO, samples: Tensor, how: dict[str, Any]) -> None:

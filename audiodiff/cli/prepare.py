@@ -26,8 +26,10 @@ def _names(path: Path | None) -> list[str]:
     return names
 
 
-def _scan(folder: Path, out_dir: Path, workers: int | None, *, ffmpeg: bool, bandwidth: bool) -> Scan:
-    """Read the headers of all files of a folder, or if need be their samples too, with a bar."""
+def _scan(
+    folder: Path, out_dir: Path, workers: int | None, *, ffmpeg: bool, bandwidth: bool, headers_only: bool
+) -> Scan:
+    """Read all files of a folder, with a bar."""
     from audiodiff.data.features import decode_with_ffmpeg
     from audiodiff.data.manifest import scan_folder
     from audiodiff.data.measure import note_bandwidth
@@ -42,7 +44,8 @@ def _scan(folder: Path, out_dir: Path, workers: int | None, *, ffmpeg: bool, ban
     workers = workers or default_workers()
     with opt.warnings_logged(), opt.progress_bar(0) as bar:
         show = partial(opt.set_progress, bar)
-        scan = scan_folder(folder, workers, show, convert=convert if ffmpeg else None, without=converted)
+        how = {"convert": convert if ffmpeg else None, "without": converted, "decode": not headers_only}
+        scan = scan_folder(folder, workers, show, **how)
         return note_bandwidth(scan, workers, show) if bandwidth else scan
 
 
@@ -71,6 +74,9 @@ def _scan(folder: Path, out_dir: Path, workers: int | None, *, ffmpeg: bool, ban
 @opt.expert("--test-list", metavar="FILE", type=opt.EXISTING_FILE, help="Names of the test recordings.")
 @opt.expert("--bandwidth", is_flag=True, help="Measure the bandwidth of each recording and store it in the manifest.")
 @opt.expert(
+    "--headers-only", is_flag=True, help="Decode nothing, which is faster; damage within a file is found in training."
+)
+@opt.expert(
     "--shards",
     metavar="N",
     type=Number(int, low=1, high=100_000, unit="shards"),
@@ -88,6 +94,7 @@ def command(
     test_list: Path | None,
     ffmpeg: bool,
     bandwidth: bool,
+    headers_only: bool,
     workers: int | None,
     shards: int | None,
 ) -> None:
@@ -101,7 +108,9 @@ def command(
     from audiodiff.data.splits import refuse_empty_training, split, split_by_names
     from audiodiff.errors import DataError
 
-    recordings, unreadable = _scan(folder, out_dir, workers, ffmpeg=ffmpeg, bandwidth=bandwidth)
+    recordings, unreadable = _scan(
+        folder, out_dir, workers, ffmpeg=ffmpeg, bandwidth=bandwidth, headers_only=headers_only
+    )
     for _, reason in unreadable:
         click.echo(f"left out: {reason}", err=True)
     if not recordings:

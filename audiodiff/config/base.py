@@ -75,19 +75,21 @@ class Config(BaseModel):
         return values
 
 
-def _check_text(value: Any) -> None:
+def _check_text(value: Any, where: str = "") -> None:
     """Refuse text, in whatever part, that no file can hold.
 
     Raises:
         ValueError: If there is such text.
     """
     if isinstance(value, str) and any("\ud800" <= character <= "\udfff" for character in value):
-        raise ValueError(f"{value[:40]!a} holds half a character (a surrogate), which no file can hold")
-    parts = (
-        [*value, *value.values()] if isinstance(value, Mapping) else value if isinstance(value, list | tuple) else ()
-    )
-    for part in parts:
-        _check_text(part)
+        raise ValueError(f"{where}{value[:40]!a} holds half a character (a surrogate), which no file can hold")
+    if isinstance(value, Mapping):
+        for key, part in value.items():
+            _check_text(key, where)
+            _check_text(part, f"{where}{key}: ")
+    elif isinstance(value, list | tuple):
+        for part in value:
+            _check_text(part, where)
 
 
 ConfigT = TypeVar("ConfigT", bound=Config)

@@ -325,8 +325,9 @@ def scan_folder(
     *,
     convert: Callable[[Path], Path] | None = None,
     without: Path | None = None,
+    decode: bool = False,
 ) -> Scan:
-    """Read the headers of all audio files of a folder and its subfolders.
+    """Read the headers of all audio files of a folder and its subfolders, or all samples too.
 
     Args:
         folder: The folder.
@@ -334,6 +335,7 @@ def scan_folder(
         on_file: Called after each file with how many have been read, and how many there are.
         convert: From a file in another format to the same in one that is read; None leaves such files out.
         without: A folder whose files do not count.
+        decode: Whether samples are looked at, as `audio_info` does, so that damage within a file is found.
 
     Returns:
         The recordings in order of their paths, and the unreadable files with the reason for each.
@@ -348,7 +350,7 @@ def scan_folder(
 
     def read(path: Path) -> Recording | str:
         try:
-            return probe(convert(path) if convert and path in foreign else path)
+            return probe(convert(path) if convert and path in foreign else path, decode=decode)
         except AudioError as error:
             return str(error)
 
@@ -363,11 +365,12 @@ def scan_folder(
     return scan
 
 
-def probe(path: Path) -> Recording:
+def probe(path: Path, *, decode: bool = False) -> Recording:
     """Read the header of one audio file.
 
     Args:
         path: The file.
+        decode: Whether its samples are looked at too.
 
     Returns:
         The recording, with nothing known of it but its length, rate and channels.
@@ -379,7 +382,7 @@ def probe(path: Path) -> Recording:
         str(path).encode()
     except UnicodeEncodeError as error:
         raise AudioError(f"{str(path)!a} is no UTF-8, so no manifest can hold it. Rename the file.") from error
-    info = audio_info(path)
+    info = audio_info(path, decode=decode)
     return Recording(
         audio=path,
         seconds=info.seconds,

@@ -90,11 +90,13 @@ def clipping_at_peak(audio: Tensor) -> Clipping:
     """Return the clipping of a recording `(channels, time)` whose peak is where it was cut off.
 
     Raises:
-        AudioError: If too few samples reach the peak.
+        AudioError: If too few samples reach the peak, or it is none that can be clipped.
     """
     level = float(audio.abs().max())
+    if not 1e-6 < level <= 1e6:  # where 1 is full scale
+        raise AudioError(f"its peak is {level:g}, which is silence or no audio, and nothing that was clipped.")
     n_clipped = int(Clipping(level).cut(audio).sum())
-    if level == 0 or n_clipped < _FEWEST_CLIPPED:
+    if n_clipped < _FEWEST_CLIPPED:
         raise AudioError(
             f"only {n_clipped} samples reach its peak, {level:.3f}, so it does not look clipped there. "
             "Give --declip LEVEL."

@@ -210,8 +210,24 @@ def test_what_cannot_be_saved_is_refused_and_nothing_is_left(tmp_path, name, aud
 def test_rate_that_a_format_does_not_know_is_refused(tmp_path) -> None:
     with pytest.raises(AudioError, match="'samplerate': 96000.*only supports sample rates"):
         save_audio(tmp_path / "x.mp3", tones(), 96000)
-    with pytest.raises(AudioError, match="'samplerate': 0"):
+    with pytest.raises(AudioError, match="its sample rate 0 is not"):
         save_audio(tmp_path / "x.wav", tones(), 0)
+
+
+@pytest.mark.parametrize(
+    ("rate", "channels", "message"),
+    [
+        (0, 1, "its sample rate 0 is not a whole number from 1 to 768,000"),
+        (2**31, 1, "its sample rate 2147483648 is not a whole number"),
+        (True, 1, "its sample rate True is not"),
+        (200_001, 1, "cannot hold 1 channels at 200001 Hz: Vorbis ends at"),
+        (8000, 256, "cannot hold 256 channels at 8000 Hz: Vorbis ends at"),
+    ],
+)
+def test_what_crashes_the_encoder_of_vorbis_is_refused(tmp_path, rate, channels, message) -> None:
+    with pytest.raises(AudioError, match=message):
+        save_audio(tmp_path / "x.ogg", torch.zeros(channels, 1000), rate)
+    assert not list(tmp_path.iterdir())
 
 
 def test_failed_save_keeps_the_file_that_was_there(tmp_path) -> None:

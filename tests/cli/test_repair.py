@@ -57,6 +57,9 @@ def test_a_sound_recording_is_damaged_first_and_measured(repair, kind):
 
 def test_the_peak_tells_where_a_recording_was_clipped(repair):
     assert "so it does not look clipped there" in repair("in.wav", "-o", "out.wav", "--declip").stderr
+    soundfile.write("silent.wav", np.zeros(2000), RATE)
+    assert "silent.wav" in (said := repair("silent.wav", "-o", "out.wav", "--declip").stderr)
+    assert "its peak is 0, which is silence" in said
     soundfile.write("clipped.wav", samples("in.wav").clip(-0.2, 0.2), RATE)
     assert repair("clipped.wav", "-o", "out.wav", "--declip").exit_code == 0
     assert repair("clipped.wav", "-o", "same.wav", "--declip", np.abs(samples("clipped.wav")).max()).exit_code == 0

@@ -9,6 +9,7 @@ import warnings
 from pathlib import Path
 
 import pytest
+import soundfile
 import torch
 
 from audiodiff.audio import decoding
@@ -52,7 +53,7 @@ def test_prepare_doctor_and_training_agree_to_the_sample(specimens: dict[Path, S
     decoding._KNOWN.clear()
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
-        scan = scan_folder(next(iter(specimens)).parent)
+        scan = scan_folder(next(iter(specimens)).parent, decode=True)
     notes = " ".join(str(warning.message) for warning in said)
     refused = {path: reason for path, reason in scan.unreadable}
     write_manifest(tmp_path / "all.jsonl", scan.recordings)
@@ -83,6 +84,25 @@ def test_prepare_doctor_and_training_agree_to_the_sample(specimens: dict[Path, S
             problems.append(f"{path.name}: warned otherwise than {one.note!r}")
     assert not problems, "\n".join(problems)
     assert (len(prepared) > 100, len(refused) > 20) == (True, True)
+
+
+@pytest.mark.parametrize("form", ["FLAC", "MP3", "OGG"])
+def test_damage_in_the_middle_is_found_by_prepare_and_training_alike(form: str, tmp_path: Path, voice) -> None:
+    path = tmp_path / f"x.{form.lower()}"
+    soundfile.write(path, voice(4.0, RATE), RATE, format=form)
+    content = path.read_bytes()
+    middle = len(content) // 2
+    path.write_bytes(content[:middle] + bytes(300) + content[middle + 300 :])
+    with pytest.raises(AudioError) as trained:
+        load_audio(path)
+    (prepared,) = scan_folder(tmp_path, decode=True).unreadable
+    assert prepared == (path, str(trained.value))
+
+
+def test_samples_that_are_not_finite_are_found_by_prepare(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "x.wav", [0.1, float("nan"), 0.1] * 200_000, RATE, "FLOAT")
+    ((_, reason),) = scan_folder(tmp_path, decode=True).unreadable
+    assert "samples that are NaN or infinite" in reason
 
 
 def test_whole_and_parts_agree_on_what_is_not_searched_for(specimens: dict[Path, Specimen]) -> None:
