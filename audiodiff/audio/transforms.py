@@ -6,7 +6,7 @@ And the first transform of all, of what users hand over into a tensor.
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -18,6 +18,16 @@ from audiodiff.errors import AudiodiffError, AudioError, ConfigError
 
 ArrayLike = Tensor | NDArray[Any]
 """What functions take for audio, mels and vectors."""
+
+Array = TypeVar("Array", Tensor, NDArray[Any])
+"""What functions take and return alike: a tensor for a tensor, a NumPy array for a NumPy array."""
+
+
+def as_given(result: Tensor, given: Array) -> Array:
+    """Return a result as what was given for it: as a NumPy array where that was one, else as it is."""
+    if isinstance(given, np.ndarray):
+        return result.cpu().numpy()
+    return result
 
 
 def as_tensor(values: ArrayLike, what: str, error: type[AudiodiffError]) -> Tensor:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import copy
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import cast
@@ -15,7 +16,7 @@ from torch.nn import functional
 from typing_extensions import Unpack
 
 from audiodiff.audio.mel import MelSpectrogram, align_to_hops, check_mel
-from audiodiff.audio.transforms import ArrayLike, as_tensor
+from audiodiff.audio.transforms import Array, ArrayLike, as_given, as_tensor
 from audiodiff.audio.whitening import Whitening
 from audiodiff.checkpoint import choose_device, find_model, load_model
 from audiodiff.choices import ANY_SEED, SECONDS
@@ -30,13 +31,14 @@ from audiodiff.networks.conditioning import make_conditions
 from audiodiff.pipelines.base import Piece, Pipeline, SynthesisChanges
 from audiodiff.pipelines.mel_chunks import aligned, chunks, latency_frames
 from audiodiff.pipelines.mel_initialisation import WHITENING_REACH, MelInitialisation
+from audiodiff.pipelines.push_stream import PushStream
 
 CHUNK_SECONDS = 12.0
 """Chunk length for long mels: long relative to the context of the estimate, short enough to bound memory."""
 
 
 class Vocoder(Pipeline):
-    """Turn mel spectrograms into waveforms.
+    """Turn mel spectrograms into waveforms: tensors into tensors, NumPy arrays into NumPy arrays.
 
     Args:
         network: A network with a mel condition.
@@ -102,7 +104,7 @@ class Vocoder(Pipeline):
         return self.with_conditions(label=label, speaker=speaker, vector=vector)
 
     @isolated("as they are")
-    def mel(self, audio: ArrayLike) -> Tensor:
+    def mel(self, audio: Array) -> Array:
         """Compute the mel spectrogram expected by this model; the audio is padded with zeros to whole hops.
 
         Args:
@@ -114,22 +116,22 @@ class Vocoder(Pipeline):
         Raises:
             AudioError: If the audio is shorter than a frame.
         """
-        audio = as_tensor(audio, "audio", AudioError)
-        self.spectrogram.n_frames(audio.shape[-1] if audio.ndim else 0)
-        padding = -audio.shape[-1] % self.mel_config.hop_length
-        mel: Tensor = self.spectrogram(functional.pad(audio.to(self.device), (0, padding)))
-        return mel
+        samples = as_tensor(audio, "audio", AudioError)
+        self.spectrogram.n_frames(samples.shape[-1] if samples.ndim else 0)
+        padding = -samples.shape[-1] % self.mel_config.hop_length
+        mel: Tensor = self.spectrogram(functional.pad(samples.to(self.device), (0, padding)))
+        return as_given(mel, audio)
 
     @isolated("inference")
     def __call__(
         self,
-        mel: ArrayLike,
+        mel: Array,
         *,
         seed: int | Sequence[int] = 0,
         chunk_seconds: float | None = None,
         on_step: StepCallback | None = None,
         **changes: Unpack[SynthesisChanges],
-    ) -> Tensor:
+    ) -> Array:
         """Synthesise waveforms.
 
         Args:
@@ -141,15 +143,15 @@ class Vocoder(Pipeline):
                 begins at the lowest trained noise level, unless `start_log_snr` says otherwise.
 
         Returns:
-            Waveforms `(..., time)`, float32 on the model's device, one hop per frame of the mel.
+            Waveforms `(..., time)`, float32, one hop per frame of the mel; tensors are on the model's device.
 
         Raises:
             MelError: If the mel does not fit the model.
             ConfigError: If there are not as many seeds as waveforms, or a setting is impossible.
         """
-        mel = check_mel(mel, self.mel_config)
+        checked = check_mel(mel, self.mel_config)
         settings = self.settings(changes)
-        mels = align_to_hops(mel.reshape(-1, *mel.shape[-2:]), self.mel_config)
+        mels = align_to_hops(checked.reshape(-1, *checked.shape[-2:]), self.mel_config)
         seeds, n_frames = self._seeds(seed, len(mels)), mels.shape[-1]
         chunk = self._chunk_frames(CHUNK_SECONDS if chunk_seconds is None else chunk_seconds)
         if chunk_seconds is None and n_frames <= 2 * chunk:
@@ -161,7 +163,7 @@ class Vocoder(Pipeline):
             for piece in self._audio(mels[group], seeds[group], settings, chunk, on_step):
                 audio[group, at : at + piece.shape[-1]] = piece[:, 0]
                 at += piece.shape[-1]
-        return audio.reshape(*mel.shape[:-2], -1)
+        return as_given(audio.reshape(*mel.shape[:-2], -1), mel)
 
     def _audio(
         self, mel: Tensor, seeds: Sequence[int], settings: SynthesisConfig, chunk: int, on_step: StepCallback | None
@@ -184,13 +186,13 @@ class Vocoder(Pipeline):
     @isolated("inference")
     def stream(
         self,
-        mels: Iterable[ArrayLike],
+        mels: Iterable[Array],
         *,
         seed: int = 0,
         chunk_seconds: float = 0.5,
         on_step: StepCallback | None = None,
         **changes: Unpack[SynthesisChanges],
-    ) -> Iterator[Tensor]:
+    ) -> Iterator[Array]:
         """Synthesise while mel frames still arrive; `latency` returns the delay.
 
         Args:
@@ -209,10 +211,12 @@ class Vocoder(Pipeline):
         """
         settings, chunk = self.settings(changes), self._chunk_frames(chunk_seconds)
         self._reach()
+        given: Array
 
         def checked() -> Iterator[Tensor]:
-            for mel in mels:
-                mel = check_mel(mel, self.mel_config)
+            nonlocal given
+            for given in mels:
+                mel = check_mel(given, self.mel_config)
                 if mel.ndim != 2:
                     raise MelError(f"mel has shape {tuple(mel.shape)}; a stream takes (n_mels, frames), one waveform.")
                 yield mel.unsqueeze(0)
@@ -220,7 +224,35 @@ class Vocoder(Pipeline):
         consecutive = aligned(checked(), self.mel_config)
         seeds = self._seeds(seed, 1)
         for piece in self._audio_in_pieces(consecutive, seeds, settings, chunk, on_step, in_threads=False):
-            yield piece[0, 0]
+            yield as_given(piece[0, 0], given)
+
+    async def astream(
+        self,
+        mels: AsyncIterable[Array],
+        *,
+        seed: int = 0,
+        chunk_seconds: float = 0.5,
+        **changes: Unpack[SynthesisChanges],
+    ) -> AsyncIterator[Array]:
+        """Do what `stream` does with an asynchronous iterable; a thread computes, so the event loop is not blocked.
+
+        Args:
+            mels: As in `stream`.
+            seed: As in `stream`.
+            chunk_seconds: As in `stream`.
+            **changes: As in a call.
+
+        Yields:
+            What `stream` yields.
+        """
+        stream: PushStream[Array] = PushStream(self, seed=seed, chunk_seconds=chunk_seconds, **changes)
+        async for mel in mels:
+            stream.push(mel)
+            while stream.ready and (audio := await asyncio.to_thread(stream.pull)) is not None:
+                yield audio
+        stream.end()
+        while (audio := await asyncio.to_thread(stream.pull)) is not None:
+            yield audio
 
     def latency(self, chunk_seconds: float = 0.5, **changes: Unpack[SynthesisChanges]) -> float:
         """Return the algorithmic latency of `stream` in seconds of audio, computation excluded.

@@ -1,0 +1,75 @@
+"""A stream into which mels are pushed and out of which audio is pulled, so that nobody waits inside the computation."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Generic
+
+from typing_extensions import Unpack
+
+from audiodiff.audio.transforms import Array
+
+if TYPE_CHECKING:
+    from audiodiff.pipelines.base import SynthesisChanges
+    from audiodiff.pipelines.vocoder import Vocoder
+
+
+class PushStream(Generic[Array]):
+    """`Vocoder.stream` turned around: an event loop or a server pushes mels as they come, and pulls audio when it can.
+
+    `Vocoder.latency` bounds how much of the mel a piece of audio depends on; so `ready` knows when a pull will not ask
+    for frames that have not been pushed yet, and no thread has to wait for them. One thread at a time may use it.
+
+    Args:
+        vocoder: The model.
+        seed: As in `Vocoder.stream`.
+        chunk_seconds: As in `Vocoder.stream`.
+        **changes: As in `Vocoder.stream`.
+
+    Raises:
+        ConfigError: If a setting is impossible, or the model sees the whole mel at once.
+    """
+
+    def __init__(
+        self, vocoder: Vocoder, *, seed: int = 0, chunk_seconds: float = 0.5, **changes: Unpack[SynthesisChanges]
+    ) -> None:
+        self.latency: float = vocoder.latency(chunk_seconds, **changes)
+        self._latency_samples: int = round(self.latency * vocoder.sample_rate)
+        self._hop_length: int = vocoder.mel_config.hop_length
+        self._mels: deque[Array] = deque()
+        self._n_samples, self._pulled, self._ended = 0, 0, False
+        self._audio: Iterator[Array] = vocoder.stream(self._pushed(), seed=seed, chunk_seconds=chunk_seconds, **changes)
+
+    def _pushed(self) -> Iterator[Array]:
+        while self._mels or not self._ended:
+            yield self._mels.popleft()
+
+    @property
+    def waiting_samples(self) -> int:
+        """Samples that the mels pushed so far will make and that have not been pulled."""
+        return self._n_samples - self._pulled
+
+    @property
+    def ready(self) -> bool:
+        """Whether a piece of audio can be pulled."""
+        return self._ended or self.waiting_samples >= self._latency_samples
+
+    def push(self, mel: Array) -> None:
+        """Add a mel `(n_mels, frames)`; it is checked when it is pulled."""
+        self._mels.append(mel)
+        self._n_samples += (mel.shape[-1] if mel.ndim else 0) * self._hop_length
+
+    def end(self) -> None:
+        """Say that no more mels will come, so that the rest can be pulled."""
+        self._ended = True
+
+    def pull(self) -> Array | None:
+        """Compute the next piece `(time,)` when the stream is ready; None is the end.
+
+        Raises:
+            MelError: If a mel does not fit the model.
+        """
+        audio = next(self._audio, None)
+        self._pulled += 0 if audio is None else len(audio)
+        return audio
