@@ -59,7 +59,9 @@ OWN_WRITERS = {
     "locked",  # a lock is a file for its own sake
     "_fetch",  # a download goes on where it was
     "_flac",  # into memory
+    "_packed_mel",  # likewise
     "_plot_clips",  # likewise
+    "write_mel",  # of an eg, which imports nothing; `prepare --mels` checks what it wrote
 }
 LIMIT_FUNCTION_LINES = 60
 LIMIT_FILE_LINES = 400

@@ -48,7 +48,8 @@ def command(*, data: tuple[Path, ...], crop_seconds: float, workers: int | None,
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # what the library warns of is among the findings
         sources = [source for path in data for source in _open(path, workers)]
-        total = len({recording.audio for source in sources for recording in source.recordings})
+        recordings = [recording for source in sources for recording in source.recordings]
+        total = len({recording.audio for recording in recordings}) + sum(bool(one.mel) for one in recordings)
         with opt.progress_bar(total) as bar:
             report = examine(sources, crop_seconds, workers, bar.update)
     click.echo(printable_json(_facts(report)) if as_json else "\n".join(_lines(report)))

@@ -13,7 +13,10 @@ from audiodiff.cli import options as opt
 from audiodiff.cli.verbs import Verb
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from audiodiff.data.manifest import Scan
+    from audiodiff.data.splits import Split
 
 
 def _names(path: Path | None) -> list[str]:
@@ -49,6 +52,53 @@ def _scan(
         return note_bandwidth(scan, workers, show) if bandwidth else scan
 
 
+def _with_mels(scan: Scan, folder: Path, out_dir: Path, mels: Path, convention: str, workers: int | None) -> Scan:
+    """Give recordings the mels of their names, and leave out those without; say what has no partner."""
+    from audiodiff.data.manifest import Scan
+    from audiodiff.data.mels import named_convention, pair_mels, unfit_mels
+    from audiodiff.data.parallel import default_workers
+
+    config, converted = named_convention(convention), out_dir / "converted"
+
+    def name(path: Path) -> Path:
+        if converted in path.parents:
+            return Path(*path.relative_to(converted).parts[1:])
+        return path.relative_to(folder)
+
+    pairing = pair_mels({name(recording.audio): recording for recording in scan.recordings}, mels, convention)
+    if pairing.without:
+        _count([recording.audio for recording in pairing.without], f"recordings are left out, without a mel in {mels}")
+    if pairing.left_over:
+        _count(pairing.left_over, f"mels have no recording in {folder}")
+    with opt.progress_bar(len(pairing.recordings)) as bar:
+        unfit = unfit_mels(pairing.recordings, config, workers or default_workers(), bar.update)
+    bad = {recording.audio for recording, _ in unfit}
+    unreadable = [*scan.unreadable, *((recording.audio, reason) for recording, reason in unfit)]
+    return Scan([recording for recording in pairing.recordings if recording.audio not in bad], unreadable)
+
+
+def _write(parts: Split, out_dir: Path, shards: int | None) -> None:
+    """Write manifests, and shards if any, and print what is in them."""
+    from audiodiff.data.manifest import amount, write_manifest
+
+    for name, part in parts._asdict().items():
+        path = out_dir / f"{name}.jsonl"
+        write_manifest(path, part)
+        seconds = sum(recording.seconds for recording in part)
+        click.echo(f"{path}: {amount(len(part), seconds)}")
+    if shards:
+        from audiodiff.data.shards import write_shards
+
+        index = out_dir / "train.shards.json"
+        n_bytes = sum(path.stat().st_size for path in write_shards(parts.train, index, shards))
+        click.echo(f"{index}: {shards} shards, {n_bytes / 1e6:.1f} MB")
+
+
+def _count(paths: Sequence[Path], words: str) -> None:
+    named = ", ".join(click.format_filename(path) for path in paths[:3])
+    click.echo(f"{len(paths)} {words} ({named}{', ...' if len(paths) > 3 else ''})", err=True)
+
+
 @click.command("prepare", cls=Verb)
 @click.argument("folder", metavar="FOLDER", type=opt.EXISTING_FOLDER)
 @click.argument("out_dir", metavar="OUT_DIR", type=opt.FOLDER)
@@ -70,6 +120,12 @@ def _scan(
 )
 @click.option("--seed", metavar="N", type=SEED, default=0, show_default=True, help="Random seed of the split.")
 @click.option("--ffmpeg", is_flag=True, help="Convert m4a, mp4, webm and the like by ffmpeg, to OUT_DIR/converted.")
+@click.option("--mels", metavar="FOLDER", type=opt.EXISTING_FOLDER, help="Mels (.npy, .pt) named as the recordings.")
+@opt.expert(
+    "--mel-convention",
+    metavar="NAME",
+    help="What --mels follow, such as vocos-24k.  [default: hifigan-22k]",
+)
 @opt.expert("--valid-list", metavar="FILE", type=opt.EXISTING_FILE, help="Names of the validation recordings.")
 @opt.expert("--test-list", metavar="FILE", type=opt.EXISTING_FILE, help="Names of the test recordings.")
 @opt.expert("--bandwidth", is_flag=True, help="Measure the bandwidth of each recording and store it in the manifest.")
@@ -97,22 +153,33 @@ def command(
     headers_only: bool,
     workers: int | None,
     shards: int | None,
+    mels: Path | None,
+    mel_convention: str | None,
 ) -> None:
     """Split the recordings of FOLDER into OUT_DIR/train.jsonl, valid.jsonl and test.jsonl.
 
     The split is by a hash of the path in FOLDER, so files that are added later do not move others; or by lists of
     names, one per line, with or without folders and extension. Files that cannot be read are reported and left out, and
     the exit code is then 1. Links are followed; hidden files and folders are not read.
+
+    With --mels, a recording a/b.wav is paired with FOLDER/a/b.npy, which training and `audiodiff vocode` then take
+    instead of computing a mel. Its convention and its number of frames are checked; recordings without a mel are left
+    out.
     """
-    from audiodiff.data.manifest import amount, write_manifest
+    if mel_convention and not mels:
+        raise click.UsageError("--mel-convention says what --mels follow. Give --mels, or leave it out.")
+    from audiodiff.data.mels import DEFAULT_CONVENTION
     from audiodiff.data.splits import refuse_empty_training, split, split_by_names
     from audiodiff.errors import DataError
 
-    recordings, unreadable = _scan(
-        folder, out_dir, workers, ffmpeg=ffmpeg, bandwidth=bandwidth, headers_only=headers_only
-    )
+    scan = _scan(folder, out_dir, workers, ffmpeg=ffmpeg, bandwidth=bandwidth, headers_only=headers_only)
+    if mels and scan.recordings:
+        scan = _with_mels(scan, folder, out_dir, mels, mel_convention or DEFAULT_CONVENTION, workers)
+    recordings, unreadable = scan
     for _, reason in unreadable:
         click.echo(f"left out: {reason}", err=True)
+    if not recordings and mels:
+        raise DataError(f"no recording in {folder} has a mel in {mels} that fits it: see above.")
     if not recordings:
         raise DataError(f"{folder} holds no readable audio. Give a folder with recordings (wav, flac, ogg, mp3 ...).")
     if valid_list or test_list:
@@ -120,17 +187,8 @@ def command(
     else:
         parts = split(recordings, valid_fraction, test_fraction, seed, root=folder)
         refuse_empty_training(parts.counts, folder)
-    for name, part in parts._asdict().items():
-        path = out_dir / f"{name}.jsonl"
-        write_manifest(path, part)
-        seconds = sum(recording.seconds for recording in part)
-        click.echo(f"{path}: {amount(len(part), seconds)}")
-    if shards:
-        from audiodiff.data.shards import write_shards
-
-        index = out_dir / "train.shards.json"
-        n_bytes = sum(path.stat().st_size for path in write_shards(parts.train, index, shards))
-        click.echo(f"{index}: {shards} shards, {n_bytes / 1e6:.1f} MB")
+    _write(parts, out_dir, shards)
     if unreadable:
-        click.echo(f"{len(unreadable)} of {len(unreadable) + len(recordings)} files could not be read", err=True)
+        n_files = len(unreadable) + len(recordings)
+        click.echo(f"{len(unreadable)} of {n_files} files could not be {'used' if mels else 'read'}", err=True)
         click.get_current_context().exit(1)

@@ -67,7 +67,8 @@ def command(*, inputs: tuple[Path, ...], output: Path, overwrite: bool, ray: str
     """Turn recordings or mel spectrograms into audio.
 
     INPUTS are audio files, mels (.npy, or .pt with one tensor, of shape (n_mels, frames)), folders of both, or
-    manifests (.jsonl). Recordings are turned into mels and back, channel by channel. Existing files are skipped, so
+    manifests (.jsonl). Recordings are turned into mels and back, channel by channel; where a manifest names the mel of
+    a recording, that one is vocoded, and the recording is what --score compares with. Existing files are skipped, so
     the same command resumes; started several times, also on other machines, the processes share the work. If some
     inputs fail, the others are done and the exit code is 1.
 

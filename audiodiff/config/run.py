@@ -85,6 +85,12 @@ class DataConfig(Config):
         description="standard deviation of noise on the mel, in dB, so that mels that another model predicted do not "
         "take this one by surprise",
     )
+    given_mels: bool = Field(
+        True,
+        description="condition on the mels that manifests name (`mel`), where they do, in training and validation; "
+        "False computes all mels from the recordings. `gain_db` moves given mels too, `mel_noise_db` is added to them "
+        "as to others; `speed`, `time_reversal`, `peak_db`, `fade_seconds` and `transforms` are refused with them",
+    )
     transforms: tuple[TransformConfig, ...] = Field((), description="by audiomentations, applied in this order")
     resample: bool = Field(True, description="resample files at another rate; False refuses them")
     mask_bandwidth: bool = Field(

@@ -12,7 +12,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from audiodiff.config import DataConfig, TransformConfig
+from audiodiff.config import DataConfig, MelConfig, TransformConfig
+from audiodiff.data.crops import Example
+from audiodiff.data.mels import amplified
 from audiodiff.errors import ConfigError, needed
 
 _Transform = Callable[..., NDArray[np.float32]]
@@ -38,15 +40,24 @@ class Augmenter:
     Args:
         config: Which augmentations, and how strong.
         sample_rate: Of the crops, in Hz.
+        mel: The convention of mels that come with crops.
 
     Raises:
         ConfigError: If a transform of audiomentations is unknown, refuses its parameters, or is not installed.
     """
 
-    def __init__(self, config: DataConfig, sample_rate: int) -> None:
+    def __init__(self, config: DataConfig, sample_rate: int, mel: MelConfig | None = None) -> None:
         self._config = config
+        self._mel = mel
         self._sample_rate = sample_rate
         self._transforms = [(transform.name, _build(transform)) for transform in config.transforms]
+
+    def example(self, example: Example, generator: np.random.Generator) -> Example:
+        """Augment a crop, and the mel that comes with it; see `__call__`."""
+        audio, gain = self._augmented(example.audio, generator)
+        if self._mel is None or not example.mel.numel():
+            return example._replace(audio=audio)
+        return example._replace(audio=audio, mel=amplified(example.mel, torch.tensor(gain), self._mel))
 
     def __call__(self, audio: Tensor, generator: np.random.Generator) -> Tensor:
         """Augment one crop.
@@ -62,6 +73,10 @@ class Augmenter:
         Raises:
             ConfigError: If a transform fails, or returns another length, or something that is not finite.
         """
+        return self._augmented(audio, generator)[0]
+
+    def _augmented(self, audio: Tensor, generator: np.random.Generator) -> tuple[Tensor, float]:
+        """Return the new crop and the gain that it was given last."""
         flip, place, turn = generator.random(3)
         seed = int(generator.integers(2**32))
         if turn < 0.5 and self._config.time_reversal:
@@ -71,7 +86,8 @@ class Augmenter:
         if flip < 0.5 and self._config.polarity:
             audio = -audio
         low, high = self._config.gain_db
-        return audio * float(10 ** ((low + (high - low) * place) / 20))
+        gain = float(10 ** ((low + (high - low) * place) / 20))
+        return audio * gain, gain
 
     def _transformed(self, audio: Tensor, seed: int) -> Tensor:
         """Run the transforms of audiomentations, which draw from the global generators, on one channel."""

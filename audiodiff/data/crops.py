@@ -13,12 +13,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
+from torch.utils.data import default_collate
 
 from audiodiff.audio.io import AudioInfo, audio_info, load_audio
 from audiodiff.audio.resample import resample
-from audiodiff.config import DataConfig, ModelConfig
+from audiodiff.config import DataConfig, MelConfig, ModelConfig
 from audiodiff.data.conditions import check_given, name_index, read_vector
 from audiodiff.data.manifest import Recording
+from audiodiff.data.mels import HopMel, check_stated_convention, recording_mel
 from audiodiff.errors import DataError
 
 FULL_BAND = 0.45
@@ -42,6 +44,8 @@ class Example(NamedTuple):
         bandwidth: Hz above which the recording has nothing `()`, float32; infinite for a full-band recording.
         speaker: Index of the speaker `()`, int64; the number of speakers where a recording names none.
         vector: Any vector `(vector_width,)`, float32; NaN where a recording has none.
+        mel: The mel that the manifest names, one frame per hop of `audio` `(n_mels, frames)`, float32; NaN where it
+            has no frame; empty `(0, 0)` where the mel is to be computed.
     """
 
     audio: Tensor
@@ -49,6 +53,17 @@ class Example(NamedTuple):
     bandwidth: Tensor
     speaker: Tensor
     vector: Tensor
+    mel: Tensor = torch.empty(0, 0)
+
+
+def stack(examples: Sequence[Example]) -> Example:
+    """Make a batch; where some of its mels are given, the others are NaN."""
+    shapes = {example.mel.shape for example in examples}
+    if len(shapes) > 1:
+        missing = torch.full(max(shapes), torch.nan)
+        examples = [example if example.mel.numel() else example._replace(mel=missing) for example in examples]
+    batch: Example = default_collate(list(examples))
+    return batch
 
 
 class WholeRecording(NamedTuple):
@@ -57,10 +72,12 @@ class WholeRecording(NamedTuple):
     Attributes:
         samples: `(overhang + time + overhang,)`, float32.
         overhang: Samples before its start and after its end, which a resampling filter rings into.
+        mel: The mel that the manifest names, one frame per hop `(n_mels, n_hops)`; None where it names none.
     """
 
     samples: Tensor
     overhang: int
+    mel: Tensor | None = None
 
 
 def context_frames(model: ModelConfig) -> int:
@@ -93,6 +110,8 @@ class CropReader:
         one_shots: Whether crops begin where recordings do.
         peak_db: Peak that every crop is brought to, in dB of full scale; None leaves levels as they are.
         fade: Samples that are faded in at the start of a crop, and out at its end.
+        mel: The convention of the mels that manifests name; None leaves these alone. A recording with a mel begins and
+            ends with it, and its crops begin at hops.
     """
 
     sample_rate: int
@@ -106,6 +125,7 @@ class CropReader:
     one_shots: bool = False
     peak_db: float | None = None
     fade: tuple[int, int] = (0, 0)
+    mel: MelConfig | None = None
 
     @classmethod
     def for_model(cls, model: ModelConfig, data: DataConfig) -> CropReader:
@@ -119,6 +139,7 @@ class CropReader:
             one_shots=data.one_shots,
             peak_db=data.peak_db,
             fade=(round(data.fade_seconds[0] * model.sample_rate), round(data.fade_seconds[1] * model.sample_rate)),
+            mel=model.mel if data.given_mels else None,
         )
 
     def check(self, recordings: Sequence[Recording]) -> None:
@@ -135,6 +156,8 @@ class CropReader:
             raise DataError("there are no recordings to read crops from.")
         for recording in recordings:
             self._check_rate(recording)
+            if self.mel is not None:
+                check_stated_convention(recording, self.mel)
         check_given(recordings, self.labels, self.speakers, self.vector_width)
         crop_seconds = self.n_samples / self.sample_rate
         if n_short := sum(recording.seconds < crop_seconds for recording in recordings):
@@ -162,8 +185,9 @@ class CropReader:
         """
         info = self._check_file(recording)
         before, after = self._ratio(recording, speed)
-        n_samples = math.ceil(info.n_samples * after / before)
-        first = int(self.first_samples(np.array(n_samples), np.array(position)))
+        mel = self._hop_mel(recording)
+        n_samples = mel.n_samples if mel else math.ceil(info.n_samples * after / before)
+        first = int(self.first_samples(np.array(n_samples), np.array(position), mel.hop_length if mel else 1))
         # What is read begins whole periods of the two rates before the crop, so that it falls on samples of the result.
         periods = math.ceil((self.context * before / after + _reach(before, after)) / before)
         start = (first // after - periods) * before
@@ -171,23 +195,29 @@ class CropReader:
         skipped = first % after + periods * after - self.context
         audio = resample(_read_span(recording, info, start, end), before, after)
         audio = audio[:, skipped : skipped + self.n_samples + 2 * self.context]
-        return self._example(
-            recording, speed, self.shape(audio, torch.tensor([min(self.n_samples, n_samples - first)]))
-        )
+        if mel:  # beyond which there is nothing to whiten the audio by
+            audio[:, : max(self.context - first, 0)] = 0
+            audio[:, max(n_samples - first + self.context, 0) :] = 0
+        audio = self.shape(audio, torch.tensor([min(self.n_samples, n_samples - first)]))
+        example = self._example(recording, speed, audio)
+        return example._replace(mel=mel.crop(first - self.context, audio.shape[-1])) if mel else example
 
-    def first_samples(self, n_samples: NDArray[np.int64], position: NDArray[np.float64]) -> NDArray[np.int64]:
+    def first_samples(
+        self, n_samples: NDArray[np.int64], position: NDArray[np.float64], grid: NDArray[np.int64] | int = 1
+    ) -> NDArray[np.int64]:
         """Return where crops begin.
 
         Args:
             n_samples: Lengths of the recordings at the rate of the crops.
             position: Where in them: 0 is the first possible crop, just under 1 the last; of the same shape.
+            grid: Crops begin at multiples of so many samples.
 
         Returns:
             Indices of the first samples, at the rate of the crops.
         """
-        last = np.maximum(n_samples - self.n_samples, 0) * (not self.one_shots)
-        first: NDArray[np.int64] = np.minimum((position * (last + 1)).astype(np.int64), last)
-        return first
+        last = np.maximum(n_samples - self.n_samples, 0) * (not self.one_shots) // grid
+        index: NDArray[np.int64] = np.minimum((position * (last + 1)).astype(np.int64), last)
+        return index * grid
 
     def read_whole(self, recording: Recording, speeds: Sequence[float] = (1.0,)) -> list[WholeRecording]:
         """Read a whole recording, as crops are cut from it.
@@ -204,12 +234,22 @@ class CropReader:
             DataError: If the file is not what the manifest says.
         """
         self._check_file(recording)
+        mel = self._hop_mel(recording)
         audio, wholes = load_audio(recording.audio), []
         for before, after in (self._ratio(recording, speed) for speed in speeds):
             periods = math.ceil(_reach(before, after) / before)
             padded = functional.pad(audio, (periods * before, periods * before))
-            wholes.append(WholeRecording(resample(padded, before, after)[0], periods * after))
+            whole = WholeRecording(resample(padded, before, after)[0], periods * after)
+            if mel:
+                samples = whole.samples[whole.overhang :]
+                samples = functional.pad(samples, (0, mel.n_samples - len(samples)))  # or cut
+                whole = WholeRecording(samples, 0, mel.values)
+            wholes.append(whole)
         return wholes
+
+    def _hop_mel(self, recording: Recording) -> HopMel | None:
+        mel = None if self.mel is None else recording_mel(recording, self.mel)
+        return None if mel is None or self.mel is None else HopMel(mel, self.mel)
 
     def conditions(self, recording: Recording, speed: float = 1.0) -> Example:
         """Return what training sees of a recording beside its audio, in an example whose audio is empty `(1, 0)`.

@@ -19,12 +19,12 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from audiodiff.audio.io import replacing
 from audiodiff.config import DataConfig
 from audiodiff.data.augment import Augmenter, draw_speed
-from audiodiff.data.crops import CropReader, Example
+from audiodiff.data.crops import CropReader, Example, stack
 from audiodiff.data.draws import example_generator
 from audiodiff.data.manifest import Recording
 from audiodiff.data.parallel import end_with_parent
@@ -101,7 +101,7 @@ class CropDataset(Dataset[ReadResult]):
         self.reader = reader
         self.config = config
         self.seed = seed
-        self._augment = Augmenter(config, reader.sample_rate)
+        self._augment = Augmenter(config, reader.sample_rate, reader.mel)
         self._ends = recording_ends(recordings, reader)
 
     def __getitem__(self, index: int) -> ReadResult:
@@ -140,7 +140,7 @@ class CropDataset(Dataset[ReadResult]):
             on_failure: Called with each recording that could not be read, before the batch that does without it.
 
         Yields:
-            Batches: audio `(batch, 1, time)`, label, bandwidth and speaker `(batch,)`, vector.
+            Batches: audio `(batch, 1, time)`, label, bandwidth and speaker `(batch,)`, vector, mel.
 
         Raises:
             ConfigError: If an augmentation fails.
@@ -175,7 +175,7 @@ class CropDataset(Dataset[ReadResult]):
 
     def _read(self, recording: Recording, generator: np.random.Generator) -> Example:
         example = self.reader.read(recording, generator.random(), draw_speed(self.config, generator))
-        return example._replace(audio=self._augment(example.audio, generator))
+        return self._augment.example(example, generator)
 
 
 def validation_crops(
@@ -233,7 +233,7 @@ def collate(draws: Sequence[ReadResult]) -> ReadResult:
     """Make a batch of single examples, and gather the recordings that failed; None if an example is missing."""
     failures = tuple(failure for draw in draws for failure in draw.failures)
     examples = [draw.example for draw in draws if draw.example is not None]
-    return ReadResult(default_collate(examples) if len(examples) == len(draws) else None, failures)
+    return ReadResult(stack(examples) if len(examples) == len(draws) else None, failures)
 
 
 def leave_interruptions_to_the_parent(_worker: int) -> None:

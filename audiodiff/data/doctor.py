@@ -12,6 +12,7 @@ from pathlib import Path
 from audiodiff.data.crops import FULL_BAND
 from audiodiff.data.manifest import Recording
 from audiodiff.data.measure import Measurement, measure
+from audiodiff.data.mels import unfit_mels
 from audiodiff.data.parallel import parallel_map
 from audiodiff.data.splits import SPEAKERS_TO_SPLIT_BY
 from audiodiff.errors import AudioError, NotFiniteError
@@ -108,7 +109,7 @@ def examine(
         sources: Manifests and folders; a file in several is measured once.
         crop_seconds: Length of a training crop.
         workers: Files measured at once.
-        on_file: Called after each file.
+        on_file: Called after each file, mels too.
 
     Returns:
         The report.
@@ -131,6 +132,7 @@ def examine(
     ]
     findings = [
         *_unreadable(broken, not_finite),
+        *_mels([recording for source in sources for recording in source.recordings], workers, on_file),
         *_per_part(examined),
         *_per_recording(examined, crop_seconds),
         *_as_a_whole(examined),
@@ -158,6 +160,27 @@ def _unreadable(broken: Sequence[tuple[Path, str]], not_finite: Sequence[tuple[P
                 "Repair or remove them, and write the manifests again.",
                 tuple(str(path) for path, _ in found),
             )
+
+
+def _mels(recordings: Sequence[Recording], workers: int, on_file: Callable[[], object]) -> Iterator[Finding]:
+    """Check the mels that manifests name."""
+    if unfit := unfit_mels(recordings, None, workers, on_file):
+        yield Finding(
+            "mels",
+            True,
+            f"{len(unfit)} mels do not fit their recording or convention; the first: {unfit[0][1]}",
+            "Write them again, or leave them out of the manifest.",
+            tuple(os.path.relpath(recording.mel or recording.audio) for recording, _ in unfit),
+        )
+    without = [recording for recording in recordings if recording.mel is None]
+    if 0 < len(without) < len(recordings):
+        yield Finding(
+            "some mels",
+            False,
+            f"{len(without)} of {len(recordings)} recordings have no mel, unlike the others",
+            "Training computes the mels of these. Is that intended?",
+            tuple(os.path.relpath(recording.audio) for recording in without),
+        )
 
 
 def _per_recording(examined: Sequence[Examined], crop_seconds: float) -> Iterator[Finding]:

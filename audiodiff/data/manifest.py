@@ -66,7 +66,11 @@ class Recording(BaseModel):
         None, description="for models with vector_width: a .npy file of so many numbers, or the numbers themselves"
     )
     text: str | None = None
-    mel: Path | None = Field(None, description="a precomputed mel of this recording; training computes its own")
+    mel: Path | None = Field(
+        None,
+        description="a .npy or .pt file with a mel of this recording, such as a text-to-speech model predicted, which "
+        "training and `audiodiff vocode` take instead of computing one",
+    )
     mel_convention: str | None = Field(
         None, description="what `mel` follows, as `audiodiff.config.mel_convention` names it"
     )

@@ -1,8 +1,9 @@
 """The whole corpus in the memory of one device, where crops are cut a batch at a time: no files are read in training.
 
 Recordings are decoded once, resampled to the model's rate, averaged to one channel and held as 16-bit integers, one
-behind the other. Where a speed is drawn, there is a copy for each of the speeds that `CropReader.read` rounds to. The
-examples are those of `CropDataset`, to the rounding of 16 bits, in the same order.
+behind the other; so are the mels that manifests name, as they are. Where a speed is drawn, there is a copy for each of
+the speeds that `CropReader.read` rounds to. The examples are those of `CropDataset`, to the rounding of 16 bits, in the
+same order.
 """
 
 from __future__ import annotations
@@ -26,12 +27,16 @@ from audiodiff.data.crops import SPEEDS, CropReader, Example
 from audiodiff.data.dataset import ATTEMPTS, SINGLE_PROCESS, Failure, OnFailure, Replica, recording_ends
 from audiodiff.data.draws import example_generator, uniform_draws
 from audiodiff.data.manifest import Recording
+from audiodiff.data.mels import amplified
 from audiodiff.data.parallel import default_workers, parallel_map
 from audiodiff.errors import AudiodiffError, AudioError, ConfigError, DataError
 
 MOST_ON_CPU = 2**29
 """Bytes of a corpus that 'auto' puts into the memory of a computer: 3.4 hours at 22,050 Hz."""
 _FULL_SCALE = 2**15
+
+_Files = tuple[Path, Path | None]
+"""The audio and the mel of a recording."""
 
 _LOG = logging.getLogger(__name__)
 
@@ -43,11 +48,15 @@ class _Slot(NamedTuple):
         first: Index of its first sample.
         n_samples: Length.
         scale: What 16-bit full scale stands for: 1, or the peak of a recording that is louder.
+        first_frame: Index of the first frame of its mel.
+        n_frames: How many the mel has; 0 where it is to be computed.
     """
 
     first: int
     n_samples: int
     scale: float
+    first_frame: int = 0
+    n_frames: int = 0
 
 
 class _Drawn(NamedTuple):
@@ -69,7 +78,11 @@ def speeds(config: DataConfig) -> list[float]:
 def resident_bytes(recordings: Sequence[Recording], reader: CropReader, config: DataConfig) -> int:
     """Return how much memory a corpus takes, from its manifest alone."""
     seconds = sum({recording.audio: recording.seconds for recording in recordings}.values())
-    return round(2 * seconds * reader.sample_rate * sum(1 / speed for speed in speeds(config)))
+    audio = 2 * seconds * reader.sample_rate * sum(1 / speed for speed in speeds(config))
+    if reader.mel is None:
+        return round(audio)
+    frames = {recording.mel: recording.seconds for recording in recordings if recording.mel}
+    return round(audio + 4 * sum(frames.values()) * reader.sample_rate / reader.mel.hop_length * reader.mel.n_mels)
 
 
 def is_resident(recordings: Sequence[Recording], reader: CropReader, config: DataConfig, device: torch.device) -> bool:
@@ -144,7 +157,7 @@ class ResidentCorpus:
             "%.1f minutes of recordings in memory on %s: %.0f MB, read in %.1f s",
             self.seconds / 60,
             self.device,
-            2e-6 * self._samples.numel(),
+            1e-6 * (self._samples.nbytes + self._frames.nbytes),
             time.monotonic() - began,
         )
 
@@ -160,41 +173,47 @@ class ResidentCorpus:
 
     def _load(self) -> None:
         """Read all files, several at a time; one that several recordings share is held once."""
-        unique = {recording.audio: recording for recording in self.recordings}
+        unique = {_files(recording): recording for recording in self.recordings}
         pieces: list[Tensor] = []
-        slots: dict[Path, list[_Slot]] = {}
-        failures: dict[Path, Failure] = {}
-        end = self.reader.context
+        mels: list[Tensor] = [torch.empty(0, self.reader.mel.n_mels if self.reader.mel else 0)]
+        slots: dict[_Files, list[_Slot]] = {}
+        failures: dict[_Files, Failure] = {}
+        end, n_frames = self.reader.context, 0
         silence = torch.zeros(self.reader.context, dtype=torch.int16)
-        for audio, read in zip(unique, parallel_map(self._read, unique.values(), default_workers()), strict=True):
+        for files, read in zip(unique, parallel_map(self._read, unique.values(), default_workers()), strict=True):
             if isinstance(read, AudiodiffError):
-                failures[audio] = Failure(audio, read)
+                failures[files] = Failure(files[0], read)
                 continue
-            slots[audio] = []
-            for samples, scale, overhang in read:  # each has silence on both sides, as far as a context reaches
-                slots[audio].append(_Slot(end + overhang, len(samples) - 2 * overhang, scale))
+            slots[files] = []
+            for samples, scale, overhang, mel in read:  # each has silence on both sides, as far as a context reaches
+                frames = (0, 0) if mel is None else (n_frames, mel.shape[-1])
+                slots[files].append(_Slot(end + overhang, len(samples) - 2 * overhang, scale, *frames))
+                if mel is not None:
+                    mels.append(mel.T)
+                    n_frames += mel.shape[-1]
                 missing = max(self.reader.n_samples + 2 * overhang - len(samples), 0)
                 samples = functional.pad(samples, (0, missing))
                 pieces += [silence, samples]
                 end += len(samples) + len(silence)
         self._samples = torch.cat([*pieces, silence]).to(self.device)
+        self._frames = torch.cat(mels).to(self.device)
         nothing = [_Slot(0, 0, 1.0)] * len(self._speeds)
-        rows = [slots.get(recording.audio, nothing) for recording in self.recordings]
-        self._first, self._n_samples, self._scale = (
-            np.array([[slot[field] for slot in row] for row in rows]) for field in range(3)
+        rows = [slots.get(_files(recording), nothing) for recording in self.recordings]
+        self._first, self._n_samples, self._scale, self._first_frame, self._n_frames = (
+            np.array([[slot[field] for slot in row] for row in rows]) for field in range(5)
         )
         self._describe(failures)
 
-    def _read(self, recording: Recording) -> list[tuple[Tensor, float, int]] | AudiodiffError:
+    def _read(self, recording: Recording) -> list[tuple[Tensor, float, int, Tensor | None]] | AudiodiffError:
         try:
             whole = self.reader.read_whole(recording, self._speeds)
         except (AudioError, DataError) as error:
             return error
         except OSError as error:
             return AudioError(f"{recording.audio} cannot be read: {error}.")
-        return [(*_quantised(samples), overhang) for samples, overhang in whole]
+        return [(*_quantised(samples), overhang, mel) for samples, overhang, mel in whole]
 
-    def _describe(self, failures: dict[Path, Failure]) -> None:
+    def _describe(self, failures: dict[_Files, Failure]) -> None:
         """Gather what goes with the audio of each recording at each speed."""
         examples = []
         for index, recording in enumerate(self.recordings):
@@ -203,8 +222,8 @@ class ResidentCorpus:
             except DataError as error:
                 self._failed[index] = Failure(recording.audio, error)
                 row = []
-            if recording.audio in failures:
-                self._failed[index] = failures[recording.audio]
+            if _files(recording) in failures:
+                self._failed[index] = failures[_files(recording)]
             examples.append(row)
         filler = next((row for row in examples if row), None)
         if filler is None:
@@ -235,6 +254,7 @@ class ResidentCorpus:
             first = (step * replica.world_size + replica.rank) * batch_size
             drawn = self._draw(range(first, first + batch_size), on_failure)
             recording = torch.from_numpy(drawn.recording)
+            start = self._starts(drawn)
             rest = [
                 self._label[recording],
                 self._bandwidth[recording, torch.from_numpy(drawn.speed)],
@@ -243,7 +263,8 @@ class ResidentCorpus:
             ]
             if pin_memory:
                 rest = [values.pin_memory() for values in rest]
-            yield Example(self._cut(drawn), *rest)
+            rest.append(self._cut_mels(drawn, start) if len(self._frames) else torch.empty(batch_size, 0, 0))
+            yield Example(self._cut(drawn, start), *rest)
             step += 1
 
     def _draw(self, indices: range, on_failure: OnFailure | None) -> _Drawn:
@@ -284,10 +305,15 @@ class ResidentCorpus:
         why = failure.error if failure else ""
         raise DataError(f"nothing can be read any more; the last of many failures: {why} Are the files whole?")
 
-    def _cut(self, drawn: _Drawn) -> Tensor:
+    def _starts(self, drawn: _Drawn) -> NDArray[np.int64]:
+        """Return the first samples of the crops of a batch, in their recordings."""
+        which, hop_length = (drawn.recording, drawn.speed), self.reader.mel.hop_length if self.reader.mel else 1
+        grid = np.where(self._n_frames[which] > 0, hop_length, 1)
+        return self.reader.first_samples(self._n_samples[which], drawn.position, grid)
+
+    def _cut(self, drawn: _Drawn, start: NDArray[np.int64]) -> Tensor:
         """Return the audio of a batch `(batch, 1, context + time + context)`; the host does not wait for the device."""
         reader, which = self.reader, (drawn.recording, drawn.speed)
-        start = reader.first_samples(self._n_samples[which], drawn.position)
         integers = np.stack(
             [self._first[which] + start - reader.context, self._n_samples[which] - start, drawn.reverse]
         )
@@ -301,12 +327,33 @@ class ResidentCorpus:
         batch: Tensor = audio.unsqueeze(1) * gain.view(-1, 1, 1)
         return batch
 
+    def _cut_mels(self, drawn: _Drawn, start: NDArray[np.int64]) -> Tensor:
+        """Return the mels of a batch, as loud as its audio `(batch, n_mels, frames)`; NaN where none is given."""
+        if self.reader.mel is None:
+            raise TypeError("a reader without a convention reads no mels")
+        which, hop_length = (drawn.recording, drawn.speed), self.reader.mel.hop_length
+        integers = np.stack(
+            [(start - self.reader.context) // hop_length, self._first_frame[which], self._n_frames[which]]
+        )
+        first, begin, count = self._sent(integers).unsqueeze(-1)
+        index = first + torch.arange(
+            (self.reader.n_samples + 2 * self.reader.context) // hop_length, device=self.device
+        )
+        inside = ((index >= 0) & (index < count)).unsqueeze(-1)
+        values = self._frames[(begin + index).clamp(0, len(self._frames) - 1)]
+        gain = self._sent(drawn.gain.astype(np.float32)).view(-1, 1, 1)
+        return amplified(torch.where(inside, values, torch.nan).mT, gain, self.reader.mel)
+
     def _sent(self, values: NDArray[np.generic]) -> Tensor:
         """Return an array on the device, whose copy is not waited for."""
         tensor = torch.from_numpy(values)
         if self.device.type == "cuda":
             tensor = tensor.pin_memory()
         return tensor.to(self.device, non_blocking=True)
+
+
+def _files(recording: Recording) -> _Files:
+    return recording.audio, recording.mel
 
 
 def _quantised(samples: Tensor) -> tuple[Tensor, float]:

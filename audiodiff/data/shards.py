@@ -1,7 +1,7 @@
 """Shards: recordings in a few large tar files (WebDataset), for corpora of millions of files, on disk or over http.
 
     train.shards.json        how many recordings each shard holds, and their lengths
-    train-00000.tar ...      per recording its audio file as it was, and its line of the manifest as JSON
+    train-00000.tar ...      per recording its audio file as it was, its line of the manifest as JSON, and any mel
 
 Shards are read from front to back. In what order, and which crops are cut, is a function of the seed, the epoch, and
 the number of the process and of its worker; so a resumed run continues where it was, as long as
@@ -13,10 +13,11 @@ from __future__ import annotations
 import json
 import logging
 import re
-import tempfile
 from collections.abc import Generator, Iterator, Sequence
+from io import BytesIO
 from itertools import count, islice
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
@@ -41,15 +42,20 @@ from audiodiff.data.dataset import (
     leave_interruptions_to_the_parent,
 )
 from audiodiff.data.manifest import Recording
-from audiodiff.errors import AudioError, DataError, needed
+from audiodiff.data.mels import load_mel
+from audiodiff.errors import AudioError, DataError, MelError, needed
 
 INDEX_SUFFIX = ".shards.json"
 SCHEMES = ("http://", "https://")
 """How the address of an index that is not a file may begin."""
+MEL_SUFFIX = "mel.npy"
+"""What the name of a mel in a shard ends in."""
 LONGEST = 1e7
 """Seconds that one recording may last."""
 SHUFFLED = 1000
 """Crops among which the next is chosen; the recordings they are cut from are in memory."""
+
+_BESIDE = ("json", MEL_SUFFIX)
 
 _LOG = logging.getLogger(__name__)
 
@@ -85,12 +91,24 @@ def write_shards(recordings: Sequence[Recording], index: str | Path, n_shards: i
                 line = _line(recording)
                 suffix = recording.audio.suffix.lstrip(".").lower()
                 key = f"{number:05d}-{place:07d}"
-                tar.write({"__key__": key, suffix: recording.audio.read_bytes(), "json": json.dumps(line)})
+                mel = {MEL_SUFFIX: _packed_mel(recording.mel)} if recording.mel else {}
+                tar.write({"__key__": key, suffix: recording.audio.read_bytes(), "json": json.dumps(line), **mel})
         shards.append({"name": path.name, "seconds": [recording.seconds for recording in mine]})
         paths.append(path)
+    document = {"audiodiff_shards": 1, "shards": shards, "mels": sum(one.mel is not None for one in recordings)}
     with replacing(index) as part:
-        part.write_text(json.dumps({"audiodiff_shards": 1, "shards": shards}) + "\n", encoding="utf-8")
+        part.write_text(json.dumps(document) + "\n", encoding="utf-8")
     return paths
+
+
+def _packed_mel(path: Path) -> bytes:
+    """Return the content of a .npy file with a mel."""
+    file = BytesIO()
+    try:
+        np.save(file, load_mel(path).numpy())
+    except MelError as error:
+        raise DataError(str(error)) from error
+    return file.getvalue()
 
 
 def _line(recording: Recording) -> dict[str, Any]:
@@ -151,6 +169,7 @@ class _Cut(NamedTuple):
     line: bytes
     suffix: str
     content: bytes
+    mel: bytes | None
     key: str
     number: int
 
@@ -167,6 +186,7 @@ class ShardStream:
     Attributes:
         reader: As given.
         recordings: Empty; single recordings cannot be opened.
+        has_mels: Whether shards hold mels beside recordings.
 
     Raises:
         DataError: If the index cannot be read.
@@ -177,9 +197,9 @@ class ShardStream:
         self.reader = reader
         self.recordings: Sequence[Recording] = ()
         self.index = index
-        self.shards = _read_index(index)
+        self.shards, self.has_mels = _read_index(index)
         self.config = config
-        self.augment = Augmenter(config, reader.sample_rate)
+        self.augment = Augmenter(config, reader.sample_rate, reader.mel)
         self.seed = seed % 2**64
 
     @property
@@ -239,10 +259,11 @@ class ShardStream:
     def _in_order(self, shards: Sequence[_Shard], epoch: int) -> Iterator[_Cut]:
         for shard in shards:
             for place, sample in enumerate(_samples(shard)):
-                suffix = next((name for name in sample if name != "json" and not name.startswith("__")), "")
+                suffix = next((name for name in sample if name not in _BESIDE and not name.startswith("__")), "")
                 key = f"{shard.url}/{sample['__key__']}.{suffix}"
                 for number in range(self.n_crops(shard.seconds[place])):
-                    yield _Cut(sample.get("json", b""), suffix, sample.get(suffix, b""), key, epoch * 2**20 + number)
+                    data = (sample.get("json", b""), suffix, sample.get(suffix, b""), sample.get(MEL_SUFFIX))
+                    yield _Cut(*data, key, epoch * 2**20 + number)
 
     def read(self, cut: _Cut) -> Example:
         """Decode and augment one crop."""
@@ -250,15 +271,19 @@ class ShardStream:
         generator = np.random.Generator(np.random.Philox(np.random.SeedSequence(entropy)))
         # libsndfile's checks of damaged files want a file.
         suffix = f".{cut.suffix}" if cut.suffix.isalnum() and len(cut.suffix) < 8 else ""
-        with tempfile.NamedTemporaryFile(suffix=suffix) as file:
-            file.write(cut.content)
-            file.flush()
-            recording = _recording(cut).model_copy(update={"audio": Path(file.name)})
+        with NamedTemporaryFile(suffix=suffix) as file, NamedTemporaryFile(suffix=f".{MEL_SUFFIX}") as mel:
+            for each, content in ((file, cut.content), (mel, cut.mel or b"")):
+                each.write(content)
+                each.flush()
+            update = {"audio": Path(file.name), "mel": None if cut.mel is None else Path(mel.name)}
+            recording = _recording(cut).model_copy(update=update)
             try:
                 example = self.reader.read(recording, generator.random(), draw_speed(self.config, generator))
-            except AudioError as error:
-                raise AudioError(str(error).replace(file.name, cut.key)) from error
-        return example._replace(audio=self.augment(example.audio, generator))
+            except (AudioError, DataError) as error:
+                mel_key = f"{cut.key.removesuffix(cut.suffix)}{MEL_SUFFIX}"
+                said = str(error).replace(file.name, cut.key).replace(mel.name, mel_key)
+                raise type(error)(said) from error
+        return self.augment.example(example, generator)
 
 
 def _recording(cut: _Cut) -> Recording:
@@ -339,7 +364,7 @@ def _shuffled(cuts: Iterator[_Cut], generator: np.random.Generator) -> Iterator[
         yield waiting.pop(int(generator.integers(len(waiting))))
 
 
-def _read_index(index: str) -> list[_Shard]:
+def _read_index(index: str) -> tuple[list[_Shard], bool]:
     _webdataset()
     try:
         with _open(index) as file:
@@ -354,4 +379,4 @@ def _read_index(index: str) -> list[_Shard]:
         raise DataError(
             f"{index} cannot be read as an index of shards: {reason}. `audiodiff prepare --shards` writes one."
         ) from error
-    return shards
+    return shards, bool(document.get("mels"))

@@ -6,14 +6,14 @@ import logging
 import os
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from torch import Tensor
 
 from audiodiff.audio.io import AUDIO_EXTENSIONS, audio_info, load_audio
 from audiodiff.data.doctor import LARGE_DC
-from audiodiff.data.manifest import find_audio, read_manifest
+from audiodiff.data.manifest import Recording, find_audio, read_manifest
 from audiodiff.data.mels import MEL_EXTENSIONS, OTHER_MELS, SAVE_MEL
 from audiodiff.errors import AudiodiffError, AudioError, ConfigError, DataError, MelError, explain_os_error
 
@@ -28,10 +28,12 @@ class Job:
     Attributes:
         source: The recording or mel it is made from.
         target: The audio file to write.
+        recording: Where a manifest names a mel beside the source: its line of the manifest.
     """
 
     source: Path
     target: Path
+    recording: Recording | None = None
 
     @property
     def is_mel(self) -> bool:
@@ -57,8 +59,8 @@ def collect_jobs(inputs: Sequence[Path], output: Path) -> list[Job]:
     if _is_file_name(output, inputs):
         jobs = [Job(inputs[0], output)]
     else:
-        found = ((source, name) for item in inputs for source, name in _expand(item, output))
-        jobs = list(dict.fromkeys(Job(source, (output / name).with_suffix(".wav")) for source, name in found))
+        found = (job for item in inputs for job in _expand(item, output))
+        jobs = list(dict.fromkeys(replace(job, target=job.target.with_suffix(".wav")) for job in found))
     _check_targets(jobs)
     return jobs
 
@@ -79,16 +81,17 @@ def _is_file_name(output: Path, inputs: Sequence[Path]) -> bool:
     return False
 
 
-def _expand(item: Path, output: Path) -> Iterator[tuple[Path, Path]]:
-    """Yield each file of an input with the name its target has within the output folder."""
+def _expand(item: Path, output: Path) -> Iterator[Job]:
+    """Yield each file of an input, its target with the extension of the input."""
     if item.suffix == ".jsonl" and item.is_file():
         recordings = read_manifest(item)
         if not recordings:
             raise DataError(f"{item} lists no recordings. `audiodiff prepare` writes manifests.")
-        yield from ((recording.audio, Path(recording.audio.name)) for recording in recordings)
+        for recording in recordings:
+            yield Job(recording.audio, output / recording.audio.name, recording if recording.mel else None)
         return
     if not item.is_dir():
-        yield item, Path(item.name)
+        yield Job(item, output / item.name)
         return
     found = find_audio(item, AUDIO_EXTENSIONS + MEL_EXTENSIONS)
     inside, outputs = _real(item), _real(output)
@@ -102,7 +105,7 @@ def _expand(item: Path, output: Path) -> Iterator[tuple[Path, Path]]:
         hint = f"Is {others[0].name} a mel? {SAVE_MEL}" if others else "Check the folder."
         raise DataError(f"{item} holds no audio and no mels (.npy, .pt). {hint}")
     for path in found:
-        yield path, path.relative_to(item)
+        yield Job(path, output / path.relative_to(item))
 
 
 def _real(path: Path) -> Path:
@@ -113,10 +116,11 @@ def _real(path: Path) -> Path:
 def _check_targets(jobs: Iterable[Job]) -> None:
     source_of: dict[Path, Path] = {}
     for job in jobs:
-        other = source_of.setdefault(_real(job.target), job.source)
-        if other != job.source:
+        source = job.recording.mel if job.recording and job.recording.mel else job.source
+        other = source_of.setdefault(_real(job.target), source)
+        if other != source:
             raise DataError(
-                f"{other} and {job.source} would both become {job.target}. Rename one, or give them different outputs."
+                f"{other} and {source} would both become {job.target}. Rename one, or give them different outputs."
             )
     for job in jobs:
         if _real(job.source) in source_of:

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from audiodiff.audio.io import make_folder, save_audio
-from audiodiff.audio.mel import check_mel
-from audiodiff.data.mels import load_mel
+from audiodiff.data.manifest import Recording
+from audiodiff.data.mels import read_mel, recording_mel
 from audiodiff.data.parallel import share
 from audiodiff.engine.choose import Dtype
 from audiodiff.errors import AudiodiffError, ConfigError, needed
@@ -107,7 +107,7 @@ def vocode_files(
         groups: dict[int, list[_Clip]] = {}
         for job in map(by_target.__getitem__, targets):
             try:
-                clip = _read(job, vocoder, options.resample)
+                clip = _read(job, vocoder, options)
             except (AudiodiffError, OSError, RuntimeError) as error:
                 on_progress(1)
                 yield VocodeResult(job, explain_failure(job.source, error))
@@ -117,12 +117,15 @@ def vocode_files(
             yield from _vocode_group(vocoder, clips, options, on_progress)
 
 
-def _read(job: Job, vocoder: Vocoder, resample: bool) -> _Clip:
+def _read(job: Job, vocoder: Vocoder, options: VocodeOptions) -> _Clip:
     if job.is_mel:
-        mel = load_mel(job.source)
-        check_mel(mel, vocoder.mel_config)
-        return _Clip(job, mel.unsqueeze(0), None)
-    audio = load_recording(job.source, vocoder.sample_rate, resample=resample)
+        return _Clip(job, read_mel(job.source, vocoder.mel_config).unsqueeze(0), None)
+    given = None if job.recording is None else recording_mel(job.recording, vocoder.mel_config)
+    if given is not None:
+        wanted = options.score or options.plot
+        audio = load_recording(job.source, vocoder.sample_rate, resample=options.resample) if wanted else None
+        return _Clip(job, given.unsqueeze(0), None if audio is None else audio.mean(0, keepdim=True))
+    audio = load_recording(job.source, vocoder.sample_rate, resample=options.resample)
     return _Clip(job, vocoder.mel(remove_dc_offset(audio, job.source)), audio)
 
 
@@ -167,7 +170,8 @@ def _synthesise(
     audio = torch.cat([vocode(mels) for mels in batches])
     seconds = time.perf_counter() - started
     per_clip = audio.split([len(clip.mel) for clip in clips])
-    lengths = [None if clip.reference is None else clip.reference.shape[-1] for clip in clips]
+    # A mel that was given decides how long its clip is.
+    lengths = [None if clip.reference is None or clip.job.recording else clip.reference.shape[-1] for clip in clips]
     return [each[:, :length] for each, length in zip(per_clip, lengths, strict=True)], seconds
 
 
@@ -178,7 +182,8 @@ def _write(vocoder: Vocoder, clip: _Clip, audio: Tensor, options: VocodeOptions)
     if clip.reference is not None and options.score:
         from audiodiff.evaluation.scoring import score
 
-        scores = score(audio, clip.reference, vocoder.sample_rate)
+        length = min(audio.shape[-1], clip.reference.shape[-1])
+        scores = score(audio[:, :length], clip.reference[:, :length], vocoder.sample_rate)
     if clip.reference is not None and options.plot:
         from audiodiff.audio.plots import comparison_figure, save_figure
 
@@ -226,7 +231,14 @@ def vocode_files_on_ray(
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     try:
         ray.data.DataContext.get_current().enable_progress_bars = False
-        rows = [{"source": str(job.source), "target": str(job.target)} for job in jobs]
+        rows = [
+            {
+                "source": str(job.source),
+                "target": str(job.target),
+                "recording": job.recording.model_dump_json() if job.recording else "",
+            }
+            for job in jobs
+        ]
         n_blocks = -(-len(rows) // options.batch_size)
         done = ray.data.from_items(rows, override_num_blocks=n_blocks).map_batches(
             RayWorker,
@@ -256,9 +268,11 @@ class RayWorker:
         self._options = options
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[Any]]:
-        """Vocode a batch; columns `source` and `target` become those of `VocodeResult`."""
-        pairs = zip(batch["source"], batch["target"], strict=True)
-        jobs = [Job(Path(source), Path(target)) for source, target in pairs]
+        """Vocode a batch; columns `source`, `target` and `recording` become those of `VocodeResult`."""
+        jobs = [
+            Job(Path(source), Path(target), Recording.model_validate_json(line) if line else None)
+            for source, target, line in zip(batch["source"], batch["target"], batch["recording"], strict=True)
+        ]
         rows = [asdict(result) for result in vocode_files(self._vocoder, jobs, self._options)]
         columns = {
             field.name: [row[field.name] for row in rows] for field in fields(VocodeResult) if field.name != "job"

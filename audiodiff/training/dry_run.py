@@ -17,6 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from audiodiff.config import RunConfig
 from audiodiff.data.corpus import CropStream, open_corpus
+from audiodiff.data.mels import check_mels
 from audiodiff.networks.base import isolated
 from audiodiff.training.distributed import init_distributed
 from audiodiff.training.initialisation import initialise
@@ -71,7 +72,10 @@ def measure_cost(config: RunConfig) -> Cost:
         AudiodiffError: If data or model cannot be used, as in `audiodiff.training.trainer.train`.
     """
     with init_distributed(config.training.device) as distributed:
-        stream = open_corpus(config, distributed.device).training
+        corpus = open_corpus(config, distributed.device)
+        stream = corpus.training
+        if stream.reader.mel is not None:
+            check_mels([*stream.recordings, *corpus.validation], stream.reader.mel)
         state = initialise(config, stream, distributed)
         step_seconds, waiting_fraction, saved, peak = _measure_steps(state, config, stream)
         flops = _count_flops(state, stream)

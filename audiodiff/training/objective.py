@@ -81,19 +81,22 @@ class Objective:
         """Move examples to the device, compute their mels and whiten them.
 
         Args:
-            examples: Audio `(batch, 1, context + time + context)`, label, bandwidth and speaker `(batch,)`, and
-                vector, as they come from the data.
+            examples: Audio `(batch, 1, context + time + context)`, label, bandwidth and speaker `(batch,)`, vector,
+                and mel, as they come from the data. A mel that is not given is computed.
             noise_on_mel: Noise for the mels, by which the audio is whitened too, as in synthesis.
 
         Returns:
             The batch as the network meets it, without context.
         """
         limited = bool(examples.bandwidth.isfinite().any())  # asked here, where it costs no wait for a GPU
-        audio, label, bandwidth, speaker, vector = (field.to(self.device, non_blocking=True) for field in examples)
+        examples = Example(*(field.to(self.device, non_blocking=True) for field in examples))
+        audio, label, bandwidth, speaker, vector, given = examples
         mel = None
         if self._spectrogram is not None and self.config.mel is not None:
             n_frames = audio.shape[-1] // self.config.mel.hop_length
             mel = align_to_hops(self._spectrogram(audio[:, 0]), self.config.mel)[..., :n_frames]
+            if given.numel():
+                mel = torch.where(given.isnan(), mel, given)
             if noise_on_mel is not None:
                 mel = noise_on_mel(mel, self.config.mel)
         clean = self._whitening.whiten(audio, mel)

@@ -7,14 +7,13 @@ a batch so many times as large.
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import torch
 from torch import Tensor
 
 from audiodiff.config import DiffusionConfig, MelConfig, ModelConfig
 from audiodiff.data.dataset import SINGLE_PROCESS, Replica
+from audiodiff.data.mels import value_per_db, value_range
 from audiodiff.diffusion.process import sample_log_snr
 from audiodiff.networks.conditioning import GlobalConditions
 from audiodiff.training.objective import Batch, MelNoise
@@ -67,12 +66,8 @@ def mel_noise(deviation_db: float, seed: int, step: int, replica: Replica = SING
     (noise_seed,) = _seeds(seed, step, _MEL_NOISE, 1)
 
     def add(mel: Tensor, config: MelConfig) -> Tensor:
-        natural = config.log == "natural"
-        per_db = config.multiplier * config.power * (math.log(10) if natural else 1.0) / 20
-        lowest = config.multiplier * (math.log if natural else math.log10)(config.floor) + config.offset
-        noisy = mel + deviation_db * per_db * _normal(mel, noise_seed, replica)
-        low, high = config.clip or (-math.inf, math.inf)
-        return noisy.clamp(max(low, lowest), high)
+        noisy = mel + deviation_db * value_per_db(config) * _normal(mel, noise_seed, replica)
+        return noisy.clamp(*value_range(config))
 
     return add
 

@@ -14,12 +14,12 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils.data import default_collate
 
 from audiodiff.config import ModelConfig, TrainingConfig
-from audiodiff.data.crops import CropReader, Example
+from audiodiff.data.crops import CropReader, Example, stack
 from audiodiff.data.dataset import Failure, OnFailure
 from audiodiff.data.manifest import Recording
+from audiodiff.data.mels import recording_mel
 from audiodiff.diffusion.likelihood import decoder_cost, noise_error, prior_divergence, step_divergence
 from audiodiff.diffusion.noise import position_noise
 from audiodiff.diffusion.process import alpha_sigma, diffuse
@@ -102,7 +102,7 @@ class Validator:
         few_step_total = bits_total = 0.0
         for first in range(0, len(self._crops), self._batch_size):
             crops = list(self._crops[first : first + self._batch_size])
-            batch = self._objective.prepare(default_collate(crops))
+            batch = self._objective.prepare(stack(crops))
             totals += torch.stack([self._loss(predict, batch, first, level) for level in range(len(self._log_snrs))])
             seeds = range(first, first + len(crops))
             if self._bits_wanted:
@@ -204,11 +204,13 @@ class Sample(NamedTuple):
         name: Of the recording.
         audio: Its beginning `(1, time)`.
         conditions: Its label, speaker and vector, as far as the model takes them; None where it has none.
+        mel: What the manifest names `(n_mels, frames)`, as long as `audio`; None where it is to be computed.
     """
 
     name: str
     audio: Tensor
     conditions: dict[str, Any]
+    mel: Tensor | None = None
 
 
 def choose_samples(
@@ -232,12 +234,16 @@ def choose_samples(
         longer = replace(reader, n_samples=max(n_samples, reader.n_samples), context=0)
         try:
             example = longer.read(recording, 0.0)
+            mel = None if reader.mel is None else recording_mel(recording, reader.mel)
         except (AudioError, DataError) as error:
             if on_failure is None:
                 raise
             on_failure(Failure(recording.audio, error))
             continue
-        samples.append(Sample(recording.audio.stem, example.audio, _conditions(recording, example, reader)))
+        if mel is not None and reader.mel is not None:
+            between = reader.mel.centre == "frame" and reader.mel.pairing == "midpoint"  # one frame more than hops
+            mel = mel[:, : longer.n_samples // hop_length + between]
+        samples.append(Sample(recording.audio.stem, example.audio, _conditions(recording, example, reader), mel))
     return samples
 
 
@@ -261,19 +267,20 @@ def make_clips(network: Network, config: ModelConfig, samples: Sequence[Sample])
         samples: What `choose_samples` returned.
 
     Returns:
-        A clip per sample: vocoded from its mel, or for a model without mel made from a label, the sample's speaker and
-        vector, or nothing. A sample without what the model cannot do without is left out.
+        A clip per sample: vocoded from its mel, given or computed; or for a model without mel made from a label, the
+        sample's speaker and vector, or nothing. A sample without what the model cannot do without is left out.
     """
     clips = []
     scores: dict[str, float] = {}
-    for i, (name, reference, conditions) in enumerate(samples):
+    for i, (name, reference, conditions, mel) in enumerate(samples):
         if config.mel is None and config.labels:
             conditions = conditions | {"label": config.labels[i % len(config.labels)]}
         if None in conditions.values() and not config.condition_dropout:
             continue
         if config.mel is not None:
             vocoder = Vocoder(network, config).with_conditions(**conditions)
-            generated = vocoder(vocoder.mel(reference))
+            generated = vocoder(vocoder.mel(reference) if mel is None else mel.unsqueeze(0))
+            reference = reference[:, : generated.shape[-1]]
         else:
             name = conditions.get("label") or f"sample {i}"
             seconds = reference.shape[-1] / config.sample_rate

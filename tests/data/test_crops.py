@@ -31,7 +31,9 @@ def record(tmp_path, save_voice):
 
 def test_crops_of_a_model_are_whole_hops(tiny_model_config):
     data = DataConfig(train="x", crop_seconds=0.25, resample=False)
-    assert CropReader.for_model(tiny_model_config, data) == CropReader(RATE, 32 * 64, 3 * 64, (), False)
+    assert CropReader.for_model(tiny_model_config, data) == CropReader(
+        RATE, 32 * 64, 3 * 64, (), False, mel=tiny_model_config.mel
+    )
 
 
 @pytest.mark.parametrize("name", ["x.wav", "x.flac", "x.ogg", "x.mp3"])

@@ -54,6 +54,7 @@ def test_shapes(recordings):
         ((4,), torch.float32),
         ((4,), torch.int64),
         ((4, 0), torch.float32),
+        ((4, 0, 0), torch.float32),
     ]
 
 
