@@ -66,10 +66,11 @@ def upload(folder: Path, model_id: str, *, private: bool | None = None, message:
         from huggingface_hub import HfApi
         from huggingface_hub.errors import HfHubHTTPError
     api = HfApi()
+    refusals: tuple[type[BaseException], ...] = (*HfHubHTTPError.__bases__, ValueError, OSError)  # of its HTTP client
     try:
         api.create_repo(model_id, private=private, exist_ok=True)
         return str(api.upload_folder(repo_id=model_id, folder_path=folder, commit_message=message))
-    except (HfHubHTTPError, *HfHubHTTPError.__bases__, ValueError, OSError) as error:  # its bases: the client's
+    except refusals as error:
         raise OutputError(
             f"the hub did not take {model_id}: {error}. Check the name, the network, and `hf auth login`."
         ) from error

@@ -51,8 +51,9 @@ def command(
     philsyn/DiffWave-Vocoder        1000000.pkl  vocoder
     philsyn/DiffWave-unconditional  1000000.pkl  generator of one-second clips
 
-    Weights, dilations, step embedding, mel convention, noise schedule and fast sampling are kept. What a file does not
-    say is taken from the options, or as published, which is logged. Pickled code is refused and never run.
+    Weights, dilations, step embedding, mel convention, noise schedule (for fine-tuning too) and fast sampling are kept.
+    What a file does not say is taken from the options, or as published, which is logged. Pickled code is refused and
+    never run. The inference of lmnt-com/diffwave clamps after every step: `vocode --clamp` does the same.
     """  # noqa: D301  (click's mark for lines that are not to be rewrapped)
     from audiodiff.checkpoint import WEIGHTS, save_model
     from audiodiff.interop import CheckpointMetadata, convert_checkpoint

@@ -41,7 +41,7 @@ SAMPLERS, SCHEDULES, STARTS, DTYPES = (get_args(choice) for choice in (Sampler, 
 SCHEDULES_OF_MODELS = (*SCHEDULES, "searched")
 """Those, and what only a model's own folder knows."""
 
-REVERSE = ("steps", "sampler", "corrector_steps", "corrector_snr", "schedule", "log_snrs", "zero_terminal")
+REVERSE = ("steps", "sampler", "corrector_steps", "corrector_snr", "clamp", "schedule", "log_snrs", "zero_terminal")
 """Names of the options of `synthesis` that are fields of `audiodiff.config.SynthesisConfig`."""
 VOCODING = (*REVERSE, "start", "griffin_lim_iterations")
 """Those, and the names of the options of `initialisation`."""
@@ -185,6 +185,9 @@ synthesis = _all(
         type=RATIO,
         metavar="RATIO",
         help="Signal-to-noise ratio of the Langevin step.",
+    ),
+    expert(
+        "--clamp/--no-clamp", default=None, help="Clamp to ±1 after every step, as the inference of lmnt-com/diffwave."
     ),
     device,
     dtype,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -26,7 +26,7 @@ from audiodiff.choices import (
 )
 from audiodiff.config.base import Config
 from audiodiff.config.mel import MelField
-from audiodiff.config.network import NetworkConfig
+from audiodiff.config.network import DISCRETE, Betas, NetworkConfig, parse_betas
 from audiodiff.errors import ConfigError
 
 LogSNR = Annotated[float, LOG_SNR]
@@ -57,6 +57,12 @@ class DiffusionConfig(Config):
     log_snr_min: LogSNR = -8.0
     log_snr_max: LogSNR = 10.0
     distribution: Literal["uniform", "logistic"] = Field("uniform", description="of log-SNR in training")
+    betas: Betas = Field(
+        (),
+        description="variances of a discrete process in forward order (Ho et al. 2020), as a list or, where they grow "
+        "linearly, {start: 1e-4, end: 0.05, steps: 50}: training takes all its steps alike, and range and number of "
+        "noise levels follow from them",
+    )
     n_levels: Annotated[int, Number(int, low=0, high=100_000)] = Field(
         0,
         description="train on so many noise levels only, evenly spaced in quantiles of the distribution, as the "
@@ -74,6 +80,28 @@ class DiffusionConfig(Config):
         "likelihood are of; synthesis has its own",
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _follow_betas(cls, values: Any) -> Any:
+        """Fill in what follows from the betas; what was filled in before may stand."""
+        if not isinstance(values, dict) or not values.get("betas"):
+            return values
+        try:
+            betas = parse_betas(values["betas"])
+        except ValueError:  # the field itself says it, by its name
+            return values
+        if len(betas) < 2:
+            raise ValueError("betas are at least 2")
+        levels = log_snrs_of_betas(betas)
+        follows = {"log_snr_min": levels[0], "log_snr_max": levels[-1], "n_levels": len(levels)}
+        for name, value in follows.items():
+            given = values.get(name, value)
+            if not isinstance(given, int | float) or abs(given - value) > 1e-6:
+                raise ValueError(f"{name} {given!r} contradicts the betas, from which {value:g} follows; leave it out")
+        if values.get("distribution", "uniform") != "uniform":
+            raise ValueError("betas have a distribution of their own; leave distribution out")
+        return values | follows | {"betas": betas}
+
     @property
     def step_width(self) -> float:
         """How far a step of the discrete process goes, in log-SNR."""
@@ -89,11 +117,21 @@ class DiffusionConfig(Config):
 
     def log_snr_quantile(self, u: float) -> float:
         """Return the log-SNR below which a fraction u (0 to 1) of the training levels lies: the quantile function."""
+        if self.betas:
+            levels, place = log_snrs_of_betas(self.betas), u * (len(self.betas) - 1)
+            below = min(int(place), len(levels) - 2)
+            return levels[below] + (place - below) * (levels[below + 1] - levels[below])
         if self.distribution == "logistic":
             edge = 1 / (1 + math.exp(0.5 / LOGISTIC_SPREAD))
             p = edge + u * (1 - 2 * edge)
             u = 0.5 + LOGISTIC_SPREAD * math.log(p / (1 - p))
         return self.log_snr_min + (self.log_snr_max - self.log_snr_min) * u
+
+
+def log_snrs_of_betas(betas: Sequence[float]) -> list[float]:
+    """Return the log-SNRs of a discrete process, rising (`audiodiff.diffusion.schedules.from_betas` in Python)."""
+    log_abars = accumulate(math.log1p(-beta) for beta in betas)
+    return [log_abar - math.log(-math.expm1(log_abar)) for log_abar in log_abars][::-1]
 
 
 def check_log_snrs(log_snrs: Sequence[float]) -> None:
@@ -163,6 +201,10 @@ class SynthesisConfig(Config):
     )
     searched: tuple[SearchedLevels, ...] = Field(
         (), description="what `audiodiff search schedule` found, one entry per number of steps, start and sampler"
+    )
+    clamp: bool = Field(
+        False,
+        description="clamp the signal to ±1 after every step, as lmnt-com/diffwave's inference does; no paper does",
     )
     start: Start = Field(
         "noise",
@@ -279,6 +321,19 @@ class ModelConfig(Config):
         if self.mel is not None:
             return self.mel.hop_length
         return self.network.stride
+
+    @model_validator(mode="before")
+    @classmethod
+    def _share_betas(cls, values: Any) -> Any:
+        """Give an embedding of discrete steps the betas of the process."""
+        try:
+            embedding, betas = values["network"]["embedding"], values["diffusion"]["betas"]
+            if embedding["kind"] not in DISCRETE or embedding.get("betas"):
+                return values
+            network = values["network"] | {"embedding": embedding | {"betas": betas}}
+        except (KeyError, TypeError):  # left out, or of a type that is refused elsewhere
+            return values
+        return values | {"network": network}
 
     @model_validator(mode="after")
     def _check(self) -> ModelConfig:

@@ -3,14 +3,37 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, ClassVar, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
-from audiodiff.choices import DILATION_CYCLE, RATIO, WIDTH, WINDOW, Number
+from audiodiff.choices import DILATION_CYCLE, RATIO, STEPS, WIDTH, WINDOW, Number
 from audiodiff.config.base import Config
 
 _LAYERS = Number(int, low=1, high=1000, unit="layers")
+
+
+DISCRETE = ("lmnt", "philsyn")
+"""Embeddings of the steps of a discrete process."""
+
+
+def parse_betas(value: Any) -> tuple[float, ...]:
+    """Return the variances of a discrete process: from a list, or from {start, end, steps} where they grow linearly.
+
+    Raises:
+        ValueError: If it is neither, or a value is no variance.
+    """
+    if isinstance(value, list | tuple):
+        return tuple(RATIO.parse(beta) for beta in value)
+    if not isinstance(value, Mapping) or value.keys() != {"start", "end", "steps"}:
+        raise ValueError("expected a list, or {start: ..., end: ..., steps: ...}")
+    start, end, steps = RATIO.parse(value["start"]), RATIO.parse(value["end"]), STEPS.parse(value["steps"])
+    return tuple(start + (end - start) * i / max(steps - 1, 1) for i in range(steps))
+
+
+Betas = Annotated[tuple[Annotated[float, RATIO], ...], BeforeValidator(parse_betas)]
+"""Variances of a discrete process in forward order (Ho et al. 2020)."""
 
 
 class EmbeddingConfig(Config):
@@ -48,17 +71,17 @@ class EmbeddingConfig(Config):
         description="'fourier' only: standard deviation of the frequencies, in cycles over the trained range; smaller "
         "is smoother between training levels",
     )
-    betas: tuple[Annotated[float, RATIO], ...] = Field(
+    betas: Betas = Field(
         (),
         description="'lmnt' and 'philsyn' only: variances of the discrete process that the weights were trained on, in "
-        "forward order; they say which step a log-SNR is",
+        "forward order; they say which step a log-SNR is. Those of the model's diffusion, unless given",
     )
 
     @model_validator(mode="after")
     def _check(self) -> EmbeddingConfig:
         if self.domain != "log-snr" and self.kind not in ("rbf", "fourier"):
             raise ValueError(f"kind {self.kind!r} has its own scale of noise levels; leave domain {self.domain!r} out")
-        if self.kind not in ("lmnt", "philsyn"):
+        if self.kind not in DISCRETE:
             if self.betas:
                 raise ValueError(f"betas are of no use to kind {self.kind!r}; leave them out")
             return self

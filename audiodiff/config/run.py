@@ -166,8 +166,15 @@ class TrainingConfig(Config):
     )
     learning_rate: Annotated[float, Number(float, above=0, high=1)] = 2e-4
     final_learning_rate: Annotated[float, Number(float, low=0, high=1)] = Field(
-        0.0, description="reached by a cosine at the last step"
+        0.0, description="'cosine' only: reached at the last step"
     )
+    learning_rate_schedule: Literal["cosine", "constant", "step"] = Field(
+        "cosine",
+        description="after the warm-up: down to the final rate by a cosine; as it is; or times learning_rate_factor "
+        "every learning_rate_step steps",
+    )
+    learning_rate_step: Annotated[int, _TRAINING_STEPS] | None = Field(None, description="'step' only")
+    learning_rate_factor: Annotated[float, RATIO] | None = Field(None, description="'step' only")
     embedding_learning_rate: Annotated[float, Number(float, above=0, high=100)] | None = Field(
         None,
         description="learning rate of the centres and spreads of the RBF embedding, in units of log-SNR, with the same "
@@ -176,10 +183,15 @@ class TrainingConfig(Config):
     warmup_steps: Annotated[int, Number(int, low=0, high=1_000_000_000)] = 500
     weight_decay: Annotated[float, Number(float, low=0, high=100)] = 0.0
     betas: tuple[_Decay, _Decay] = (0.9, 0.99)
-    gradient_clip: Annotated[float, Number(float, above=0, high=1e9)] = Field(
-        1.0, description="largest L2 norm of the gradient"
+    gradient_clip: Annotated[float, Number(float, above=0, high=1e9)] | None = Field(
+        1.0, description="largest L2 norm of the gradient; null for any"
     )
     ema_decay: _Decay = 0.999
+    loss: Literal["l2", "l1"] = Field(
+        "l2",
+        description="of the error of what the network predicts: mean square; or mean absolute value, as lmnt-com/"
+        "diffwave has it. Validation is the mean square, so that runs compare",
+    )
     loss_weighting: Literal["none", "min-snr"] = Field(
         "none",
         description="how much a noise level counts in training: with target 'epsilon' all alike; or min-SNR (Hang et "
@@ -253,6 +265,19 @@ class TrainingConfig(Config):
         "overfit least",
     )
     adapters: AdapterConfig = AdapterConfig()
+
+    @model_validator(mode="after")
+    def _check(self) -> TrainingConfig:
+        steps = (self.learning_rate_step, self.learning_rate_factor)
+        if (self.learning_rate_schedule == "step") != all(steps) or any(steps) != all(steps):
+            raise ValueError(
+                "learning_rate_schedule 'step' needs learning_rate_step and learning_rate_factor, and no other has them"
+            )
+        if self.final_learning_rate and self.learning_rate_schedule != "cosine":
+            raise ValueError("final_learning_rate is for learning_rate_schedule 'cosine'; leave it out")
+        if self.loss == "l1" and self.spectral_weighting:
+            raise ValueError("spectral_weighting is of a squared error: it does not go with loss 'l1'")
+        return self
 
 
 class RunConfig(Config):

@@ -169,10 +169,9 @@ def sample_log_snr(n: int, config: DiffusionConfig, generator: torch.Generator) 
     return torch.tensor([config.log_snr_quantile(u) for u in u.tolist()])
 
 
-def weighted_mse(prediction: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
-    """Return the mean squared error of each clip, shape `(batch,)`, times an optional weight of that shape."""
-    error = (prediction.float() - target.float()).square().flatten(1).mean(1)
-    return error if weight is None else error * weight
+def mean_squared_error(prediction: Tensor, target: Tensor) -> Tensor:
+    """Return the mean squared error of each clip `(batch,)`, float32."""
+    return (prediction.float() - target.float()).square().flatten(1).mean(1)
 
 
 def min_snr_weight(log_snr: Tensor, target: Target, gamma: float) -> Tensor:

@@ -265,3 +265,21 @@ class Langevin:
             gradient = score(predict(x, log_snr).noise, log_snr)
             x = x + d * gradient + (2 * d).sqrt() * noise(CORRECTOR_DRAW_OFFSET + draw)
         return x
+
+
+@dataclass(frozen=True)
+class Clamp:
+    """Keep the signal within ±1 at every noise level but the first, as the inference of lmnt-com/diffwave does.
+
+    It is in no paper: noise of more than full scale is cut. After the last step the caller clamps.
+
+    Attributes:
+        then: What is done after it, if anything.
+    """
+
+    then: Corrector | None = None
+
+    def __call__(self, predict: Predictor, x: Tensor, log_snr: Tensor, step: int, noise: NoiseSource) -> Tensor:
+        """Clamp x; see `audiodiff.diffusion.samplers.Corrector`."""
+        x = x.clamp(-1, 1) if step else x
+        return self.then(predict, x, log_snr, step, noise) if self.then else x

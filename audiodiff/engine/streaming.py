@@ -1,10 +1,9 @@
 """Long and streamed audio: signals in pieces, and the network calls that read them.
 
-A `Signal` is one long tensor as an iterator of pieces, with pointwise arithmetic. A sampler is a plain function of
-tensors; given a signal, it builds the reverse process as a graph of signals, and reading its result computes it piece
-by piece. A network call holds as much of its input as it can see to either side, so the result is that of the whole at
-once, audio comes out while the signal is still coming in, and memory holds only what lies between the first network
-call and the last.
+A `Signal` is one long tensor as an iterator of pieces, with pointwise arithmetic. Given one, a sampler builds the
+reverse process as a graph of signals, and reading its result computes it piece by piece. A network call holds as much
+of its input as it can see to either side: the result is that of the whole at once, comes out while the signal is still
+coming in, and memory holds only what lies between the first network call and the last.
 """
 
 from __future__ import annotations
@@ -90,13 +89,11 @@ class _Reader(Generic[T]):
 
 
 class Signal(Generic[T]):
-    """One long signal as an iterator of pieces, read lazily; each `iter` is a reader of its own.
-
-    Pieces are tensors `(batch, channels, time)` where arithmetic is used. All readers must be created before
-    reading starts: so they are when the graph of a reverse process is built before its result is read.
+    """One long signal as an iterator of pieces, read lazily; each `iter` is a reader, made before reading starts.
 
     Args:
-        batches: Yields lists of consecutive pieces, empty ones where nothing has become complete.
+        batches: Yields lists of consecutive pieces, empty ones where nothing has become complete. For arithmetic the
+            pieces are tensors `(batch, channels, time)`.
 
     Example:
         >>> x = Signal([[torch.ones(1, 1, 3)], [torch.ones(1, 1, 2)]])
@@ -153,6 +150,10 @@ class Signal(Generic[T]):
     def sqrt(self) -> Signal[Any]:
         """Return the square root of every sample."""
         return self.map(lambda piece: piece.sqrt())  # type: ignore[attr-defined]
+
+    def clamp(self, low: float, high: float) -> Signal[Any]:
+        """Bound every sample."""
+        return self.map(lambda piece: piece.clamp(low, high))  # type: ignore[attr-defined]
 
 
 class Window:

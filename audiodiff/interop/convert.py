@@ -232,7 +232,7 @@ def configuration(
         "mel": _named(project.mel(sizes, rate, params)) if is_vocoder else None,
         "clip_seconds": None if is_vocoder else project.clip_seconds(rate, params),
         "network": network,
-        "diffusion": {"log_snr_min": levels[0], "log_snr_max": levels[-1]},
+        "diffusion": {"betas": betas},
         "synthesis": {
             **_schedule(betas, params, source, is_vocoder=is_vocoder),
             "sampler": "ddpm",
@@ -255,17 +255,15 @@ def _named(mel: dict[str, Any]) -> dict[str, Any]:
     return mel | {"name": name, "pairing": "frame"}
 
 
-def _schedule(betas: tuple[float, ...], params: Params, source: str, *, is_vocoder: bool) -> dict[str, str | int]:
+def _schedule(betas: tuple[float, ...], params: Params, source: str, *, is_vocoder: bool) -> dict[str, Any]:
     """Choose the schedule of synthesis: fast sampling for a vocoder, the whole process for a generator."""
     levels = from_betas(betas)
     process = next((name for name in ("diffwave_50", "diffwave_200") if _same(levels, SCHEDULES[name])), None)
     if not is_vocoder:
-        if process is None:
-            _LOG.warning("%s is of a process without a name here; its range is spaced evenly in log-SNR", source)
-        return {"schedule": process or "uniform", "steps": len(betas)}
+        return {"schedule": process, "steps": len(betas)} if process else {"log_snrs": levels[:-1].tolist()}
     fast = betas_of(params.get("inference_noise_schedule", FAST_BETAS), "inference_noise_schedule", source)
     if not _equal(fast, FAST_BETAS):
-        _LOG.warning("%s has fast-sampling variances of its own, %s; schedule diffwave is taken", source, list(fast))
+        return {"log_snrs": from_betas(fast)[:-1].tolist()}
     return {"schedule": "diffwave_large" if process == "diffwave_200" else "diffwave", "steps": 6}
 
 

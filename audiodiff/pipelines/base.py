@@ -18,7 +18,16 @@ from audiodiff.config import DiffusionConfig, ModelConfig, SynthesisConfig, pars
 from audiodiff.diffusion.guidance import Guidance, guided
 from audiodiff.diffusion.noise import position_noise
 from audiodiff.diffusion.process import Prediction, diffuse
-from audiodiff.diffusion.samplers import SAMPLERS, Langevin, NoiseSource, Predictor, StepCallback, count_network_calls
+from audiodiff.diffusion.samplers import (
+    SAMPLERS,
+    Clamp,
+    Corrector,
+    Langevin,
+    NoiseSource,
+    Predictor,
+    StepCallback,
+    count_network_calls,
+)
 from audiodiff.diffusion.schedules import from_log_snrs, make_schedule, rescale_zero_terminal_snr
 from audiodiff.diffusion.variance import prediction_from
 from audiodiff.engine.choose import Dtype, Engine, choose_dtype, make_engine
@@ -45,6 +54,7 @@ class SynthesisChanges(TypedDict, total=False):
     sampler: str
     corrector_steps: int
     corrector_snr: float
+    clamp: bool
     schedule: str
     start: str
     start_log_snr: float
@@ -97,9 +107,10 @@ def migrated(changes: SynthesisChanges) -> SynthesisChanges:
     return cast(SynthesisChanges, SynthesisConfig.migrate(changes, f"{SETTINGS}: "))
 
 
-def make_corrector(settings: SynthesisConfig) -> Langevin | None:
+def make_corrector(settings: SynthesisConfig) -> Corrector | None:
     """Return what is done at every level of a reverse process before the step from there, if anything."""
-    return Langevin(settings.corrector_steps, settings.corrector_snr) if settings.corrector_steps else None
+    langevin = Langevin(settings.corrector_steps, settings.corrector_snr) if settings.corrector_steps else None
+    return Clamp(langevin) if settings.clamp else langevin
 
 
 def make_guidance(settings: SynthesisConfig) -> Guidance:
@@ -270,7 +281,8 @@ class Pipeline:
     ) -> Tensor:
         """Run the reverse process; arguments as in `audiodiff.diffusion.samplers.ddim`."""
         log_snrs, corrector = self.noise_levels(settings), make_corrector(settings)
-        return SAMPLERS[settings.sampler](predict, x, log_snrs, noise, corrector=corrector, on_step=on_step)
+        x = SAMPLERS[settings.sampler](predict, x, log_snrs, noise, corrector=corrector, on_step=on_step)
+        return x.clamp(-1, 1) if settings.clamp else x
 
     def _sample_whole(
         self,
@@ -286,7 +298,8 @@ class Pipeline:
         if self.engine.graphs is not None and on_step is None and settings.guidance == 1:
             log_snrs = tuple(self.noise_levels(settings).tolist())
             process = Process(settings.sampler, log_snrs, make_corrector(settings))
-            return self.engine.graphs(process, Inputs(x, condition, global_condition), noise)
+            x = self.engine.graphs(process, Inputs(x, condition, global_condition), noise)
+            return x.clamp(-1, 1) if settings.clamp else x
         predict = self.guided(partial(self._engine_predictor, condition), global_condition, settings)
         return self._sample(predict, x, noise, settings, on_step)
 

@@ -27,7 +27,9 @@ from audiodiff.training.state import TrainState, check_state_dict
 
 _MAY_CHANGE = ("whitening.gain", "mel.name", "synthesis", "provenance", "clip_seconds", "condition_dropout")
 """Parts of a model's configuration that may change while its weights stay valid."""
-_NOISE_LEVELS = ("diffusion.log_snr_min", "diffusion.log_snr_max", "diffusion.distribution", "diffusion.n_levels")
+_NOISE_LEVELS = tuple(
+    f"diffusion.{name}" for name in ("log_snr_min", "log_snr_max", "distribution", "n_levels", "betas")
+)
 """Parts that may differ as well when weights are only a starting point."""
 
 _ADDED = tuple(

@@ -293,6 +293,12 @@ def describe_overfitting(curve: LossCurve) -> str | None:
     )
 
 
+def _lower(model: ModelConfig) -> str:
+    if model.diffusion.betas:
+        return "DiffWave is trained so; more or larger model.diffusion.betas would lower it."
+    return "Lower model.diffusion.log_snr_min."
+
+
 def check_terminal_snr(model: ModelConfig) -> Iterator[tuple[int, str]]:
     """Say how much signal is left at the noisiest level in training, with the level of the log it deserves."""
     decibels = 10 * model.diffusion.log_snr_min / math.log(10)
@@ -300,7 +306,7 @@ def check_terminal_snr(model: ModelConfig) -> Iterator[tuple[int, str]]:
     said = f"terminal SNR {decibels:.1f} dB: at the noisiest level {amplitude:.1%} of the amplitude is signal"
     from_noise = model.synthesis.start == "noise"
     if from_noise and decibels > HIGH_TERMINAL_SNR:
-        yield logging.WARNING, f"{said}, but synthesis starts from noise alone. Lower model.diffusion.log_snr_min."
+        yield logging.WARNING, f"{said}, but synthesis starts from noise alone. {_lower(model)}"
     else:
         yield logging.INFO, said
     level = float(noise_levels(model.synthesis, model.diffusion)[0]) if from_noise else -math.inf

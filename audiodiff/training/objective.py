@@ -18,7 +18,7 @@ from audiodiff.audio.whitening import Whitening
 from audiodiff.config import MelConfig, ModelConfig, SynthesisConfig, TrainingConfig
 from audiodiff.data.crops import Example, context_frames
 from audiodiff.diffusion.likelihood import noise_error, variance_loss
-from audiodiff.diffusion.process import Prediction, Target, diffuse, min_snr_weight, training_target, weighted_mse
+from audiodiff.diffusion.process import Prediction, Target, diffuse, mean_squared_error, min_snr_weight, training_target
 from audiodiff.diffusion.variance import prediction_from, split_output
 from audiodiff.evaluation.spectral import multi_resolution_stft_distance
 from audiodiff.networks import Network
@@ -113,14 +113,15 @@ class Objective:
         noise: Tensor,
         weighting: LossWeighting | None = None,
     ) -> Tensor:
-        """Return the mean squared error of each clip at given noise levels, with a learned variance its loss added.
+        """Return the error of each clip at given noise levels, with a learned variance its loss added.
 
         Args:
             predict: The network.
             batch: What `prepare` returned.
             log_snr: Noise levels `(batch,)`.
             noise: Standard normal noise of the shape of the audio.
-            weighting: What counts more, in training; without it all noise levels and frequencies count alike.
+            weighting: Kind of error and what counts more, in training; without it the error is the mean square, and all
+                noise levels and frequencies count alike.
 
         Returns:
             Losses `(batch,)`, float32; where a recording is band-limited, of its band only.
@@ -131,7 +132,7 @@ class Objective:
                 predict(x, log_snr, batch.mel, batch.global_conditions), self.config.diffusion
             )
         target = training_target(batch.clean, noise, log_snr, self.config.diffusion.target)
-        loss = self._mse(prediction, target, batch.bandwidth, log_snr, weighting)
+        loss = self._error(prediction, target, batch.bandwidth, log_snr, weighting)
         if variance is None:
             return loss
         error = noise_error(prediction, x, noise, log_snr, self.config.diffusion).detach()
@@ -139,7 +140,7 @@ class Objective:
             error = band_limited(error, batch.bandwidth, self.config.sample_rate)
         return loss + variance_loss(variance, error, log_snr, self.config.diffusion)
 
-    def _mse(
+    def _error(
         self,
         prediction: Tensor,
         target: Tensor,
@@ -147,12 +148,17 @@ class Objective:
         log_snr: Tensor,
         weighting: LossWeighting | None,
     ) -> Tensor:
-        weight = None if weighting is None else weighting.by_noise_level(log_snr)
+        rate = self.config.sample_rate
         by_frequency = None if weighting is None else weighting.by_frequency
-        if bandwidth is None and by_frequency is None:
-            return weighted_mse(prediction, target, weight)
-        bandwidth = torch.full_like(log_snr, math.inf) if bandwidth is None else bandwidth
-        error = band_limited_mse(prediction, target, bandwidth, self.config.sample_rate, by_frequency)
+        if weighting is not None and weighting.is_l1:
+            error = prediction.float() - target.float()
+            error = (error if bandwidth is None else band_limited(error, bandwidth, rate)).abs().flatten(1).mean(1)
+        elif bandwidth is None and by_frequency is None:
+            error = mean_squared_error(prediction, target)
+        else:
+            bandwidth = torch.full_like(log_snr, math.inf) if bandwidth is None else bandwidth
+            error = band_limited_mse(prediction, target, bandwidth, rate, by_frequency)
+        weight = None if weighting is None else weighting.by_noise_level(log_snr)
         return error if weight is None else error * weight
 
     def _global_conditions(self, label: Tensor, speaker: Tensor, vector: Tensor) -> GlobalConditions | None:
@@ -223,21 +229,23 @@ def band_limited(error: Tensor, bandwidth: Tensor, sample_rate: int) -> Tensor:
 
 
 class LossWeighting:
-    """Weights of the training loss: noise levels by their SNR, frequencies by how finely the ear resolves them.
+    """How training measures the error: squared or absolute, weighted by SNR, and as finely as the ear resolves.
 
     Validation is never weighted, so its loss compares between runs whatever they were trained with.
 
     Args:
-        config: `loss_weighting`, `min_snr_gamma` and `spectral_weighting`.
+        config: `loss`, `loss_weighting`, `min_snr_gamma` and `spectral_weighting`.
         target: What the network predicts.
 
     Attributes:
+        is_l1: Whether the error is the mean absolute value.
         by_frequency: From frequencies in Hz to weights, of which only the proportions matter; None where all are alike.
     """
 
     def __init__(self, config: TrainingConfig, target: Target) -> None:
         self._gamma = config.min_snr_gamma if config.loss_weighting == "min-snr" else None
         self._target = target
+        self.is_l1 = config.loss == "l1"
         exponent = config.spectral_weighting
         self.by_frequency = (lambda frequency: auditory_bandwidth(frequency) ** -exponent) if exponent else None
 

@@ -22,11 +22,11 @@ from audiodiff.networks import Network
 
 
 def learning_rate(step: int, config: TrainingConfig, elapsed: float = 0.0) -> float:
-    """Return the learning rate of a step: a linear warm-up, then a cosine down to the final rate.
+    """Return the learning rate of a step: a linear warm-up, then the schedule.
 
     Args:
         step: 0 for the first.
-        config: Peak, final rate, and the number of steps of each part.
+        config: Peak, schedule, and the number of steps of each part.
         elapsed: Fraction of the run's time that is used, 0 to 1; the cosine is where the later of time and step is.
 
     Returns:
@@ -39,6 +39,10 @@ def learning_rate(step: int, config: TrainingConfig, elapsed: float = 0.0) -> fl
     """
     if step < config.warmup_steps:
         return config.learning_rate * (step + 1) / config.warmup_steps
+    if config.learning_rate_schedule == "constant":
+        return config.learning_rate
+    if config.learning_rate_step and config.learning_rate_factor:
+        return config.learning_rate * config.learning_rate_factor ** (step // config.learning_rate_step)
     done = min(max((step - config.warmup_steps) / max(config.steps - config.warmup_steps, 1), elapsed), 1.0)
     swing = config.learning_rate - config.final_learning_rate
     return config.final_learning_rate + swing * (1 + math.cos(math.pi * done)) / 2

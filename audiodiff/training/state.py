@@ -186,7 +186,7 @@ class TrainState:
         with parametrize.cached():  # adapters are merged once per step, however often the network is called
             loss = self._loss(examples)
             loss.backward()
-        norm = clip_grad_norm_(self.network.parameters(), self.training.gradient_clip)
+        norm = clip_grad_norm_(self.network.parameters(), self.training.gradient_clip or math.inf)
         shared = torch.stack([loss.detach(), torch.full_like(norm, float(stop)), torch.full_like(norm, elapsed)])
         figures = torch.stack([*self.distributed.mean(shared), norm])
         rate = learning_rate(self.progress.step, self.training, self._agreed_elapsed())

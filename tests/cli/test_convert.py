@@ -167,10 +167,10 @@ def test_betas_of_another_form_are_a_usage_error(convert, betas):
     assert betas in result.stderr
 
 
-def test_fast_sampling_of_its_own_is_warned_of(convert):
-    result, _ = convert(checkpoint(PARAMS | {"inference_noise_schedule": [0.1, 0.5]}))
+def test_fast_sampling_of_its_own_is_kept(convert):
+    result, folder = convert(checkpoint(PARAMS | {"inference_noise_schedule": [0.1, 0.5]}))
     assert result.exit_code == 0
-    assert "fast-sampling variances of its own, [0.1, 0.5]; schedule diffwave is taken" in result.stderr
+    assert load_config(folder).synthesis.log_snrs == pytest.approx([math.log(0.45 / 0.55), math.log(0.9 / 0.1)])
 
 
 # --- files that cannot be converted -----------------------------------------------------------------------------------

@@ -14,12 +14,12 @@ from audiodiff.diffusion.process import (
     denoised_from_noise,
     diffuse,
     forward_step,
+    mean_squared_error,
     min_snr_weight,
     noise_from,
     sample_log_snr,
     score,
     training_target,
-    weighted_mse,
 )
 from audiodiff.diffusion.schedules import from_betas
 
@@ -157,17 +157,15 @@ def test_levels_come_in_random_order_and_from_the_generator_alone():
     assert not torch.isin(*draws).any()
 
 
-def test_weighted_mse_is_the_mean_square_of_each_clip_times_its_weight():
+def test_the_error_is_the_mean_square_of_each_clip():
     prediction, target = random_batch(dtype=torch.float32)
-    weight = torch.tensor([0.0, 0.5, 1.0, 2.0, 3.0])
     expected = torch.stack([((p - t) ** 2).mean() for p, t in zip(prediction, target, strict=True)])
-    assert_close(weighted_mse(prediction, target), expected)
-    assert_close(weighted_mse(prediction, target, weight), expected * weight)
+    assert_close(mean_squared_error(prediction, target), expected)
 
 
-def test_weighted_mse_of_half_precision_is_summed_in_float32():
+def test_the_error_of_half_precision_is_summed_in_float32():
     prediction = torch.full((1, 1, 10_000), 100.0, dtype=torch.float16)
-    assert weighted_mse(prediction, -prediction).item() == pytest.approx(40_000.0)
+    assert mean_squared_error(prediction, -prediction).item() == pytest.approx(40_000.0)
 
 
 @pytest.mark.parametrize("gamma", [1.0, 5.0])
