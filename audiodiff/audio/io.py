@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
+from operator import index
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -117,6 +118,10 @@ def load_audio(
             or has samples that are not finite.
     """
     file = examine(path)
+    try:
+        start, n_samples = index(start), None if n_samples is None else index(n_samples)
+    except TypeError:
+        raise AudioError(f"{file.name}: start {start!r} or n_samples {n_samples!r} is no whole number.") from None
     audio = torch.from_numpy(np.ascontiguousarray(file.read(start, n_samples).T))
     _check_finite(audio, file.name)
     if file.subtype in _FLOATING and not file.warned and float(audio.abs().max()) > _INTEGER_SCALE:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from audiodiff.audio.transforms import ArrayLike, as_tensor
+from audiodiff.choices import SAMPLE_RATE, shown
 from audiodiff.errors import AudioError
 
 # Measured with sines: flat within 0.01 dB up to 0.94 of the lower Nyquist frequency, 120 dB down from there on.
@@ -49,8 +50,10 @@ def resample(audio: ArrayLike, from_rate: int, to_rate: int) -> Tensor:
         AudioError: If a rate is not positive, the audio is empty or of integers, or a gradient is asked for between
             rates with hardly a common divisor.
     """
-    if from_rate < 1 or to_rate < 1:
-        raise AudioError(f"cannot resample from {from_rate} Hz to {to_rate} Hz; rates are positive, in Hz.")
+    try:
+        from_rate, to_rate = SAMPLE_RATE.parse(from_rate), SAMPLE_RATE.parse(to_rate)
+    except ValueError as error:
+        raise AudioError(f"cannot resample from {shown(from_rate)} Hz to {shown(to_rate)} Hz: {error}.") from error
     audio = as_tensor(audio, "audio", AudioError)
     if not audio.is_floating_point():
         raise AudioError(f"audio is {audio.dtype}; expected floating point in [-1, 1]. Divide by the full scale.")

@@ -10,9 +10,14 @@ their numbers stay the same.
 
 from __future__ import annotations
 
+import http.client
 import json
 import logging
+import lzma
 import re
+import tarfile
+import urllib.request
+import zlib
 from collections.abc import Generator, Iterator, Sequence
 from io import BytesIO
 from itertools import count, islice
@@ -52,10 +57,14 @@ MEL_SUFFIX = "mel.npy"
 """What the name of a mel in a shard ends in."""
 LONGEST = 1e7
 """Seconds that one recording may last."""
+LARGEST = 2**31
+"""Bytes that one recording may have, and one of a shard may claim to have."""
 SHUFFLED = 1000
 """Crops among which the next is chosen; the recordings they are cut from are in memory."""
 
 _BESIDE = ("json", MEL_SUFFIX)
+_TIMEOUT = 60.0
+"""Seconds without a byte after which a server is given up."""
 
 _LOG = logging.getLogger(__name__)
 
@@ -88,6 +97,8 @@ def write_shards(recordings: Sequence[Recording], index: str | Path, n_shards: i
         mine = [recordings[i] for i in order[number::n_shards]]
         with replacing(path) as part, part.open("wb") as file, wds.TarWriter(file, mtime=0) as tar:
             for place, recording in enumerate(mine):
+                if recording.audio.stat().st_size > LARGEST:
+                    raise DataError(f"{recording.audio} is larger than {LARGEST:,} bytes. Cut it into shorter files.")
                 line = _line(recording)
                 suffix = recording.audio.suffix.lstrip(".").lower()
                 key = f"{number:05d}-{place:07d}"
@@ -139,7 +150,10 @@ def _open(place: str) -> Any:
             f"{place!r} is not opened: shards are files, or addresses that begin with {' or '.join(SCHEMES)}. "
             "Copy them to a folder, and give its index."
         )
-    return _webdataset().gopen(place)
+    try:
+        return urllib.request.urlopen(place, timeout=_TIMEOUT)
+    except (OSError, ValueError, http.client.HTTPException) as error:
+        raise DataError(f"{place} cannot be fetched: {error}. Check the address and the network.") from error
 
 
 def _beside(index: str, name: object) -> str:
@@ -343,14 +357,31 @@ def _samples(shard: _Shard) -> Iterator[dict[str, Any]]:
 
     n_read, n_listed = 0, len(shard.seconds)
     with _open(shard.url) as file:
-        contents = tar.tar_file_expander([{"url": shard.url, "stream": file}], handler=stop)
-        for sample in islice(tar.group_by_keys(contents, handler=stop), n_listed + 1):
-            n_read += 1
-            if n_read <= n_listed:
-                yield sample
+        samples = islice(tar.group_by_keys(_members(file, shard.url), handler=stop), n_listed + 1)
+        try:
+            for n_read, sample in enumerate(samples, 1):
+                if n_read <= n_listed:
+                    yield sample
+        except (tarfile.TarError, EOFError, OSError, ValueError, LookupError, zlib.error, lzma.LZMAError) as error:
+            stop(error)
     if n_read != n_listed:
         more = "more" if n_read > n_listed else str(n_read)
         raise DataError(f"{shard.url} holds {more} recordings, its index says {n_listed}. Copy or write it again.")
+
+
+def _members(file: Any, url: str) -> Iterator[dict[str, Any]]:
+    """Yield the files of a tar as webdataset groups them; none that would fill the memory."""
+    with tarfile.open(fileobj=file, mode="r|*") as tar:
+        for member in tar:
+            if member.size > LARGEST:
+                raise DataError(
+                    f"{url}: {member.name[:60]!r} has {member.size:,} bytes, beyond {LARGEST:,}: a shard's recordings "
+                    "are held in memory. Cut it into shorter files, and write the shard again."
+                )
+            content = tar.extractfile(member)
+            if content is not None and not re.match(r"__[^/]*__($|/)", member.name):  # which says something of the tar
+                yield {"fname": member.name, "data": content.read(), "__url__": url}
+            vars(tar)["members"].clear()  # or they fill the memory
 
 
 def _shuffled(cuts: Iterator[_Cut], generator: np.random.Generator) -> Iterator[_Cut]:
@@ -374,7 +405,7 @@ def _read_index(index: str) -> tuple[list[_Shard], bool]:
             raise ValueError("it lists no shards")
     except DataError:
         raise
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, http.client.HTTPException) as error:
         reason = str(error) if type(error) is ValueError else repr(error)
         raise DataError(
             f"{index} cannot be read as an index of shards: {reason}. `audiodiff prepare --shards` writes one."

@@ -9,6 +9,7 @@ from pathlib import Path
 from threading import Lock
 from typing import NamedTuple, cast
 
+import numpy as np
 import torch
 from torch import Tensor
 from typing_extensions import TypedDict
@@ -95,6 +96,8 @@ def _merged(own: SynthesisConfig, changes: SynthesisChanges, lowest: float) -> S
     values, changes = own.model_dump(), migrated(changes)
     if changes.get("start", own.start) != own.start:  # the model's own first level is for its own start
         values["start_log_snr"] = lowest
+    if isinstance(log_snrs := changes.get("log_snrs"), np.ndarray | Tensor):
+        changes["log_snrs"] = tuple(log_snrs.tolist())
     if changes.get("log_snrs"):
         del values["steps"]
     elif _INSTEAD_OF_LOG_SNRS & changes.keys():

@@ -230,6 +230,21 @@ def test_what_crashes_the_encoder_of_vorbis_is_refused(tmp_path, rate, channels,
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"sample_rate": "8k"}, "cannot resample from 8000 Hz to '8k' Hz: '8k' is not a whole number"),
+        ({"sample_rate": 10**9}, "cannot resample from 8000 Hz to 1000000000 Hz"),
+        ({"start": 1.5}, "start 1.5 or n_samples None is no whole number"),
+        ({"n_samples": "9"}, "start 0 or n_samples '9' is no whole number"),
+    ],
+)
+def test_parts_and_rates_that_are_no_whole_numbers_are_refused(tmp_path, options, message) -> None:
+    soundfile.write(tmp_path / "x.wav", np.zeros(100), 8000)
+    with pytest.raises(AudioError, match=message):
+        load_audio(tmp_path / "x.wav", **options)
+
+
 def test_failed_save_keeps_the_file_that_was_there(tmp_path) -> None:
     path = tmp_path / "x.mp3"
     save_audio(path, tones(), RATE)

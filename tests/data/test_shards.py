@@ -1,11 +1,13 @@
 """Shards give back what went in, in an order that seed, epoch and process decide, from disk and over http."""
 
+import io
 import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import tarfile
 import threading
 from collections import Counter
 from functools import partial
@@ -21,6 +23,7 @@ from click.testing import CliRunner
 
 from audiodiff.cli.main import main
 from audiodiff.config import DataConfig, TransformConfig
+from audiodiff.data import shards
 from audiodiff.data.crops import CropReader
 from audiodiff.data.dataset import Replica
 from audiodiff.data.manifest import read_manifest, scan_folder
@@ -291,7 +294,35 @@ class Quiet(SimpleHTTPRequestHandler):
         pass
 
 
-@pytest.mark.skipif(not shutil.which("curl"), reason="webdataset reads http through curl")
+def test_a_file_that_would_fill_the_memory_is_refused(corpus, tmp_path, monkeypatch):
+    monkeypatch.setattr(shards, "LARGEST", 2**20)
+    with tarfile.open(tmp_path / "train-0.tar", "w:gz") as tar:
+        member = tarfile.TarInfo("0.wav")
+        member.size = 2**20 + 1
+        tar.addfile(member, io.BytesIO(bytes(member.size)))
+    index = {"audiodiff_shards": 1, "shards": [{"name": "train-0.tar", "seconds": [1.0]}]}
+    (tmp_path / "train.shards.json").write_text(json.dumps(index))
+    with pytest.raises(DataError, match=r"'0\.wav' has 1,048,577 bytes, beyond 1,048,576"):
+        taken(stream(tmp_path), 1)
+    monkeypatch.setattr(shards, "LARGEST", 1000)
+    with pytest.raises(DataError, match="is larger than 1,000 bytes. Cut it"):
+        write_shards(scan_folder(corpus).recordings, tmp_path / "new.shards.json", 2)
+
+
+def test_a_server_without_the_shards_is_named(corpus, tmp_path):
+    shutil.copy(corpus / "train.shards.json", tmp_path)
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(tmp_path))) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_port}"
+        with pytest.raises(DataError, match=f"{address}/other.shards.json cannot be fetched: HTTP Error 404"):
+            ShardStream(f"{address}/other.shards.json", CropReader(8000, 640), PLAIN, 0)
+        with pytest.raises(DataError, match=rf"{address}/train-0000\d.tar cannot be fetched: HTTP Error 404"):
+            taken(ShardStream(f"{address}/train.shards.json", CropReader(8000, 640), PLAIN, 0), 6)
+        server.shutdown()
+    with pytest.raises(DataError, match="cannot be fetched: .*refused"):
+        ShardStream(f"{address}/train.shards.json", CropReader(8000, 640), PLAIN, 0)
+
+
 def test_shards_are_read_over_http(corpus):
     handler = partial(Quiet, directory=str(corpus))
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:

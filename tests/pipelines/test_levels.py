@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 
+import numpy as np
 import pytest
 import torch
 
@@ -38,6 +39,11 @@ def test_given_levels_are_those_of_a_schedule_with_the_same_levels(vocoder, mel)
     assert not torch.equal(vocoder(mel, log_snrs=[-8.0, -2.0, 4.0, 9.0]), plain)
     assert vocoder.settings({"log_snrs": (-8.0, 1.0, 5.0)}).steps == 3
     assert vocoder.latency(0.5, log_snrs=(-8.0, 1.0, 5.0)) == vocoder.latency(0.5, steps=3)
+
+
+@pytest.mark.parametrize("kind", [np.array, torch.tensor])
+def test_levels_may_be_an_array(vocoder, mel, kind):
+    assert torch.equal(vocoder(mel, log_snrs=kind([-2.0, 3.0])), vocoder(mel, log_snrs=(-2, 3)))
 
 
 def test_the_old_name_of_given_levels_still_works_and_warns(vocoder, mel, caplog):
