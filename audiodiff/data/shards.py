@@ -10,14 +10,8 @@ their numbers stay the same.
 
 from __future__ import annotations
 
-import http.client
 import json
 import logging
-import lzma
-import re
-import tarfile
-import urllib.request
-import zlib
 from collections.abc import Generator, Iterator, Sequence
 from io import BytesIO
 from itertools import count, islice
@@ -48,23 +42,18 @@ from audiodiff.data.dataset import (
 )
 from audiodiff.data.manifest import Recording
 from audiodiff.data.mels import load_mel
+from audiodiff.data.shard_files import DAMAGED, LARGEST, SCHEMES, members, open_shard
 from audiodiff.errors import AudioError, DataError, MelError, needed
 
 INDEX_SUFFIX = ".shards.json"
-SCHEMES = ("http://", "https://")
-"""How the address of an index that is not a file may begin."""
 MEL_SUFFIX = "mel.npy"
 """What the name of a mel in a shard ends in."""
 LONGEST = 1e7
 """Seconds that one recording may last."""
-LARGEST = 2**31
-"""Bytes that one recording may have, and one of a shard may claim to have."""
 SHUFFLED = 1000
 """Crops among which the next is chosen; the recordings they are cut from are in memory."""
 
 _BESIDE = ("json", MEL_SUFFIX)
-_TIMEOUT = 60.0
-"""Seconds without a byte after which a server is given up."""
 
 _LOG = logging.getLogger(__name__)
 
@@ -136,24 +125,6 @@ def _webdataset() -> Any:
         from webdataset import utils
     utils.enforce_security = True  # no `pipe:`, which runs a shell; no unpickling
     return webdataset
-
-
-def _open(place: str) -> Any:
-    """Open a file, or an address of http; nothing else that webdataset knows, among it commands of a shell."""
-    scheme = re.match(r"[A-Za-z][A-Za-z0-9+.-]+:", place)  # not the letter of a drive
-    if scheme is None:
-        if not Path(place).is_file():
-            raise DataError(f"{place} is no file; expected a shard, or an index of shards. Check the path.")
-        return Path(place).open("rb")
-    if not place.lower().startswith(SCHEMES):
-        raise DataError(
-            f"{place!r} is not opened: shards are files, or addresses that begin with {' or '.join(SCHEMES)}. "
-            "Copy them to a folder, and give its index."
-        )
-    try:
-        return urllib.request.urlopen(place, timeout=_TIMEOUT)
-    except (OSError, ValueError, http.client.HTTPException) as error:
-        raise DataError(f"{place} cannot be fetched: {error}. Check the address and the network.") from error
 
 
 def _beside(index: str, name: object) -> str:
@@ -356,32 +327,17 @@ def _samples(shard: _Shard) -> Iterator[dict[str, Any]]:
         raise DataError(f"{shard.url} cannot be read: {reason}. Copy or write the shard again.") from error
 
     n_read, n_listed = 0, len(shard.seconds)
-    with _open(shard.url) as file:
-        samples = islice(tar.group_by_keys(_members(file, shard.url), handler=stop), n_listed + 1)
+    with open_shard(shard.url) as file:
+        samples = islice(tar.group_by_keys(members(file, shard.url), handler=stop), n_listed + 1)
         try:
             for n_read, sample in enumerate(samples, 1):
                 if n_read <= n_listed:
                     yield sample
-        except (tarfile.TarError, EOFError, OSError, ValueError, LookupError, zlib.error, lzma.LZMAError) as error:
+        except DAMAGED as error:
             stop(error)
     if n_read != n_listed:
         more = "more" if n_read > n_listed else str(n_read)
         raise DataError(f"{shard.url} holds {more} recordings, its index says {n_listed}. Copy or write it again.")
-
-
-def _members(file: Any, url: str) -> Iterator[dict[str, Any]]:
-    """Yield the files of a tar as webdataset groups them; none that would fill the memory."""
-    with tarfile.open(fileobj=file, mode="r|*") as tar:
-        for member in tar:
-            if member.size > LARGEST:
-                raise DataError(
-                    f"{url}: {member.name[:60]!r} has {member.size:,} bytes, beyond {LARGEST:,}: a shard's recordings "
-                    "are held in memory. Cut it into shorter files, and write the shard again."
-                )
-            content = tar.extractfile(member)
-            if content is not None and not re.match(r"__[^/]*__($|/)", member.name):  # which says something of the tar
-                yield {"fname": member.name, "data": content.read(), "__url__": url}
-            vars(tar)["members"].clear()  # or they fill the memory
 
 
 def _shuffled(cuts: Iterator[_Cut], generator: np.random.Generator) -> Iterator[_Cut]:
@@ -398,14 +354,12 @@ def _shuffled(cuts: Iterator[_Cut], generator: np.random.Generator) -> Iterator[
 def _read_index(index: str) -> tuple[list[_Shard], bool]:
     _webdataset()
     try:
-        with _open(index) as file:
+        with open_shard(index) as file:
             document = json.loads(file.read())
         shards = [_Shard(_beside(index, shard["name"]), _seconds(shard)) for shard in document["shards"]]
         if not shards:
             raise ValueError("it lists no shards")
-    except DataError:
-        raise
-    except (OSError, ValueError, KeyError, TypeError, RecursionError, http.client.HTTPException) as error:
+    except (*DAMAGED, TypeError, RecursionError) as error:
         reason = str(error) if type(error) is ValueError else repr(error)
         raise DataError(
             f"{index} cannot be read as an index of shards: {reason}. `audiodiff prepare --shards` writes one."

@@ -23,7 +23,7 @@ from click.testing import CliRunner
 
 from audiodiff.cli.main import main
 from audiodiff.config import DataConfig, TransformConfig
-from audiodiff.data import shards
+from audiodiff.data import shard_files, shards
 from audiodiff.data.crops import CropReader
 from audiodiff.data.dataset import Replica
 from audiodiff.data.manifest import read_manifest, scan_folder
@@ -295,7 +295,7 @@ class Quiet(SimpleHTTPRequestHandler):
 
 
 def test_a_file_that_would_fill_the_memory_is_refused(corpus, tmp_path, monkeypatch):
-    monkeypatch.setattr(shards, "LARGEST", 2**20)
+    monkeypatch.setattr(shard_files, "LARGEST", 2**20)
     with tarfile.open(tmp_path / "train-0.tar", "w:gz") as tar:
         member = tarfile.TarInfo("0.wav")
         member.size = 2**20 + 1
