@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import load, load_file, save
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
@@ -170,7 +170,9 @@ def _load_weights(folder: Path) -> dict[str, Tensor]:
     if said := what_came_instead(path):
         raise ModelError(said)
     try:
-        return load_file(path)
+        if os.fsencode(path).decode(errors="ignore") == str(path):
+            return load_file(path)
+        return load(path.read_bytes())  # safetensors opens no file whose name is no UTF-8
     except (SafetensorError, OSError) as error:
         raise ModelError(f"{path} is damaged or no safetensors file: {error}. Copy the model folder again.") from error
 

@@ -13,7 +13,22 @@ from audiodiff.choices import FRACTION_BELOW_1, SEED, WORKERS, FilePath, Number
 from audiodiff.errors import AudiodiffError, escape_unprintable
 from recipes._common import FeatureOptions, Recipe
 
+_RENAMED = {"--valid-share": "--valid-fraction", "--test-share": "--test-fraction"}
 _FOLDER = FilePath(file_okay=False, path_type=Path)
+
+
+class _Command(click.Command):
+    """A command that still takes the old names of options, with a warning."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Replace old names."""
+        words = []
+        for word in args:
+            option, equals, value = word.partition("=")
+            if option in _RENAMED:
+                logging.getLogger(__name__).warning("%s is deprecated; use %s", option, _RENAMED[option])
+            words.append(_RENAMED.get(option, option) + equals + value)
+        return super().parse_args(ctx, words)
 
 
 def command(recipe: Recipe, help_text: str) -> click.Command:
@@ -44,7 +59,7 @@ def command(recipe: Recipe, help_text: str) -> click.Command:
     ]
     paragraphs = "\n\n".join("\b\n" + paragraph for paragraph in help_text.split("\n\n"))
     names = {"help_option_names": ["-h", "--help"]}
-    return click.Command(None, params=parameters, callback=callback, help=paragraphs, context_settings=names)
+    return _Command(None, params=parameters, callback=callback, help=paragraphs, context_settings=names)
 
 
 def _shared_options(recipe: Recipe) -> list[click.Option]:

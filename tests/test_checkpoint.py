@@ -32,6 +32,11 @@ def folder(tiny_vocoder_folder, tmp_path):
     return Path(shutil.copytree(tiny_vocoder_folder, tmp_path / "model"))
 
 
+def test_a_folder_whose_name_is_no_utf_8_is_read(folder, tmp_path):
+    moved = folder.rename(tmp_path / os.fsdecode(b"\xed\xa0\x80"))
+    assert Vocoder.from_pretrained(moved).sample_rate == load_config(moved).sample_rate
+
+
 def rewrite(folder, change):
     """Change config.json as a mapping."""
     document = json.loads((folder / CONFIG).read_text())

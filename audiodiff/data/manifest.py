@@ -8,6 +8,7 @@ import os
 import shlex
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -83,8 +84,7 @@ class Recording(BaseModel):
     def _check_length(self) -> Recording:
         counted = self.n_samples and self.n_samples / self.sample_rate
         if counted and abs(counted - self.seconds) > _TOLERANCE:
-            samples = f"{self.n_samples} samples at {self.sample_rate} Hz"
-            raise ValueError(f"{samples} are {counted:g} s, not {self.seconds:g}")
+            raise ValueError(f"{self.n_samples} samples are {counted:g} s, not {self.seconds:g}")
         return self
 
     @field_validator("audio", "mel", "vector")
@@ -292,20 +292,24 @@ def log_left_out(folder: Path, listing: Listing) -> None:
     """Log which files of a folder are left out, why, and what to do."""
     if listing.closed:
         reasons = _some([f"{path}: {reason}" for path, reason in listing.closed])
-        _LOG.warning("%s: folders that cannot be listed are left out (%s)", folder, reasons)
+        _log_once(logging.WARNING, f"{folder}: folders that cannot be listed are left out ({reasons})")
     if listing.foreign:
         kinds = Counter(path.suffix.lower() or "without extension" for path in listing.foreign)
-        _LOG.warning(
-            "%s: left out, in formats that are not read here: %s. %s",
-            *(folder, ", ".join(f"{n} {kind}" for kind, n in kinds.most_common())),
-            _how_to_convert(folder, [kind for kind in kinds if kind.startswith(".")], "without extension" in kinds),
-        )
+        counts = ", ".join(f"{n} {kind}" for kind, n in kinds.most_common())
+        how = _how_to_convert(folder, [kind for kind in kinds if kind.startswith(".")], "without extension" in kinds)
+        _log_once(logging.WARNING, f"{folder}: left out, in formats that are not read here: {counts}. {how}")
     if listing.hidden:
         names = _some([os.path.relpath(path, folder) for path in listing.hidden])
-        _LOG.info("%s: left out, being hidden: %d audio files (%s)", folder, len(listing.hidden), names)
+        _log_once(logging.INFO, f"{folder}: left out, being hidden: {len(listing.hidden)} audio files ({names})")
     if listing.repeated:
         names = _some([os.path.relpath(path, folder) for path in listing.repeated])
-        _LOG.info("%s: folders that lead back, or were listed before, are not entered (%s)", folder, names)
+        _log_once(logging.INFO, f"{folder}: folders that lead back, or were listed before, are not entered ({names})")
+
+
+@cache
+def _log_once(level: int, message: str) -> None:
+    """Log what several parts of a command find of the same folder."""
+    _LOG.log(level, "%s", message)
 
 
 def _how_to_convert(folder: Path, extensions: Sequence[str], some_without: bool) -> str:

@@ -8,6 +8,7 @@ import multiprocessing
 import os
 import signal
 import socket
+import sys
 import threading
 import time
 from collections import deque
@@ -93,19 +94,34 @@ def process_map(
     # Spawned, because a fork of a process whose torch has started threads may hang.
     pool = ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), _begin_worker)
     futures = {}
+    with _ending_in_order():
+        try:
+            with deaf_to_interruptions():
+                futures = {pool.submit(function, item): item for item in items}
+            for future in as_completed(futures):
+                try:
+                    yield futures[future], future.result()
+                except BrokenProcessPool:
+                    yield futures[future], None
+        finally:
+            if not all(future.done() for future in futures):
+                for process in set(multiprocessing.active_children()) - before:
+                    process.kill()
+            pool.shutdown(cancel_futures=True)
+
+
+@contextmanager
+def _ending_in_order() -> Iterator[None]:
+    """Have SIGTERM end this process as `sys.exit` does, with code 143: else multiprocessing warns of what it leaves."""
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    if not in_main_thread or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield
+        return
+    signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
     try:
-        with deaf_to_interruptions():
-            futures = {pool.submit(function, item): item for item in items}
-        for future in as_completed(futures):
-            try:
-                yield futures[future], future.result()
-            except BrokenProcessPool:
-                yield futures[future], None
+        yield
     finally:
-        if not all(future.done() for future in futures):
-            for process in set(multiprocessing.active_children()) - before:
-                process.kill()
-        pool.shutdown(cancel_futures=True)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _begin_worker() -> None:

@@ -12,7 +12,7 @@ from campaign.world import World
 STEMS = (
     b"a b", b" a", b"a ", b"a\nb", b"\n", b"a\tb", b"\xff\xfe", b"na\xc3\xafve", b"nai\xcc\x88ve", "音声".encode(),
     "\U0001f600".encode(), b"x" * 200,
-    "é".encode() * 100, b"x" * 230, b"-x", b"--steps", b"~", b"~root", b"a'b", b'a"b', b"a;touch pwned",
+    "é".encode() * 100, b"x" * 230, b"-x", b"--steps", b"~", b"~a~", b"a'b", b'a"b', b"a;touch pwned",
     b"$(touch pwned)", b"`x`", b"%s%n",
     b"{0}", b"a\x1b[31mb", b"\xe2\x80\xa8", b"\xc2\x85", b"a\\b", b"a:b", b"*", b"?", b"[a]", b"CON", b".hidden",
     b"a.b.c", b"a..", b"-",
@@ -53,7 +53,7 @@ def _named(draw: Draw, folder: Path, world: World) -> Case:
     clip, vocoder = str(world.clip), str(world.vocoder)
     model = ["--model", vocoder]
     inner = stem if len(stem) < 200 else stem[:200]
-    fine = stem not in (b"-", b"~", b"~root", b"--steps") and not stem.startswith(b"-")
+    fine = stem not in (b"-", b"~", b"--steps") and not stem.startswith(b"-")
     if what in ("vocode", "evaluate", "plot", "no file"):
         world.copy(world.clip, Path(os.fsdecode(path)))
         commands = {

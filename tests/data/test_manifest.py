@@ -163,7 +163,7 @@ def test_texts_and_names_survive_a_manifest(tmp_path):
         ({"audio": "a\0b.wav"}, r"audio: .*NUL.*'a\\x00b.wav'"),
         ({"sample_rate": "fast"}, "sample_rate: .*'fast'"),
         ({"vector": 5}, "vector: Input is not a valid path, not 5; vector: Input should be a valid array, not 5"),
-        ({"n_samples": 80000}, "80000 samples at 8000 Hz are 10 s, not 1"),
+        ({"n_samples": 80000}, "80000 samples are 10 s, not 1"),
     ],
 )
 def test_a_bad_value_is_shown(tmp_path, values, message):
@@ -294,6 +294,13 @@ def test_other_formats_are_counted_by_extension(touch, caplog):
     ):
         assert kind in caplog.text
     assert ".txt" not in caplog.text
+
+
+def test_what_is_left_out_is_said_once(touch, caplog):
+    folder = touch("a.wav", "b.m4a")
+    for _ in range(2):
+        find_audio(folder)
+    assert [".m4a" in message for message in caplog.messages] == [True]
 
 
 def test_what_is_converted_already_is_not_left_out(touch, caplog):

@@ -52,6 +52,16 @@ def read(folder):
     }
 
 
+def test_old_names_of_options_are_taken_with_a_warning(corpus, tmp_path, caplog):
+    assert run(RECIPE, corpus, tmp_path / "new", "--valid-fraction", 0.5, "--test-fraction=0").exit_code == 0
+    assert run(RECIPE, corpus, tmp_path / "old", "--valid-share", 0.5, "--test-share=0").exit_code == 0
+    assert "--valid-share is deprecated; use --valid-fraction" in caplog.text
+    assert read(tmp_path / "old").keys() == read(tmp_path / "new").keys()
+    assert [set(part) for part in read(tmp_path / "old").values()] == [
+        set(part) for part in read(tmp_path / "new").values()
+    ]
+
+
 def test_there_are_recipes_for_all_corpora():
     expected = "cmu_arctic drums esc50 folder fsdd gtzan librispeech libritts ljspeech maestro musdb18hq nsynth"
     assert set(RECIPES) >= {*expected.split(), "speech_commands", "vctk", "yesno"}
