@@ -14,7 +14,7 @@ from audiodiff.config import DataConfig, RunConfig
 from audiodiff.data.crops import CropReader, Example
 from audiodiff.data.dataset import SINGLE_PROCESS, CropDataset, OnFailure, Replica
 from audiodiff.data.manifest import Recording, read_manifest, scan_folder
-from audiodiff.data.mels import refuse_augmentations
+from audiodiff.data.mels import check_given_mels
 from audiodiff.data.resident import ResidentCorpus, is_resident
 from audiodiff.data.shards import INDEX_SUFFIX, ShardStream
 from audiodiff.data.splits import split
@@ -89,12 +89,13 @@ def open_corpus(config: RunConfig, device: torch.device | str = "cpu") -> Corpus
         if data.valid is None:
             raise DataError(f"{data.train} is an index of shards, of which none is held out: set data.valid.")
         shards = ShardStream(data.train, reader, data, config.training.seed)
-        if shards.has_mels and reader.mel:
-            refuse_augmentations(data)
-        return Corpus(shards, open_source(data.valid))
+        validation = open_source(data.valid)
+        if reader.mel:
+            check_given_mels(validation, data, in_training=shards.has_mels)
+        return Corpus(shards, validation)
     training, validation = open_recordings(data)
-    if reader.mel and any(recording.mel for recording in training):
-        refuse_augmentations(data)
+    if reader.mel:
+        check_given_mels([*training, *validation], data, in_training=any(one.mel for one in training))
     seed, device = config.training.seed, torch.device(device)
     if is_resident(training, reader, data, device):
         return Corpus(ResidentCorpus(training, reader, data, seed, device), validation)
@@ -157,8 +158,7 @@ def open_source(source: str) -> list[Recording]:
             f"{source} lists no recordings. Write it again by `audiodiff prepare` with a "
             "--valid-fraction above 0, if it is to validate on."
         )
-    files = [path for recording in recordings for path in (recording.audio, recording.mel) if path]
-    if missing := [str(path) for path in files if not path.is_file()]:
+    if missing := [str(recording.audio) for recording in recordings if not recording.audio.is_file()]:
         raise DataError(f"{_some(missing)} in {source} but not there. Restore the files or write the manifest again.")
     return recordings
 

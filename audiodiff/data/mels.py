@@ -167,14 +167,26 @@ def check_stated_convention(recording: Recording, config: MelConfig) -> None:
         )
 
 
-def refuse_augmentations(config: DataConfig) -> None:
-    """Refuse augmentations that change audio in a way that a mel which is not computed from it cannot follow.
+def check_given_mels(recordings: Sequence[Recording], config: DataConfig, *, in_training: bool) -> None:
+    """Refuse mels whose files are not there, and augmentations that a mel not computed from the audio cannot follow.
+
+    Args:
+        recordings: Of training and validation.
+        config: Which augmentations.
+        in_training: Whether recordings that are augmented have mels.
 
     Raises:
-        ConfigError: If one of them is switched on.
+        DataError: If files are missing.
+        ConfigError: If such an augmentation is switched on.
     """
+    if missing := [str(recording.mel) for recording in recordings if recording.mel and not recording.mel.is_file()]:
+        raise DataError(
+            f"{len(missing)} mels that the manifest names are not there, such as {missing[0]}. Restore them, or set "
+            "data.given_mels to false to compute them."
+        )
     names = ("speed", "time_reversal", "peak_db", "fade_seconds", "transforms")
-    if changed := [f"data.{name}" for name in names if getattr(config, name) != DataConfig.model_fields[name].default]:
+    changed = [f"data.{name}" for name in names if getattr(config, name) != DataConfig.model_fields[name].default]
+    if changed and in_training:
         raise ConfigError(
             f"{' and '.join(changed)} would change the recordings, and not the mels that the manifest names beside "
             "them. Leave it out, or set data.given_mels to false to compute the mels."

@@ -130,6 +130,10 @@ def read_clips(
     Raises:
         AudioError: If one cannot be read, or has another rate.
     """
+    if any(recording.mel for recording in recordings):
+        warnings.warn(
+            "the mels that the manifest names are not used here: all are computed from the recordings.", stacklevel=2
+        )
     clips = []
     for recording in recordings:
         if recording.sample_rate != sample_rate and not resample:

@@ -9,6 +9,7 @@ from click.testing import CliRunner
 
 from audiodiff.audio.io import load_audio
 from audiodiff.cli.main import main
+from audiodiff.data.manifest import Recording
 from audiodiff.pipelines import Vocoder
 from audiodiff.pipelines.vocode_files import RayWorker, VocodeOptions
 
@@ -30,9 +31,15 @@ def mels(tmp_path, tiny_vocoder_folder, save_voice):
 
 
 def test_a_process_vocodes_its_batch_and_says_what_failed(mels, tiny_vocoder_folder, tmp_path):
-    batch = {"source": [str(mels / "0.npy"), str(mels / "bad.npy")], "target": [str(tmp_path / "0.wav"), "bad.wav"]}
+    line = Recording(audio=mels / "1.wav", mel=mels / "1.npy", seconds=0.4, sample_rate=8000).model_dump_json()
+    batch = {
+        "source": [str(mels / "0.npy"), str(mels / "bad.npy"), str(mels / "1.wav")],
+        "target": [str(tmp_path / "0.wav"), "bad.wav", str(tmp_path / "1.wav")],
+        "recording": ["", "", line],
+    }
     result = RayWorker(str(tiny_vocoder_folder), "cpu", "auto", VocodeOptions())(batch)
-    assert sorted(error is not None for error in result["error"]) == [False, True]
+    assert sorted(error is not None for error in result["error"]) == [False, False, True]
+    assert soundfile.info(tmp_path / "1.wav").duration == pytest.approx(0.4)
     assert soundfile.info(tmp_path / "0.wav").samplerate == 8000
 
 

@@ -252,8 +252,9 @@ def test_augmentations_that_a_mel_cannot_follow_are_refused(pairs, tiny_run_conf
 def test_a_mel_that_is_not_there_is_named(pairs, tiny_run_config, tmp_path):
     recordings = pairs(tiny_run_config.model.mel)
     recordings[0].mel.unlink()
-    with pytest.raises(DataError, match=r"1 file is \(.*0\.npy\) in .*train\.jsonl but not there"):
+    with pytest.raises(DataError, match=r"1 mels that the manifest names are not there, such as .*0\.npy\. Restore"):
         open_corpus(config_of(tmp_path, recordings, tiny_run_config))
+    open_corpus(config_of(tmp_path, recordings, tiny_run_config, given_mels=False))
 
 
 def test_mels_are_paired_by_name(pairs, tiny_model_config, tmp_path, save_voice):
