@@ -32,12 +32,18 @@ Schedule = Literal[
 Start = Literal["noise", "phase-gradient", "griffin-lim"]
 """What a vocoder diffuses to the first noise level: nothing, or an estimate from the mel with phases of this method."""
 
+InputFormat = Literal["auto", "npy", "mel", "wav", "s16le"]
+"""What a stream holds: .npy arrays one after the other, raw float32 frames of a mel, WAV, or raw 16-bit samples."""
+
+OutputFormat = Literal["wav", "s16le"]
+"""How audio goes into a stream."""
+
 Dtype = Literal["auto", "fp32", "bf16"]
 """Precision of a network's matrix products."""
 
 
 class FilePath(click.Path):
-    """A path on the command line: `~` is the home folder, and `-` is refused, as no verb reads or writes a stream.
+    """A path on the command line: `~` is the home folder, and `-` is refused, as few verbs read or write a stream.
 
     Where it must exist it is a file or a folder: a pipe would be waited for, a device may have no end.
     """
@@ -52,6 +58,16 @@ class FilePath(click.Path):
         if self.exists and os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path)):
             self.fail(f"{shown(path)} is a pipe or a device. Give a file or a folder on a disk.", param, ctx)
         return super().convert(path, param, ctx)
+
+
+class StreamPath(FilePath):
+    """A path, or `-` for stdin or stdout."""
+
+    def convert(
+        self, value: str | os.PathLike[str], param: click.Parameter | None, ctx: click.Context | None
+    ) -> str | bytes | os.PathLike[str]:
+        """Turn a word into a path."""
+        return self.coerce_path_result(value) if str(value) == "-" else super().convert(value, param, ctx)
 
 
 _SHOWN = 60

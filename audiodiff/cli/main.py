@@ -20,6 +20,7 @@ from audiodiff.errors import AudiodiffError, escape_unprintable, explain_os_erro
 # verb: (where its click command is, what `audiodiff --help` says of it). A new verb is one more line.
 VERBS = {
     "vocode": ("audiodiff.cli.vocode:command", "Turn recordings or mel spectrograms into audio."),
+    "serve": ("audiodiff.cli.serve:command", "Serve a vocoder by HTTP and WebSocket."),
     "generate": ("audiodiff.cli.generate:command", "Generate clips, of a class or unconditionally."),
     "repair": ("audiodiff.cli.repair:command", "Restore damaged recordings with a pretrained model."),
     "prepare": ("audiodiff.cli.prepare:command", "Split a folder of recordings into train, valid and test manifests."),
@@ -40,6 +41,7 @@ RENAMED_OPTIONS = {
     "--steering": "--dps",
     "--try": "--degrade",
     "--free": "--no-replace",
+    "--chunk": "--chunk-seconds",
     "--valid-share": "--valid-fraction",
     "--test-share": "--test-fraction",
 }

@@ -28,6 +28,7 @@ from audiodiff.choices import (
     Sampler,
     Schedule,
     Start,
+    StreamPath,
 )
 from audiodiff.cli.verbs import ExpertOption
 from audiodiff.errors import needed
@@ -88,18 +89,16 @@ def values(kind: Callable[[str], Any], expected: str) -> Callable[..., Any]:
     return parse
 
 
-files = _all(
-    click.argument("inputs", nargs=-1, required=True, type=PATH, metavar="INPUTS..."),
-    click.option(
-        "--output",
-        "-o",
-        required=True,
-        type=PATH,
-        metavar="PATH",
-        help="A folder; or, for one input file, a .wav or .flac file.",
-    ),
-)
-"""The files that go in, and where the audio goes."""
+def _files(path: FilePath, more: str = "") -> Callable[[_Function], _Function]:
+    """Return the files that go in, and where the audio goes."""
+    text = f"A folder; or, for one input file, a .wav or .flac file{more}."
+    return _all(
+        click.argument("inputs", nargs=-1, required=True, type=path, metavar="INPUTS..."),
+        click.option("--output", "-o", required=True, type=path, metavar="PATH", help=text),
+    )
+
+
+files, files_or_streams = _files(PATH), _files(StreamPath(path_type=Path), ", or - for stdout")
 
 model = click.option(
     "--model",

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
-from audiodiff.choices import SECONDS, WORKERS, Number
+from audiodiff.choices import SECONDS, WORKERS, InputFormat, Number, OutputFormat
 from audiodiff.cli import options as opt
 from audiodiff.cli.verbs import Verb
 
@@ -21,10 +23,12 @@ if TYPE_CHECKING:
 
 SHOWN_SCORES = ("pesq_wb", "estoi", "distillmos", "m_stft", "log_mel")
 BATCH_SIZE_ON_RAY = 16
+INPUT_FORMATS, OUTPUT_FORMATS = get_args(InputFormat), get_args(OutputFormat)
+STREAM = Path("-")
 
 
 @click.command("vocode", cls=Verb)
-@opt.files
+@opt.files_or_streams
 @opt.model
 @opt.resample
 @click.option("--score", is_flag=True, help="Score each output against its recording.")
@@ -41,11 +45,26 @@ BATCH_SIZE_ON_RAY = 16
     help="Clips of equal length synthesised together; changes the speed only.  [default: 1; on Ray 16]",
 )
 @opt.expert(
-    "--chunk",
-    "chunk_seconds",
+    "--chunk-seconds",
     type=SECONDS,
     metavar="SECONDS",
-    help="Length of the chunks that long audio is made in; changes memory and speed, not the result.",
+    help="Length of the chunks that long audio and streams are made in; shorter ones of a stream come out earlier and "
+    "cost more.  [default: of a stream 0.5]",
+)
+@opt.expert(
+    "--input-format",
+    type=click.Choice(INPUT_FORMATS),
+    default="auto",
+    show_default=True,
+    help="Of a stream: .npy arrays of consecutive pieces, raw float32 frames of a mel, WAV, or raw 16-bit samples at "
+    "the model's rate. auto knows .npy and WAV by their first bytes and takes the rest for a raw mel.",
+)
+@opt.expert(
+    "--output-format",
+    type=click.Choice(OUTPUT_FORMATS),
+    default="wav",
+    show_default=True,
+    help="Of a stream: WAV, or raw 16-bit samples.",
 )
 @opt.expert(
     "--rtf",
@@ -63,7 +82,16 @@ BATCH_SIZE_ON_RAY = 16
 )
 @opt.synthesis
 @opt.initialisation
-def command(*, inputs: tuple[Path, ...], output: Path, overwrite: bool, ray: str | None, **options: Any) -> None:
+def command(
+    *,
+    inputs: tuple[Path, ...],
+    output: Path,
+    overwrite: bool,
+    ray: str | None,
+    input_format: InputFormat,
+    output_format: OutputFormat,
+    **options: Any,
+) -> None:
     """Turn recordings or mel spectrograms into audio.
 
     INPUTS are audio files, mels (.npy, or .pt with one tensor, of shape (n_mels, frames)), folders of both, or
@@ -72,9 +100,15 @@ def command(*, inputs: tuple[Path, ...], output: Path, overwrite: bool, ray: str
     the same command resumes; started several times, also on other machines, the processes share the work. If some
     inputs fail, the others are done and the exit code is 1.
 
+    `-` is a stream: `tts | audiodiff vocode - --output - | ffplay -` plays while the mel is still coming in;
+    `--output-format s16le` is for `aplay -f S16_LE -r 22050`. Messages are on stderr.
+
     Where no default is shown, it is the model's own. With --ray, inputs, output and model must lie where all machines
     see them.
     """
+    if STREAM in (*inputs, output):
+        _stream(inputs, output, ray=ray, formats=(input_format, output_format), **options)
+        return
     if ray is not None:
         inputs, output = tuple(path.absolute() for path in inputs), output.absolute()
     jobs, pending = opt.plan(inputs, output, overwrite=overwrite)
@@ -83,6 +117,31 @@ def command(*, inputs: tuple[Path, ...], output: Path, overwrite: bool, ray: str
         raise click.UsageError(f"--plot compares with a recording, and {mels[0]} is a mel. Leave --plot out.")
     failures = _vocode(pending, ray, overwrite=overwrite, **options) if pending else []
     opt.report_failures(len(jobs), len(jobs) - len(pending), failures)
+
+
+def _stream(
+    inputs: tuple[Path, ...], output: Path, *, formats: tuple[InputFormat, OutputFormat], **options: Any
+) -> None:
+    """Vocode stdin or one file to stdout."""
+    if output != STREAM or len(inputs) != 1:
+        raise click.UsageError("a stream is one input, and goes to stdout: audiodiff vocode - --output - > out.wav")
+    given = {name: options.pop(name) for name in ("ray", "processes", "gpus", "rtf", "batch_size", "plot", "score")}
+    for name, value in given.items():
+        if value:
+            raise click.UsageError(f"--{name.replace('_', '-')} has no effect on a stream. Leave it out.")
+    if sys.stdout.isatty():
+        raise click.UsageError("stdout is a terminal, and audio is not for reading. Write `> out.wav` or `| ffplay -`.")
+    from audiodiff.pipelines import Vocoder
+    from audiodiff.pipelines.vocode_stream import ByteReader, vocode_stream
+
+    vocoder = Vocoder.from_pretrained(options.pop("model"), options.pop("device"), options.pop("dtype"))
+    changes = opt.changes(**{name: options.pop(name) for name in opt.VOCODING})
+    options["chunk_seconds"] = options["chunk_seconds"] or 0.5
+    options |= {"input_format": formats[0], "output_format": formats[1]}
+    with nullcontext(sys.stdin.buffer) if inputs[0] == STREAM else inputs[0].open("rb") as file:
+        source = ByteReader(file, "stdin" if inputs[0] == STREAM else str(inputs[0]))
+        n_samples = vocode_stream(vocoder, source, sys.stdout.buffer, **options, **changes)
+    click.echo(f"{n_samples / vocoder.sample_rate:.2f} s of audio", err=True)
 
 
 def _vocode(jobs: Sequence[Job], ray: str | None, **options: Any) -> list[str]:

@@ -19,13 +19,18 @@ class PushStream(Generic[Array]):
     """`Vocoder.stream` turned around: an event loop or a server pushes mels as they come, and pulls audio when it can.
 
     `Vocoder.latency` bounds how much of the mel a piece of audio depends on; so `ready` knows when a pull will not ask
-    for frames that have not been pushed yet, and no thread has to wait for them. One thread at a time may use it.
+    for frames that have not been pushed yet, and no thread has to wait for them. One thread
+    may push while another one pulls.
 
     Args:
         vocoder: The model.
         seed: As in `Vocoder.stream`.
         chunk_seconds: As in `Vocoder.stream`.
         **changes: As in `Vocoder.stream`.
+
+    Attributes:
+        latency: Of the stream, in seconds.
+        ended: Whether all mels have been pushed.
 
     Raises:
         ConfigError: If a setting is impossible, or the model sees the whole mel at once.
@@ -38,11 +43,11 @@ class PushStream(Generic[Array]):
         self._latency_samples: int = round(self.latency * vocoder.sample_rate)
         self._hop_length: int = vocoder.mel_config.hop_length
         self._mels: deque[Array] = deque()
-        self._n_samples, self._pulled, self._ended = 0, 0, False
+        self._n_samples, self._pulled, self.ended = 0, 0, False
         self._audio: Iterator[Array] = vocoder.stream(self._pushed(), seed=seed, chunk_seconds=chunk_seconds, **changes)
 
     def _pushed(self) -> Iterator[Array]:
-        while self._mels or not self._ended:
+        while self._mels or not self.ended:
             yield self._mels.popleft()
 
     @property
@@ -53,7 +58,7 @@ class PushStream(Generic[Array]):
     @property
     def ready(self) -> bool:
         """Whether a piece of audio can be pulled."""
-        return self._ended or self.waiting_samples >= self._latency_samples
+        return self.ended or self.waiting_samples >= self._latency_samples
 
     def push(self, mel: Array) -> None:
         """Add a mel `(n_mels, frames)`; it is checked when it is pulled."""
@@ -62,7 +67,7 @@ class PushStream(Generic[Array]):
 
     def end(self) -> None:
         """Say that no more mels will come, so that the rest can be pulled."""
-        self._ended = True
+        self.ended = True
 
     def pull(self) -> Array | None:
         """Compute the next piece `(time,)` when the stream is ready; None is the end.

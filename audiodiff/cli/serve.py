@@ -1,0 +1,83 @@
+"""`audiodiff serve`: a vocoder behind HTTP and WebSocket."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from audiodiff.choices import COUNT, SECONDS, Number
+from audiodiff.cli import options as opt
+from audiodiff.cli.verbs import Verb
+
+
+class _Serve(Verb):
+    def invoke(self, ctx: click.Context) -> Any:
+        """Ask for the packages before torch is imported."""
+        from audiodiff.errors import needed
+
+        with needed("serve", "audiodiff serve"):
+            import websockets  # noqa: F401
+        return super().invoke(ctx)
+
+
+@click.command("serve", cls=_Serve)
+@opt.model
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address; 0.0.0.0 or :: for other machines too.")
+@click.option(
+    "--port", type=Number(int, low=0, high=65535), default=8000, show_default=True, help="0 takes a free one."
+)
+@opt.expert(
+    "--max-seconds", type=SECONDS, default=120.0, metavar="SECONDS", show_default=True, help="Of a request's audio."
+)
+@opt.expert(
+    "--max-body",
+    type=Number(int, low=1, high=2**31),
+    default=8_000_000,
+    metavar="BYTES",
+    show_default=True,
+    help="Of a request.",
+)
+@opt.expert(
+    "--max-clients",
+    type=COUNT,
+    default=64,
+    metavar="N",
+    show_default=True,
+    help="Requests and streams at once; others get 503.",
+)
+@opt.expert(
+    "--timeout",
+    type=SECONDS,
+    default=60.0,
+    metavar="SECONDS",
+    show_default=True,
+    help="To send, to read, and to wait for audio.",
+)
+@opt.device
+@opt.dtype
+def command(*, model: str | None, host: str, port: int, device: str, dtype: Any, **limits: Any) -> None:
+    r"""Serve a vocoder by HTTP and WebSocket.
+
+    \b
+    curl --data-binary @mel.npy http://127.0.0.1:8000/vocode -o out.wav
+    curl --data-binary @in.wav 'http://127.0.0.1:8000/vocode?resample=true&seed=1' -o out.wav
+
+    POST /vocode takes a mel, as .npy or as float32 frames (application/octet-stream), or audio; ?seed, ?steps, ?format
+    (wav, s16le) and ?resample. The WebSocket /stream takes JSON settings if any (seed, steps, chunk_seconds), then
+    float32 frames, then {"end": true}, and sends 16-bit samples as they are made. GET /health and /metrics. egs/serve
+    has clients. Nothing is encrypted and nobody is asked for a password: leave --host as it is, or put a proxy before
+    it.
+    """
+    import asyncio
+
+    from audiodiff.pipelines import Vocoder
+    from audiodiff.server.app import VocoderServer
+    from audiodiff.server.limits import Limits
+    from audiodiff.server.run import bind, serve, url
+
+    listening = bind(host, port)
+    server = VocoderServer(Vocoder.from_pretrained(model, device, dtype), Limits(**limits))
+    address = url(host, listening.getsockname()[1])
+    asyncio.run(serve(server.app, listening, server.limits, lambda: click.echo(f"listening on {address}", err=True)))
+    click.echo("stopped", err=True)

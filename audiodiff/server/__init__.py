@@ -1,0 +1,1 @@
+"""A vocoder behind HTTP and WebSocket."""
