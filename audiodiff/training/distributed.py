@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from audiodiff.checkpoint import choose_device
 from audiodiff.data.dataset import SINGLE_PROCESS, Replica
-from audiodiff.errors import needed
+from audiodiff.errors import TrainingError, needed
 from audiodiff.networks import Network
 from audiodiff.networks.conditioning import GlobalConditions
 from audiodiff.training.objective import Predict, predict_with
@@ -108,16 +108,24 @@ def init_distributed(device: str) -> Distributed:
     Raises:
         ConfigError: If there is no CUDA device although one is asked for.
         MissingPackageError: If accelerate is not installed.
+        TrainingError: If the environment says that there are several processes, and not how to reach them.
     """
     chosen = choose_device(device)
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    world_size = os.environ.get("WORLD_SIZE", "").strip() or "1"
+    if world_size == "1":
         return Distributed(chosen)
     with needed("train", "training in several processes"):
         from accelerate import Accelerator
         from accelerate.utils import DistributedDataParallelKwargs
     # Buffers never change in training, and to send them would spoil a network that is called twice in one step.
     how = DistributedDataParallelKwargs(broadcast_buffers=False)
-    accelerator = Accelerator(cpu=device == "cpu", mixed_precision="no", kwargs_handlers=[how])
+    try:
+        accelerator = Accelerator(cpu=device == "cpu", mixed_precision="no", kwargs_handlers=[how])
+    except (ValueError, RuntimeError, KeyError) as error:
+        raise TrainingError(
+            f"WORLD_SIZE is {world_size}, and the processes cannot find each other ({error}). Start them "
+            "by `accelerate launch` or `torchrun`, or unset WORLD_SIZE to train in one process."
+        ) from error
     distributed = Distributed(accelerator.device, accelerator)
     if not distributed.is_main_process:
         logging.getLogger("audiodiff").setLevel(logging.ERROR)

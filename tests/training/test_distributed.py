@@ -16,7 +16,9 @@ from audiodiff.config import DataConfig, RunConfig
 from audiodiff.data.crops import CropReader
 from audiodiff.data.dataset import CropDataset, Replica
 from audiodiff.data.manifest import scan_folder
+from audiodiff.errors import TrainingError
 from audiodiff.training.checkpoints import RunFolder
+from audiodiff.training.distributed import init_distributed
 from audiodiff.training.loss_curve import load_curve
 from audiodiff.training.trainer import train
 
@@ -31,6 +33,16 @@ def test_processes_read_different_examples_and_together_what_one_reads(speech_fo
         assert torch.equal(batch.audio, torch.cat([part[step].audio for part in parts]))
     audio = [part[0].audio for part in parts]
     assert not any(torch.equal(audio[i], audio[j]) for i in range(3) for j in range(i))
+
+
+@pytest.mark.parametrize("world_size", ["2", "x"])
+def test_a_team_that_nobody_has_started_is_refused(world_size, monkeypatch):
+    state = pytest.importorskip("accelerate.state")
+    monkeypatch.setenv("WORLD_SIZE", world_size)
+    monkeypatch.delenv("MASTER_ADDR", raising=False)
+    with pytest.raises(TrainingError, match=f"WORLD_SIZE is {world_size}, and the processes cannot find each other"):
+        init_distributed("cpu")
+    state.AcceleratorState._reset_state(True)
 
 
 def test_alone_nothing_of_it_is_imported(tmp_path, tiny_run_config):
