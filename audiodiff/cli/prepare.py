@@ -47,8 +47,8 @@ def _scan(
     workers = workers or default_workers()
     with opt.warnings_logged(), opt.progress_bar(0) as bar:
         show = partial(opt.set_progress, bar)
-        how = {"convert": convert if ffmpeg else None, "without": converted, "decode": not headers_only}
-        scan = scan_folder(folder, workers, show, **how)
+        read = partial(scan_folder, without=converted, decode=not headers_only)
+        scan = read(folder, workers, show, convert=convert if ffmpeg else None)
         return note_bandwidth(scan, workers, show) if bandwidth else scan
 
 
