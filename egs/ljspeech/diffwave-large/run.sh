@@ -1,0 +1,6 @@
+#!/usr/bin/env bash
+# DiffWave LARGE as published: LJ Speech, 22,050 Hz.
+here=$(dirname "$0") usage=CORPUS_DIR exp=exp/ljspeech-large
+conf=("$here/conf/large.yaml")
+data() { python -m recipes.ljspeech "$1" "$exp/data"; }
+source "$here/../../run.sh"
