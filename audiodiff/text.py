@@ -295,6 +295,36 @@ def markdown_table(rows: Sequence[Sequence[str]], *, align: Align = "left") -> s
     return "\n".join([heading, rule, *body])
 
 
+def latex_table(rows: Sequence[Sequence[str]]) -> str:
+    r"""Format rows as a LaTeX table in the style of booktabs; arguments as of `markdown_table`.
+
+    Example:
+        >>> print(latex_table([["", "PESQ"], ["no_1 & 2", "3.9"]]))
+        \begin{tabular}{lr}
+        \toprule
+         & PESQ \\
+        \midrule
+        no\_1 \& 2 & 3.9 \\
+        \bottomrule
+        \end{tabular}
+    """
+    special = str.maketrans(
+        {c: f"\\{c}" for c in "&%$#_{}"} | {"±": "$\\pm$", "↑": "$\\uparrow$", "↓": "$\\downarrow$"}
+    )
+    heading, *body = (" & ".join(cell.translate(special) for cell in row) + r" \\" for row in rows)
+    columns = "l" + "r" * (len(rows[0]) - 1)
+    lines = [
+        rf"\begin{{tabular}}{{{columns}}}",
+        r"\toprule",
+        heading,
+        r"\midrule",
+        *body,
+        r"\bottomrule",
+        r"\end{tabular}",
+    ]
+    return "\n".join(lines)
+
+
 def format_number(value: float) -> str:
     """Format a number with three digits, whole ones above 100 with commas.
 

@@ -26,6 +26,7 @@ VERBS = {
     "prepare": ("audiodiff.cli.prepare:command", "Split a folder of recordings into train, valid and test manifests."),
     "doctor": ("audiodiff.cli.doctor:command", "Check recordings before training on them."),
     "train": ("audiodiff.cli.train:command", "Train or fine-tune a model from a YAML configuration."),
+    "compare": ("audiodiff.cli.compare:command", "Compare training runs over their seeds."),
     "search": ("audiodiff.cli.search:command", "Search noise schedules, or the noise-level embedding."),
     "evaluate": ("audiodiff.cli.evaluate:command", "Score generated audio; compare systems; listening tests."),
     "plot": ("audiodiff.cli.plot:command", "Plot audio, a model, a training run or results."),

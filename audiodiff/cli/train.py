@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from audiodiff.choices import MINUTES, FilePath
+from audiodiff.choices import MINUTES, SEED, WORKERS, FilePath, Numbers
 from audiodiff.cli import options as opt
 from audiodiff.cli.verbs import Verb
 
@@ -50,6 +52,16 @@ if TYPE_CHECKING:
     help="Resume with other settings than those of the steps done; DIR/history.jsonl says which, from which step on.",
 )
 @opt.expert(
+    "--vary",
+    metavar="KEY=VALUE,...",
+    multiple=True,
+    help="Train a run per value, in DIR/KEY=VALUE/seed=N; of several, a run per combination. `compare DIR` compares.",
+)
+@opt.expert("--seeds", type=Numbers(SEED, example="0,1,2"), metavar="N,...", help="Train a run per seed.")
+@opt.expert(
+    "--workers", type=WORKERS, metavar="N", help="Runs at a time, of --vary and --seeds.  [default: one per core]"
+)
+@opt.expert(
     "--keep-curve", is_flag=True, help="Store the validation losses as CONF.curve.json, to compare later runs with."
 )
 def command(
@@ -62,6 +74,9 @@ def command(
     dry_run: bool,
     keep_curve: bool,
     allow_changes: bool,
+    vary: tuple[str, ...],
+    seeds: tuple[int, ...] | None,
+    workers: int | None,
     settings: dict[str, object],
 ) -> None:
     """Train or fine-tune a model from CONF.yaml.
@@ -71,6 +86,8 @@ def command(
 
     Train in several processes with `accelerate launch -m audiodiff train ...`, or on CPUs with `torchrun
     --nproc-per-node N -m audiodiff train ... --run-dir DIR` (torchrun would take --run for its own option).
+
+    --vary and --seeds train many runs, several at a time, and compare them.
     """
     import signal
 
@@ -86,6 +103,15 @@ def command(
         click.echo("\n".join(format_cost(measure_cost(config))))
         return
     run_dir = run_dir or Path("exp") / conf.stem
+    if vary or seeds:
+        for option, is_given in (("--resume", resume != "auto"), ("--keep-curve", keep_curve)):
+            if is_given:
+                raise click.UsageError(f"{option} is of one run. Leave it out with --vary and --seeds.")
+        given = settings | {key: value for key, value in options.items() if value is not None}
+        _sweep(conf, run_dir, vary, seeds or (config.training.seed,), given, workers, allow_changes=allow_changes)
+        return
+    if workers is not None:
+        raise click.UsageError("--workers is for --vary and --seeds; data.workers is a setting of the configuration.")
     curve = conf.with_suffix(".curve.json")
     reference = load_curve(curve) if curve.is_file() else None
     result = train(config, run_dir, resume, reference=reference, allow_changes=allow_changes)
@@ -95,6 +121,59 @@ def command(
         raise KeyboardInterrupt
     if result.stopped_by is not None:
         click.get_current_context().exit(128 + result.stopped_by)
+
+
+def _sweep(
+    conf: Path,
+    folder: Path,
+    vary: Sequence[str],
+    seeds: Sequence[int],
+    settings: Mapping[str, object],
+    workers: int | None,
+    *,
+    allow_changes: bool,
+) -> None:
+    """Train the runs of a sweep, print a line as each ends, and compare them."""
+    from audiodiff.config import load_run_config
+    from audiodiff.evaluation.runs import compare_runs, comparison_rows, read_run
+    from audiodiff.text import markdown_table
+    from audiodiff.training.sweep import LOG, plan_sweep, run_sweep
+
+    runs = plan_sweep(folder, _values(vary), seeds)
+    for run in runs:  # a mistake shows before anything is trained
+        load_run_config(conf, {**settings, **run.settings})
+    words = [word for key, value in settings.items() for word in ("--set", f"{key}={json.dumps(value)}")]
+    words += ["--allow-changes"] * allow_changes
+    failed = []
+    with opt.progress_bar(len(runs)) as bar:
+        for run, code in run_sweep(runs, conf, words, workers):
+            failed += [run] if code else []
+            with bar.external_write_mode():
+                outcome = f"failed with exit code {code}, see {run.folder / LOG}" if code else str(read_run(run.folder))
+                click.echo(f"{run.folder}: {outcome}", err=bool(code))
+            bar.update()
+    if not failed and len(runs) > 1:
+        click.echo(markdown_table(comparison_rows(compare_runs([run.folder for run in runs]))))
+    if failed:
+        click.echo(f"{len(failed)} of {len(runs)} runs failed. Rerun the same command to go on.", err=True)
+        click.get_current_context().exit(1)
+
+
+def _values(words: Sequence[str]) -> dict[str, list[object]]:
+    """Turn KEY=VALUE,VALUE words into dotted keys and lists of YAML values; commas in brackets do not divide."""
+    from audiodiff.errors import ConfigError
+    from audiodiff.text import parse_yaml
+
+    vary: dict[str, list[object]] = {}
+    for word in words:
+        key, equals, text = word.partition("=")
+        if not (key and equals and text) or key in vary:
+            raise click.UsageError(f"--vary {word!r}: expected KEY=VALUE,VALUE, and every key once.")
+        try:
+            vary[key] = list(parse_yaml(f"[{text}]", f"the values of {key}", ConfigError))
+        except ConfigError as error:
+            raise click.UsageError(f"--vary: {error}") from error
+    return vary
 
 
 def _report(result: TrainResult, steps: int, run_dir: Path, curve: Path | None) -> None:
