@@ -58,6 +58,7 @@ OWN_WRITERS = {
     "push_model",  # a temporary folder
     "_write_checkpoint",  # likewise
     "_append",  # a study grows by lines
+    "_start",  # a run's log, likewise
     "locked",  # a lock is a file for its own sake
     "_fetch",  # a download goes on where it was
     "_flac",  # into memory
