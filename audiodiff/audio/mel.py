@@ -198,25 +198,24 @@ class MelSpectrogram(nn.Module):
             iterations: Number of updates; none is a plain interpolation between the bands.
 
         Returns:
-            Magnitudes of the STFT with a plain Hann window, shape `(..., n_fft // 2 + 1, frames)`.
+            Magnitudes of the STFT with a plain Hann window, shape `(..., n_fft // 2 + 1, frames)`, of the dtype of `mel`;
+            computed in float64.
         """
-        dtype = self.filterbank.dtype  # rounding hides how vectorised exp and log differ at the end of a row
-        energy = (self.to_magnitude(mel.double()) ** self.config.power).to(dtype).movedim(-2, 0)
+        energy = (self.to_magnitude(mel.double()) ** self.config.power).movedim(-2, 0)
         frames, energy = energy.shape[1:], energy.flatten(1)
         analyse, spread, interpolate, coverage, area = self._deconvolution()
-        log_density = (energy / area).clamp_min(_TINY).double().log().to(dtype)
-        estimate = (interpolate @ log_density).double().exp().to(dtype) * (coverage > _TINY)
+        estimate = (interpolate @ (energy / area).clamp_min(_TINY).log()).exp() * (coverage > _TINY)
         for _ in range(iterations):
             estimate = estimate * (spread @ (energy / (analyse @ estimate).clamp_min(_TINY))) / coverage
-        magnitude: Tensor = (estimate ** (1 / self.config.power)).unflatten(1, frames).movedim(0, -2)
-        return magnitude
+        magnitude = (estimate ** (1 / self.config.power)).unflatten(1, frames).movedim(0, -2)
+        return magnitude.to(mel.dtype)
 
     @torch.inference_mode(False)
     @torch.no_grad()
     def _deconvolution(self) -> _Deconvolution:
-        filters = self.filterbank
+        filters = self.filterbank.double()
         made = self._matrices
-        if made is None or (made.area.device, made.area.dtype) != (filters.device, filters.dtype):
+        if made is None or made.area.device != filters.device:
             coverage = filters.sum(0).unsqueeze(1).clamp_min(_TINY)
             area = filters.sum(1, keepdim=True).clamp_min(_TINY)
             fraction = (filters / area) / (filters / area).sum(0).clamp_min(_TINY)

@@ -120,7 +120,8 @@ def waveform_from_mel(mel: Tensor, noise: Tensor, spectrogram: MelSpectrogram, *
         ConfigError: If the hop length does not divide the window, so that frames do not tile the signal.
     """
     stft = FramedSTFT(spectrogram.config.n_fft, spectrogram.config.hop_length).to(mel.device)
-    return griffin_lim(magnitude_from_mel(mel, spectrogram), noise[:, 0], stft, iterations=iterations).unsqueeze(1)
+    magnitude = magnitude_from_mel(mel, spectrogram).to(mel)
+    return griffin_lim(magnitude, noise[:, 0], stft, iterations=iterations).unsqueeze(1)
 
 
 def consistent_waveform(spectrum: Tensor, stft: FramedSTFT, *, iterations: int = 1) -> Tensor:
@@ -147,10 +148,12 @@ def random_phases(noise: Tensor, n_bins: int, hop_length: int) -> Tensor:
 
 
 def magnitude_from_mel(mel: Tensor, spectrogram: MelSpectrogram) -> Tensor:
-    """Estimate magnitudes `(batch, n_frames, n_bins)` in the scale of `FramedSTFT` from mels with a frame per hop."""
-    magnitude = (
-        spectrogram.inverse(mel).transpose(1, 2).contiguous() / spectrogram.config.hann_norm
-    )  # means add in order
+    """Estimate magnitudes `(batch, n_frames, n_bins)` in the scale of `FramedSTFT` from mels with a frame per hop.
+
+    In float64: which path is the loudest is decided by differences as small as float32 rounds, and one other decision
+    changes all phases after it.
+    """
+    magnitude = spectrogram.inverse(mel.double()).transpose(1, 2).contiguous() / spectrogram.config.hann_norm
     beyond = spectrogram.n_covered_bins
     magnitude[..., beyond:] = magnitude[..., beyond - EDGE_BINS : beyond].mean(-1, keepdim=True)
     return magnitude
@@ -199,8 +202,7 @@ class PhaseGradient:
         first = 0 if self._phase is None else 1
         stop = magnitude.shape[1] - (0 if last else 1)
         if stop > first:
-            # in float64, so that paths do not depend on how vectorised logarithms round the rest of a row
-            log_magnitude = magnitude.clamp_min(_SMALLEST_MAGNITUDE).double().log().to(magnitude)
+            log_magnitude = magnitude.clamp_min(_SMALLEST_MAGNITUDE).log()
             steps = _phase_steps(log_magnitude, random[:, : stop - first], first, self._hop_length)
             phases = _integrate(steps, self._phase)
             self._phase = phases[:, -1]

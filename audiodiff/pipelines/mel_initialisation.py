@@ -109,7 +109,7 @@ class MelEstimates:
         random = random_phases(self._noise(mel, self._n_read), magnitude.shape[2], self._hop_length)
         self._n_read += mel.shape[2]
         phases, magnitude = self._phases.push(magnitude, random, last=last)
-        self._spectra.append(torch.polar(magnitude, phases))
+        self._spectra.append(torch.polar(magnitude, phases).to(mel.dtype.to_complex()))
 
     def _noise(self, mel: Tensor, start: int) -> Tensor:
         first, n_samples = start * self._hop_length, mel.shape[2] * self._hop_length
