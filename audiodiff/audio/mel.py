@@ -198,7 +198,7 @@ class MelSpectrogram(nn.Module):
             iterations: Number of updates; none is a plain interpolation between the bands.
 
         Returns:
-            Magnitudes of the STFT with a plain Hann window, shape `(..., n_fft // 2 + 1, frames)`, of the dtype of `mel`;
+            Magnitudes of the STFT with a plain Hann window, shape `(..., n_fft // 2 + 1, frames)`, as `mel` is;
             computed in float64.
         """
         energy = (self.to_magnitude(mel.double()) ** self.config.power).movedim(-2, 0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -16,7 +17,8 @@ EDGE_BINS = 8
 """Bins at the upper edge of the mel that tell how the spectrum goes on above it."""
 _FIRST_DIGITS = 97.0
 _TINY = 1e-30
-"""Smallest squared magnitude that has a phase."""
+MAX_GAIN = 100.0
+"""By how much Griffin-Lim raises a magnitude at most: what is far below its target is rounding, and has no phase."""
 TOLERANCE = 1e-4
 """Magnitude below which a phase is random, relative to the loudest of this frame and the previous one (-80 dB)."""
 HANN_GAMMA = 0.25645
@@ -70,7 +72,7 @@ class _Projections:
         self._padded = magnitude.new_zeros(batch, n_frames * stft.hop_length + 2 * stft.margin)
         self._windowed = magnitude.new_empty(batch, n_frames, stft.n_fft)
         self._total = magnitude.new_empty(batch, n_frames + stft.n_fft // stft.hop_length - 1, stft.hop_length)
-        self._gain = torch.empty_like(magnitude)
+        self._gain, self._lowest = torch.empty_like(magnitude), lowest_square(magnitude)
         self._weight = stft.overlap_weight(n_frames)
 
     def analyse(self, signal: Tensor, spectrum: Tensor) -> None:
@@ -84,7 +86,8 @@ class _Projections:
         """Give a spectrum the magnitudes, in place, and return the signal closest to it, valid until the next call."""
         real, imaginary = spectrum.real, spectrum.imag
         torch.mul(real, real, out=self._gain).addcmul_(imaginary, imaginary)
-        spectrum.mul_(self._gain.clamp_min_(_TINY).rsqrt_().mul_(self._magnitude))
+        torch.maximum(self._gain, self._lowest, out=self._gain)
+        spectrum.mul_(self._gain.rsqrt_().mul_(self._magnitude))
         torch.fft.irfft(spectrum, n=self._stft.n_fft, out=self._windowed)
         hops = self._windowed.mul_(self._stft.window).unflatten(-1, (-1, self._stft.hop_length))
         n_frames = hops.shape[1]
@@ -92,6 +95,11 @@ class _Projections:
         for i, part in enumerate(hops.unbind(2)):
             self._total[:, i : i + n_frames] += part
         return self._total.flatten(1)[:, self._inside].div_(self._weight)
+
+
+def lowest_square(magnitude: Tensor) -> Tensor:
+    """Return what squared magnitudes are raised to before Griffin-Lim divides by their root."""
+    return (magnitude / MAX_GAIN).square().clamp_min(_TINY)
 
 
 def griffin_lim_reach(stft: FramedSTFT, iterations: int) -> int:
@@ -176,10 +184,11 @@ class PhaseGradient:
 
     Args:
         hop_length: Samples between frames of an STFT with a Hann window as long as its transform.
+        integrate: What hands the phases on from frame to frame.
     """
 
-    def __init__(self, hop_length: int) -> None:
-        self._hop_length = hop_length
+    def __init__(self, hop_length: int, integrate: Integration | None = None) -> None:
+        self._hop_length, self._integrate = hop_length, integrate or hand_on_phases
         self._context: Tensor | None = None  # magnitudes of the last finished frame (but at first) and of the rest
         self._random: Tensor | None = None  # of the frames that wait
         self._phase: Tensor | None = None  # of the last finished frame
@@ -202,9 +211,10 @@ class PhaseGradient:
         first = 0 if self._phase is None else 1
         stop = magnitude.shape[1] - (0 if last else 1)
         if stop > first:
-            log_magnitude = magnitude.clamp_min(_SMALLEST_MAGNITUDE).log()
+            # rounded after the logarithm, so that bins which should be equal are, whatever the order of sums
+            log_magnitude = magnitude.clamp_min(_SMALLEST_MAGNITUDE).double().log().float()
             steps = _phase_steps(log_magnitude, random[:, : stop - first], first, self._hop_length)
-            phases = _integrate(steps, self._phase)
+            phases = self._integrate(steps, self._phase)
             self._phase = phases[:, -1]
         else:
             phases = random[:, :0]
@@ -214,7 +224,7 @@ class PhaseGradient:
         return phases, magnitude[:, first:stop]
 
 
-class _Steps(NamedTuple):
+class PhaseSteps(NamedTuple):
     """How every bin of some frames gets its phase, each `(batch, n_frames, n_bins)`.
 
     Attributes:
@@ -228,7 +238,10 @@ class _Steps(NamedTuple):
     difference: Tensor
 
 
-def _phase_steps(log_magnitude: Tensor, random: Tensor, first: int, hop_length: int) -> _Steps:
+Integration = Callable[[PhaseSteps, Tensor | None], Tensor]
+
+
+def _phase_steps(log_magnitude: Tensor, random: Tensor, first: int, hop_length: int) -> PhaseSteps:
     """Find the paths of as many frames as there are random phases, from frame `first` on.
 
     Args:
@@ -246,10 +259,11 @@ def _phase_steps(log_magnitude: Tensor, random: Tensor, first: int, hop_length: 
     priority = torch.where(continued, before, now - _NO_SOURCE)
     root = _roots(priority, torch.where(active, now, -math.inf))
     in_time = continued.gather(2, root) & active
-    across = functional.pad(((bin_step[..., 1:] + bin_step[..., :-1]) / 2)[:, wanted].cumsum(2), (1, 0))
+    mean_bin_step = ((bin_step[..., 1:] + bin_step[..., :-1]) / 2)[:, wanted]
+    across = functional.pad(mean_bin_step.double().cumsum(2), (1, 0))
     mean_step = ((time_step + functional.pad(time_step[:, :-1], (0, 0, 1, 0))) / 2)[:, wanted]
     integrated = across - across.gather(2, root) + torch.where(in_time, mean_step.gather(2, root), 0.0)
-    return _Steps(root, in_time, torch.where(active, integrated, random))
+    return PhaseSteps(root, in_time, torch.where(active, integrated, random))
 
 
 def _gradients(log_magnitude: Tensor, hop_length: int) -> tuple[Tensor, Tensor]:
@@ -280,9 +294,16 @@ def _roots(priority: Tensor, log_magnitude: Tensor) -> Tensor:
     own = (priority >= torch.maximum(from_below, from_above)) | (log_magnitude == -math.inf)
     upwards = ~own & (from_below > from_above)
     downwards = ~own & ~upwards
-    lower = torch.where(upwards, -1, bins).cummax(2).values
-    upper = n_bins - 1 - torch.where(downwards.flip(2), -1, bins).cummax(2).values.flip(2)
+    lower = _running_maximum(torch.where(upwards, -1, bins))
+    upper = n_bins - 1 - _running_maximum(torch.where(downwards.flip(2), -1, bins)).flip(2)
     return torch.where(upwards, lower, torch.where(downwards, upper, bins))
+
+
+def _running_maximum(values: Tensor) -> Tensor:
+    """Return what `values.cummax(-1)` does for integers above -2, in steps that double: three times faster."""
+    for step in (1 << i for i in range((values.shape[-1] - 1).bit_length())):
+        values = torch.maximum(values, functional.pad(values[..., :-step], (step, 0), value=-1))
+    return values
 
 
 def _scan(highest: Tensor, lowest: Tensor) -> Tensor:
@@ -308,7 +329,7 @@ def _scan(highest: Tensor, lowest: Tensor) -> Tensor:
     return functional.pad(y[..., : length - 1], (1, 0), value=-math.inf)
 
 
-def _integrate(steps: _Steps, phase: Tensor | None) -> Tensor:
+def hand_on_phases(steps: PhaseSteps, phase: Tensor | None) -> Tensor:
     """Hand phases on from frame to frame, from those of the frame before, if there is one."""
     phases = []
     for root, in_time, difference in zip(*(part.unbind(1) for part in steps), strict=True):

@@ -125,7 +125,8 @@ class FramedSTFT(nn.Module):
 
     def inverse(self, spectrum: Tensor) -> Tensor:
         """Transform spectra `(batch, n_frames, n_bins)` back into signals by least squares (Griffin and Lim 1984)."""
-        return self._cropped(self.windowed(spectrum)) / self.overlap_weight(spectrum.shape[1])
+        frames = self.windowed(spectrum)
+        return self._cropped(frames) / self.overlap_weight(frames.shape[1])
 
     def windowed(self, spectrum: Tensor) -> Tensor:
         """Transform spectra `(batch, n_frames, n_bins)` back into frames `(batch, n_frames, n_fft)`, windowed."""

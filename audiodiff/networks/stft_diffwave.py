@@ -99,7 +99,8 @@ class STFTDiffWave(DilatedNetwork):
 def apply_mask(spectrum: Tensor, output: Tensor) -> Tensor:
     """Return mask * spectrum + residual, mask and residual side by side in `(batch, frames, 3 * n_bins)`."""
     mask, real, imaginary = output.chunk(3, dim=2)
-    return torch.complex(mask * spectrum.real + real, mask * spectrum.imag + imaginary)
+    make = torch.complex if isinstance(spectrum, Tensor) else type(spectrum)  # pairs of tensors in exported graphs
+    return make(mask * spectrum.real + real, mask * spectrum.imag + imaginary)
 
 
 class STFTBranch(nn.Module):

@@ -233,7 +233,7 @@ class Pipeline:
         """Bind the network itself, which unlike an engine has gradients, to its conditions."""
 
         def predict(x: Tensor, log_snr: Tensor) -> Prediction:
-            output = self.network(x, log_snr.to(x).expand(len(x)), condition, global_condition)
+            output = self.network(x, log_snr.to(x).expand(x.shape[0]), condition, global_condition)
             return prediction_from(output, x, log_snr, self.config.diffusion)
 
         return predict

@@ -43,7 +43,7 @@ class Generator(Pipeline):
             raise ModelError(
                 "this model is a vocoder and needs a mel spectrogram. Use `audiodiff vocode` (Vocoder in Python)."
             )
-        self._whitening = Whitening(config.whitening, None).to(self.device)
+        self.whitening = Whitening(config.whitening, None).to(self.device)
 
     @classmethod
     def from_pretrained(cls, name: str | Path, device: str = "auto", dtype: Dtype = "auto") -> Generator:
@@ -96,7 +96,7 @@ class Generator(Pipeline):
             seeds = range(seed + first, seed + min(count, first + batch))
             expanded = None if global_condition is None else global_condition.expand(len(seeds), -1)
             clips.append(self._clips(seeds, n_samples, expanded, settings, on_step))
-        return self._whitening.colour(torch.cat(clips), None)[..., :n_samples]
+        return self.whitening.colour(torch.cat(clips), None)[..., :n_samples]
 
     def _clips(
         self,

@@ -1,0 +1,234 @@
+"""Write the graphs of a model as ONNX files or packages of `torch.export`, and hold them against PyTorch."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import warnings
+from collections.abc import Callable, Iterator
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+import torch
+from torch import Tensor
+from torch.export import Dim, ExportedProgram
+
+import audiodiff
+from audiodiff.audio.io import load_audio, make_folder, replacing
+from audiodiff.config import MelConfig
+from audiodiff.diffusion.noise import position_noise
+from audiodiff.diffusion.variance import prediction_from
+from audiodiff.errors import ModelError, needed
+from audiodiff.interop.export.graphs import DOUBLINGS, NetworkGraph, PipelineGraph, StepGraph
+from audiodiff.networks.conditioning import GlobalConditions
+from audiodiff.pipelines.base import Pipeline
+from audiodiff.pipelines.generator import Generator
+from audiodiff.pipelines.vocoder import Vocoder
+
+TOLERANCE = 1e-4
+"""Largest difference to PyTorch that is let pass, in full scale."""
+MAX_FRAMES = 1 << DOUBLINGS
+RUNNER = "run_onnx.py"
+_CLIP = "sense-and-sensibility-0870.flac"
+_OPSET = 18
+_EXAMPLE_FRAMES = 24
+
+Inputs = dict[str, Tensor]
+Run = Callable[[Inputs], Tensor]
+
+
+class Exported(NamedTuple):
+    """A file, and its largest difference to PyTorch in full scale."""
+
+    path: Path
+    difference: float
+
+
+def check_packages(form: str) -> None:
+    """Refuse to begin what packages are missing for.
+
+    Raises:
+        MissingPackageError: If the extra `onnx` is not installed, and the format needs it.
+    """
+    if form == "onnx":
+        with needed("onnx", "--format onnx"):
+            import onnx  # noqa: F401
+            import onnxruntime  # noqa: F401
+            import onnxscript  # noqa: F401
+
+
+def export_graphs(pipeline: Pipeline, folder: Path, form: str, name: str) -> Iterator[Exported]:
+    """Export the whole pipeline and one network call, and check both against PyTorch.
+
+    Args:
+        pipeline: The pipeline, on the CPU, in float32.
+        folder: Where the files go.
+        form: "onnx" or "torch".
+        name: The model's name, for the metadata.
+
+    Yields:
+        Each file once it is written and checked.
+
+    Raises:
+        MissingPackageError: If a package is missing.
+        ConfigError: If the start cannot be exported.
+        ModelError: If the exported graph does not compute what PyTorch does.
+    """
+    check_packages(form)
+    make_folder(folder)
+    whole = PipelineGraph(pipeline, pipeline.config.synthesis)
+    about = describe(pipeline, whole, name)
+    inputs, reference = _clip_inputs(pipeline, whole)
+    yield _export(whole, folder / "pipeline", form, about, (inputs, reference))
+    step = StepGraph(pipeline)
+    inputs = _step_inputs(pipeline, inputs)
+    yield _export(step, folder / "step", form, about, (inputs, _plain_step(pipeline, inputs)))
+    if form == "onnx":
+        with replacing(folder / RUNNER) as part:
+            shutil.copyfile(str(files("audiodiff.interop.export") / RUNNER), part)
+
+
+def describe(pipeline: Pipeline, graph: PipelineGraph, name: str) -> dict[str, Any]:
+    """Return what a user of the graph needs to know, as JSON has it."""
+    config = pipeline.config
+    return {
+        "model": name,
+        "version": audiodiff.__version__,
+        "sample_rate": config.sample_rate,
+        "hop_length": config.hop_length,
+        "mel": config.mel.model_dump(mode="json") if config.mel else None,
+        "frames_beyond_hops": _frames_beyond_hops(config.mel),
+        "max_frames": MAX_FRAMES,
+        "draws": graph.draws,
+        "labels": list(config.labels),
+        "speakers": list(config.speakers),
+        "vector_width": config.vector_width,
+        "seconds": config.clip_seconds or 1.0,
+        "synthesis": config.synthesis.model_dump(mode="json"),
+    }
+
+
+def _frames_beyond_hops(mel: MelConfig | None) -> int:
+    return 1 if mel and mel.centre == "frame" and mel.pairing == "midpoint" else 0
+
+
+def _conditions(pipeline: Pipeline, batch: int) -> Inputs:
+    """Return the first label, the first speaker and a vector of zeros for so many clips, where the model has them."""
+    config = pipeline.config
+    conditions = {
+        name: torch.zeros(batch, dtype=torch.int64) for name in ("label", "speaker") if getattr(config, f"{name}s")
+    }
+    if config.vector_width:
+        conditions["vector"] = torch.zeros(batch, config.vector_width)
+    return conditions
+
+
+def _noise(graph: PipelineGraph, n_samples: int) -> Tensor:
+    return torch.stack([position_noise([0, 1], draw, n_samples=n_samples)[:, 0] for draw in graph.draws])
+
+
+def _clip_inputs(pipeline: Pipeline, graph: PipelineGraph) -> tuple[Inputs, Tensor]:
+    """Return inputs of the whole pipeline for two clips, and what the library makes of them."""
+    conditions = _conditions(pipeline, 2)
+    named = {name: getattr(pipeline.config, f"{name}s")[0] for name in conditions if name != "vector"}
+    if "vector" in conditions:
+        named["vector"] = conditions["vector"][0]
+    if isinstance(pipeline, Vocoder):
+        clip = files("audiodiff") / "assets" / "clips" / _CLIP
+        audio = load_audio(Path(str(clip)), sample_rate=pipeline.sample_rate)[..., : 2 * pipeline.sample_rate]
+        mel = pipeline.mel(audio.reshape(1, -1)).clone()
+        mel = torch.cat([mel, mel.flip(2)])
+        n_hops = mel.shape[2] - _frames_beyond_hops(pipeline.config.mel)
+        vocoder = pipeline.with_conditions(**named) if named else pipeline
+        reference, inputs = vocoder(mel, seed=[0, 1]), {"mel": mel}
+    else:
+        reference = cast(Generator, pipeline).generate(count=2, seconds=pipeline.config.clip_seconds or 1.0, **named)[
+            :, 0
+        ]
+        inputs, n_hops = {}, -(-reference.shape[1] // pipeline.config.hop_length)
+    return {"noise": _noise(graph, n_hops * pipeline.config.hop_length)} | inputs | conditions, reference.clone()
+
+
+def _step_inputs(pipeline: Pipeline, inputs: Inputs) -> Inputs:
+    """Return inputs of one network call on two signals of noise, at two levels."""
+    rest = dict(inputs)
+    x = rest.pop("noise")[-1]
+    if "mel" in rest:
+        rest["mel"] = rest["mel"][..., : x.shape[1] // pipeline.config.hop_length].contiguous()
+    diffusion = pipeline.config.diffusion
+    return {"x": x, "log_snr": torch.tensor([diffusion.log_snr_min, diffusion.log_snr_max])} | rest
+
+
+@torch.no_grad()
+def _plain_step(pipeline: Pipeline, inputs: Inputs) -> Tensor:
+    network = pipeline.network
+    condition = network.encode(inputs["mel"]) if "mel" in inputs else None
+    named = {name: value for name, value in inputs.items() if name in GlobalConditions._fields}
+    global_condition = network.embed(GlobalConditions(**named)) if named else None
+    output = network(inputs["x"].unsqueeze(1), inputs["log_snr"], condition, global_condition)
+    return prediction_from(output, inputs["x"].unsqueeze(1), inputs["log_snr"], pipeline.config.diffusion).noise[:, 0]
+
+
+def _export(
+    graph: NetworkGraph, path: Path, form: str, about: dict[str, Any], check: tuple[Inputs, Tensor]
+) -> Exported:
+    inputs, reference = check
+    program = trace(graph, inputs)
+    path = path.with_suffix(".onnx" if form == "onnx" else ".pt2")
+    with replacing(path) as part:
+        run = (_write_onnx if form == "onnx" else _write_package)(program, part, json.dumps(about), graph.output)
+        difference = float((run(inputs)[:, : reference.shape[1]] - reference).abs().max())
+        if not difference <= TOLERANCE * max(1.0, float(reference.abs().max())):
+            raise ModelError(
+                f"{path.name} differs from PyTorch by {difference:.2g}; expected at most {TOLERANCE:g}. It is not "
+                "written. Please report this with the model's config.json."
+            )
+    return Exported(path, difference)
+
+
+def trace(graph: NetworkGraph, inputs: Inputs) -> ExportedProgram:
+    """Export a graph with dynamic batch and length.
+
+    Args:
+        graph: The graph.
+        inputs: By name, a batch of two; a short part of them is traced.
+    """
+    hop_length, batch, frames = graph.config.hop_length, Dim("batch"), Dim("frames", min=4, max=MAX_FRAMES)
+    beyond = _frames_beyond_hops(graph.config.mel) if "noise" in inputs else 0
+    shapes: dict[str, dict[int, Any]] = {name: {0: batch} for name in inputs}
+    example = dict(inputs)
+    for name, axis in {"noise": 2, "x": 1}.items():
+        if name in inputs:
+            shapes[name] = {axis - 1: batch, axis: hop_length * frames}
+            example[name] = inputs[name][..., : hop_length * _EXAMPLE_FRAMES].clone()
+    if "mel" in inputs:
+        shapes["mel"] = {0: batch, 2: frames + beyond if beyond else frames}
+        example["mel"] = inputs["mel"][..., : _EXAMPLE_FRAMES + beyond].contiguous().clone()
+    with torch.no_grad():
+        return torch.export.export(graph, (), example, dynamic_shapes=shapes, strict=False)
+
+
+def _write_package(program: ExportedProgram, path: Path, about: str, _output: str) -> Run:
+    named = path.with_suffix(".pt2")
+    torch.export.save(program, named, extra_files={"audiodiff.json": about})
+    module = torch.export.load(named).module()
+    named.replace(path)
+    return lambda inputs: module(**inputs)
+
+
+def _write_onnx(program: ExportedProgram, path: Path, about: str, output: str) -> Run:
+    import onnxruntime
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the exporter, about itself
+        onnx = torch.onnx.export(program, dynamo=True, opset_version=_OPSET, optimize=False, verbose=False)
+    if onnx is None:
+        raise ModelError("torch.onnx.export returned no program.")
+    onnx.model.graph.outputs[0].name = output
+    onnx.model.metadata_props["audiodiff"] = about
+    onnx.save(path)
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    return lambda inputs: torch.from_numpy(
+        session.run(None, {name: value.numpy() for name, value in inputs.items()})[0]
+    )

@@ -1,0 +1,318 @@
+"""The pipelines as modules of tensors alone, which exporters can follow: whole, and one network call alone.
+
+They run the code of the library. Rewritten is what no exporter knows: FFTs are products with Fourier bases, complex
+numbers are pairs, and phases are handed on from frame to frame in steps that double.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from functools import partial
+from typing import NamedTuple, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from audiodiff.audio.mel import MelSpectrogram, align_to_hops
+from audiodiff.audio.mel_inversion import PhaseGradient, PhaseSteps, lowest_square, magnitude_from_mel, random_phases
+from audiodiff.audio.transforms import FramedSTFT
+from audiodiff.config import MelConfig, SynthesisConfig
+from audiodiff.diffusion.process import Prediction, diffuse
+from audiodiff.diffusion.samplers import SAMPLERS, NoiseSource, Predictor
+from audiodiff.diffusion.variance import prediction_from
+from audiodiff.errors import ConfigError
+from audiodiff.networks.conditioning import GlobalConditions
+from audiodiff.pipelines.base import Pipeline, make_corrector
+from audiodiff.pipelines.generator import Generator
+from audiodiff.pipelines.mel_initialisation import PHASE_DRAW
+from audiodiff.pipelines.vocoder import Vocoder
+
+DOUBLINGS = 14
+"""Phases are handed on in so many steps, so that a mel has at most 2^14 frames: 3 minutes of 256 samples at 22 kHz."""
+_PARTS = 8
+"""Into how many parts products with mel filters are cut: most of the whole matrix is zero."""
+_TINIEST = 1e-10
+"""Keeps divisions finite, as in `MelSpectrogram.inverse`."""
+
+
+class Spectrum(NamedTuple):
+    """A complex spectrum as a pair, each `(batch, n_frames, n_bins)`."""
+
+    real: Tensor
+    imag: Tensor
+
+
+class MatrixSTFT(FramedSTFT):
+    """`FramedSTFT` by matrix products. A window is its own mirror image, so half of a frame is multiplied at a time."""
+
+    even: Tensor
+    odd: Tensor
+
+    def __init__(self, n_fft: int, hop_length: int) -> None:
+        super().__init__(n_fft, hop_length)
+        half = n_fft // 2
+        sample, frequency = torch.arange(1, half + 1, dtype=torch.float64), torch.arange(half + 1, dtype=torch.float64)
+        angle = sample[:, None] * frequency * (2 * math.pi / n_fft)
+        window = self.window[1 : half + 1, None].double()
+        self.register_buffer("even", (window * angle.cos()).float(), persistent=False)
+        self.register_buffer("odd", (-window * angle.sin()).float()[:-1], persistent=False)
+        weight = torch.full((half + 1,), 2 / n_fft, dtype=torch.float64)
+        weight[0] = weight[-1] = 1 / n_fft
+        self.register_buffer("even_back", (window * angle.cos() * weight).float().T.contiguous(), persistent=False)
+        self.register_buffer("odd_back", (-window * angle.sin() * weight).float()[:-1].T.contiguous(), persistent=False)
+
+    def analyse(self, samples: Tensor) -> Spectrum:  # type: ignore[override]
+        """Transform as `FramedSTFT.analyse` does."""
+        hops, half = samples.unflatten(1, (-1, self.hop_length)), self.n_fft // 2
+        overlap = self.n_fft // self.hop_length
+        n_frames = hops.shape[1] - overlap + 1
+        frames = torch.cat([hops[:, i : i + n_frames] for i in range(overlap)], dim=2)
+        before, after = frames[..., 1:half], frames[..., half + 1 :].flip(2)
+        even = torch.cat([before + after, frames[..., half : half + 1]], dim=2)
+        return Spectrum(even @ self.even, (before - after) @ self.odd)
+
+    def windowed(self, spectrum: Spectrum) -> Tensor:  # type: ignore[override]
+        """Transform back as `FramedSTFT.windowed` does; the first sample of a Hann window is zero."""
+        even, odd = spectrum.real @ self.even_back, spectrum.imag @ self.odd_back
+        before, after = even[..., :-1] + odd, (even[..., :-1] - odd).flip(2)
+        return torch.cat([torch.zeros_like(odd[..., :1]), before, even[..., -1:], after], dim=2)
+
+    def with_magnitude(self, spectrum: Spectrum, magnitude: Tensor) -> Tensor:
+        """Return the signal `(batch, time)` closest to a spectrum with its magnitudes replaced."""
+        square = torch.maximum(spectrum.real.square() + spectrum.imag.square(), lowest_square(magnitude))
+        gain = magnitude * square.rsqrt()
+        return self.inverse(Spectrum(spectrum.real * gain, spectrum.imag * gain))  # type: ignore[arg-type]
+
+
+class SparseProduct(nn.Module):
+    """A product with a constant matrix `(n_inputs, n_outputs)`, most of which is zero away from the diagonal."""
+
+    def __init__(self, matrix: Tensor) -> None:
+        super().__init__()
+        self._ranges = []
+        for i, part in enumerate(matrix.split(-(-matrix.shape[1] // _PARTS), dim=1)):
+            rows = part.any(1).nonzero()[:, 0].tolist() or [0]
+            self._ranges.append((rows[0], rows[-1] + 1))
+            self.register_buffer(f"part{i}", part[rows[0] : rows[-1] + 1].clone(), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Multiply `(..., n_inputs)`."""
+        products = [x[..., low:high] @ getattr(self, f"part{i}") for i, (low, high) in enumerate(self._ranges)]
+        return torch.cat(products, dim=-1)
+
+
+class GraphMelSpectrogram(MelSpectrogram):
+    """`MelSpectrogram` whose `inverse` multiplies by the parts of its sparse matrices that are not zero."""
+
+    area: Tensor
+    coverage: Tensor
+
+    def __init__(self, config: MelConfig) -> None:
+        super().__init__(config)
+        filters = self.filterbank.double()
+        self.register_buffer("area", filters.sum(1).clamp_min(_TINIEST), persistent=False)
+        self.register_buffer("coverage", filters.sum(0).clamp_min(_TINIEST), persistent=False)
+        fraction = filters / self.area.unsqueeze(1)
+        self.analyse, self.spread = SparseProduct(filters.T), SparseProduct(filters)
+        self.interpolate = SparseProduct(fraction / fraction.sum(0).clamp_min(_TINIEST))
+
+    def inverse(self, mel: Tensor, iterations: int = 20) -> Tensor:
+        """Estimate a spectrum as `MelSpectrogram.inverse` does, of mels `(batch, n_mels, frames)` in float64."""
+        energy = (self.to_magnitude(mel) ** self.config.power).mT
+        density = self.interpolate((energy / self.area).clamp_min(_TINIEST).log())
+        estimate = density.exp() * (self.coverage > _TINIEST)
+        for _ in range(iterations):
+            ratio = energy / self.analyse(estimate).clamp_min(_TINIEST)
+            estimate = estimate * self.spread(ratio) / self.coverage
+        magnitude: Tensor = (estimate ** (1 / self.config.power)).mT
+        return magnitude
+
+
+def integrate_by_doubling(steps: PhaseSteps, phase: Tensor | None = None) -> Tensor:
+    """Do what `hand_on_phases` does for up to 2^DOUBLINGS frames, all at once.
+
+    Every bin adds what its source has, and takes over its source's source; a path ends at one more bin that adds zero.
+    """
+    n_frames, n_bins = steps.root.shape[1:]
+    end = n_frames * n_bins
+    earlier = torch.arange(-1, n_frames - 1, device=steps.root.device).view(-1, 1) * n_bins + steps.root
+    source = functional.pad(torch.where(steps.in_time, earlier, end).flatten(1), (0, 1), value=0)
+    source = torch.cat([source[:, :-1], torch.full_like(source[:, :1], 0) + end], dim=1)
+    value = functional.pad(steps.difference.flatten(1), (0, 1))
+    for _ in range(DOUBLINGS):
+        value = value + value.gather(1, source)
+        source = source.gather(1, source)
+    return value[:, :-1].remainder(2 * math.pi).unflatten(1, (-1, n_bins))
+
+
+class Start(nn.Module):
+    """The estimate of the whitened signal that `MelInitialisation` makes of whole mels by integrated phases."""
+
+    def __init__(self, vocoder: Vocoder, iterations: int) -> None:
+        super().__init__()
+        config = vocoder.mel_config
+        self.spectrogram, self.stft = GraphMelSpectrogram(config), MatrixSTFT(config.n_fft, config.hop_length)
+        self.whitening, self._iterations = vocoder.whitening, iterations
+
+    def forward(self, mel: Tensor, noise: Tensor) -> Tensor:
+        """Estimate `(batch, 1, time)` of an aligned mel, given noise of the same shape for the random phases."""
+        hop_length = self.stft.hop_length
+        magnitude = magnitude_from_mel(mel, self.spectrogram)
+        random = random_phases(noise, self.stft.n_bins, hop_length)
+        phases, _ = PhaseGradient(hop_length, integrate_by_doubling).push(magnitude, random, last=True)
+        spectrum = Spectrum(*((magnitude * part).to(mel) for part in (phases.cos(), phases.sin())))
+        magnitude = magnitude.to(mel)
+        for _ in range(self._iterations):
+            spectrum = self.stft(self.stft.with_magnitude(spectrum, magnitude))
+        audio = self.stft.with_magnitude(spectrum, magnitude)
+        return self.whitening.whiten(audio.unsqueeze(1), mel)
+
+
+class NetworkGraph(nn.Module):
+    """A network with its conditions as inputs; what `PipelineGraph` and `StepGraph` share.
+
+    Args:
+        pipeline: The pipeline; it stays as it is.
+
+    Attributes:
+        output: Name of what comes out.
+    """
+
+    output = "noise"
+
+    def __init__(self, pipeline: Pipeline) -> None:
+        super().__init__()
+        network = copy.deepcopy(pipeline.network).cpu().eval().requires_grad_(False)
+        for module in list(network.modules()):
+            if isinstance(stft := getattr(module, "stft", None), FramedSTFT):
+                module.stft = MatrixSTFT(stft.n_fft, stft.hop_length)
+        self.network, self.config = network, pipeline.config
+        self.pipeline: Pipeline = type(pipeline)(network, pipeline.config, "fp32")
+
+    def encode(self, mel: Tensor | None) -> Tensor | None:
+        """Encode an aligned mel, where there is one."""
+        return None if mel is None else self.network.encode(mel)
+
+    def embed(self, label: Tensor | None, speaker: Tensor | None, vector: Tensor | None) -> Tensor | None:
+        """Embed global conditions, where there are any."""
+        conditions = GlobalConditions(label, speaker, vector)
+        return None if all(part is None for part in conditions) else self.network.embed(conditions)
+
+
+class StepGraph(NetworkGraph):
+    """One network call: the noise predicted of a whitened signal at a noise level."""
+
+    def forward(
+        self,
+        x: Tensor,
+        log_snr: Tensor,
+        mel: Tensor | None = None,
+        label: Tensor | None = None,
+        speaker: Tensor | None = None,
+        vector: Tensor | None = None,
+    ) -> Tensor:
+        """Predict.
+
+        Args:
+            x: Noisy whitened signals `(batch, time)`.
+            log_snr: Their noise levels `(batch,)`.
+            mel: Mels with one frame per hop `(batch, n_mels, frames)`.
+            label: Indices of labels `(batch,)`; their number means none.
+            speaker: Likewise.
+            vector: `(batch, vector_width)`.
+
+        Returns:
+            Predicted noise `(batch, time)`.
+        """
+        condition, global_condition = self.encode(mel), self.embed(label, speaker, vector)
+        output = self.network(x.unsqueeze(1), log_snr, condition, global_condition)
+        return prediction_from(output, x.unsqueeze(1), log_snr, self.config.diffusion).noise[:, 0]
+
+
+class PipelineGraph(NetworkGraph):
+    """A whole pipeline: start, reverse process, colouring.
+
+    Args:
+        pipeline: The pipeline; it stays as it is.
+        settings: The reverse process.
+
+    Attributes:
+        draws: The draws of `audiodiff.diffusion.noise.position_noise` that the noise consists of, in this order.
+
+    Raises:
+        ConfigError: If the start cannot be a graph.
+    """
+
+    output = "audio"
+
+    def __init__(self, pipeline: Pipeline, settings: SynthesisConfig) -> None:
+        super().__init__(pipeline)
+        self.settings = settings
+        self._levels: list[float] = pipeline.noise_levels(settings).tolist()
+        self.start: Start | None = None
+        if isinstance(self.pipeline, Vocoder):
+            self.whitening = self.pipeline.whitening
+            if settings.start == "griffin-lim":
+                raise ConfigError(
+                    "a start by Griffin-Lim cannot be exported: its momentum makes rounding errors grow. Use "
+                    "--set synthesis.start=phase-gradient, or noise."
+                )
+            if settings.start == "phase-gradient":
+                self.start = Start(self.pipeline, settings.griffin_lim_iterations)
+        elif isinstance(self.pipeline, Generator):
+            self.whitening = self.pipeline.whitening
+        self.draws = ([PHASE_DRAW] if self.start else []) + [0]
+        self.draws += self._fresh_draws()
+
+    def _fresh_draws(self) -> list[int]:
+        """List the draws that the sampler asks for."""
+        drawn: list[int] = []
+        nothing = torch.zeros(1, 1, 0)
+
+        def noise(step: int) -> Tensor:
+            drawn.append(step)
+            return nothing
+
+        self._sample(lambda x, log_snr: Prediction(x), nothing, noise)
+        return drawn
+
+    def _sample(self, predict: Predictor, x: Tensor, noise: NoiseSource) -> Tensor:
+        levels = [torch.tensor(level, dtype=torch.float64) for level in self._levels]  # constants to an exporter
+        sampler = SAMPLERS[self.settings.sampler]
+        return sampler(predict, x, cast(Tensor, levels), noise, corrector=make_corrector(self.settings))
+
+    def forward(
+        self,
+        noise: Tensor,
+        mel: Tensor | None = None,
+        label: Tensor | None = None,
+        speaker: Tensor | None = None,
+        vector: Tensor | None = None,
+    ) -> Tensor:
+        """Make waveforms.
+
+        Args:
+            noise: Standard normal noise `(len(draws), batch, time)`.
+            mel: Mels of the model's convention `(batch, n_mels, frames)`.
+            label: Indices of labels `(batch,)`; their number means none.
+            speaker: Likewise.
+            vector: `(batch, vector_width)`.
+
+        Returns:
+            Waveforms `(batch, time)`.
+        """
+        if mel is not None:
+            mel = align_to_hops(mel, cast(MelConfig, self.config.mel))
+        bind = partial(self.pipeline.plain_predictor, self.encode(mel))
+        predict = self.pipeline.guided(bind, self.embed(label, speaker, vector), self.settings)
+
+        def draw(step: int) -> Tensor:
+            return noise[self.draws.index(step)].unsqueeze(1)
+
+        x = draw(0)
+        if self.start is not None and mel is not None:
+            first = torch.tensor(self._levels[0], dtype=torch.float64)
+            x = diffuse(self.start(mel, draw(PHASE_DRAW)), x, first)
+        return self.whitening.colour(self._sample(predict, x, draw), mel)[:, 0]
