@@ -211,8 +211,7 @@ class PhaseGradient:
         first = 0 if self._phase is None else 1
         stop = magnitude.shape[1] - (0 if last else 1)
         if stop > first:
-            # rounded after the logarithm, so that bins which should be equal are, whatever the order of sums
-            log_magnitude = magnitude.clamp_min(_SMALLEST_MAGNITUDE).double().log().float()
+            log_magnitude = magnitude.clamp_min(_SMALLEST_MAGNITUDE).double().log()
             steps = _phase_steps(log_magnitude, random[:, : stop - first], first, self._hop_length)
             phases = self._integrate(steps, self._phase)
             self._phase = phases[:, -1]
@@ -252,15 +251,16 @@ def _phase_steps(log_magnitude: Tensor, random: Tensor, first: int, hop_length: 
     """
     wanted = slice(first, first + random.shape[1])
     time_step, bin_step = _gradients(log_magnitude, hop_length)
-    before = functional.pad(log_magnitude[:, :-1], (0, 0, 1, 0), value=-math.inf)[:, wanted]
-    now = log_magnitude[:, wanted]
+    rounded = log_magnitude.float()  # so that bins which should be equal are, whatever the order of sums
+    before = functional.pad(rounded[:, :-1], (0, 0, 1, 0), value=-math.inf)[:, wanted]
+    now = rounded[:, wanted]
     threshold = torch.maximum(now.amax(2, keepdim=True), before.amax(2, keepdim=True)) + math.log(TOLERANCE)
     active, continued = now >= threshold, before >= threshold
     priority = torch.where(continued, before, now - _NO_SOURCE)
     root = _roots(priority, torch.where(active, now, -math.inf))
     in_time = continued.gather(2, root) & active
     mean_bin_step = ((bin_step[..., 1:] + bin_step[..., :-1]) / 2)[:, wanted]
-    across = functional.pad(mean_bin_step.double().cumsum(2), (1, 0))
+    across = functional.pad(mean_bin_step.cumsum(2), (1, 0))
     mean_step = ((time_step + functional.pad(time_step[:, :-1], (0, 0, 1, 0))) / 2)[:, wanted]
     integrated = across - across.gather(2, root) + torch.where(in_time, mean_step.gather(2, root), 0.0)
     return PhaseSteps(root, in_time, torch.where(active, integrated, random))

@@ -1,4 +1,4 @@
-"""`audiodiff export`: a trained model as a folder to share, on the Hugging Face hub, or as a graph for other runtimes."""
+"""`audiodiff export`: a trained model as a folder to share, on the Hugging Face hub, or as a graph."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ from audiodiff.pipelines.vocoder import Vocoder
 
 DOUBLINGS = 14
 """Phases are handed on in so many steps, so that a mel has at most 2^14 frames: 3 minutes of 256 samples at 22 kHz."""
-_PARTS = 8
+_PARTS = 3
 """Into how many parts products with mel filters are cut: most of the whole matrix is zero."""
 _TINIEST = 1e-10
 """Keeps divisions finite, as in `MelSpectrogram.inverse`."""
