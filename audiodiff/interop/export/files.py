@@ -210,10 +210,10 @@ def trace(graph: NetworkGraph, inputs: Inputs) -> ExportedProgram:
 
 
 def _write_package(program: ExportedProgram, path: Path, about: str, _output: str) -> Run:
-    named = path.with_suffix(".pt2")
-    torch.export.save(program, named, extra_files={"audiodiff.json": about})
-    module = torch.export.load(named).module()
-    named.replace(path)
+    with path.open("wb") as file:  # by name, only .pt2 is accepted
+        torch.export.save(program, file, extra_files={"audiodiff.json": about})
+    with path.open("rb") as file:
+        module = torch.export.load(file).module()
     return lambda inputs: module(**inputs)
 
 

@@ -1,0 +1,78 @@
+"""Exported graphs compute what the library does, and what makes audio without torch is a short file beside them."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from torch.testing import assert_close
+
+from audiodiff import Vocoder, load_audio
+from audiodiff.audio.transforms import FramedSTFT
+from audiodiff.diffusion.noise import position_noise
+from audiodiff.interop.export import export_graphs, run_onnx
+from audiodiff.interop.export.graphs import MatrixSTFT, PipelineGraph, Spectrum
+
+
+@pytest.mark.parametrize(("n_fft", "hop_length"), [(1024, 256), (768, 256), (256, 64)])
+def test_fourier_bases_are_the_fft(n_fft, hop_length):
+    plain, matrix = FramedSTFT(n_fft, hop_length), MatrixSTFT(n_fft, hop_length)
+    signal = torch.randn(2, 12 * hop_length)
+    expected, spectrum = plain(signal), matrix(signal)
+    assert_close(torch.complex(*spectrum), expected, rtol=0, atol=1e-5)
+    assert_close(matrix.inverse(Spectrum(expected.real, expected.imag)), signal, rtol=0, atol=1e-5)
+
+
+def test_noise_of_the_runner_is_ours():
+    for number in (-1, 0, 3):
+        expected = position_noise([7], number, n_samples=5000)[0, 0]
+        assert_close(torch.from_numpy(run_onnx.draw(7, number, 5000)).float(), expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["speech-22k-tiny", "speech-22k-stream"])
+def test_the_graph_is_the_pipeline(name, clip):
+    vocoder = Vocoder.from_pretrained(name, device="cpu", dtype="fp32")
+    graph = PipelineGraph(vocoder, vocoder.config.synthesis)
+    mel = vocoder.mel(clip(vocoder.sample_rate))
+    n_samples = mel.shape[-1] * vocoder.mel_config.hop_length
+    noise = torch.stack([position_noise([3], draw, n_samples=n_samples)[:, 0] for draw in graph.draws])
+    with torch.no_grad():
+        assert_close(graph(noise, mel), vocoder(mel, seed=3).clone(), rtol=0, atol=1e-4)
+
+
+@pytest.fixture
+def clip():
+    def load(sample_rate):
+        path = "audiodiff/assets/clips/sense-and-sensibility-0870.flac"
+        return load_audio(path, sample_rate=sample_rate).reshape(1, -1)[:, : 2 * sample_rate]
+
+    return load
+
+
+@pytest.mark.slow
+def test_the_shipped_runner_makes_what_the_library_makes(tmp_path, clip):
+    vocoder = Vocoder.from_pretrained("speech-22k-tiny", device="cpu", dtype="fp32")
+    written = list(export_graphs(vocoder, tmp_path, "onnx", "tiny"))
+    assert [path.name for path, _ in written] == ["pipeline.onnx", "step.onnx"]
+    assert all(difference < 1e-4 for _, difference in written)
+    mel = vocoder.mel(clip(22050))[0]
+    np.save(tmp_path / "mel.npy", mel.numpy())
+    command = [sys.executable, tmp_path / "run_onnx.py", tmp_path / "pipeline.onnx", tmp_path / "mel.npy"]
+    subprocess.run([*command, tmp_path / "out.wav", "5"], check=True)
+    audio = load_audio(tmp_path / "out.wav", sample_rate=22050).flatten()
+    assert_close(audio, vocoder(mel, seed=5).clamp(-1, 1), rtol=0, atol=1e-4)
+
+
+@pytest.mark.slow
+def test_a_package_of_torch_export_takes_any_length(tmp_path):
+    vocoder = Vocoder.from_pretrained("speech-22k-tiny", device="cpu", dtype="fp32")
+    list(export_graphs(vocoder, tmp_path, "torch", "tiny"))
+    about = {"audiodiff.json": ""}
+    module = torch.export.load(tmp_path / "pipeline.pt2", extra_files=about).module()
+    draws = json.loads(about["audiodiff.json"])["draws"]
+    for n_frames in (7, 200):
+        mel = torch.randn(3, 80, n_frames) - 5
+        noise = torch.stack([position_noise([0, 0, 0], n, n_samples=256 * n_frames)[:, 0] for n in draws])
+        assert_close(module(noise=noise, mel=mel), vocoder(mel, seed=0).clone(), rtol=0, atol=1e-4)
