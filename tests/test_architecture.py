@@ -33,6 +33,7 @@ SIDEWAYS = {
     "pipelines": {"evaluation"},  # files are scored as they are made
     "training": {"pipelines", "evaluation"},  # validation makes audio the way users do, and scores it
     "benchmark": {"pipelines", "training", "interop"},  # it times what users run
+    "interop": {"pipelines"},  # what is exported is a whole pipeline
     "search": {"pipelines", "training", "evaluation"},  # it scores what users run, and trains for a short while
     "__main__": {"__init__"},
 }
@@ -64,6 +65,8 @@ OWN_WRITERS = {
     "_flac",  # into memory
     "_packed_mel",  # likewise
     "_plot_clips",  # likewise
+    "_write_package",  # to a name that `replacing` lends its caller
+    "synthesise",  # of the runner beside exported graphs, which imports nothing of ours
     "write_mel",  # of an eg, which imports nothing; `prepare --mels` checks what it wrote
 }
 LIMIT_FUNCTION_LINES = 60

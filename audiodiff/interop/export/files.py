@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.export import Dim, ExportedProgram
 
-import audiodiff
+from audiodiff import __version__
 from audiodiff.audio.io import load_audio, make_folder, replacing
 from audiodiff.config import MelConfig
 from audiodiff.diffusion.noise import position_noise
@@ -94,7 +94,7 @@ def describe(pipeline: Pipeline, graph: PipelineGraph, name: str) -> dict[str, A
     config = pipeline.config
     return {
         "model": name,
-        "version": audiodiff.__version__,
+        "version": __version__,
         "sample_rate": config.sample_rate,
         "hop_length": config.hop_length,
         "mel": config.mel.model_dump(mode="json") if config.mel else None,

@@ -12,7 +12,8 @@ import numpy as np
 import onnxruntime
 
 
-def draw(seed, number, n_samples):  # noqa: D103  (Philox-2x32-10 and Box-Muller: seeds mean what they do in audiodiff)
+def draw(seed, number, n_samples):
+    """Return the noise of a seed of 32 bits that audiodiff draws too: Philox-2x32-10 and Box-Muller."""
     low, high, key = np.arange(n_samples, dtype=np.uint64), np.uint64(number & 0xFFFFFFFF), seed & 0xFFFFFFFF
     for _ in range(10):
         product = low * np.uint64(0xD256D193)
@@ -22,7 +23,8 @@ def draw(seed, number, n_samples):  # noqa: D103  (Philox-2x32-10 and Box-Muller
     return radius * np.cos(high.astype(np.float32) * np.float32(2 * np.pi / 2**32))
 
 
-def main(model, source, target, seed="0"):  # noqa: D103
+def synthesise(model, source, target, seed="0"):
+    """Make a WAV file of 16 bits."""
     session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
     about = json.loads(session.get_modelmeta().custom_metadata_map["audiodiff"])
     inputs = {}
@@ -43,4 +45,4 @@ def main(model, source, target, seed="0"):  # noqa: D103
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:]) if len(sys.argv) in (4, 5) else sys.exit(__doc__)
+    synthesise(*sys.argv[1:]) if len(sys.argv) in (4, 5) else sys.exit(__doc__)
