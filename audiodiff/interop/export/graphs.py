@@ -49,6 +49,8 @@ class MatrixSTFT(FramedSTFT):
 
     even: Tensor
     odd: Tensor
+    even_back: Tensor
+    odd_back: Tensor
 
     def __init__(self, n_fft: int, hop_length: int) -> None:
         super().__init__(n_fft, hop_length)
@@ -138,13 +140,14 @@ def integrate_by_doubling(steps: PhaseSteps, phase: Tensor | None = None) -> Ten
     n_frames, n_bins = steps.root.shape[1:]
     end = n_frames * n_bins
     earlier = torch.arange(-1, n_frames - 1, device=steps.root.device).view(-1, 1) * n_bins + steps.root
-    source = functional.pad(torch.where(steps.in_time, earlier, end).flatten(1), (0, 1), value=0)
-    source = torch.cat([source[:, :-1], torch.full_like(source[:, :1], 0) + end], dim=1)
+    source = torch.where(steps.in_time, earlier, end).flatten(1)
+    source = torch.cat([source, torch.zeros_like(source[:, :1]) + end], dim=1)
     value = functional.pad(steps.difference.flatten(1), (0, 1))
     for _ in range(DOUBLINGS):
         value = value + value.gather(1, source)
         source = source.gather(1, source)
-    return value[:, :-1].remainder(2 * math.pi).unflatten(1, (-1, n_bins))
+    phases: Tensor = value[:, :-1].remainder(2 * math.pi).unflatten(1, (-1, n_bins))
+    return phases
 
 
 class Start(nn.Module):

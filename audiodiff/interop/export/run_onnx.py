@@ -10,9 +10,10 @@ import wave
 
 import numpy as np
 import onnxruntime
+from numpy.typing import NDArray
 
 
-def draw(seed, number, n_samples):
+def draw(seed: int, number: int, n_samples: int) -> NDArray[np.float32]:
     """Return the noise of a seed of 32 bits that audiodiff draws too: Philox-2x32-10 and Box-Muller."""
     low, high, key = np.arange(n_samples, dtype=np.uint64), np.uint64(number & 0xFFFFFFFF), seed & 0xFFFFFFFF
     for _ in range(10):
@@ -20,10 +21,11 @@ def draw(seed, number, n_samples):
         low, high = (product >> np.uint64(32)) ^ np.uint64(key) ^ high, product & np.uint64(0xFFFFFFFF)
         key = (key + 0x9E3779B9) & 0xFFFFFFFF
     radius = np.sqrt(-2 * np.log((low.astype(np.float32) + np.float32(0.5)) / np.float32(2**32)))
-    return radius * np.cos(high.astype(np.float32) * np.float32(2 * np.pi / 2**32))
+    noise: NDArray[np.float32] = radius * np.cos(high.astype(np.float32) * np.float32(2 * np.pi / 2**32))
+    return noise
 
 
-def synthesise(model, source, target, seed="0"):
+def synthesise(model: str, source: str, target: str, seed: str = "0") -> None:
     """Make a WAV file of 16 bits."""
     session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
     about = json.loads(session.get_modelmeta().custom_metadata_map["audiodiff"])
