@@ -219,7 +219,7 @@ class PhaseGradient:
             phases = random[:, :0]
             stop = first
         self._context, self._random = magnitude[:, max(stop - 1, 0) :], random[:, stop - first :]
-        phases = phases + math.pi * (torch.arange(phases.shape[2], device=phases.device) % 2).to(phases)
+        phases = phases.to(magnitude) + math.pi * (torch.arange(phases.shape[2], device=phases.device) % 2).to(magnitude)
         return phases, magnitude[:, first:stop]
 
 
