@@ -219,8 +219,8 @@ class PhaseGradient:
             phases = random[:, :0]
             stop = first
         self._context, self._random = magnitude[:, max(stop - 1, 0) :], random[:, stop - first :]
-        phases = phases.to(magnitude) + math.pi * (torch.arange(phases.shape[2], device=phases.device) % 2).to(magnitude)
-        return phases, magnitude[:, first:stop]
+        half_turns = (torch.arange(phases.shape[2], device=phases.device) % 2).to(magnitude)
+        return phases.to(magnitude) + math.pi * half_turns, magnitude[:, first:stop]
 
 
 class PhaseSteps(NamedTuple):
