@@ -81,8 +81,9 @@ def command(
 ) -> None:
     """Train or fine-tune a model from CONF.yaml.
 
-    Rerun the same command to resume, with the same settings. SIGTERM, SIGUSR1 and Ctrl-C save a checkpoint first, and
-    make the exit code 143, 138 or 130. Where CONF.curve.json exists, the validation loss is compared with it.
+    Rerun the same command to resume, with the same settings. SIGTERM, SIGUSR1, SIGHUP and Ctrl-C save a checkpoint
+    first, and make the exit code 143, 138, 129 or 130. Where CONF.curve.json exists, the validation loss is compared
+    with it.
 
     Train in several processes with `accelerate launch -m audiodiff train ...`, or on CPUs with `torchrun
     --nproc-per-node N -m audiodiff train ... --run-dir DIR` (torchrun would take --run for its own option).

@@ -247,8 +247,9 @@ def leave_interruptions_to_the_parent(_worker: int) -> None:
         signal.signal(signal.SIGTERM, lambda _number, _frame: os._exit(0))
 
     signal.signal(signal.SIGTERM, note_first)
-    if hasattr(signal, "SIGUSR1"):
-        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    for name in ("SIGUSR1", "SIGHUP"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
 
 
 def examples_of(loader: Iterable[ReadResult], on_failure: OnFailure | None) -> Generator[Example, None, None]:

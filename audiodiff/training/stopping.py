@@ -21,9 +21,9 @@ _LEAST, _UNKNOWN, _MOST = 0.01, 0.04, 0.2
 STOP_SIGNALS = [
     signal.SIGTERM,
     signal.SIGINT,
-    *(signal.Signals[name] for name in ("SIGUSR1",) if hasattr(signal, name)),
+    *(signal.Signals[name] for name in ("SIGUSR1", "SIGHUP") if hasattr(signal, name)),
 ]
-"""Signals that end a run: of the system and of schedulers, Ctrl-C, and the early warning of Slurm and others."""
+"""Signals that end a run: of the system and of schedulers, Ctrl-C, the early warning of Slurm, a closed terminal."""
 
 
 class StopSignal:
@@ -40,6 +40,8 @@ class StopSignal:
     def __enter__(self) -> StopSignal:
         if threading.current_thread() is threading.main_thread():  # no other may set handlers
             for number in STOP_SIGNALS:
+                if number == getattr(signal, "SIGHUP", None) and signal.getsignal(number) == signal.SIG_IGN:
+                    continue  # by nohup: the run is to outlive its terminal
                 self._previous[number] = signal.signal(number, self._note)
         return self
 

@@ -7,7 +7,7 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import product
 from pathlib import Path
@@ -16,6 +16,7 @@ from typing import NamedTuple
 from audiodiff.audio.io import make_folder
 from audiodiff.data.parallel import default_workers
 from audiodiff.errors import ConfigError
+from audiodiff.training.stopping import STOP_SIGNALS
 
 SEED = "training.seed"
 LOG = "train.log"
@@ -72,8 +73,8 @@ def run_sweep(
 ) -> Iterator[tuple[SweepRun, int]]:
     """Train the runs of a sweep, several at a time, each in a process of its own that prints into `train.log`.
 
-    If this process gets SIGTERM, SIGUSR1 or Ctrl-C, or the caller wants no more, the runs that have begun save a
-    checkpoint; the same sweep started again goes on with them.
+    If this process gets SIGTERM, SIGUSR1, SIGHUP or Ctrl-C, or the caller wants no more, the runs that have begun save
+    a checkpoint; the same sweep started again goes on with them.
 
     Args:
         runs: What to train.
@@ -127,15 +128,17 @@ def _wait_for_one(running: Mapping[Path, subprocess.Popen[bytes]]) -> Path:
 
 @contextmanager
 def _signals_end() -> Iterator[None]:
-    """Let SIGTERM and SIGUSR1 raise SystemExit, so that what must be done at the end is done."""
+    """Let SIGTERM, SIGUSR1 and SIGHUP raise SystemExit, so that what must be done at the end is done."""
 
     def stop(number: int, _frame: object) -> None:
         raise SystemExit(128 + number)
 
-    chosen = [getattr(signal, name) for name in ("SIGTERM", "SIGUSR1") if hasattr(signal, name)]
-    before: list[tuple[int, Callable[..., object] | int | None]] = [(n, signal.signal(n, stop)) for n in chosen]
+    before = {number: signal.getsignal(number) for number in STOP_SIGNALS if number != signal.SIGINT}
+    for number, handler in before.items():
+        if handler != signal.SIG_IGN:  # by nohup
+            signal.signal(number, stop)
     try:
         yield
     finally:
-        for number, handler in before:
+        for number, handler in before.items():
             signal.signal(number, handler)

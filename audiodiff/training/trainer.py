@@ -84,7 +84,7 @@ def train(
         allow_changes: Whether a resumed run may have other settings than before; the folder's history.jsonl says which.
 
     Returns:
-        How it ended. SIGTERM, SIGUSR1 and SIGINT end it between two steps, after saving.
+        How it ended. SIGTERM, SIGUSR1, SIGHUP and SIGINT end it between two steps, after saving.
 
     Raises:
         AudiodiffError: If data, model or checkpoint cannot be used, or another process trains in the folder; a

@@ -83,7 +83,7 @@ def test_a_run_can_leave_its_curve_for_later_ones(conf, tmp_path):
     assert "step 8: validation loss is +0.0% of the reference curve's" in again.stderr
 
 
-@pytest.mark.parametrize("stopped_by", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
+@pytest.mark.parametrize("stopped_by", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP])
 def test_an_interrupted_run_leaves_no_curve(conf, asked, stopped_by):
     asked[1][0] = stopped_by
     run(conf, "--keep-curve")
@@ -160,7 +160,8 @@ def test_a_missing_file_is_wrong_usage(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("stopped_by", "exit_code"), [(signal.SIGTERM, 143), (signal.SIGUSR1, 138), (signal.SIGINT, 130), (None, 0)]
+    ("stopped_by", "exit_code"),
+    [(signal.SIGTERM, 143), (signal.SIGUSR1, 138), (signal.SIGHUP, 129), (signal.SIGINT, 130), (None, 0)],
 )
 def test_exit_code_of_an_interrupted_run(conf, asked, stopped_by, exit_code):
     asked[1][0] = stopped_by

@@ -10,7 +10,7 @@ import pytest
 from audiodiff.training.stopping import StopSignal
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP])
 def test_a_signal_is_noted(number):
     before = signal.getsignal(number)
     with StopSignal() as stop_signal:
