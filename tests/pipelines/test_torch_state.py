@@ -207,12 +207,17 @@ def read_only(array):
     ],
 )
 def test_arrays_are_taken_as_tensors_are(change, vocoder, audio):
+    """And what comes back is what was given."""
+
+    def same(made, expected):
+        return isinstance(made, np.ndarray) and torch.equal(torch.from_numpy(made), expected)
+
     mel = vocoder.mel(audio)
-    assert torch.equal(vocoder.mel(change(audio.numpy())), mel)
-    assert torch.equal(vocoder(change(mel.numpy()), seed=1), vocoder(mel, seed=1))
+    assert same(vocoder.mel(change(audio.numpy())), mel)
+    assert same(vocoder(change(mel.numpy()), seed=1), vocoder(mel, seed=1))
     pieces = vocoder.stream([change(mel[0].numpy())], seed=1, chunk_seconds=0.1)
     whole = vocoder.stream([mel[0]], seed=1, chunk_seconds=0.1)
-    assert torch.equal(torch.cat(list(pieces)), torch.cat(list(whole)))
+    assert same(np.concatenate(list(pieces)), torch.cat(list(whole)))
     assert torch.equal(resample(change(audio.numpy()), RATE, 4000), resample(audio, RATE, 4000))
     gap = Gaps(((0.2, 0.25),), RATE)
     assert torch.equal(repair(vocoder, change(audio.numpy()), gap, steps=1), repair(vocoder, audio, gap, steps=1))
