@@ -29,6 +29,36 @@ def _log_scale(config: MelConfig) -> float:
     return config.multiplier / (math.log(10.0) if config.log == "log10" else 1.0)
 
 
+def compress(energy: Tensor, config: MelConfig) -> Tensor:
+    """Turn filtered spectra `(..., n_mels, frames)` of a convention into its mel values: logarithm and what follows."""
+    if config.log == "none":
+        mel = config.multiplier * energy + config.offset
+    else:
+        guarded = energy + config.floor if config.guard == "add" else energy.clamp(min=config.floor)
+        mel = _log_scale(config) * guarded.log() + config.offset
+    if config.dynamic_range is not None:
+        mel = torch.maximum(mel, mel.amax((-2, -1), keepdim=True) - config.dynamic_range)
+    if config.clip is not None:
+        mel = mel.clamp(*config.clip)
+    if (config.mean, config.std) == (0, 1):
+        return mel
+    return (mel - _by_bin(config.mean, mel)) / _by_bin(config.std, mel)
+
+
+def expand(mel: Tensor, config: MelConfig) -> Tensor:
+    """Undo `compress`; what floors and clips took away stays lost."""
+    if (config.mean, config.std) != (0, 1):
+        mel = mel * _by_bin(config.std, mel) + _by_bin(config.mean, mel)
+    if config.log == "none":
+        return ((mel - config.offset) / config.multiplier).clamp_min(0)
+    energy = ((mel - config.offset) / _log_scale(config)).exp()
+    return (energy - config.floor).clamp_min(0) if config.guard == "add" else energy
+
+
+def _by_bin(values: float | tuple[float, ...], mel: Tensor) -> Tensor:
+    return torch.as_tensor(values, dtype=mel.dtype, device=mel.device).reshape(-1, 1)
+
+
 def mel_frequencies(config: MelConfig, n_points: int) -> NDArray[np.float64]:
     """Return frequencies in Hz, equally spaced on the mel scale from `f_min` to `f_max`, shape `(n_points,)`."""
     low, high = (hertz_to_mels(frequency, config.scale) for frequency in (config.f_min, config.f_max))
@@ -99,9 +129,9 @@ class MelSpectrogram(nn.Module):
     def __init__(self, config: MelConfig) -> None:
         super().__init__()
         self.config = config
-        self.padding = (config.n_fft if config.centre == "frame" else config.n_fft - config.hop_length) // 2
+        self.padding = {"frame": config.n_fft, "hop": config.n_fft - config.hop_length, "window": 0}[config.centre] // 2
         window = torch.hann_window(config.win_length, dtype=torch.float64, device="cpu")
-        self._window_norm = float(window.norm()) if config.window_norm else 1.0
+        self._gain = config.full_scale / (float(window.norm()) if config.window_norm else 1.0)
         filters = torch.from_numpy(mel_filterbank(config))
         self.n_covered_bins = int(filters.sum(0).nonzero().max()) + 1
         self.register_buffer("window", window.float(), persistent=False)
@@ -147,9 +177,7 @@ class MelSpectrogram(nn.Module):
         n_frames = self.n_frames(audio.shape[-1] if audio.ndim else 0)
         with torch.autocast(audio.device.type, enabled=False):
             energy = self._energy(audio.reshape(-1, 1, audio.shape[-1]).to(self.window.dtype))
-            mel = _log_scale(config) * energy.clamp(min=config.floor).log() + config.offset
-        if config.clip is not None:
-            mel = mel.clamp(*config.clip)
+            mel = compress(energy, config)
         return mel.reshape(*audio.shape[:-1], config.n_mels, n_frames)
 
     def _energy(self, audio: Tensor) -> Tensor:
@@ -166,7 +194,7 @@ class MelSpectrogram(nn.Module):
 
     def _spectrum(self, signal: Tensor) -> Tensor:
         """Return |STFT| ** power, shape `(batch, n_fft // 2 + 1, frames)`, of a padded signal `(batch, time)`."""
-        n_fft, hop, window = self.config.n_fft, self.config.hop_length, self.window / self._window_norm
+        n_fft, hop, window = self.config.n_fft, self.config.hop_length, self.window * self._gain
         spectrum = torch.stft(signal, n_fft, hop, len(window), window, center=False, return_complex=True)
         if self.config.magnitude_floor == 0 and self.config.power == 1:
             return spectrum.abs()  # whose gradient at zero is zero; that of the root below would be infinite
@@ -174,7 +202,7 @@ class MelSpectrogram(nn.Module):
         return squared if self.config.power == 2 else squared.sqrt()
 
     def to_magnitude(self, mel: Tensor) -> Tensor:
-        """Undo logarithm, offset, multiplier, power and window norm; what floors and clips took away stays lost.
+        """Undo what follows the filters, power, window norm and full scale; what floors and clips took away stays lost.
 
         Args:
             mel: Mel values of this convention, shape `(..., n_mels, frames)`.
@@ -183,8 +211,7 @@ class MelSpectrogram(nn.Module):
             Linear mel magnitudes of the STFT with a plain Hann window, same shape: filterbank @ |STFT|, or for power 2
             the root of filterbank @ |STFT|².
         """
-        energy: Tensor = ((mel - self.config.offset) / _log_scale(self.config)).exp()
-        return energy ** (1 / self.config.power) * self._window_norm
+        return expand(mel, self.config) ** (1 / self.config.power) / self._gain
 
     def inverse(self, mel: Tensor, iterations: int = 20) -> Tensor:
         """Estimate the linear-frequency spectrum of a mel by Richardson-Lucy deconvolution.
@@ -269,14 +296,17 @@ def check_mel(mel: ArrayLike, config: MelConfig) -> Tensor:
 
 def _check_range(mel: Tensor, config: MelConfig) -> None:
     """Compare values with what samples in [-1, 1] can give, with a factor of ten (20 dB) to spare at either end."""
-    scale, offset = _log_scale(config), config.offset
     # |STFT| is at most the sum of the Hann window; a filter has weights <= 1.
-    loudest = config.win_length / 2 / (config.hann_norm if config.window_norm else 1.0)
+    loudest = config.full_scale * config.win_length / 2 / (config.hann_norm if config.window_norm else 1.0)
     loudest = loudest**config.power * (config.n_fft // 2 + 1)
-    low, high = config.clip or (scale * math.log(config.floor) + offset, scale * math.log(loudest) + offset)
-    margin = scale * math.log(10.0)
+    extremes = torch.tensor([0.0, loudest], dtype=torch.float64).expand(config.n_mels, 2)
+    values = compress(extremes, config.model_copy(update={"dynamic_range": None}))
+    low, high = float(values[:, 0].min()), float(values[:, 1].max())
+    margin = _log_scale(config) * math.log(10.0) / min(config.std if isinstance(config.std, tuple) else (config.std,))
+    if config.log == "none":
+        margin = 9 * high
     least, most = (float(value) for value in mel.aminmax())
-    normalised = config.clip is None and low < -1 and least >= 0 and most <= 1
+    normalised = config.only_given == [] and config.clip is None and low < -1 and least >= 0 and most <= 1
     if low - margin <= least and most <= high + margin and not normalised:
         return
     unit = "is in decibels" if max(-least, most) > 20 else "has another logarithm or floor"

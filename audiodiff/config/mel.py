@@ -5,12 +5,18 @@ from __future__ import annotations
 import math
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from audiodiff.choices import FRACTION, SAMPLE_RATE, WINDOW, Number
 from audiodiff.config.base import Config
 
 _MelValue = Annotated[float, Number(float, low=-1e6, high=1e6)]
+_Statistics = _MelValue | tuple[_MelValue, ...]
+
+_OF_MODELS = {
+    "full_scale": 1.0, "guard": "clamp", "dynamic_range": None, "mean": 0.0, "std": 1.0
+}  # fmt: skip
+"""What the mels of a model have in common; those of others are converted to them."""
 
 
 class MelConfig(Config):
@@ -30,10 +36,10 @@ class MelConfig(Config):
     scale: Literal["slaney", "htk"] = "slaney"
     norm: Literal["slaney", "none"] = "slaney"
     power: Literal[1, 2] = 1
-    centre: Literal["frame", "hop"] = Field(
+    centre: Literal["frame", "hop", "window"] = Field(
         "hop",
         description="where frame i is centred: 'frame' at i * hop (n_fft / 2 padded, one frame more), "
-        "'hop' at (i + 1/2) * hop ((n_fft - hop) / 2 padded)",
+        "'hop' at (i + 1/2) * hop ((n_fft - hop) / 2 padded), 'window' at i * hop + n_fft / 2 (nothing padded)",
     )
     pairing: Literal["midpoint", "frame"] = Field(
         "midpoint",
@@ -46,15 +52,26 @@ class MelConfig(Config):
         0.0, description="added to the squared magnitude before its root"
     )
     window_norm: bool = Field(False, description="divide the spectrum by the L2 norm of the window")
-    log: Literal["natural", "log10"] = "natural"
+    full_scale: Annotated[float, Number(float, above=0, high=2**31)] = Field(
+        1.0, description="what the loudest sample is multiplied by before all else: 32768 for audio in int16"
+    )
+    log: Literal["natural", "log10", "none"] = "natural"
     floor: Annotated[float, Number(float, low=1e-30, high=1e6)] = Field(
         1e-5, description="mel values are clamped to this before the logarithm"
     )
+    guard: Literal["clamp", "add"] = Field("clamp", description="'add' adds the floor instead: log(mel + floor)")
     multiplier: Annotated[float, Number(float, low=1e-3, high=1000)] = Field(
-        1.0, description="value = clip(multiplier * log(mel) + offset)"
+        1.0, description="value = (clip(multiplier * log(mel) + offset) - mean) / std"
     )
     offset: _MelValue = 0.0
+    dynamic_range: Annotated[float, Number(float, above=0, high=1e6)] | None = Field(
+        None,
+        description="what is further than this below the loudest value of the whole mel is raised to it, before clip: "
+        "top_db of librosa where the values are dB",
+    )
     clip: tuple[_MelValue, _MelValue] | None = None
+    mean: _Statistics = Field(0.0, description="subtracted last: one number, or one for each bin")
+    std: _Statistics = Field(1.0, description="divided by last: one number, or one for each bin")
 
     @property
     def hann_norm(self) -> float:
@@ -63,6 +80,7 @@ class MelConfig(Config):
 
     @model_validator(mode="after")
     def _check(self) -> MelConfig:
+        self._check_statistics()
         if self.f_max > self.sample_rate / 2:
             raise ValueError(
                 f"f_max {self.f_max:g} Hz is above half of sample_rate {self.sample_rate} Hz; "
@@ -81,8 +99,10 @@ class MelConfig(Config):
             raise ValueError(
                 f"need hop_length <= win_length <= n_fft, got {self.hop_length}, {self.win_length}, {self.n_fft}"
             )
-        if self.centre == "hop" and self.pairing != "midpoint":
-            raise ValueError(f"pairing {self.pairing!r} is for centre 'frame'; with centre 'hop' leave it out")
+        if self.centre != "frame" and self.pairing != "midpoint":
+            raise ValueError(
+                f"pairing {self.pairing!r} is for centre 'frame'; with centre {self.centre!r} leave it out"
+            )
         if self.centre == "hop" and (self.n_fft - self.hop_length) % 2:
             raise ValueError(
                 f"centre 'hop' needs n_fft - hop_length even, got {self.n_fft} - {self.hop_length}; "
@@ -90,12 +110,30 @@ class MelConfig(Config):
             )
         return self
 
+    def _check_statistics(self) -> None:
+        for name in ("mean", "std"):
+            value = getattr(self, name)
+            if isinstance(value, tuple) and len(value) != self.n_mels:
+                raise ValueError(f"{name} has {len(value)} values; expected one number, or {self.n_mels}, one per bin")
+        if min(self.std if isinstance(self.std, tuple) else (self.std,)) <= 0:
+            raise ValueError("std must be above 0")
+
+    @property
+    def only_given(self) -> list[str]:
+        """Fields that no model's own mel may have: such mels are only converted to another convention."""
+        names = [name for name, value in _OF_MODELS.items() if getattr(self, name) != value]
+        names += ["log"] if self.log == "none" else []
+        return names + (["centre"] if self.centre == "window" else [])
+
 
 def _convention(name: str, sample_rate: int, n_mels: int, **values: Any) -> MelConfig:
     values = {"n_fft": 1024, "hop_length": 256, "f_min": 0.0, "f_max": sample_rate / 2} | values
     values.setdefault("win_length", values["n_fft"])
     return MelConfig(name=name, sample_rate=sample_rate, n_mels=n_mels, **values)
 
+
+_80_TO_7600 = {"f_min": 80.0, "f_max": 7600.0, "centre": "frame", "log": "log10", "floor": 1e-10}
+_LIBROSA = {"n_fft": 2048, "hop_length": 512, "centre": "frame", "padding": "constant"}
 
 MEL_CONVENTIONS: dict[str, MelConfig] = {
     convention.name: convention
@@ -109,8 +147,34 @@ MEL_CONVENTIONS: dict[str, MelConfig] = {
         _convention("vocos-24k", 24000, 100, scale="htk", norm="none", centre="frame", floor=1e-7),
         _convention("bigvgan-24k", 24000, 100, magnitude_floor=1e-9),
         _convention("bigvgan-44k", 44100, 128, n_fft=2048, hop_length=512, magnitude_floor=1e-9),
+        _convention("f5-tts", 24000, 100, scale="htk", norm="none", centre="frame"),
+        _convention("univnet", 24000, 100, magnitude_floor=1e-9),
+        _convention("matcha", 22050, 80, f_max=8000.0, magnitude_floor=1e-9, mean=-5.536622, std=2.116101),
+        _convention("speechbrain", 22050, 80, f_max=8000.0, centre="frame"),
+        _convention("nemo", 22050, 80, f_max=8000.0, centre="frame", guard="add", padding="constant"),
+        _convention("parallel_wavegan", 22050, 80, **_80_TO_7600),
+        _convention("espnet", 22050, 80, magnitude_floor=1e-10, **_80_TO_7600),
+        _convention("speecht5", 16000, 80, **_80_TO_7600),
+        _convention("coqui", 22050, 80, centre="frame", log="log10", multiplier=1.6, offset=2.4, clip=(-4.0, 4.0)),
+        _convention(
+            "whisper", 16000, 80, n_fft=400, hop_length=160, power=2, centre="frame", log="log10", floor=1e-10,
+            dynamic_range=8.0, mean=-4.0, std=4.0,
+        ),
+        _convention("librosa", 22050, 128, power=2, log="none", **_LIBROSA),
+        _convention(
+            "librosa-db", 22050, 128, power=2, log="log10", multiplier=10.0, floor=1e-10, dynamic_range=80.0, **_LIBROSA
+        ),
+        _convention(
+            "torchaudio", 16000, 128, n_fft=400, hop_length=200, scale="htk", norm="none", power=2, centre="frame",
+            log="none",
+        ),
     )
 }  # fmt: skip
+"""Mels of common toolkits, by name: as in their code by default, or in their recipes for LJ Speech.
+
+A mel of parallel_wavegan and ESPnet is usually normalised by statistics of the corpus, which come with the model: give
+them as `mean` and `std`. The statistics of matcha are those of LJ Speech.
+"""
 
 
 DERIVED_RATES = (8000, 48000)
@@ -185,4 +249,13 @@ def _named_mel(value: Any) -> Any:
     return mel_convention(value) if isinstance(value, str) else value
 
 
-MelField = Annotated[MelConfig | None, BeforeValidator(_named_mel)]
+def _of_model(value: MelConfig | None) -> MelConfig | None:
+    if value is not None and (names := value.only_given):
+        raise ValueError(
+            f"mel convention {value.name!r} sets {' and '.join(names)}, with which a model cannot be trained; take a "
+            "convention without, such as hifigan-22k, and convert: `audiodiff vocode --mel-convention`"
+        )
+    return value
+
+
+MelField = Annotated[MelConfig | None, BeforeValidator(_named_mel), AfterValidator(_of_model)]

@@ -15,7 +15,7 @@ from audiodiff.diffusion.process import alpha_sigma, diffuse
 from audiodiff.errors import ConfigError
 
 KINDS = ("none", "energy", "spectral")
-HOP_CENTRED = [name for name, mel in MEL_CONVENTIONS.items() if mel.centre == "hop"]
+HOP_CENTRED = [name for name, mel in MEL_CONVENTIONS.items() if mel.centre == "hop" and not mel.only_given]
 ROUNDING = 1e-5  # the buffers are float32
 # How far from unit variance whitened noise may be. A mel of magnitudes reads Gaussian noise 1.05 dB low, because the
 # mean of |X| is sqrt(pi) / 2 of its root mean square; the gain measured on training data takes that up.
@@ -142,7 +142,7 @@ def test_every_kind_and_exponent_does_something_else():
         assert all((first - second).norm() > 0.1 * first.norm() for second in results[:i])
 
 
-@pytest.mark.parametrize("convention", MEL_CONVENTIONS)
+@pytest.mark.parametrize("convention", [name for name, mel in MEL_CONVENTIONS.items() if not mel.only_given])
 @pytest.mark.parametrize("kind", ["energy", "spectral"])
 def test_the_level_of_white_noise_is_divided_out_in_every_convention(kind, convention):
     audio = 0.03 * noise(100, convention=convention)

@@ -78,7 +78,7 @@ def test_true_mels_given_are_those_that_would_be_computed(pairs, tiny_model_conf
 
 
 @pytest.mark.parametrize("gain", [0.3, 1.0, -1.6])
-@pytest.mark.parametrize("name", MEL_CONVENTIONS)
+@pytest.mark.parametrize("name", [name for name, mel in MEL_CONVENTIONS.items() if not mel.only_given])
 def test_a_gain_moves_a_mel_exactly(name, gain):
     config = MEL_CONVENTIONS[name]
     spectrogram = MelSpectrogram(config)
@@ -88,7 +88,7 @@ def test_a_gain_moves_a_mel_exactly(name, gain):
     )
 
 
-@pytest.mark.parametrize("name", MEL_CONVENTIONS)
+@pytest.mark.parametrize("name", [name for name, mel in MEL_CONVENTIONS.items() if not mel.only_given])
 def test_silence_stays_silence_however_loud(name):
     config = MEL_CONVENTIONS[name]
     silence = MelSpectrogram(config)(torch.zeros(1, config.sample_rate // 4))
