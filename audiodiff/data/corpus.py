@@ -146,7 +146,8 @@ def open_source(source: str) -> list[Recording]:
         return _open_folder(path)
     if not path.is_file():
         raise DataError(
-            f"{source} does not exist (from {Path.cwd()}); expected a manifest (.jsonl) or a folder of audio."
+            f"{source if source.strip() else repr(source)} does not exist (from {Path.cwd()}); expected a manifest "
+            "(.jsonl) or a folder of audio."
         )
     if path.suffix != ".jsonl":
         raise DataError(
