@@ -115,9 +115,9 @@ def open_recordings(config: DataConfig) -> tuple[list[Recording], list[Recording
     Raises:
         DataError: If either is empty, files are missing, or a file is in both.
     """
-    train = open_source(config.train)
+    train = open_source(config.train, "data.train: ")
     if config.valid is not None:
-        valid = open_source(config.valid)
+        valid = open_source(config.valid, "data.valid: ")
         both = {_identity(recording) for recording in train} & {_identity(recording) for recording in valid}
         if both:
             raise DataError(
@@ -135,8 +135,8 @@ def open_recordings(config: DataConfig) -> tuple[list[Recording], list[Recording
     return parts.train, parts.valid
 
 
-def open_source(source: str) -> list[Recording]:
-    """Return the recordings of a manifest or a folder.
+def open_source(source: str, key: str = "") -> list[Recording]:
+    """Return the recordings of a manifest or a folder; `key` says in messages what setting names it.
 
     Raises:
         DataError: If there are none, or files are missing.
@@ -146,12 +146,12 @@ def open_source(source: str) -> list[Recording]:
         return _open_folder(path)
     if not path.is_file():
         raise DataError(
-            f"{source if source.strip() else repr(source)} does not exist (from {Path.cwd()}); expected a manifest "
-            "(.jsonl) or a folder of audio."
+            f"{key}{source if source.strip() else repr(source)} does not exist (from {Path.cwd()}); expected a "
+            "manifest (.jsonl) or a folder of audio."
         )
     if path.suffix != ".jsonl":
         raise DataError(
-            f"{source} is neither a manifest (.jsonl) nor a folder. Give the folder, or run `audiodiff prepare`."
+            f"{key}{source} is neither a manifest (.jsonl) nor a folder. Give the folder, or run `audiodiff prepare`."
         )
     recordings = read_manifest(path)
     if not recordings:
