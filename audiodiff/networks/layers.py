@@ -6,6 +6,7 @@ Features are `(batch, positions, channels)`, so that every convolution is one ma
 from __future__ import annotations
 
 import math
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -197,7 +198,8 @@ def scaled_dot_product_attention(query: Tensor, key: Tensor, value: Tensor) -> T
     if query.device.type != "cpu":
         return functional.scaled_dot_product_attention(query, key, value)
     dtype = torch.promote_types(value.dtype, torch.float32)
-    with torch.autocast("cpu", enabled=False):
+    # where no autocast is on, no context either: an exporter would cut its graph there
+    with torch.autocast("cpu", enabled=False) if torch.is_autocast_enabled("cpu") else nullcontext():
         result = functional.scaled_dot_product_attention(query.to(dtype), key.to(dtype), value.to(dtype))
     return result.to(value.dtype)
 

@@ -9,11 +9,14 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from audiodiff import Vocoder, load_audio
+from audiodiff import Generator, Vocoder, load_audio
+from audiodiff.audio import mel_inversion
 from audiodiff.audio.transforms import FramedSTFT
 from audiodiff.diffusion.noise import position_noise
+from audiodiff.errors import ConfigError
 from audiodiff.interop.export import export_graphs, run_onnx
 from audiodiff.interop.export.graphs import MatrixSTFT, PipelineGraph, Spectrum
+from audiodiff.networks.layers import SelfAttention
 
 
 @pytest.mark.parametrize(("n_fft", "hop_length"), [(1024, 256), (768, 256), (256, 64)])
@@ -23,6 +26,26 @@ def test_fourier_bases_are_the_fft(n_fft, hop_length):
     expected, spectrum = plain(signal), matrix(signal)
     assert_close(torch.complex(*spectrum), expected, rtol=0, atol=1e-5)
     assert_close(matrix.inverse(Spectrum(expected.real, expected.imag)), signal, rtol=0, atol=1e-5)
+
+
+def test_exporters_get_the_same_running_maximum(monkeypatch):
+    values = torch.randint(-1, 513, (2, 3, 513))
+    expected = mel_inversion._running_maximum(values)
+    monkeypatch.setattr(torch.compiler, "is_exporting", lambda: True)
+    assert torch.equal(mel_inversion._running_maximum(values), expected)
+
+
+def test_attention_is_exported_without_contexts():
+    attention, features, embedding = SelfAttention(16, 8, 4), torch.randn(2, 8, 16), torch.randn(2, 4)
+    program = torch.export.export(attention, (features, embedding), strict=False)
+    assert not list(program.graph_module.children())  # a context would be a module of its own, and quadratically slow
+
+
+def test_a_reverse_process_of_many_network_calls_is_refused(tmp_path):
+    generator = Generator.from_pretrained("words-16k", device="cpu", dtype="fp32")
+    with pytest.raises(ConfigError, match=r"calls the network 50 times; a graph holds at most 8 calls.*steps=4"):
+        list(export_graphs(generator, tmp_path / "graphs", "torch", "words-16k"))
+    assert not (tmp_path / "graphs").exists()
 
 
 def test_noise_of_the_runner_is_ours():
@@ -60,7 +83,7 @@ def test_the_shipped_runner_makes_what_the_library_makes(tmp_path, clip):
     mel = vocoder.mel(clip(22050))[0]
     np.save(tmp_path / "mel.npy", mel.numpy())
     command = [sys.executable, tmp_path / "run_onnx.py", tmp_path / "pipeline.onnx", tmp_path / "mel.npy"]
-    subprocess.run([*command, tmp_path / "out.wav", "5"], check=True)
+    subprocess.run([*command, tmp_path / "out.wav", "--seed", "5"], check=True)
     audio = load_audio(tmp_path / "out.wav", sample_rate=22050).flatten()
     assert_close(audio, vocoder(mel, seed=5).clamp(-1, 1), rtol=0, atol=1e-4)
 

@@ -19,7 +19,7 @@ from audiodiff.audio.io import load_audio, make_folder, replacing
 from audiodiff.config import MelConfig
 from audiodiff.diffusion.noise import position_noise
 from audiodiff.diffusion.variance import prediction_from
-from audiodiff.errors import ModelError, needed
+from audiodiff.errors import ConfigError, ModelError, needed
 from audiodiff.interop.export.graphs import DOUBLINGS, NetworkGraph, PipelineGraph, StepGraph
 from audiodiff.networks.conditioning import GlobalConditions
 from audiodiff.pipelines.base import Pipeline
@@ -29,6 +29,8 @@ from audiodiff.pipelines.vocoder import Vocoder
 TOLERANCE = 1e-4
 """Largest difference to PyTorch that is let pass, in full scale."""
 MAX_FRAMES = 1 << DOUBLINGS
+MAX_CALLS = 8
+"""So many network calls a graph holds at most, one after another: exporters take time in proportion, or worse."""
 RUNNER = "run_onnx.py"
 _CLIP = "sense-and-sensibility-0870.flac"
 _OPSET = 18
@@ -72,10 +74,11 @@ def export_graphs(pipeline: Pipeline, folder: Path, form: str, name: str) -> Ite
 
     Raises:
         MissingPackageError: If a package is missing.
-        ConfigError: If the start cannot be exported.
+        ConfigError: If the start cannot be exported, or there are too many network calls.
         ModelError: If the exported graph does not compute what PyTorch does.
     """
     check_packages(form)
+    _check_calls(pipeline)
     make_folder(folder)
     whole = PipelineGraph(pipeline, pipeline.config.synthesis)
     about = describe(pipeline, whole, name)
@@ -87,6 +90,18 @@ def export_graphs(pipeline: Pipeline, folder: Path, form: str, name: str) -> Ite
     if form == "onnx":
         with replacing(folder / RUNNER) as part:
             shutil.copyfile(str(files("audiodiff.interop.export") / RUNNER), part)
+
+
+def _check_calls(pipeline: Pipeline) -> None:
+    config, settings = pipeline.config, pipeline.config.synthesis
+    has_conditions = bool(config.labels or config.speakers or config.vector_width)
+    calls = pipeline.network_calls(settings) * (2 if settings.guidance != 1 and has_conditions else 1)
+    if calls > MAX_CALLS:
+        raise ConfigError(
+            f"The reverse process of this model calls the network {calls} times; a graph holds at most {MAX_CALLS} "
+            "calls. Use fewer steps, such as --set synthesis.steps=4 --set synthesis.guidance=1. The graph of one "
+            "call, `step`, is the same for all settings: your own loop may call it as often as it likes."
+        )
 
 
 def describe(pipeline: Pipeline, graph: PipelineGraph, name: str) -> dict[str, Any]:
@@ -228,7 +243,9 @@ def _write_onnx(program: ExportedProgram, path: Path, about: str, output: str) -
     onnx.model.graph.outputs[0].name = output
     onnx.model.metadata_props["audiodiff"] = about
     onnx.save(path)
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # it warns of nodes that it casts at run time instead of once
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     return lambda inputs: torch.from_numpy(
         session.run(None, {name: value.numpy() for name, value in inputs.items()})[0]
     )

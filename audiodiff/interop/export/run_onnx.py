@@ -1,9 +1,6 @@
-"""Make audio with an exported model; needs numpy and onnxruntime only.
+"""Make audio with an exported model; needs numpy and onnxruntime only."""
 
-python run_onnx.py pipeline.onnx mel.npy out.wav [SEED]    a vocoder; mel.npy is (n_mels, frames)
-python run_onnx.py pipeline.onnx LABEL out.wav [SEED]      a generator; also a model without labels, with LABEL -
-"""
-
+import argparse
 import json
 import sys
 import wave
@@ -25,9 +22,11 @@ def draw(seed: int, number: int, n_samples: int) -> NDArray[np.float32]:
     return noise
 
 
-def synthesise(model: str, source: str, target: str, seed: str = "0") -> None:
+def synthesise(model: str, source: str, target: str, seed: int) -> None:
     """Make a WAV file of 16 bits."""
-    session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # it warns of nodes that it casts at run time instead of once
+    session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     about = json.loads(session.get_modelmeta().custom_metadata_map["audiodiff"])
     inputs = {}
     if about["mel"]:
@@ -36,10 +35,12 @@ def synthesise(model: str, source: str, target: str, seed: str = "0") -> None:
     else:
         n_hops = -(-round(about["seconds"] * about["sample_rate"]) // about["hop_length"])
         if about["labels"]:
+            if source not in about["labels"]:
+                sys.exit(f"This model has no label {source}. It has: {', '.join(about['labels'])}.")
             inputs["label"] = np.array([about["labels"].index(source)])
     if n_hops > about["max_frames"]:
         sys.exit(f"{source} has {n_hops} frames; this model takes at most {about['max_frames']}. Cut it at pauses.")
-    noise = [draw(int(seed), number, n_hops * about["hop_length"])[None] for number in about["draws"]]
+    noise = [draw(seed, number, n_hops * about["hop_length"])[None] for number in about["draws"]]
     audio = session.run(["audio"], {"noise": np.stack(noise).astype(np.float32), **inputs})[0][0]
     with wave.open(target, "wb") as file:
         file.setparams((1, 2, about["sample_rate"], 0, "NONE", ""))
@@ -47,4 +48,9 @@ def synthesise(model: str, source: str, target: str, seed: str = "0") -> None:
 
 
 if __name__ == "__main__":
-    synthesise(*sys.argv[1:]) if len(sys.argv) in (4, 5) else sys.exit(__doc__)
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("model", help="pipeline.onnx")
+    parser.add_argument("source", help="a mel (n_mels, frames) as .npy, or a label (of a model without labels: -)")
+    parser.add_argument("target", help="a WAV file")
+    parser.add_argument("--seed", type=int, default=0)
+    synthesise(**vars(parser.parse_args()))
