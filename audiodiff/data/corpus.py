@@ -142,7 +142,7 @@ def open_source(source: str, key: str = "") -> list[Recording]:
         DataError: If there are none, or files are missing.
     """
     path = Path(os.path.expanduser(source))
-    if path.is_dir():
+    if path.is_dir() and source.strip():
         return _open_folder(path)
     if not path.is_file():
         raise DataError(

@@ -17,7 +17,7 @@ from audiodiff.checkpoint import find_model, load_model
 from audiodiff.config import ModelConfig, RunConfig, WhiteningConfig, flattened
 from audiodiff.data.corpus import CropStream
 from audiodiff.data.dataset import OnFailure
-from audiodiff.errors import DataError, TrainingError
+from audiodiff.errors import DataError, ModelError, TrainingError
 from audiodiff.networks import Network, build_network
 from audiodiff.training.checkpoints import Checkpoint, RunFolder, load_checkpoint
 from audiodiff.training.distributed import Distributed
@@ -134,7 +134,10 @@ def initialise(
     training, mel_noise_db = config.training, config.data.mel_noise_db
     if training.initial_model is not None:
         name = training.initial_model
-        network, initial = load_model(find_model(name))
+        try:
+            network, initial = load_model(find_model(name))
+        except ModelError as error:
+            raise ModelError(f"training.initial_model: {error}") from error
         refuse_other_model(initial, config.model, f"the initial model {name}", _MAY_CHANGE + _NOISE_LEVELS + _ADDED)
         model = _keep_measured(config.model, initial)
         if initial.network != model.network:
