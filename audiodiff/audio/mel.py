@@ -234,7 +234,7 @@ class MelSpectrogram(nn.Module):
         estimate = (interpolate @ (energy / area).clamp_min(_TINY).log()).exp() * (coverage > _TINY)
         for _ in range(iterations):
             estimate = estimate * (spread @ (energy / (analyse @ estimate).clamp_min(_TINY))) / coverage
-        magnitude = (estimate ** (1 / self.config.power)).unflatten(1, frames).movedim(0, -2)
+        magnitude: Tensor = (estimate ** (1 / self.config.power)).unflatten(1, frames).movedim(0, -2)
         return magnitude.to(mel.dtype)
 
     @torch.inference_mode(False)
