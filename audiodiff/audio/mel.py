@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from audiodiff.audio.transforms import ArrayLike, as_tensor
-from audiodiff.config import MelConfig
+from audiodiff.config import MEL_CONVENTIONS, MelConfig
 from audiodiff.config.mel import SLANEY_LOG_STEP, hertz_to_mels
 from audiodiff.errors import AudioError, MelError
 
@@ -35,6 +35,8 @@ def compress(energy: Tensor, config: MelConfig) -> Tensor:
         mel = config.multiplier * energy + config.offset
     else:
         guarded = energy + config.floor if config.guard == "add" else energy.clamp(min=config.floor)
+        if config.reference == "max":
+            guarded = guarded / guarded.amax((-2, -1), keepdim=True)
         mel = _log_scale(config) * guarded.log() + config.offset
     if config.dynamic_range is not None:
         mel = torch.maximum(mel, mel.amax((-2, -1), keepdim=True) - config.dynamic_range)
@@ -79,7 +81,8 @@ def mel_filterbank(config: MelConfig) -> NDArray[np.float64]:
     rising = (bins - points[:-2]) / (points[1:-1] - points[:-2])
     falling = (points[2:] - bins) / (points[2:] - points[1:-1])
     filters: NDArray[np.float64] = np.maximum(0, np.minimum(rising, falling))
-    if n_empty := int((filters.max(1) == 0).sum()):
+    n_empty = int((filters.max(1) == 0).sum())
+    if n_empty and MEL_CONVENTIONS.get(config.name) != config:  # or the toolkit has it so
         warnings.warn(
             f"{n_empty} of the {config.n_mels} bins of mel convention {config.name!r} lie between two bins of its STFT "
             "and are always silent. Take fewer mel bins, or a longer n_fft.",
@@ -130,7 +133,7 @@ class MelSpectrogram(nn.Module):
         super().__init__()
         self.config = config
         self.padding = {"frame": config.n_fft, "hop": config.n_fft - config.hop_length, "window": 0}[config.centre] // 2
-        window = torch.hann_window(config.win_length, dtype=torch.float64, device="cpu")
+        window = torch.hann_window(config.win_length, config.window == "hann", dtype=torch.float64, device="cpu")
         self._gain = config.full_scale / (float(window.norm()) if config.window_norm else 1.0)
         filters = torch.from_numpy(mel_filterbank(config))
         self.n_covered_bins = int(filters.sum(0).nonzero().max()) + 1
@@ -183,6 +186,8 @@ class MelSpectrogram(nn.Module):
     def _energy(self, audio: Tensor) -> Tensor:
         """Return the filtered |STFT| ** power, shape `(batch, n_mels, frames)`, of audio `(batch, 1, time)`."""
         config, signal = self.config, audio.squeeze(1)
+        if config.pre_emphasis:
+            signal = signal - config.pre_emphasis * functional.pad(signal[:, :-1], (1, 0))
         n_frames = self.n_frames(signal.shape[-1])
         parts = []
         for first in range(0, n_frames, _FRAMES_AT_ONCE):

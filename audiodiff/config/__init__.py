@@ -1,7 +1,8 @@
 """The typed configuration: one pydantic model per part, read from YAML, saved beside weights as JSON."""
 
 from audiodiff.config.base import Config, change, flattened, parse_config
-from audiodiff.config.mel import MEL_CONVENTIONS, MelConfig, mel_convention
+from audiodiff.config.mel import MelConfig
+from audiodiff.config.mel_conventions import MEL_CONVENTIONS, mel_convention
 from audiodiff.config.model import (
     DiffusionConfig,
     ModelConfig,

@@ -25,7 +25,7 @@ from audiodiff.choices import (
     shown,
 )
 from audiodiff.config.base import Config
-from audiodiff.config.mel import MelField
+from audiodiff.config.mel_conventions import MelField
 from audiodiff.config.network import DISCRETE, Betas, NetworkConfig, parse_betas
 from audiodiff.errors import ConfigError
 
