@@ -213,7 +213,7 @@ def test_python_dash_m_is_the_same_command():
 def test_paths_are_no_streams_and_a_tilde_is_the_home_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    for arguments in (["vocode", "x.wav", "-o", "-"], ["generate", "--model", "x", "-o", "-"], ["export", "x", "-"]):
+    for arguments in (["generate", "--model", "x", "-o", "-"], ["export", "x", "-"]):
         result = CliRunner().invoke(main, arguments)
         assert (result.exit_code, list(tmp_path.iterdir())) == (2, [])
         assert "'-' is not a stream here. Give the name of a file or folder." in result.stderr
@@ -301,6 +301,6 @@ def test_every_verb_that_computes_takes_threads():
     loaded = [main.get_command(click.Context(main), verb) for verb in VERBS_WITH_A_FILE]
     every = dict(leaf for name, found in zip(VERBS_WITH_A_FILE, loaded, strict=True) for leaf in leaves(name, found))
     have = {name for name, found in every.items() if any("--threads" in option.opts for option in found.params)}
-    computing = {"vocode", "generate", "train", "search schedule", "search rbf", "bench"}
+    computing = {"vocode", "generate", "serve", "train", "search schedule", "search rbf", "bench"}
     computing |= {"evaluate pairs", "evaluate sets", "evaluate classifier"}
     assert have == computing | {name for name in every if name.startswith("repair")}

@@ -29,7 +29,7 @@ def samples_for(recordings, config, seconds=0.25):
 def test_beginnings_of_three_recordings_are_chosen(recordings, tiny_model_config):
     samples = samples_for(recordings, tiny_model_config)
     assert len(samples) == 3
-    for (name, audio, _), recording in zip(samples, (recordings[0], recordings[2], recordings[5]), strict=True):
+    for (name, audio, *_), recording in zip(samples, (recordings[0], recordings[2], recordings[5]), strict=True):
         assert name == recording.audio.stem
         assert audio.shape == (1, recording.n_samples // 64 * 64)
     assert len(samples_for(recordings[:1], tiny_model_config)) == 1
@@ -41,7 +41,7 @@ def test_a_vocoder_vocodes_them(recordings, tiny_model_config):
     samples = samples_for(recordings, tiny_model_config)
     clips = make_clips(network, tiny_model_config, samples)
     vocoder = Vocoder(network, tiny_model_config)
-    for clip, (name, audio, _) in zip(clips, samples, strict=True):
+    for clip, (name, audio, *_) in zip(clips, samples, strict=True):
         assert clip.name == name
         assert torch.equal(clip.reference, audio)
         assert torch.equal(clip.generated, vocoder(vocoder.mel(audio)))
