@@ -71,8 +71,8 @@ gpu-bench:
 	$(SAY) "Benchmark, at most twice as long"
 	@mkdir -p $(GPU_OUT)
 	@against=; $(PYTHON) -c 'import diffwave.model' 2> /dev/null && against="--against diffwave"; \
-	  $(call LIMIT,* 2) -m audiodiff bench speech-22k $$against --device cuda --dtype bf16 --lengths 5 --batches 1,16 --no-memory \
-	    --json $(GPU_OUT)/bench.json 2>&1 | tee $(GPU_OUT)/bench.log
+	  $(call LIMIT,* 2) -m audiodiff bench speech-22k $$against --device cuda --dtype bf16 --lengths 5 --batches 1,16 \
+	    --no-memory --no-streaming --json $(GPU_OUT)/bench.json 2>&1 | tee $(GPU_OUT)/bench.log
 	@$(PYTHON) -m audiodiff bench --table $(GPU_OUT)/bench.json > $(GPU_OUT)/bench.md
 
 gpu-train:

@@ -1,11 +1,12 @@
-"""Jobs of a benchmark: the machine, synthesis, precision, training. Each runs in a process of its own."""
+"""Jobs of a benchmark: the machine, synthesis, streams, precision, training. Each runs in a process of its own."""
 
 from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import NamedTuple
 
 import torch
@@ -18,10 +19,11 @@ from audiodiff.benchmark.results import (
     MatmulResult,
     Measurement,
     PrecisionResult,
+    StreamingResult,
     SynthesisResult,
     TrainingResult,
 )
-from audiodiff.benchmark.timing import TimingOptions, synchroniser, time_function
+from audiodiff.benchmark.timing import TimingOptions, speedup, synchroniser, time_function, time_interleaved
 from audiodiff.checkpoint import choose_device
 from audiodiff.config import ModelConfig, TrainingConfig
 from audiodiff.engine.choose import Dtype
@@ -32,6 +34,12 @@ from audiodiff.training.state import TrainState
 
 CROP_SAMPLES = 16384
 """Length of a training crop; rounded up to whole hops of a model."""
+
+STREAM_SECONDS = 2.0
+"""Length of a stream."""
+
+STREAM_ROW_SECONDS = 4.0
+"""No further round of a stream starts after these."""
 
 MEMORY_FRACTION = 0.6
 """Of the free memory, for a training batch; the rest is for other programs."""
@@ -146,6 +154,53 @@ def warm_up(vocoder: Vocoder, mel: Tensor, steps: int) -> None:
         return
     short = round(_WARM_UP_SECONDS * vocoder.sample_rate / vocoder.mel_config.hop_length)
     vocoder(mel[:1, :, : max(short, 1)], steps=1)
+
+
+@dataclass(frozen=True)
+class StreamingJob:
+    """Time a model streaming, in turns with a call on the whole mel; the mel comes in pieces of a chunk each."""
+
+    environment: Environment
+    model: str
+    dtype: Dtype
+    chunk_seconds: float
+    steps: int | None = None
+
+    def __str__(self) -> str:
+        threads = self.environment.threads
+        chunk = f"chunks of {self.chunk_seconds * 1000:g} ms"
+        return f"stream, {self.model}, {self.dtype}, {chunk}, {threads} thread{'s' * (threads != 1)}"
+
+    def run(self) -> StreamingResult:
+        """Measure it in this process."""
+        device = self.environment.set_up()
+        vocoder, changes = load_vocoder(self.model, str(device), self.dtype), synthesis_changes(self.steps)
+        latency, steps = vocoder.latency(self.chunk_seconds, **changes), vocoder.settings(changes).steps
+        mel = noise_mel(vocoder, 1, STREAM_SECONDS)
+        n_frames = max(round(self.chunk_seconds * vocoder.sample_rate / vocoder.mel_config.hop_length), 1)
+
+        def stream() -> Iterator[Tensor]:
+            return vocoder.stream(mel[0].split(n_frames, dim=-1), chunk_seconds=self.chunk_seconds, **changes)
+
+        warm_up(vocoder, mel, steps)
+        for _ in islice(stream(), 2):
+            pass
+        timing = self.environment.timing
+        timing = replace(timing, max_seconds=min(timing.max_seconds, STREAM_ROW_SECONDS))
+        functions = {"offline": lambda: vocoder(mel, **changes), "stream": lambda: [audio.cpu() for audio in stream()]}
+        times = time_interleaved(functions, timing, synchroniser(device))
+        return StreamingResult(
+            model=self.model,
+            dtype=self.dtype,
+            threads=self.environment.threads,
+            steps=steps,
+            chunk_seconds=self.chunk_seconds,
+            latency_seconds=latency,
+            clip_seconds=mel.shape[-1] * vocoder.mel_config.hop_length / vocoder.sample_rate,
+            seconds=Measurement.from_values(times["stream"]),
+            offline_seconds=Measurement.from_values(times["offline"]),
+            cost_ratio=speedup(times["offline"], times["stream"]),
+        )
 
 
 @dataclass(frozen=True)

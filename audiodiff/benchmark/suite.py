@@ -13,6 +13,7 @@ from audiodiff.benchmark.jobs import (
     Environment,
     MachineJob,
     PrecisionJob,
+    StreamingJob,
     SynthesisJob,
     TrainingJob,
     TrainingLimits,
@@ -58,6 +59,8 @@ class Plan:
         dtypes: Precisions.
         every_combination: Measure the product of lengths, batches and steps; otherwise one of them is varied at a time,
             from the first of each, and in the last precision.
+        streams: Models that stream, in the last precision; of synthesis only the first number of steps.
+        stream_chunks: Seconds of a stream's chunk.
         training: Limits of training jobs; None leaves training out.
         against: Whether a baseline is compared with.
         memory: Whether the memory of each side of a comparison is measured too, in a process of its own.
@@ -71,6 +74,8 @@ class Plan:
     steps: tuple[int | None, ...] = (None,)
     dtypes: tuple[Dtype, ...] = ("fp32",)
     every_combination: bool = False
+    streams: tuple[str, ...] = ()
+    stream_chunks: tuple[float, ...] = (0.02, 0.1, 0.5)
     training: TrainingLimits | None = field(default_factory=TrainingLimits)
     against: bool = False
     memory: bool = True
@@ -93,6 +98,13 @@ class Plan:
         for model in self.models:
             for batch, seconds, steps, dtype in self.points():
                 yield SynthesisJob(self.environment, model, dtype, batch, seconds, steps)
+
+    def streaming(self) -> Iterator[StreamingJob]:
+        """Yield the jobs of streams; on a CPU with one thread too."""
+        environment = self.environment
+        counts = {1, environment.threads} if environment.device == "cpu" else {environment.threads}
+        for model, threads, chunk in product(self.streams, sorted(counts), self.stream_chunks):
+            yield StreamingJob(replace(environment, threads=threads), model, self.dtypes[-1], chunk, self.steps[0])
 
     def precision(self) -> Iterator[PrecisionJob]:
         """Yield the jobs of bf16 against fp32, where both are measured."""
@@ -117,7 +129,7 @@ class Plan:
         """How many processes it takes."""
         per_comparison = 1 + (len(self.dtypes) + 1) * self.memory  # all taking turns, then the memory of each
         n_comparisons = len(list(self.comparisons())) + (self.against and self.training is not None)
-        jobs = (self.synthesis(), self.precision(), self.train())
+        jobs = (self.synthesis(), self.streaming(), self.precision(), self.train())
         return 1 + sum(len(list(kind)) for kind in jobs) + n_comparisons * per_comparison
 
 
@@ -192,6 +204,7 @@ def run_benchmark(
     save(report)
     parts: dict[str, Iterator[object]] = {
         "synthesis": map(run, plan.synthesis()),
+        "streaming": map(run, plan.streaming()),
         "precision": map(run, plan.precision()),
         "training": map(run.with_note, plan.train()),
         "comparisons": _comparisons(plan, run),

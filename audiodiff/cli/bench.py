@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from audiodiff.choices import COUNT, SECONDS, STEPS, Numbers
+from audiodiff.choices import COUNT, SECONDS, STEPS, Number, Numbers
 from audiodiff.cli import options as opt
 from audiodiff.cli.verbs import Verb
 
@@ -19,16 +19,27 @@ if TYPE_CHECKING:
     from audiodiff.benchmark.suite import Plan
     from audiodiff.engine.choose import Dtype
 
-QUICK = {"lengths": (1.0,), "batches": (1,), "repeats": 2, "row_seconds": 1.0, "step_seconds": 2.0, "square": 1024}
+QUICK = {
+    "lengths": (1.0,),
+    "batches": (1,),
+    "stream_chunks": (100.0,),
+    "repeats": 2,
+    "row_seconds": 1.0,
+    "step_seconds": 2.0,
+    "square": 1024,
+}
 USUAL = {
     "lengths": (5.0, 60.0),
     "batches": (1, 16),
+    "stream_chunks": (20.0, 100.0, 500.0),
     "repeats": 5,
     "row_seconds": 10.0,
     "step_seconds": 5.0,
     "square": None,
 }
 """Defaults with and without --quick."""
+
+MILLISECONDS = Number(float, above=0, high=60_000, unit="milliseconds")
 
 
 def _dtype(word: str) -> str:
@@ -43,6 +54,7 @@ def _dtype(word: str) -> str:
 @click.option("--against", type=click.Choice(["diffwave"]), help="Compare with this PyPI package on the same weights.")
 @click.option("--memory/--no-memory", default=True, show_default=True, help="Measure memory in comparisons too.")
 @click.option("--training/--no-training", default=True, show_default=True, help="Benchmark training steps too.")
+@click.option("--streaming/--no-streaming", default=True, show_default=True, help="Benchmark streams too.")
 @click.option(
     "--json", "json_path", metavar="FILE|-", help="Write everything as JSON; - is stdout, in place of tables."
 )
@@ -60,6 +72,12 @@ def _dtype(word: str) -> str:
     type=Numbers(COUNT, example="1,16"),
     metavar="CLIPS,...",
     help="Batch sizes.  [default: 1,16; quick: 1]",
+)
+@opt.expert(
+    "--stream-chunks",
+    type=Numbers(MILLISECONDS, example="20,100,500"),
+    metavar="MS,...",
+    help="Chunks of streams, in milliseconds.  [default: 20,100,500; quick: 100]",
 )
 @opt.expert(
     "--steps",
@@ -81,8 +99,10 @@ def command(*, models: tuple[str, ...], json_path: str | None, table: Path | Non
     """Benchmark synthesis and training on this machine. Stop other programs first.
 
     MODEL is a name, a folder, or diffwave-base: DiffWave BASE as lmnt-com/diffwave published it, with random weights.
-    Without MODEL, the bundled vocoder and diffwave-base are measured. Of lengths, batches and steps, one is varied at a
-    time from the first of each.
+    Without MODEL, the bundled vocoder and diffwave-base are measured, and streams of all
+    bundled vocoders (--quick: of one). Of lengths,
+    batches and steps, one is varied at a time from the first of each. Streams of 2 s are timed in turns with calls on
+    the whole mel, with one thread and with --threads.
 
     Each row runs in its own process. Figures are medians, with minimum and maximum. Utilisation is relative to the rate
     of a large matrix product, measured in the same run.
@@ -115,6 +135,7 @@ def _plan(
     device: str,
     repeats: int | None,
     training: bool,
+    streaming: bool,
     memory: bool,
     **options: Any,
 ) -> Plan:
@@ -126,13 +147,14 @@ def _plan(
     from audiodiff.benchmark.machine import has_bf16
     from audiodiff.benchmark.suite import Plan
     from audiodiff.benchmark.timing import TimingOptions
-    from audiodiff.checkpoint import DEFAULT_MODEL, choose_device, find_model, load_config
+    from audiodiff.checkpoint import DEFAULT_MODEL, bundled_models, choose_device, find_model, load_config
 
     if against:
         check_baseline()
     for model in models:
         if model != BASE:
             load_config(find_model(model))  # an error now, not after minutes
+    vocoders = [name for name, folder in bundled_models().items() if load_config(folder).mel]
     usual: dict[str, Any] = QUICK if quick else USUAL
     where = choose_device(device)
     timing = TimingOptions(repeats or usual["repeats"], usual["row_seconds"])
@@ -146,6 +168,8 @@ def _plan(
         dtypes=options["dtypes"] or dtypes,
         every_combination=options["every_combination"],
         memory=memory,
+        streams=(models or ((DEFAULT_MODEL,) if quick else tuple(vocoders))) if streaming else (),
+        stream_chunks=tuple(ms / 1000 for ms in options["stream_chunks"] or usual["stream_chunks"]),
         training=TrainingLimits(seconds=usual["step_seconds"]) if training else None,
         against=against is not None,
         square=usual["square"] if where.type == "cpu" else None,
@@ -157,7 +181,7 @@ def _show(name: str, number: int, total: int) -> None:
 
 
 def _rendered(report: Report, *, markdown: bool) -> str:
-    from audiodiff.benchmark.results import as_markdown, as_text, report_tables
+    from audiodiff.benchmark.tables import as_markdown, as_text, report_tables
 
     return (as_markdown if markdown else as_text)(report_tables(report))
 

@@ -14,6 +14,7 @@ from audiodiff.benchmark.results import (
     Memory,
     PrecisionResult,
     Report,
+    StreamingResult,
     SynthesisResult,
     TrainingResult,
 )
@@ -86,6 +87,20 @@ def report():
             ),
             SynthesisResult(
                 model="m", dtype="fp32", batch=1, clip_seconds=4, steps=6, seconds=once, flops=2e9, memory=Memory()
+            ),
+        ),
+        streaming=(
+            StreamingResult(
+                model="m",
+                dtype="fp32",
+                threads=1,
+                steps=2,
+                chunk_seconds=0.02,
+                latency_seconds=0.1504,
+                clip_seconds=4,
+                seconds=thrice,
+                offline_seconds=once.scaled(0.5),
+                cost_ratio=thrice,
             ),
         ),
         precision=(PrecisionResult(model="m", steps=6, clip_seconds=4, snr_db=34.56),),

@@ -15,6 +15,7 @@ from audiodiff.benchmark.jobs import (
     Environment,
     MachineJob,
     PrecisionJob,
+    StreamingJob,
     SynthesisJob,
     TrainingJob,
     TrainingLimits,
@@ -69,6 +70,40 @@ def test_synthesis_job(tiny_vocoder_folder):
     assert row.seconds.repeats == 2
     assert row.real_time_factor.median == pytest.approx(row.seconds.median / (3 * row.clip_seconds))
     assert other.flops / row.flops == pytest.approx(2.5, rel=0.1)
+
+
+def test_streaming_job(tiny_vocoder_folder):
+    job = StreamingJob(ENVIRONMENT, str(tiny_vocoder_folder), "fp32", 0.1, steps=1)
+    assert str(job).endswith(", fp32, chunks of 100 ms, 1 thread")
+    row = job.run()
+    vocoder = load_vocoder(str(tiny_vocoder_folder), "cpu", "fp32")
+    assert (row.threads, row.steps, row.chunk_seconds) == (1, 1, 0.1)
+    assert row.latency_seconds == vocoder.latency(0.1, steps=1) > 0.1
+    assert row.clip_seconds == pytest.approx(2.0)
+    assert row.seconds.repeats == row.offline_seconds.repeats
+    assert row.cost_ratio.median == pytest.approx(row.seconds.median / row.offline_seconds.median)
+    assert row.real_time_factor.median == pytest.approx(row.seconds.median / 2)
+    assert row.offline_real_time_factor.low == pytest.approx(row.offline_seconds.low / 2)
+
+
+def test_a_stream_is_computed_whole_and_in_its_chunks(tiny_vocoder_folder, monkeypatch):
+    made, original = [], Vocoder.stream
+
+    def stream(self, mels, **settings):
+        made.append([settings])
+        for audio in original(self, mels, **settings):
+            made[-1].append(len(audio))
+            yield audio
+
+    monkeypatch.setattr(Vocoder, "stream", stream)
+    StreamingJob(ENVIRONMENT, str(tiny_vocoder_folder), "fp32", 0.2, steps=1).run()
+    (settings, *lengths) = made[-1]
+    assert (settings, sum(lengths), len(lengths) > 5) == ({"chunk_seconds": 0.2, "steps": 1}, 250 * 64, True)
+
+
+def test_a_chunk_shorter_than_a_hop_cannot_be_measured(tiny_vocoder_folder):
+    with pytest.raises(ConfigError, match="at least a hop"):
+        StreamingJob(ENVIRONMENT, str(tiny_vocoder_folder), "fp32", 0.001).run()
 
 
 def test_machine_job():

@@ -10,7 +10,7 @@ from audiodiff.benchmark.timing import JobError
 
 def plan(**changes):
     values = {"lengths": (5.0, 60.0), "batches": (1, 16), "steps": (None, 50), "dtypes": ("fp32", "bf16")}
-    return Plan(Environment(), ("a", "b"), **values | changes)
+    return Plan(**{"environment": Environment(), "models": ("a", "b")} | values | changes)
 
 
 def test_one_thing_is_varied_at_a_time():
@@ -38,6 +38,18 @@ def test_every_model_has_its_jobs():
     assert [job.seconds for job in plan().precision()] == [5.0, 5.0]
     assert list(plan(training=None).train()) == []
     assert list(plan(dtypes=("bf16",)).precision()) == []
+
+
+def test_streams_run_with_one_thread_and_with_the_usual_number():
+    streaming = plan(streams=("b",), stream_chunks=(0.02, 0.5), environment=Environment("cpu", 4))
+    jobs = list(streaming.streaming())
+    assert [(job.environment.threads, job.chunk_seconds) for job in jobs] == [(1, 0.02), (1, 0.5), (4, 0.02), (4, 0.5)]
+    assert {(job.model, job.dtype, job.steps) for job in jobs} == {("b", "bf16", None)}
+    assert streaming.n_jobs == plan().n_jobs + 4
+    for environment, threads in ((Environment("cpu", 1), [1]), (Environment("cuda", 4), [4])):
+        jobs = plan(streams=("b",), stream_chunks=(0.1,), environment=environment).streaming()
+        assert [job.environment.threads for job in jobs] == threads
+    assert list(plan().streaming()) == []
 
 
 def test_the_baseline_is_compared_once_at_every_point():

@@ -2,7 +2,8 @@
 
 import pytest
 
-from audiodiff.benchmark.results import Report, as_markdown, as_text, read_report, report_tables
+from audiodiff.benchmark.results import Report, read_report
+from audiodiff.benchmark.tables import as_markdown, as_text, report_tables
 from audiodiff.errors import ConfigError
 
 
@@ -19,6 +20,14 @@ def test_synthesis(report):
     assert second["of roofline"] == "n/a"  # nothing was measured in fp32
     assert second["peak GB"] == "n/a"
     assert second["seconds"] == "2.00 (once)"
+
+
+def test_streaming(report):
+    (row,) = cells(report, "Streaming, ")
+    assert (row["threads"], row["chunk, ms"], row["latency, ms"]) == ("1", "20.0", "150")
+    assert row["real-time factor"] == "0.500 (0.250-1.00)"  # 2 s for 4 s of audio
+    assert row["offline"] == "0.250 (once)"
+    assert row["times offline"] == "2.00 (1.00-4.00)"
 
 
 def test_training(report):
@@ -56,7 +65,7 @@ def test_columns_are_aligned_in_text(report):
 
 
 def test_what_was_not_measured_has_no_table(report):
-    bare = report.model_copy(update={"training": (), "comparisons": (), "notes": (), "precision": ()})
+    bare = report.model_copy(update={"training": (), "streaming": (), "comparisons": (), "notes": (), "precision": ()})
     assert [table.title.split(":")[0] for table in report_tables(bare)] == ["Machine", "Matrix products", "Synthesis"]
 
 

@@ -26,9 +26,11 @@ def measured(tiny_vocoder_folder, tmp_path_factory):
 def test_tables_on_stdout_and_progress_on_stderr(measured):
     result, _ = measured
     assert result.exit_code == 0, result.stderr
-    assert all(title in result.stdout for title in ("Machine", "Matrix products", "Synthesis: ", "Training: "))
-    assert result.stderr.splitlines()[0] == "1 of 3: matrix products in fp32"
-    assert len(result.stderr.splitlines()) == 3
+    assert all(
+        title in result.stdout for title in ("Machine", "Matrix products", "Synthesis: ", "Streaming, ", "Training: ")
+    )
+    assert result.stderr.splitlines()[0] == "1 of 4: matrix products in fp32"
+    assert len(result.stderr.splitlines()) == 4
 
 
 def test_json_holds_everything(measured, tiny_vocoder_folder):
@@ -37,6 +39,8 @@ def test_json_holds_everything(measured, tiny_vocoder_folder):
     assert {"audiodiff", "torch", "python"} <= set(report["machine"]["versions"])
     (row,) = report["synthesis"]
     assert (row["model"], row["dtype"], row["seconds"]["repeats"]) == (str(tiny_vocoder_folder), "fp32", 1)
+    (stream,) = report["streaming"]
+    assert (stream["threads"], stream["chunk_seconds"], stream["latency_seconds"] > 0.1) == (1, 0.1, True)
     assert report["training"][0]["n_samples"] == 16384
 
 
@@ -44,6 +48,7 @@ def test_the_table_of_a_file_is_markdown(measured):
     result = bench("--table", measured[1])
     assert result.exit_code == 0
     assert "| model | dtype | steps |" in result.stdout
+    assert "| model | dtype | threads | steps | chunk, ms | latency, ms |" in result.stdout
     assert result.stderr == ""
 
 
@@ -70,6 +75,10 @@ def test_by_default_the_bundled_model_and_base_are_measured(plans):
     (plan,) = plans
     assert plan.models == ("speech-22k", "diffwave-base")
     assert (plan.lengths, plan.batches, plan.steps) == ((5.0, 60.0), (1, 16), (None,))
+    assert (plan.streams, plan.stream_chunks) == (
+        ("speech-22k", "speech-22k-stream", "speech-22k-tiny"),
+        (0.02, 0.1, 0.5),
+    )
     assert plan.dtypes[0] == "fp32"
     assert plan.training is not None
     assert not plan.against
@@ -86,6 +95,11 @@ def test_by_default_the_bundled_model_and_base_are_measured(plans):
         (["--dtype", "bf16"], "dtypes", ("bf16",)),
         (["--all"], "every_combination", True),
         (["--no-training"], "training", None),
+        (["--no-streaming"], "streams", ()),
+        (["--quick"], "streams", ("speech-22k",)),
+        (["--quick"], "stream_chunks", (0.1,)),
+        (["--stream-chunks", "40,2000"], "stream_chunks", (0.04, 2.0)),
+        (["speech-22k-tiny"], "streams", ("speech-22k-tiny",)),
         (["diffwave-base"], "models", ("diffwave-base",)),
     ],
 )
@@ -116,6 +130,10 @@ def test_repeats(plans):
         (["--lengths", "0"], "'0' is not a number above 0 and at most 3,600 (seconds)"),
         (["--lengths", "inf"], "'inf' is not a number above 0 and at most 3,600 (seconds)"),
         (["--batches", "0"], "'0' is not a whole number from 1 to 1,000,000"),
+        (
+            ["--stream-chunks", "20,0"],
+            "'0' is not a number above 0 and at most 60,000 (milliseconds), as in 20,100,500",
+        ),
         (["--dtype", "fp16"], "'fp16' is not fp32, bf16"),
         (["--against", "hifigan"], "is not 'diffwave'"),
     ],
