@@ -160,9 +160,7 @@ def _streaming(report: Report) -> Table:
         )
         for row in report.streaming
     ]
-    title = (
-        "Streaming, in turns with whole calls (latency without computing; cost in real-time factors)"
-    )
+    title = "Streaming, in turns with whole calls (latency without computing; cost in real-time factors)"
     return Table(title, (*header, "real-time factor", "offline", "times offline"), tuple(rows))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import Any
 
 import click
@@ -17,7 +18,8 @@ class _Serve(Verb):
         from audiodiff.errors import needed
 
         with needed("serve", "audiodiff serve"):
-            import websockets  # noqa: F401
+            for package in ("starlette", "uvicorn", "websockets"):
+                import_module(package)
         return super().invoke(ctx)
 
 

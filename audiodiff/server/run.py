@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import socket
 from collections.abc import Callable, Iterator
@@ -38,9 +39,8 @@ def bind(host: str, port: int) -> socket.socket:
             f"there is no host {host!r} ({error.strerror}). Use 127.0.0.1 for this machine alone."
         ) from error
     except OSError as error:
-        raise ConfigError(
-            f"cannot listen on {url(host, port)}: {error.strerror}. Choose another --port or --host."
-        ) from error
+        reason = os.strerror(error.errno) if error.errno else error  # `strerror` of `create_server` adds the address
+        raise ConfigError(f"cannot listen on {url(host, port)}: {reason}. Choose another --port or --host.") from error
 
 
 def url(host: str, port: int) -> str:
