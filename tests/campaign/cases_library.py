@@ -130,7 +130,9 @@ def _stream(thing: Any, folder: Path, world: World, seed: Any, number: Any) -> N
     from audiodiff import Vocoder
 
     vocoder = Vocoder.from_pretrained(str(world.vocoder))
-    _finite(torch.cat([chunk.reshape(-1) for chunk in vocoder.stream([thing, thing], chunk_seconds=0.05)]))
+    _finite(
+        torch.cat([torch.as_tensor(chunk).reshape(-1) for chunk in vocoder.stream([thing, thing], chunk_seconds=0.05)])
+    )
 
 
 def _mel(thing: Any, folder: Path, world: World, seed: Any, number: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -99,6 +100,7 @@ def _pieces(option: click.Option, value: str) -> list[str]:
     """Return what else may name the culprit: the option's name as a word, or the value itself."""
     return [
         *(other for other in ("--jobs",) if "--workers" in option.opts),
+        "cannot listen on",
         value.rpartition("=")[2] or "=",
         (option.name or "").replace("_", " "),
         (option.name or ""),
@@ -173,9 +175,17 @@ def _base(words: str, world: World, folder: Path) -> tuple[list[str], Check | No
             says_no_nan,
         ),
         "info": ([vocoder], says_no_nan),
+        "compare": ([run], says_no_nan),
+        "serve": (["--model", vocoder, "--host", "192.0.2.1", "--port", str(_listening().getsockname()[1])], None),
     }
     argv, check = bases[words]
     return [*words.split(), *argv], check
+
+
+@cache
+def _listening() -> socket.socket:
+    """Return what takes a port at every address, so that a server that would start ends."""
+    return socket.create_server(("", 0))
 
 
 def has_words(result: Result) -> str | None:
