@@ -94,7 +94,7 @@ def process_map(
     # Spawned, because a fork of a process whose torch has started threads may hang.
     pool = ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), _begin_worker)
     futures = {}
-    with _ending_in_order():
+    with exit_on_signals():
         try:
             with deaf_to_interruptions():
                 futures = {pool.submit(function, item): item for item in items}
@@ -111,17 +111,27 @@ def process_map(
 
 
 @contextmanager
-def _ending_in_order() -> Iterator[None]:
-    """Have SIGTERM end this process as `sys.exit` does, with code 143: else multiprocessing warns of what it leaves."""
-    in_main_thread = threading.current_thread() is threading.main_thread()
-    if not in_main_thread or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
-        yield
-        return
-    signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
+def exit_on_signals() -> Iterator[None]:
+    """Have SIGTERM, SIGHUP and SIGUSR1 end this process as `sys.exit` does, with 128 and their number.
+
+    Else what has been begun is left: processes, and what multiprocessing then warns of. Signals that somebody handles
+    or ignores, as under nohup, are left alone; and so are all outside the main thread, where none can be handled.
+    """
+
+    def stop(number: int, _frame: object) -> None:
+        sys.exit(128 + number)
+
+    numbers = [signal.Signals[name] for name in ("SIGTERM", "SIGHUP", "SIGUSR1") if hasattr(signal, name)]
+    if threading.current_thread() is not threading.main_thread():
+        numbers = []
+    numbers = [number for number in numbers if signal.getsignal(number) is signal.SIG_DFL]
+    for number in numbers:
+        signal.signal(number, stop)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        for number in numbers:
+            signal.signal(number, signal.SIG_DFL)
 
 
 def _begin_worker() -> None:

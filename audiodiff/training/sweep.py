@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import json
 import re
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from itertools import product
 from pathlib import Path
 from typing import NamedTuple
 
 from audiodiff.audio.io import make_folder
-from audiodiff.data.parallel import default_workers
+from audiodiff.data.parallel import default_workers, exit_on_signals
 from audiodiff.errors import ConfigError
-from audiodiff.training.stopping import STOP_SIGNALS
 
 SEED = "training.seed"
 LOG = "train.log"
@@ -92,7 +89,7 @@ def run_sweep(
     workers = min(workers or default_workers(), len(runs))
     threads = ["--threads", str(max(1, default_workers() // workers))]
     waiting, running = list(runs), dict[Path, subprocess.Popen[bytes]]()
-    with _signals_end():
+    with exit_on_signals():
         try:
             while waiting or running:
                 while waiting and len(running) < workers:
@@ -124,21 +121,3 @@ def _wait_for_one(running: Mapping[Path, subprocess.Popen[bytes]]) -> Path:
             except subprocess.TimeoutExpired:
                 continue
             return folder
-
-
-@contextmanager
-def _signals_end() -> Iterator[None]:
-    """Let SIGTERM, SIGUSR1 and SIGHUP raise SystemExit, so that what must be done at the end is done."""
-
-    def stop(number: int, _frame: object) -> None:
-        raise SystemExit(128 + number)
-
-    before = {number: signal.getsignal(number) for number in STOP_SIGNALS if number != signal.SIGINT}
-    for number, handler in before.items():
-        if handler != signal.SIG_IGN:  # by nohup
-            signal.signal(number, stop)
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

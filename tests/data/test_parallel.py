@@ -117,6 +117,8 @@ slow = pytest.mark.slow
         ("process_map", signal.SIGKILL, False, "working"),
         ("process_map", signal.SIGINT, True, "working"),
         ("process_map", signal.SIGTERM, False, "working"),
+        ("process_map", signal.SIGHUP, False, "working"),  # to all, it ends multiprocessing's own process as well
+        pytest.param("run_in_process", signal.SIGHUP, False, "working", marks=slow),
         *(
             pytest.param(*case, marks=slow)
             for case in product(
@@ -142,7 +144,7 @@ def test_processes_end_with_the_one_that_started_them(tmp_path, kind, number, to
     process.wait(timeout=10)
     assert time.monotonic() - began < 2
     _, said = process.communicate(timeout=60)
-    in_order = number == signal.SIGINT or (number == signal.SIGTERM and kind == "process_map")
+    in_order = number != signal.SIGKILL
     assert process.returncode == (128 + number if in_order else -number)
     assert "Traceback" not in said
     assert "leaked" not in said or not in_order
