@@ -162,7 +162,12 @@ class TrainingConfig(Config):
         "learning rate follow the time; a resumed run has what is left. Unset, the run has `steps`",
     )
     batch_size: Annotated[int, Number(int, low=1, high=65_536)] = Field(
-        16, description="crops per step, in each process of a run on several"
+        16, description="crops at once, in each process of a run on several"
+    )
+    gradient_accumulation_steps: Annotated[int, Number(int, low=1, high=65_536)] = Field(
+        1,
+        description="batches whose gradients make one step: trains as with so many times the `batch_size` and takes "
+        "the memory of one",
     )
     learning_rate: Annotated[float, Number(float, above=0, high=1)] = 2e-4
     final_learning_rate: Annotated[float, Number(float, low=0, high=1)] = Field(
@@ -265,6 +270,11 @@ class TrainingConfig(Config):
         "overfit least",
     )
     adapters: AdapterConfig = AdapterConfig()
+
+    @property
+    def crops_per_step(self) -> int:
+        """Number of crops per step, in each process."""
+        return self.batch_size * self.gradient_accumulation_steps
 
     @model_validator(mode="after")
     def _check(self) -> TrainingConfig:

@@ -344,7 +344,7 @@ def short_run(config: RunConfig, steps: int, on_step: Callable[[], object] = lam
     with init_distributed(training.device) as distributed:
         state = initialise(config, stream, distributed)
         before = _basis(state.ema).spread.detach().clone()
-        batches = stream.batches(0, training.batch_size, config.data.workers, replica=distributed.replica)
+        batches = stream.batches(0, training.crops_per_step, config.data.workers, replica=distributed.replica)
         for _ in range(steps):
             state.step(next(batches))
             on_step()

@@ -305,7 +305,7 @@ class Checkpointer:
         """Return the model's configuration with what it was trained on and how long."""
         training = {
             "steps": self._state.progress.step,
-            **measured_settings(self._data, self._config.batch_size * self._state.distributed.world_size),
+            **measured_settings(self._data, self._config.crops_per_step * self._state.distributed.world_size),
             "crop_samples": self._data.reader.n_samples,
             "seed": self._config.seed,
             "initial_model": self._config.initial_model,

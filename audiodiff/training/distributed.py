@@ -6,9 +6,9 @@ import logging
 import os
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -68,6 +68,14 @@ class Distributed:
             warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated", category=FutureWarning)
             prepared: Predict = self._accelerator.prepare(_Predictor(network))
         return prepared
+
+    def accumulating(self, predict: Predict) -> AbstractContextManager[Any]:
+        """Return what backward passes run under whose gradients are not averaged yet.
+
+        Args:
+            predict: What `wrap` returned.
+        """
+        return nullcontext() if self._accelerator is None else self._accelerator.no_sync(predict)
 
     def mean(self, value: Tensor) -> Tensor:
         """Return the mean of a tensor over all processes."""

@@ -84,7 +84,7 @@ def measure_cost(config: RunConfig) -> Cost:
     trained = [parameter for parameter in state.network.parameters() if parameter.requires_grad]
     gradient = sum(parameter.numel() * parameter.element_size() for parameter in trained)
     checkpoint = weights + stored
-    n_clips = config.training.batch_size * distributed.world_size
+    n_clips = config.training.crops_per_step * distributed.world_size
     crop_seconds = stream.reader.n_samples / stream.reader.sample_rate
     return Cost(
         parameters=sum(parameter.numel() for parameter in state.ema.parameters()),
@@ -105,7 +105,7 @@ def _measure_steps(state: TrainState, config: RunConfig, stream: CropStream) -> 
     device = state.distributed.device
     on_gpu = device.type == "cuda"
     source = stream.batches(
-        0, config.training.batch_size, config.data.workers, replica=state.distributed.replica, pin_memory=on_gpu
+        0, config.training.crops_per_step, config.data.workers, replica=state.distributed.replica, pin_memory=on_gpu
     )
     batches = islice(source, MEASURED_STEPS + 1)
     with _counting_saved() as saved:  # the first step, which also warms up

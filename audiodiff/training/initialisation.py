@@ -89,7 +89,7 @@ def resume_or_initialise(
     model = _keep_measured(config.model, checkpoint.config)
     state = TrainState(checkpoint.ema, model, config.training, distributed, config.data.mel_noise_db)
     state.load_state_dict(checkpoint.state)
-    measured = measured_settings(stream, config.training.batch_size * distributed.world_size)
+    measured = measured_settings(stream, config.training.crops_per_step * distributed.world_size)
     history = compare_settings(
         flattened(config.model_dump(mode="json")) | measured,
         checkpoint.path.resolve(),

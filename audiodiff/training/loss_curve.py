@@ -34,6 +34,7 @@ HIGH_TERMINAL_SNR = -20.0
 _LOSS_SETTINGS = (
     *("model.sample_rate", "model.mel", "model.network", "model.whitening.kind", "model.whitening.exponent"),
     *("model.diffusion", "data.crop_seconds", "data.mask_bandwidth", "training.batch_size", "training.learning_rate"),
+    "training.gradient_accumulation_steps",
     *("training.few_step_weight", "training.validation_levels", "training.initial_model"),
 )
 _MEASURED = {"batch_size", "recordings", "hours_of_recordings"}

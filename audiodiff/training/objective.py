@@ -6,7 +6,7 @@ The few-step loss compares the output of the unrolled reverse process with the r
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -46,6 +46,19 @@ class Batch(NamedTuple):
     mel: Tensor | None
     global_conditions: GlobalConditions | None
     bandwidth: Tensor | None
+
+    def split(self, size: int) -> Iterator[Batch]:
+        """Yield consecutive batches of so many clips."""
+        for first in range(0, len(self.clean), size):
+            clips = slice(first, first + size)
+            conditions = self.global_conditions and GlobalConditions(
+                *(_part(of, clips) for of in self.global_conditions)
+            )
+            yield Batch(self.clean[clips], _part(self.mel, clips), conditions, _part(self.bandwidth, clips))
+
+
+def _part(values: Tensor | None, clips: slice) -> Tensor | None:
+    return None if values is None else values[clips]
 
 
 def predict_with(network: Network) -> Predict:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import math
 from collections import deque
+from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
@@ -166,8 +168,8 @@ class TrainState:
         self._mid_step = False  # whether an error has left weights, EMA and optimiser at different steps
         if training.gradient_checkpointing:
             checkpoint_layers(self.network)
-        predict = distributed.wrap(self.network)
-        self._predict = torch.compile(predict, dynamic=False) if training.compile else predict
+        self._wrapped = distributed.wrap(self.network)
+        self._predict = torch.compile(self._wrapped, dynamic=False) if training.compile else self._wrapped
 
     @isolated("on")
     def step(self, examples: Example, *, stop: bool = False, elapsed: float = 0.0) -> list[StepResult]:
@@ -183,11 +185,9 @@ class TrainState:
             The results that are known by now: of this step, or of the step `lag` steps before.
         """
         self.optimiser.zero_grad(set_to_none=True)
-        with parametrize.cached():  # adapters are merged once per step, however often the network is called
-            loss = self._loss(examples)
-            loss.backward()
+        loss = self._backward(examples)
         norm = clip_grad_norm_(self.network.parameters(), self.training.gradient_clip or math.inf)
-        shared = torch.stack([loss.detach(), torch.full_like(norm, float(stop)), torch.full_like(norm, elapsed)])
+        shared = torch.stack([loss, torch.full_like(norm, float(stop)), torch.full_like(norm, elapsed)])
         figures = torch.stack([*self.distributed.mean(shared), norm])
         rate = learning_rate(self.progress.step, self.training, self._agreed_elapsed())
         self._mid_step = True
@@ -197,21 +197,35 @@ class TrainState:
         self._pending.append(_Pending.send(self.progress.step, rate, figures))
         return self._read(self.lag)
 
-    def _loss(self, examples: Example) -> Tensor:
+    def _backward(self, examples: Example) -> Tensor:
+        """Add up the gradients of a step, batch by batch, and return the mean loss.
+
+        What is random is drawn for all batches together, so that they are parts of the large one.
+        """
         training, step, replica = self.training, self.progress.step, self.distributed.replica
         noise_on_mel = mel_noise(self._mel_noise_db, training.seed, step, replica) if self._mel_noise_db else None
         batch = self.objective.prepare(examples, noise_on_mel)
         log_snr, noise = draw_noise(batch, self.config.diffusion, training.seed, step, replica)
         partial = drop_conditions(batch, training.condition_dropout, self.config, training.seed, step, replica)
-        loss = self.objective.loss(self._predict, partial, log_snr, noise, self._weighting).mean()
-        if self.few_step is not None:
-            loss = loss + self._few_step_loss(self.few_step, batch)
-        return loss
+        seeds = draw_seeds(len(batch.clean), training.seed, step, replica)
+        size = len(batch.clean) // training.gradient_accumulation_steps
+        total = torch.zeros((), device=self.distributed.device)
+        for i, (whole, part) in enumerate(zip(batch.split(size), partial.split(size), strict=True)):
+            clips = slice(i * size, (i + 1) * size)
+            last = i + 1 == training.gradient_accumulation_steps
+            # Adapters are merged once per backward pass, however often the network is called.
+            with parametrize.cached(), nullcontext() if last else self.distributed.accumulating(self._wrapped):
+                loss = self.objective.loss(self._predict, part, log_snr[clips], noise[clips], self._weighting).mean()
+                if self.few_step is not None:
+                    loss = loss + self._few_step_loss(self.few_step, whole, seeds[clips])
+                loss = loss / training.gradient_accumulation_steps
+                loss.backward()
+            total += loss.detach()
+        return total
 
-    def _few_step_loss(self, few_step: FewStepLoss, batch: Batch) -> Tensor:
+    def _few_step_loss(self, few_step: FewStepLoss, batch: Batch, seeds: Sequence[int]) -> Tensor:
         """Return the weighted loss of the unrolled reverse process."""
         training, step = self.training, self.progress.step
-        seeds = draw_seeds(len(batch.clean), training.seed, step, self.distributed.replica)
         generated = few_step.generate(self._predict, batch, seeds, few_step.draw_settings(training, step))
         distances = few_step.distance(generated, few_step.reference(batch), batch.bandwidth)
         return training.few_step_weight * distances.mean()

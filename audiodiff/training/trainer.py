@@ -123,7 +123,7 @@ def _reporters(
     stack: ExitStack, config: RunConfig, folder: RunFolder, corpus: Corpus, state: TrainState, budget: TimeBudget
 ) -> Iterator[Callback]:
     step = state.progress.step
-    samples_per_step = state.distributed.world_size * config.training.batch_size * corpus.training.reader.n_samples
+    samples_per_step = state.distributed.world_size * config.training.crops_per_step * corpus.training.reader.n_samples
     yield stack.enter_context(progress(step, config.training.steps, samples_per_step, lambda: budget.left))
     yield stack.enter_context(
         tensorboard(folder.tensorboard, step, samples_per_step, corpus.training.reader.sample_rate)
@@ -226,7 +226,7 @@ class Trainer:
         state = self._state
         return self._corpus.training.batches(
             state.progress.step,
-            self._config.batch_size,
+            self._config.crops_per_step,
             self._workers,
             replica=state.distributed.replica,
             pin_memory=state.distributed.device.type == "cuda",

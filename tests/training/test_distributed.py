@@ -106,6 +106,14 @@ def test_two_processes_train_as_one_with_twice_the_batch(tmp_path, tiny_run_conf
     assert [point.valid for point in ours] == pytest.approx([point.valid for point in theirs], rel=1e-4)
 
 
+@pytest.mark.slow
+def test_two_processes_that_accumulate_train_as_one_with_four_times_the_batch(tmp_path, tiny_run_config):
+    config = changed(tiny_run_config, data={"mel_noise_db": 1.0}, sample_every=100)
+    train(changed(config, batch_size=8), tmp_path / "one")
+    ended(launched(tmp_path, changed(config, batch_size=2, gradient_accumulation_steps=2), tmp_path / "two"))
+    torch.testing.assert_close(weights(tmp_path / "two"), weights(tmp_path / "one"), atol=2e-5, rtol=1e-3)
+
+
 LAUNCHERS = {
     "torchrun": ["torch.distributed.run", "--standalone", "--nproc-per-node", "2"],
     "accelerate launch": [

@@ -1,11 +1,13 @@
 """What is not trained stays as it is, adapters are of low rank, and a model that was trained so is a plain one."""
 
+import contextlib
 import copy
 
 import pytest
 import torch
 from pydantic import ValidationError
 from torch import nn
+from torch.nn.utils import parametrize
 
 from audiodiff.config import AdapterConfig, RunConfig
 from audiodiff.errors import TrainingError
@@ -117,6 +119,13 @@ def test_the_averaged_model_is_a_plain_one_with_the_adapters_merged_in(network, 
     torch.testing.assert_close(outputs(state.ema), outputs(state.network), rtol=0, atol=1e-5)
 
 
+def test_adapters_accumulate_gradients(make_state, stream):
+    states = make_state("adapters"), make_state("adapters", batch_size=1, gradient_accumulation_steps=4)
+    norms = [state.step(stream[0])[0].gradient_norm for state in states]
+    assert norms[0] > 0
+    assert norms[1] == pytest.approx(norms[0], rel=1e-5)
+
+
 def test_bfloat16_rounds_the_products_and_not_the_adapted_weights(network, make_state):
     state = make_state("adapters", precision="bf16")
     layer = state.network.stack.layers[0].taps
@@ -131,7 +140,9 @@ def test_adapters_are_merged_once_per_step(make_state, stream, monkeypatch):
     state, calls = make_state("adapters", few_step_weight=1.0), []
     merge = LoRA.forward
     monkeypatch.setattr(LoRA, "forward", lambda self, weight: calls.append(self) or merge(self, weight))
-    state._loss(stream[0])  # three calls of the network: one denoises, two are the steps of the sampler
+    with monkeypatch.context() as patch:
+        patch.setattr(parametrize, "cached", contextlib.nullcontext)
+        state._backward(stream[0])  # three calls of the network: one denoises, two are the steps of the sampler
     apart = len(calls)
     calls.clear()
     state.step(stream[0])

@@ -64,6 +64,27 @@ def test_resumed_state_matches_uninterrupted_run(make_state, stream, tmp_path):
 
 @pytest.mark.parametrize(
     "option",
+    [{}, {"few_step_weight": 0.5}, {"loss": "l1"}, {"gradient_checkpointing": True}],
+    ids=str,
+)
+@pytest.mark.parametrize("parts", [2, 4])
+def test_accumulated_gradients_train_as_the_large_batch_does(make_state, stream, parts, option):
+    states = make_state(**option), make_state(batch_size=4 // parts, gradient_accumulation_steps=parts, **option)
+    losses = [float(state._backward(stream[0])) for state in states]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-6)
+    whole, parted = (
+        torch.cat([weight.grad.flatten() for weight in state.network.parameters() if weight.grad is not None])
+        for state in states
+    )
+    assert (parted - whole).norm() < 1e-5 * whole.norm()
+    if not option:
+        for state in states:
+            state.step(stream[1])
+        torch.testing.assert_close(flat(states[1].network), flat(states[0].network), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "option",
     [
         {"learning_rate": 1e-3},
         {"final_learning_rate": 1e-3},
