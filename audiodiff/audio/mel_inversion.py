@@ -162,9 +162,10 @@ def magnitude_from_mel(mel: Tensor, spectrogram: MelSpectrogram) -> Tensor:
     changes all phases after it.
     """
     magnitude = spectrogram.inverse(mel.double()).transpose(1, 2).contiguous() / spectrogram.config.hann_norm
-    beyond = spectrogram.n_covered_bins
-    magnitude[..., beyond:] = magnitude[..., beyond - EDGE_BINS : beyond].mean(-1, keepdim=True)
-    return magnitude
+    covered = magnitude[..., : spectrogram.n_covered_bins]
+    n_beyond = spectrogram.config.n_fft // 2 + 1 - covered.shape[2]
+    edge = covered[..., -EDGE_BINS:].mean(-1, keepdim=True)
+    return torch.cat([covered, edge.expand(-1, -1, n_beyond)], dim=2)
 
 
 # --- phase gradients -------------------------------------------------------------------------------------------------
@@ -303,9 +304,10 @@ def _running_maximum(values: Tensor) -> Tensor:
     """Return the running maximum of integers above -2; for an exporter in steps that double: ONNX has no cummax."""
     if not torch.compiler.is_exporting():
         return values.cummax(-1).values
+    maximum = values.int()  # half as much to move
     for step in (1 << i for i in range((values.shape[-1] - 1).bit_length())):
-        values = torch.maximum(values, functional.pad(values[..., :-step], (step, 0), value=-1))
-    return values
+        maximum = torch.maximum(maximum, functional.pad(maximum[..., :-step], (step, 0), value=-1))
+    return maximum.long()
 
 
 def _scan(highest: Tensor, lowest: Tensor) -> Tensor:

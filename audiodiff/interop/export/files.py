@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 import warnings
 from collections.abc import Callable, Iterator
@@ -235,12 +236,15 @@ def _write_package(program: ExportedProgram, path: Path, about: str, _output: st
 def _write_onnx(program: ExportedProgram, path: Path, about: str, output: str) -> Run:
     import onnxruntime
 
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it misses torchvision, which has nothing to do here
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the exporter, about itself
         onnx = torch.onnx.export(program, dynamo=True, opset_version=_OPSET, optimize=False, verbose=False)
     if onnx is None:
         raise ModelError("torch.onnx.export returned no program.")
     onnx.model.graph.outputs[0].name = output
+    for node in onnx.model.graph:
+        node.metadata_props.clear()  # a third of the file: where in which source file it comes from, with full paths
     onnx.model.metadata_props["audiodiff"] = about
     onnx.save(path)
     options = onnxruntime.SessionOptions()

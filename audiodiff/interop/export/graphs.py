@@ -31,7 +31,7 @@ from audiodiff.pipelines.vocoder import Vocoder
 
 DOUBLINGS = 14
 """Phases are handed on in so many steps, so that a mel has at most 2^14 frames: 3 minutes of 256 samples at 22 kHz."""
-_PARTS = 3
+_PARTS = 4
 """Into how many parts products with mel filters are cut: most of the whole matrix is zero."""
 _TINIEST = 1e-10
 """Keeps divisions finite, as in `MelSpectrogram.inverse`."""
@@ -77,7 +77,8 @@ class MatrixSTFT(FramedSTFT):
 
     def windowed(self, spectrum: Spectrum) -> Tensor:  # type: ignore[override]
         """Transform back as `FramedSTFT.windowed` does; the first sample of a Hann window is zero."""
-        even, odd = spectrum.real @ self.even_back, spectrum.imag @ self.odd_back
+        even = spectrum.real @ self.even_back.to(spectrum.real)
+        odd = spectrum.imag @ self.odd_back.to(spectrum.imag)
         before, after = even[..., :-1] + odd, (even[..., :-1] - odd).flip(2)
         return torch.cat([torch.zeros_like(odd[..., :1]), before, even[..., -1:], after], dim=2)
 
@@ -89,47 +90,49 @@ class MatrixSTFT(FramedSTFT):
 
 
 class SparseProduct(nn.Module):
-    """A product with a constant matrix `(n_inputs, n_outputs)`, most of which is zero away from the diagonal."""
+    """A product with a constant matrix `(n_outputs, n_inputs)`, most of which is zero away from the diagonal."""
 
     def __init__(self, matrix: Tensor) -> None:
         super().__init__()
         self._ranges = []
-        for i, part in enumerate(matrix.split(-(-matrix.shape[1] // _PARTS), dim=1)):
-            rows = part.any(1).nonzero()[:, 0].tolist() or [0]
-            self._ranges.append((rows[0], rows[-1] + 1))
-            self.register_buffer(f"part{i}", part[rows[0] : rows[-1] + 1].clone(), persistent=False)
+        for i, part in enumerate(matrix.split(-(-len(matrix) // _PARTS))):
+            columns = part.any(0).nonzero()[:, 0].tolist() or [0]
+            self._ranges.append((columns[0], columns[-1] + 1))
+            self.register_buffer(f"part{i}", part[:, columns[0] : columns[-1] + 1].clone(), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Multiply `(..., n_inputs)`."""
-        products = [x[..., low:high] @ getattr(self, f"part{i}") for i, (low, high) in enumerate(self._ranges)]
-        return torch.cat(products, dim=-1)
+        """Multiply `(batch, n_inputs, n_frames)`."""
+        products = [getattr(self, f"part{i}") @ x[:, low:high] for i, (low, high) in enumerate(self._ranges)]
+        return torch.cat(products, dim=1)
 
 
 class GraphMelSpectrogram(MelSpectrogram):
     """`MelSpectrogram` whose `inverse` multiplies by the parts of its sparse matrices that are not zero."""
 
     area: Tensor
-    coverage: Tensor
+    covered: Tensor
 
     def __init__(self, config: MelConfig) -> None:
         super().__init__(config)
-        filters = self.filterbank.double()
-        self.register_buffer("area", filters.sum(1).clamp_min(_TINIEST), persistent=False)
-        self.register_buffer("coverage", filters.sum(0).clamp_min(_TINIEST), persistent=False)
-        fraction = filters / self.area.unsqueeze(1)
-        self.analyse, self.spread = SparseProduct(filters.T), SparseProduct(filters)
-        self.interpolate = SparseProduct(fraction / fraction.sum(0).clamp_min(_TINIEST))
+        filters = self.filterbank.double()[:, : self.n_covered_bins]
+        coverage = filters.sum(0).unsqueeze(1)
+        self.register_buffer("covered", (coverage > _TINIEST).double(), persistent=False)
+        self.register_buffer("area", filters.sum(1, keepdim=True).clamp_min(_TINIEST), persistent=False)
+        fraction = filters / self.area
+        self.analyse, self.spread = SparseProduct(filters), SparseProduct(filters.T / coverage.clamp_min(_TINIEST))
+        self.interpolate = SparseProduct((fraction / fraction.sum(0).clamp_min(_TINIEST)).T)
 
     def inverse(self, mel: Tensor, iterations: int = 20) -> Tensor:
-        """Estimate a spectrum as `MelSpectrogram.inverse` does, of mels `(batch, n_mels, frames)` in float64."""
-        energy = (self.to_magnitude(mel) ** self.config.power).mT
-        density = self.interpolate((energy / self.area).clamp_min(_TINIEST).log())
-        estimate = density.exp() * (self.coverage > _TINIEST)
+        """Estimate the covered bins of a spectrum as `MelSpectrogram.inverse` does, of mels `(batch, n_mels, frames)`.
+
+        In float64, as the mels must be. A power of 1 is written out: to a graph it is as slow as any other.
+        """
+        power = self.config.power
+        energy = self.to_magnitude(mel) if power == 1 else self.to_magnitude(mel) ** power
+        estimate = self.interpolate((energy / self.area).clamp_min(_TINIEST).log()).exp() * self.covered
         for _ in range(iterations):
-            ratio = energy / self.analyse(estimate).clamp_min(_TINIEST)
-            estimate = estimate * self.spread(ratio) / self.coverage
-        magnitude: Tensor = (estimate ** (1 / self.config.power)).mT
-        return magnitude
+            estimate = estimate * self.spread(energy / self.analyse(estimate).clamp_min(_TINIEST))
+        return estimate if power == 1 else estimate ** (1 / power)
 
 
 def integrate_by_doubling(steps: PhaseSteps, phase: Tensor | None = None) -> Tensor:
@@ -153,10 +156,9 @@ def integrate_by_doubling(steps: PhaseSteps, phase: Tensor | None = None) -> Ten
 class Start(nn.Module):
     """The estimate of the whitened signal that `MelInitialisation` makes of whole mels by integrated phases."""
 
-    def __init__(self, vocoder: Vocoder, iterations: int) -> None:
+    def __init__(self, vocoder: Vocoder, stft: MatrixSTFT, iterations: int) -> None:
         super().__init__()
-        config = vocoder.mel_config
-        self.spectrogram, self.stft = GraphMelSpectrogram(config), MatrixSTFT(config.n_fft, config.hop_length)
+        self.spectrogram, self.stft = GraphMelSpectrogram(vocoder.mel_config), stft
         self.whitening, self._iterations = vocoder.whitening, iterations
 
     def forward(self, mel: Tensor, noise: Tensor) -> Tensor:
@@ -165,11 +167,10 @@ class Start(nn.Module):
         magnitude = magnitude_from_mel(mel, self.spectrogram)
         random = random_phases(noise, self.stft.n_bins, hop_length)
         phases, _ = PhaseGradient(hop_length, integrate_by_doubling).push(magnitude, random, last=True)
-        spectrum = Spectrum(*((magnitude * part).to(mel) for part in (phases.cos(), phases.sin())))
-        magnitude = magnitude.to(mel)
+        spectrum = Spectrum(magnitude * phases.cos(), magnitude * phases.sin())
+        audio = self.stft.with_magnitude(spectrum, magnitude).to(mel)  # in float64: its rounding errors would grow
         for _ in range(self._iterations):
-            spectrum = self.stft(self.stft.with_magnitude(spectrum, magnitude))
-        audio = self.stft.with_magnitude(spectrum, magnitude)
+            audio = self.stft.with_magnitude(self.stft(audio), magnitude.to(mel))
         return self.whitening.whiten(audio.unsqueeze(1), mel)
 
 
@@ -193,6 +194,14 @@ class NetworkGraph(nn.Module):
                 module.stft = MatrixSTFT(stft.n_fft, stft.hop_length)
         self.network, self.config = network, pipeline.config
         self.pipeline: Pipeline = type(pipeline)(network, pipeline.config, "fp32")
+
+    def stft_of(self, mel: MelConfig) -> MatrixSTFT:
+        """Return the transform of a mel: that of the network where it has the same, so that a file holds it once."""
+        lengths = (mel.n_fft, mel.hop_length)
+        for module in self.network.modules():
+            if isinstance(module, MatrixSTFT) and (module.n_fft, module.hop_length) == lengths:
+                return module
+        return MatrixSTFT(*lengths)
 
     def encode(self, mel: Tensor | None) -> Tensor | None:
         """Encode an aligned mel, where there is one."""
@@ -263,7 +272,8 @@ class PipelineGraph(NetworkGraph):
                     "--set synthesis.start=phase-gradient, or noise."
                 )
             if settings.start == "phase-gradient":
-                self.start = Start(self.pipeline, settings.griffin_lim_iterations)
+                stft = self.stft_of(self.pipeline.mel_config)
+                self.start = Start(self.pipeline, stft, settings.griffin_lim_iterations)
         elif isinstance(self.pipeline, Generator):
             self.whitening = self.pipeline.whitening
         self.draws = ([PHASE_DRAW] if self.start else []) + [0]
