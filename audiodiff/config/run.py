@@ -152,7 +152,7 @@ class TrainingConfig(Config):
     RENAMED_VALUES: ClassVar = {"trained": {"ends": "all_but_trunk"}}
     MAY_CHANGE: ClassVar = {
         *("minutes", "device", "compile", "gradient_checkpointing", "keep", "checkpoint_every", "checkpoint_minutes"),
-        *("validate_every", "validation_bits", "sample_every", "patience", "max_bad_steps"),
+        *("validate_every", "validation_bits", "sample_every", "patience", "max_bad_steps", "trackers"),
     }
 
     steps: Annotated[int, _TRAINING_STEPS] = Field(1_000_000, description="at most, where `minutes` is set")
@@ -249,6 +249,11 @@ class TrainingConfig(Config):
     )
     sample_every: Annotated[int, _TRAINING_STEPS] = Field(
         5000, description="steps between pictures and audio in TensorBoard"
+    )
+    trackers: tuple[str, ...] = Field(
+        (),
+        description="log curves and settings to these too, by accelerate: wandb, mlflow, comet_ml, aim, clearml, "
+        "dvclive, swanlab, trackio; each is a package of its own. TensorBoard needs no mention",
     )
     checkpoint_every: Annotated[int, _TRAINING_STEPS] = Field(1000, description="steps")
     checkpoint_minutes: Annotated[float, MINUTES] | None = Field(

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -189,10 +190,20 @@ def progress(
         yield log_lines(total_steps, meter, seconds_left)
 
 
+def _write_settings(writer: SummaryWriter, settings: Mapping[str, object]) -> None:
+    """Write settings as hyper-parameters; TensorBoard finds the metrics among the curves, the last value of each."""
+    from torch.utils.tensorboard.summary import hparams
+
+    plain = {name: value for name, value in settings.items() if isinstance(value, bool | int | float | str)}
+    if plain:
+        metrics = dict.fromkeys(("validation/loss", "scores/m_stft", "scores/pesq_wb", "scores/estoi"), 0.0)
+        experiment, session, _ = hparams(plain, metrics)
+        for summary in (experiment, session):
+            writer._get_file_writer().add_summary(summary)
+
+
 def _write_clips(writer: SummaryWriter, event: TrainEvent, sample_rate: int) -> None:
-    """Write the clips of an event: their sounds, their pictures, and the means of their scores."""
-    for name, mean in _mean_scores(event.clips).items():
-        writer.add_scalar(f"scores/{name}", mean, event.step)
+    """Write the clips of an event: their sounds and their pictures."""
     for clip in event.clips:
         writer.add_audio(f"{clip.name}/reference", clip.reference, event.step, sample_rate)
         peak = clip.generated.abs().max().clamp_min(1.0)  # TensorBoard's WAV ends at ±1
@@ -221,7 +232,13 @@ def _mean_scores(clips: Sequence[Clip]) -> dict[str, float]:
 
 
 @contextmanager
-def tensorboard(folder: Path, first_step: int, samples_per_step: int, sample_rate: int) -> Iterator[Callback]:
+def tensorboard(
+    folder: Path,
+    first_step: int,
+    samples_per_step: int,
+    sample_rate: int,
+    settings: Mapping[str, object] = MappingProxyType({}),
+) -> Iterator[Callback]:
     """Yield a callback that writes curves, pictures and sounds for TensorBoard.
 
     Args:
@@ -229,6 +246,7 @@ def tensorboard(folder: Path, first_step: int, samples_per_step: int, sample_rat
         first_step: Steps done before; what an earlier process wrote beyond them is hidden.
         samples_per_step: Audio samples in a batch.
         sample_rate: Of the sounds, in Hz.
+        settings: Dotted key to value, for the tab HParams, where runs are compared by their last scores.
 
     Yields:
         The callback; one that does nothing, after a warning, where TensorBoard is not installed.
@@ -247,6 +265,7 @@ def tensorboard(folder: Path, first_step: int, samples_per_step: int, sample_rat
         _LOG.warning("no curves, pictures or sounds are written. %s", explain_os_error(error))
         yield lambda event: None
         return
+    _write_settings(writer, settings)
     meter = ThroughputMeter(samples_per_step)
     broken: list[OSError] = []
 
@@ -286,15 +305,25 @@ def _quiet_writer() -> Iterator[None]:
         threading.excepthook = shown
 
 
-def _draw(writer: SummaryWriter, event: TrainEvent, meter: ThroughputMeter, sample_rate: int) -> None:
+def curve_points(event: TrainEvent, meter: ThroughputMeter) -> dict[str, float]:
+    """Return what curves have to show of an event, by name: `training/...`, `validation/...`, and `scores/...`.
+
+    Args:
+        event: What happened; of steps, every so many give a point, which is their mean.
+        meter: Holds the steps since the last point.
+    """
     if event.kind == "step":
         meter.add(event)
-        if len(meter) == STEPS_BETWEEN_POINTS:
-            for name, value in meter.read().items():
-                writer.add_scalar(f"training/{name}", value, event.step)
-    elif event.kind == "skipped":
-        writer.add_scalar("training/skipped", event.values["skipped"], event.step)
-    elif event.kind == "validated":
-        for name, value in event.values.items():
-            writer.add_scalar(f"validation/{name}", value, event.step)
+        means = meter.read() if len(meter) == STEPS_BETWEEN_POINTS else {}
+        return {f"training/{name}": value for name, value in means.items()}
+    if event.kind == "skipped":
+        return {"training/skipped": event.values["skipped"]}
+    if event.kind == "validated":
+        return {f"validation/{name}": value for name, value in event.values.items()}
+    return {f"scores/{name}": mean for name, mean in _mean_scores(event.clips).items()}
+
+
+def _draw(writer: SummaryWriter, event: TrainEvent, meter: ThroughputMeter, sample_rate: int) -> None:
+    for name, value in curve_points(event, meter).items():
+        writer.add_scalar(name, value, event.step)
     _write_clips(writer, event, sample_rate)

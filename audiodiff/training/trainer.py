@@ -13,6 +13,7 @@ from pathlib import Path
 
 from audiodiff.checkpoint import is_damaged
 from audiodiff.config import RunConfig, TrainingConfig
+from audiodiff.config.base import flattened
 from audiodiff.data.corpus import Corpus, open_corpus
 from audiodiff.data.crops import Example
 from audiodiff.data.dataset import BadRecordings, validation_crops
@@ -26,6 +27,7 @@ from audiodiff.training.initialisation import resume_or_initialise
 from audiodiff.training.loss_curve import LossCurve, LossMonitor, LossPoint, check_terminal_snr
 from audiodiff.training.state import StepResult, TrainState
 from audiodiff.training.stopping import Clock, StopSignal, TimeBudget
+from audiodiff.training.trackers import trackers
 from audiodiff.training.validation import Validator, choose_samples, make_clips
 
 _LOG = logging.getLogger(__name__)
@@ -125,9 +127,10 @@ def _reporters(
     step = state.progress.step
     samples_per_step = state.distributed.world_size * config.training.crops_per_step * corpus.training.reader.n_samples
     yield stack.enter_context(progress(step, config.training.steps, samples_per_step, lambda: budget.left))
-    yield stack.enter_context(
-        tensorboard(folder.tensorboard, step, samples_per_step, corpus.training.reader.sample_rate)
-    )
+    rate, settings = corpus.training.reader.sample_rate, flattened(config.model_dump(mode="json"))
+    yield stack.enter_context(tensorboard(folder.tensorboard, step, samples_per_step, rate, settings))
+    if config.training.trackers:
+        yield stack.enter_context(trackers(config.training.trackers, folder.path, settings, samples_per_step))
 
 
 class Trainer:

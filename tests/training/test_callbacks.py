@@ -10,6 +10,7 @@ from dataclasses import replace
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams import plugin_data_pb2
 
 from audiodiff.training import callbacks
 from audiodiff.training.callbacks import Clip, ThroughputMeter, TrainEvent, log_lines, progress, tensorboard
@@ -125,6 +126,22 @@ def test_tensorboard_gets_curves_pictures_and_sounds(tmp_path):
     assert sorted(tags["images"]) == ["anna/picture", "bert/picture"]
     assert "anna/generated" in tags["audio"]
     assert "anna/reference" in tags["audio"]
+
+
+def test_tensorboard_compares_runs_by_their_settings(tmp_path):
+    settings = {"training.seed": 3, "model.network.kind": "stft", "training.minutes": None, "training.compile": False}
+    with tensorboard(tmp_path, 0, 1000, 8000, settings):
+        pass
+    read = EventAccumulator(str(tmp_path))
+    read.Reload()
+    found = read.summary_metadata["_hparams_/session_start_info"].plugin_data.content
+    told = plugin_data_pb2.HParamsPluginData.FromString(found).session_start_info.hparams
+    assert {name: value.WhichOneof("kind") for name, value in told.items()} == {
+        "training.seed": "number_value",
+        "model.network.kind": "string_value",
+        "training.compile": "number_value",  # as torch writes it
+    }
+    assert told["training.seed"].number_value == 3
 
 
 def test_what_a_killed_process_drew_beyond_its_checkpoint_is_hidden(tmp_path):
