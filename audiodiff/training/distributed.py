@@ -7,6 +7,7 @@ import os
 import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from datetime import timedelta
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,10 @@ from audiodiff.training.objective import Predict, predict_with
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
+
+
+_TIMEOUT = timedelta(hours=2)
+"""How long processes wait for the main one, which validates and saves alone; the default of backends is 10 minutes."""
 
 
 class Distributed:
@@ -124,11 +129,11 @@ def init_distributed(device: str) -> Distributed:
         return Distributed(chosen)
     with needed("train", "training in several processes"):
         from accelerate import Accelerator
-        from accelerate.utils import DistributedDataParallelKwargs
+        from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
     # Buffers never change in training, and to send them would spoil a network that is called twice in one step.
-    how = DistributedDataParallelKwargs(broadcast_buffers=False)
+    how = [DistributedDataParallelKwargs(broadcast_buffers=False), InitProcessGroupKwargs(timeout=_TIMEOUT)]
     try:
-        accelerator = Accelerator(cpu=device == "cpu", mixed_precision="no", kwargs_handlers=[how])
+        accelerator = Accelerator(cpu=device == "cpu", mixed_precision="no", kwargs_handlers=how)
     except (ValueError, RuntimeError, KeyError) as error:
         raise TrainingError(
             f"WORLD_SIZE is {world_size}, and the processes cannot find each other ({error}). Start them "
