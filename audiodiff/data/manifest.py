@@ -58,8 +58,8 @@ class Recording(BaseModel):
 
     audio: Path = Field(description="the audio file")
     seconds: float = Field(gt=0)
-    sample_rate: int = Field(gt=0, description="of the file, in Hz")
-    n_samples: int | None = Field(None, gt=0, description="at the file's own rate")
+    sample_rate: int = Field(gt=0, lt=2**63, description="of the file, in Hz")
+    n_samples: int | None = Field(None, gt=0, lt=2**63, description="at the file's own rate")
     channels: int | None = Field(None, gt=0)
     speaker: str | None = Field(None, description="who is heard, for models with speakers")
     label: str | None = Field(None, description="class name, for models with labels")

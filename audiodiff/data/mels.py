@@ -181,8 +181,9 @@ def check_given_mels(recordings: Sequence[Recording], config: DataConfig, *, in_
     """
     if missing := [str(recording.mel) for recording in recordings if recording.mel and not recording.mel.is_file()]:
         raise DataError(
-            f"{len(missing)} mels that the manifest names are not there, such as {missing[0]}. Restore them, or set "
-            "data.given_mels to false to compute them."
+            f"mels that {config.train} or its validation list names are not there: {missing[0]}"
+            f"{f' and {len(missing) - 1} more' if len(missing) > 1 else ''}. Restore them, or set data.given_mels to "
+            "false to compute them."
         )
     names = ("speed", "time_reversal", "peak_db", "fade_seconds", "transforms")
     changed = [f"data.{name}" for name in names if getattr(config, name) != DataConfig.model_fields[name].default]

@@ -280,7 +280,8 @@ def make_clips(network: Network, config: ModelConfig, samples: Sequence[Sample])
         if config.mel is not None:
             vocoder = Vocoder(network, config).with_conditions(**conditions)
             generated = vocoder(vocoder.mel(reference) if mel is None else mel.unsqueeze(0))
-            reference = reference[:, : generated.shape[-1]]
+            n_samples = min(reference.shape[-1], generated.shape[-1])  # a mel may have a frame too many, or too few
+            reference, generated = reference[:, :n_samples], generated[..., :n_samples]
         else:
             name = conditions.get("label") or f"sample {i}"
             seconds = reference.shape[-1] / config.sample_rate

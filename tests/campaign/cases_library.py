@@ -102,7 +102,8 @@ def make(draw: Draw, folder: Path, world: World) -> Case:
     return Case(run, f"{call.__name__}, {named}, {state}", keeps=True)
 
 
-def _finite(audio: torch.Tensor, n: int | None = None) -> None:
+def _finite(audio: torch.Tensor | np.ndarray, n: int | None = None) -> None:
+    audio = torch.as_tensor(audio)
     assert audio.numel(), "empty"
     assert bool(audio.isfinite().all()), "not finite"
     assert n is None or audio.shape[-1] == n, f"{audio.shape[-1]} samples, not {n}"

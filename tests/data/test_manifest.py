@@ -313,3 +313,11 @@ def test_results_of_an_earlier_run_do_not_count(touch):
     folder = touch("a.wav", "lists/converted/m4a/b.flac")
     assert names(list_folder(folder, without=folder / "lists" / "converted").files, folder) == ["a.wav"]
     assert names(list_folder(folder, without=folder).files, folder) == ["a.wav", "lists/converted/m4a/b.flac"]
+
+
+@pytest.mark.parametrize("field", ["n_samples", "sample_rate"])
+def test_numbers_beyond_any_file_are_refused(tmp_path, field):
+    line = {"audio": "a.wav", "seconds": 1.0, "sample_rate": 8000, "n_samples": 8000} | {field: 10**400}
+    (tmp_path / "list.jsonl").write_text(json.dumps(line))
+    with pytest.raises(DataError, match=f"list.jsonl:1 is no recording: {field}"):
+        read_manifest(tmp_path / "list.jsonl")

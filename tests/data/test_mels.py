@@ -252,7 +252,7 @@ def test_augmentations_that_a_mel_cannot_follow_are_refused(pairs, tiny_run_conf
 def test_a_mel_that_is_not_there_is_named(pairs, tiny_run_config, tmp_path):
     recordings = pairs(tiny_run_config.model.mel)
     recordings[0].mel.unlink()
-    with pytest.raises(DataError, match=r"1 mels that the manifest names are not there, such as .*0\.npy\. Restore"):
+    with pytest.raises(DataError, match=r"or its validation list names are not there: .*0\.npy\. Restore"):
         open_corpus(config_of(tmp_path, recordings, tiny_run_config))
     open_corpus(config_of(tmp_path, recordings, tiny_run_config, given_mels=False))
 
