@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+import shlex
+import sys
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
@@ -66,10 +68,16 @@ def command() -> None:
     """
 
 
+_latex = click.option(
+    "--latex", is_flag=True, help="Print a LaTeX table, a row per system, with how it was made in its comments."
+)
+
+
 def _systems_options(function: Any) -> Any:
     """Add the recordings that are evaluated, and what is stored."""
     for add in (
         click.option("--json", "json_path", type=opt.FILE, metavar="FILE", help="Store everything as JSON."),
+        _latex,
         click.option(
             "--compare",
             "-c",
@@ -176,7 +184,7 @@ def pairs(*, generated: Path, reference: Path, name: str | None, others: Sequenc
             jobs=options["workers"],
             on_progress=bar.update,
         )
-    _finish(evaluation, **{key: options[key] for key in ("json_path", "csv_path", "report", "report_items")})
+    _finish(evaluation, **{key: options[key] for key in ("json_path", "latex", "csv_path", "report", "report_items")})
 
 
 @command.command("sets")
@@ -205,6 +213,7 @@ def sets(
     others: Sequence[str],
     classifier: Path | None,
     json_path: Path | None,
+    latex: bool,
     **options: Any,
 ) -> None:
     """Compare a set of generated clips with real ones, without pairs.
@@ -228,7 +237,7 @@ def sets(
     total = n_passes * sum(len(list_recordings(path)) for path in (reference, *systems.values()))
     with opt.progress_bar(total) as bar:
         evaluation = evaluate_sets(systems, reference, set_options, bar.update)
-    _finish(evaluation, json_path)
+    _finish(evaluation, json_path, latex=latex)
 
 
 @command.command("classifier")
@@ -277,13 +286,14 @@ def metrics() -> None:
 
 
 @command.command("show")
+@_latex
 @click.argument("files", nargs=-1, required=True, type=opt.EXISTING_FILE, metavar="FILES.json...")
-def show(*, files: Sequence[Path]) -> None:
+def show(*, files: Sequence[Path], latex: bool) -> None:
     """Print the tables of results that --json stored."""
     from audiodiff.evaluation.results import read_json
 
     for path in files:
-        _print(read_json(path))
+        _print(read_json(path), latex=latex)
 
 
 @command.command("tables")
@@ -327,15 +337,23 @@ def _systems(name: str, generated: Path, others: Sequence[str]) -> dict[str, Pat
 def _finish(
     evaluation: Evaluation,
     json_path: Path | None,
+    *,
+    latex: bool,
     csv_path: Path | None = None,
     report: Path | None = None,
     report_items: int = 0,
 ) -> None:
-    """Print and store an evaluation; problems make the exit code 1."""
+    """Print and store an evaluation and how it was made; problems make the exit code 1."""
+    import torch
+
+    from audiodiff.benchmark.machine import commit_of_checkout, describe_machine
     from audiodiff.evaluation.listening_test import write_report
     from audiodiff.evaluation.results import write_csv, write_json
 
-    _print(evaluation)
+    made = {"command": shlex.join(["audiodiff", *sys.argv[1:]]), "commit": commit_of_checkout()}
+    made["machine"] = describe_machine(torch.device("cpu")).name
+    evaluation.settings.update({name: value for name, value in made.items() if value})
+    _print(evaluation, latex=latex)
     if json_path:
         write_json(json_path, evaluation)
     if csv_path:
@@ -349,24 +367,11 @@ def _finish(
         click.get_current_context().exit(1)
 
 
-def _print(evaluation: Evaluation) -> None:
+def _print(evaluation: Evaluation, *, latex: bool) -> None:
     """Print tables on stdout; notes and problems on stderr."""
-    from audiodiff.evaluation.tables import comparison_rows, summary_rows
-    from audiodiff.text import text_table
+    from audiodiff.evaluation.tables import latex_summary, text_summary
 
-    if evaluation.metrics:
-        n_files = len({file.name for system in evaluation.systems for file in system.files})
-        click.echo(f"{n_files} recordings of {evaluation.reference}: means and 95 % intervals")
-    else:
-        click.echo(f"sets of clips against {evaluation.reference}")
-    click.echo(text_table(summary_rows(evaluation)))
-    if "classifier_accuracy" in evaluation.settings:
-        click.echo(f"classifier's accuracy on held-out real clips: {evaluation.settings['classifier_accuracy']:.3f}")
-    if "mcd" in evaluation.metrics:
-        click.echo(f"MCD13: order 13, alpha 0.65, without c0, alignment {evaluation.settings['mcd_alignment']}")
-    if evaluation.metrics and len(evaluation.systems) > 1:
-        click.echo(f"\npaired differences from {evaluation.systems[0].name} (sign-flip test):")
-        click.echo(text_table(comparison_rows(evaluation)))
+    click.echo((latex_summary if latex else text_summary)(evaluation))
     for system in evaluation.systems:
         for file in system.files:
             for note in file.notes:

@@ -10,7 +10,7 @@ from audiodiff.audio.io import replacing
 from audiodiff.errors import DataError
 from audiodiff.evaluation.results import Evaluation, SystemResult, read_json
 from audiodiff.evaluation.scoring import METRICS
-from audiodiff.text import markdown_table
+from audiodiff.text import latex_table, markdown_table, text_table
 
 BLOCK = re.compile(
     r"^(?P<open><!-- scores: (?P<sources>[^|>]+)\|(?P<metrics>[^>]+)-->)\n(?P<body>.*?)^(?P<close><!-- /scores -->)$",
@@ -32,6 +32,31 @@ def summary_rows(evaluation: Evaluation) -> list[list[str]]:
         values = (system.set_scores.get(name) for system in evaluation.systems)
         rows.append([name.replace("_", " "), *("n/a" if value is None else f"{value:.4g}" for value in values)])
     return rows
+
+
+def text_summary(evaluation: Evaluation) -> str:
+    """Return what an evaluation found, for a terminal: means and intervals, and paired differences."""
+    n_files = len({file.name for system in evaluation.systems for file in system.files})
+    of = f"{n_files} recordings of {evaluation.reference}: means and 95 % intervals"
+    lines = [of if evaluation.metrics else f"sets of clips against {evaluation.reference}"]
+    lines.append(text_table(summary_rows(evaluation)))
+    if "classifier_accuracy" in evaluation.settings:
+        lines.append(f"classifier's accuracy on held-out real clips: {evaluation.settings['classifier_accuracy']:.3f}")
+    if "mcd" in evaluation.metrics:
+        lines.append(f"MCD13: order 13, alpha 0.65, without c0, alignment {evaluation.settings['mcd_alignment']}")
+    if evaluation.metrics and len(evaluation.systems) > 1:
+        lines.append(f"\npaired differences from {evaluation.systems[0].name} (sign-flip test):")
+        lines.append(text_table(comparison_rows(evaluation)))
+    return "\n".join(lines)
+
+
+def latex_summary(evaluation: Evaluation) -> str:
+    """Return a LaTeX table with a row per system, for booktabs; comments before it say how the numbers were made."""
+    known = {"audiodiff": evaluation.settings.get("versions", {}).get("audiodiff"), "created": evaluation.created}
+    known |= {name: evaluation.settings.get(name) for name in ("commit", "command", "seed", "machine")}
+    comments = [f"% {name}: {value}" for name, value in known.items() if value is not None]
+    rows = list(zip(*summary_rows(evaluation), strict=True))
+    return "\n".join([*comments, latex_table([[cell.strip() for cell in row] for row in rows])])
 
 
 def cell(system: SystemResult, metric: str, *, interval: bool = True) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ PROJECT = "audiodiff"
 """What a run belongs to, where the tracker's own environment variables do not say."""
 _RUN_NAME = {"wandb": "name", "mlflow": "run_name", "trackio": "name", "swanlab": "experiment_name"}
 """What a tracker calls the name of a run."""
+_OWN_ERRORS = {"wandb": ("wandb.errors", "Error"), "mlflow": ("mlflow.exceptions", "MlflowException")}
+"""Modules and names of what trackers raise beside errors of Python's own: without a key, without a network."""
 
 _LOG = logging.getLogger(__name__)
 
@@ -74,11 +77,17 @@ def _start(name: str, folder: Path) -> Any:
             f"the tracker {name} needs {package} ({error}). Run: pip install {package}, or leave it out of "
             "training.trackers."
         ) from error
-    except Exception as error:  # of any kind, by packages of others: no key, no network
+    except _errors(name) as error:
         raise ConfigError(
-            f"the tracker {name} cannot be started: {error}. Log in to it, or leave it out of training.trackers."
+            f"the tracker {name} cannot be started: {str(error).rstrip('.')}. Log in to it, or leave it out of training.trackers."
         ) from error
     return tracker
+
+
+def _errors(name: str) -> tuple[type[BaseException], ...]:
+    """Return what a tracker may raise."""
+    module, own = _OWN_ERRORS.get(name, ("builtins", "OSError"))
+    return (OSError, RuntimeError, ValueError, LookupError, TypeError, getattr(import_module(module), own))
 
 
 def _plain(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -94,7 +103,7 @@ def _unless_broken(name: str, function: Any, *args: Any, **keywords: Any) -> boo
     """Call a function of a tracker; warn and return False if it fails."""
     try:
         function(*args, **keywords)
-    except Exception as error:  # of any kind, by packages of others
+    except _errors(name) as error:
         _LOG.warning("nothing more is logged to the tracker %s: %s", name, error)
         return False
     return True

@@ -9,6 +9,7 @@ from audiodiff.evaluation.results import Excluded, write_json
 from audiodiff.evaluation.tables import (
     cell,
     comparison_rows,
+    latex_summary,
     rewrite_tables,
     score_table,
     summary_rows,
@@ -30,6 +31,19 @@ def page(tmp_path, evaluation):
     write_json(tmp_path / "results" / "a.json", evaluation)
     (tmp_path / "page.md").write_text(MARKED, encoding="utf-8")
     return tmp_path / "page.md"
+
+
+def test_latex_says_how_its_numbers_were_made(evaluation):
+    made = evaluation.model_copy(
+        update={"settings": evaluation.settings | {"command": "audiodiff evaluate pairs a b", "seed": 3}}
+    )
+    comments, table = latex_summary(made).split(r"\begin{tabular}")
+    assert "% command: audiodiff evaluate pairs a b\n% seed: 3\n" in comments
+    assert f"% created: {evaluation.created}\n" in comments
+    assert "commit" not in comments
+    mean, low, _, _ = evaluation.systems[0].summary("m_stft")
+    assert rf"good & {mean:.3f} $\pm$ {mean - low:.3f} &" in table
+    assert r"M-STFT $\downarrow$ &" in table
 
 
 def test_summary_has_means_intervals_and_counts(evaluation):
