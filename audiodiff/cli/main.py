@@ -20,6 +20,7 @@ from audiodiff.errors import AudiodiffError, escape_unprintable, explain_os_erro
 # verb: (where its click command is, what `audiodiff --help` says of it). A new verb is one more line.
 VERBS = {
     "vocode": ("audiodiff.cli.vocode:command", "Turn recordings or mel spectrograms into audio."),
+    "mel-match": ("audiodiff.cli.mel_match:command", "Name the convention that mels follow."),
     "serve": ("audiodiff.cli.serve:command", "Serve a vocoder by HTTP and WebSocket."),
     "generate": ("audiodiff.cli.generate:command", "Generate clips, of a class or unconditionally."),
     "repair": ("audiodiff.cli.repair:command", "Restore damaged recordings with a pretrained model."),

@@ -32,6 +32,7 @@ STREAM = Path("-")
 @opt.model
 @opt.resample
 @click.option("--score", is_flag=True, help="Score each output against its recording.")
+@opt.expert("--force", is_flag=True, help="Vocode mels that look like another convention; their values are clipped.")
 @opt.expert(
     "--plot",
     is_flag=True,

@@ -16,6 +16,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from audiodiff.audio.mel import align_to_hops, check_mel
+from audiodiff.audio.mel_candidates import clipped
+from audiodiff.audio.mel_matching import refuse_unlikely
 from audiodiff.audio.transforms import as_tensor, stored_tensor
 from audiodiff.config import DataConfig, MelConfig, mel_convention
 from audiodiff.data.manifest import Recording, list_folder
@@ -103,6 +105,29 @@ def read_mel(path: Path, config: MelConfig) -> Tensor:
     mel = load_mel(path)
     try:
         return check_mel(mel, config)
+    except MelError as error:
+        raise MelError(f"{path}: {error}") from error
+
+
+def read_likely_mel(path: Path, config: MelConfig, *, force: bool = False) -> Tensor:
+    """Read a mel that is to be vocoded.
+
+    Args:
+        path: As of `load_mel`.
+        config: The convention it should follow.
+        force: Whether it is taken even if it looks like another one; values beyond the range of this are clipped.
+
+    Returns:
+        The mel `(n_mels, frames)`.
+
+    Raises:
+        MelError: If the file cannot be read, or the mel does not look like one of this convention.
+    """
+    mel = load_mel(path)
+    try:
+        if not force:
+            refuse_unlikely(mel, config)
+        return check_mel(clipped(mel, config) if force else mel, config)
     except MelError as error:
         raise MelError(f"{path}: {error}") from error
 

@@ -5,12 +5,20 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from audiodiff.audio.mel import align_to_hops
+from audiodiff.audio.mel_matching import audible_frames, refuse_unlikely
+from audiodiff.audio.transforms import Array, as_tensor
 from audiodiff.config import MelConfig
 from audiodiff.engine.streaming import Window
+from audiodiff.errors import MelError
+
+_LONGEST_HELD = 8.0
+"""Seconds of a stream that are looked at, at most, until a second is audible."""
 
 
 def aligned(mels: Iterable[Tensor], config: MelConfig) -> Iterator[Tensor]:
@@ -39,6 +47,33 @@ def aligned(mels: Iterable[Tensor], config: MelConfig) -> Iterator[Tensor]:
             yield align_to_hops(mel, config)
     if n_frames == 1 and waiting is not None:
         align_to_hops(waiting, config)  # refuses it
+
+
+def judged(mels: Iterable[Array], config: MelConfig) -> Iterator[Array]:
+    """Pass pieces of a mel on, and judge once, by its first second of audible frames, whether it is of a convention.
+
+    Args:
+        mels: Pieces `(n_mels, frames)`.
+        config: The convention.
+
+    Raises:
+        MelError: If it is by a clear margin likelier to be of another; what came before that has been passed on.
+    """
+    second = config.sample_rate / config.hop_length
+    held: NDArray[np.float32] | None = np.zeros((config.n_mels, 0), np.float32)
+    for mel in mels:
+        if held is not None:
+            piece = as_tensor(mel, "mel", MelError).detach().float().cpu().numpy()
+            if piece.ndim != 2 or len(piece) != len(held):
+                refuse_unlikely(piece, config)
+            else:
+                held = np.concatenate([held, piece], axis=1)[:, -round(_LONGEST_HELD * second) :]
+                if audible_frames(held).sum() >= second:
+                    refuse_unlikely(held, config)
+                    held = None
+        yield mel
+    if held is not None:
+        refuse_unlikely(held, config)
 
 
 def chunks(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Generic
 from typing_extensions import Unpack
 
 from audiodiff.audio.transforms import Array
+from audiodiff.pipelines.mel_chunks import judged
 
 if TYPE_CHECKING:
     from audiodiff.pipelines.base import SynthesisChanges
@@ -26,6 +27,7 @@ class PushStream(Generic[Array]):
         vocoder: The model.
         seed: As in `Vocoder.stream`.
         chunk_seconds: As in `Vocoder.stream`.
+        judge: Whether mels are refused that look like another convention, by the first second.
         **changes: As in `Vocoder.stream`.
 
     Attributes:
@@ -37,14 +39,21 @@ class PushStream(Generic[Array]):
     """
 
     def __init__(
-        self, vocoder: Vocoder, *, seed: int = 0, chunk_seconds: float = 0.5, **changes: Unpack[SynthesisChanges]
+        self,
+        vocoder: Vocoder,
+        *,
+        seed: int = 0,
+        chunk_seconds: float = 0.5,
+        judge: bool = False,
+        **changes: Unpack[SynthesisChanges],
     ) -> None:
         self.latency: float = vocoder.latency(chunk_seconds, **changes)
         self._latency_samples: int = round(self.latency * vocoder.sample_rate)
         self._hop_length: int = vocoder.mel_config.hop_length
         self._mels: deque[Array] = deque()
         self._n_samples, self._pulled, self.ended = 0, 0, False
-        self._audio: Iterator[Array] = vocoder.stream(self._pushed(), seed=seed, chunk_seconds=chunk_seconds, **changes)
+        mels: Iterator[Array] = judged(self._pushed(), vocoder.mel_config) if judge else self._pushed()
+        self._audio: Iterator[Array] = vocoder.stream(mels, seed=seed, chunk_seconds=chunk_seconds, **changes)
 
     def _pushed(self) -> Iterator[Array]:
         while self._mels or not self.ended:

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from audiodiff.audio.io import make_folder, save_audio
+from audiodiff.audio.mel_matching import refuse_unlikely
 from audiodiff.data.manifest import Recording
-from audiodiff.data.mels import read_mel, recording_mel
+from audiodiff.data.mels import read_likely_mel, recording_mel
 from audiodiff.data.parallel import share
 from audiodiff.engine.choose import Dtype
 from audiodiff.errors import AudiodiffError, ConfigError, needed
@@ -38,6 +39,7 @@ class VocodeOptions:
         resample: Whether recordings at another rate are resampled.
         plot: Whether a plot of recording and output is saved as .png next to each output.
         score: Whether each output is scored against its recording.
+        force: Whether mels that look like another convention are vocoded, clipped to the range of the model's.
         overwrite: Whether files that exist are made again, but for those that another process makes meanwhile.
     """
 
@@ -48,6 +50,7 @@ class VocodeOptions:
     resample: bool = False
     plot: bool = False
     score: bool = False
+    force: bool = False
     overwrite: bool = True
 
 
@@ -119,9 +122,11 @@ def vocode_files(
 
 def _read(job: Job, vocoder: Vocoder, options: VocodeOptions) -> _Clip:
     if job.is_mel:
-        return _Clip(job, read_mel(job.source, vocoder.mel_config).unsqueeze(0), None)
+        return _Clip(job, read_likely_mel(job.source, vocoder.mel_config, force=options.force).unsqueeze(0), None)
     given = None if job.recording is None else recording_mel(job.recording, vocoder.mel_config)
     if given is not None:
+        if not options.force:
+            refuse_unlikely(given, vocoder.mel_config)
         wanted = options.score or options.plot
         audio = load_recording(job.source, vocoder.sample_rate, resample=options.resample) if wanted else None
         return _Clip(job, given.unsqueeze(0), None if audio is None else audio.mean(0, keepdim=True))

@@ -10,10 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import Unpack
 
+from audiodiff.audio.mel_candidates import clipped
 from audiodiff.audio.pcm import PcmFormat, read_wav_header, s16le, wav_header
 from audiodiff.choices import InputFormat, OutputFormat
 from audiodiff.errors import AudioError, MelError
 from audiodiff.pipelines.base import SynthesisChanges
+from audiodiff.pipelines.mel_chunks import judged
 from audiodiff.pipelines.vocoder import Vocoder
 
 _READ = 2**16
@@ -166,6 +168,7 @@ def vocode_stream(
     seed: int = 0,
     chunk_seconds: float = 0.5,
     resample: bool = False,
+    force: bool = False,
     **changes: Unpack[SynthesisChanges],
 ) -> int:
     """Vocode one stream into another, and flush every chunk as soon as it is made.
@@ -179,6 +182,7 @@ def vocode_stream(
         seed: As in `Vocoder.stream`.
         chunk_seconds: As in `Vocoder.stream`.
         resample: Whether audio at another rate is resampled.
+        force: Whether a mel is vocoded that looks like another convention; its values are brought into the range.
         **changes: As in `Vocoder.stream`.
 
     Returns:
@@ -191,7 +195,9 @@ def vocode_stream(
     kind = detect(source) if input_format == "auto" else input_format
     limit: list[int] = []  # samples of the audio that came in, once all of it has
     if kind in ("npy", "mel"):
-        mels = npy_arrays(source) if kind == "npy" else raw_mels(source, vocoder.mel_config.n_mels)
+        config = vocoder.mel_config
+        mels = npy_arrays(source) if kind == "npy" else raw_mels(source, config.n_mels)
+        mels = (clipped(mel, config) for mel in mels) if force else judged(mels, config)
     else:
         form = read_wav_header(source.read, source.name) if kind == "wav" else PcmFormat(vocoder.sample_rate)
         audio = _counted(samples(source, form, vocoder.sample_rate, resample=resample), limit)

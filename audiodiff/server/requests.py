@@ -13,6 +13,7 @@ from starlette.requests import Request
 
 from audiodiff.audio.io import load_audio
 from audiodiff.audio.mel import check_mel
+from audiodiff.audio.mel_matching import refuse_unlikely
 from audiodiff.choices import ANY_SEED, SECONDS, STEPS
 from audiodiff.errors import AudiodiffError, AudioError
 from audiodiff.pipelines import SynthesisChanges, Vocoder
@@ -98,12 +99,13 @@ def read_mel(body: bytes, content_type: str, settings: Settings, vocoder: Vocode
         RequestError: If it is neither, or too long.
         AudiodiffError: If it is damaged, or does not fit the model.
     """
+    is_audio = not body.startswith(b"\x93NUMPY") and (body.startswith(_AUDIO) or content_type.startswith("audio/"))
     if body.startswith(b"\x93NUMPY"):
         arrays = list(npy_arrays(ByteReader(io.BytesIO(body), "the body")))
         if len(arrays) != 1:
             raise RequestError(400, f"the body holds {len(arrays)} arrays; expected one mel.")
         mel = arrays[0][0] if arrays[0].ndim == 3 and len(arrays[0]) == 1 else arrays[0]
-    elif body.startswith(_AUDIO) or content_type.startswith("audio/"):
+    elif is_audio:
         mel = _mel_of_audio(body, settings, vocoder, limits)
     elif content_type == "application/octet-stream":
         mel = _raw_mel(body, vocoder.mel_config.n_mels)
@@ -114,6 +116,8 @@ def read_mel(body: bytes, content_type: str, settings: Settings, vocoder: Vocode
             "these, or float32 frames of a mel as application/octet-stream.",
         )
     _check_length(mel.shape[-1] if mel.ndim else 0, vocoder, limits)
+    if not is_audio:
+        refuse_unlikely(mel, vocoder.mel_config)
     checked = check_mel(mel, vocoder.mel_config)
     if checked.ndim != 2:
         raise RequestError(400, f"the mel has shape {tuple(mel.shape)}; expected one, (n_mels, frames).")

@@ -69,7 +69,9 @@ class SocketStream:
         first = await self._next_message()
         settings, is_settings = self._settings(first)
         vocoder, chunk = self._worker.vocoder, settings.chunk_seconds
-        stream = PushStream[NDArray[Any]](vocoder, seed=settings.seed, chunk_seconds=chunk, **settings.changes)
+        stream = PushStream[NDArray[Any]](
+            vocoder, seed=settings.seed, chunk_seconds=chunk, judge=True, **settings.changes
+        )
         self._stream = stream
         about = {"sample_rate": vocoder.sample_rate, "n_mels": vocoder.mel_config.n_mels, "format": "s16le"}
         await self._websocket.send_json(

@@ -295,10 +295,9 @@ def test_check_mel_accepts_what_the_convention_makes(config: MelConfig) -> None:
         (torch.full((80, 7), -3), "mel is torch.int64; expected floating point"),
         (torch.full((80, 7), float("nan")), "560 values that are NaN or infinite"),
         (torch.full((80, 7), -float("inf")), r"NaN or infinite; expected none. Was log\(0\) taken\?"),
-        (torch.linspace(-80, 0, 560).reshape(80, 7), "from -80 to 0; .*'hifigan-22k' .* -11.5 .* is in decibels"),
-        (torch.linspace(0, 40, 560).reshape(80, 7), "from 0 to 40; .* is in decibels"),
-        (torch.linspace(0, 1, 560).reshape(80, 7), "from 0 to 1; .* is normalised"),
-        (torch.linspace(-16, 1, 560).reshape(80, 7), "from -16 to 1; .* has another logarithm or floor"),
+        (torch.linspace(-80, 0, 560).reshape(80, 7), "from -80 to 0; .*'hifigan-22k' .* -11.5 .* is of another one"),
+        (torch.linspace(0, 40, 560).reshape(80, 7), "from 0 to 40; .* is of another one"),
+        (torch.linspace(-16, 1, 560).reshape(80, 7), "from -16 to 1; .* is of another one"),
     ],
 )
 def test_check_mel_refuses(mel: Tensor, message: str) -> None:
@@ -310,8 +309,6 @@ def test_check_mel_refuses_natural_logs_where_lmnt_is_expected() -> None:
     mel = MelSpectrogram(HIFIGAN)(voice_like(22050))
     with pytest.raises(MelError, match="'lmnt' has them from 0"):
         check_mel(mel, MEL_CONVENTIONS["lmnt"])
-    with pytest.raises(MelError, match="is normalised"):
-        check_mel(MelSpectrogram(MEL_CONVENTIONS["lmnt"])(voice_like(22050)), HIFIGAN)
 
 
 def test_hops_are_paired_with_the_frames_around_them_or_with_the_one_at_their_beginning() -> None:

@@ -277,7 +277,7 @@ def test_the_mel_decides_the_audio(vocoder, mel):
         (lambda mel: mel[0, 0], "or a batch of them"),
         (lambda mel: mel[..., :0], "empty"),
         (lambda mel: mel.long(), "expected floating point"),
-        (lambda mel: 8.686 * mel - 40, "decibels"),
+        (lambda mel: 8.686 * mel - 40, "is of another one"),
     ],
 )
 def test_a_mel_that_does_not_fit_is_refused(vocoder, mel, change, message):

@@ -1,0 +1,1 @@
+"""Mels of many recordings as many toolkits make them: are they named rightly?"""
