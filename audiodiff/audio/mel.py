@@ -134,7 +134,7 @@ class MelSpectrogram(nn.Module):
         self.config = config
         self.padding = {"frame": config.n_fft, "hop": config.n_fft - config.hop_length, "window": 0}[config.centre] // 2
         window = torch.hann_window(config.win_length, config.window == "hann", dtype=torch.float64, device="cpu")
-        self._gain = config.full_scale / (float(window.norm()) if config.window_norm else 1.0)
+        self.gain = config.full_scale / (float(window.norm()) if config.window_norm else 1.0)
         filters = torch.from_numpy(mel_filterbank(config))
         self.n_covered_bins = int(filters.sum(0).nonzero().max()) + 1
         self.register_buffer("window", window.float(), persistent=False)
@@ -199,7 +199,7 @@ class MelSpectrogram(nn.Module):
 
     def _spectrum(self, signal: Tensor) -> Tensor:
         """Return |STFT| ** power, shape `(batch, n_fft // 2 + 1, frames)`, of a padded signal `(batch, time)`."""
-        n_fft, hop, window = self.config.n_fft, self.config.hop_length, self.window * self._gain
+        n_fft, hop, window = self.config.n_fft, self.config.hop_length, self.window * self.gain
         spectrum = torch.stft(signal, n_fft, hop, len(window), window, center=False, return_complex=True)
         if self.config.magnitude_floor == 0 and self.config.power == 1:
             return spectrum.abs()  # whose gradient at zero is zero; that of the root below would be infinite
@@ -216,7 +216,7 @@ class MelSpectrogram(nn.Module):
             Linear mel magnitudes of the STFT with a plain Hann window, same shape: filterbank @ |STFT|, or for power 2
             the root of filterbank @ |STFT|².
         """
-        return expand(mel, self.config) ** (1 / self.config.power) / self._gain
+        return expand(mel, self.config) ** (1 / self.config.power) / self.gain
 
     def inverse(self, mel: Tensor, iterations: int = 20) -> Tensor:
         """Estimate the linear-frequency spectrum of a mel by Richardson-Lucy deconvolution.

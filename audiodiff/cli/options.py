@@ -106,6 +106,12 @@ model = click.option(
     help="A bundled model, a model folder or hub:OWNER/NAME.  [default: the bundled vocoder]",
 )
 resample = click.option("--resample", is_flag=True, help="Resample recordings to the model's sample rate.")
+mel_convention = click.option(
+    "--mel-convention",
+    metavar="NAME|FILE.yaml",
+    help="What given mels follow, such as parallel_wavegan; they are converted to the model's convention. A file holds "
+    "the fields of audiodiff.config.MelConfig, or `base: NAME` and those that differ.  [default: the model's]",
+)
 threads = expert("--threads", type=THREADS, metavar="N", help="CPU threads.  [default: torch's choice]")
 device = _all(
     expert("--device", default="auto", metavar="DEVICE", show_default=True, help="auto, cpu, cuda, cuda:1 ..."), threads

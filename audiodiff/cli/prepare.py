@@ -59,6 +59,8 @@ def _with_mels(scan: Scan, folder: Path, out_dir: Path, mels: Path, convention: 
     from audiodiff.data.parallel import default_workers
 
     config, converted = named_convention(convention), out_dir / "converted"
+    if convention.endswith((".yaml", ".yml")):
+        convention = str(Path(convention).absolute())
 
     def name(path: Path) -> Path:
         if converted in path.parents:
@@ -123,8 +125,8 @@ def _count(paths: Sequence[Path], words: str) -> None:
 @click.option("--mels", metavar="FOLDER", type=opt.EXISTING_FOLDER, help="Mels (.npy, .pt) named as the recordings.")
 @opt.expert(
     "--mel-convention",
-    metavar="NAME",
-    help="What --mels follow, such as vocos-24k.  [default: hifigan-22k]",
+    metavar="NAME|FILE.yaml",
+    help="What --mels follow, such as vocos-24k, or a file as of `audiodiff vocode`.  [default: hifigan-22k]",
 )
 @opt.expert("--valid-list", metavar="FILE", type=opt.EXISTING_FILE, help="Names of the validation recordings.")
 @opt.expert("--test-list", metavar="FILE", type=opt.EXISTING_FILE, help="Names of the test recordings.")

@@ -17,7 +17,9 @@ from audiodiff.cli import options as opt
 from audiodiff.cli.verbs import Verb
 
 if TYPE_CHECKING:
+    from audiodiff.config import MelConfig
     from audiodiff.engine.choose import Dtype
+    from audiodiff.pipelines import Vocoder
     from audiodiff.pipelines.files import Job
     from audiodiff.pipelines.vocode_files import VocodeOptions, VocodeResult
 
@@ -30,6 +32,7 @@ STREAM = Path("-")
 @click.command("vocode", cls=Verb)
 @opt.files_or_streams
 @opt.model
+@opt.mel_convention
 @opt.resample
 @click.option("--score", is_flag=True, help="Score each output against its recording.")
 @opt.expert("--force", is_flag=True, help="Vocode mels that look like another convention; their values are clipped.")
@@ -136,6 +139,9 @@ def _stream(
     from audiodiff.pipelines.vocode_stream import ByteReader, vocode_stream
 
     vocoder = Vocoder.from_pretrained(options.pop("model"), options.pop("device"), options.pop("dtype"))
+    if convention := _convention(options):
+        vocoder = vocoder.with_mel_convention(convention, resample=options["resample"])
+        _say_conversion(vocoder, convention, resample=options["resample"])
     changes = opt.changes(**{name: options.pop(name) for name in opt.VOCODING})
     options["chunk_seconds"] = options["chunk_seconds"] or 0.5
     options |= {"input_format": formats[0], "output_format": formats[1]}
@@ -175,6 +181,8 @@ def _here(
     rtf = options.pop("rtf")
     how = _options(1, **options)
     vocoder = Vocoder.from_pretrained(model, device, dtype)
+    if how.mel_convention:
+        _say_conversion(vocoder, how.mel_convention, resample=how.resample)
     if rtf is not None:
         vocoder, how.changes["steps"], choice = within_rtf(vocoder, rtf, dtype, how.changes)
         click.echo(choice, err=True)
@@ -204,7 +212,21 @@ def _options(default_batch_size: int, **options: Any) -> VocodeOptions:
     if options["score"] and not (find_spec("pesq") and find_spec("pystoi")):
         click.echo("PESQ-WB and ESTOI are left out: they need `pip install 'audiodiff[eval]'`", err=True)
     options["batch_size"] = options["batch_size"] or default_batch_size
-    return VocodeOptions(changes=settings, **options)
+    return VocodeOptions(changes=settings, mel_convention=_convention(options), **options)
+
+
+def _convention(options: dict[str, Any]) -> MelConfig | None:
+    """Take the convention of given mels out of the options."""
+    from audiodiff.data.mels import named_convention
+
+    name = options.pop("mel_convention")
+    return None if name is None else named_convention(name)
+
+
+def _say_conversion(vocoder: Vocoder, convention: MelConfig, *, resample: bool) -> None:
+    from audiodiff.audio.mel_conversion import mel_converter
+
+    click.echo(mel_converter(convention, vocoder.mel_config, resample=resample).description, err=True)
 
 
 def _figures(result: VocodeResult, *, score: bool) -> str:

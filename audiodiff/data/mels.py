@@ -7,6 +7,7 @@ import pickle
 import tokenize
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -18,12 +19,13 @@ from torch.nn import functional
 from audiodiff.audio.mel import align_to_hops, check_mel
 from audiodiff.audio.mel_candidates import clipped
 from audiodiff.audio.mel_matching import refuse_unlikely
+from audiodiff.audio.mel_conversion import mel_converter
 from audiodiff.audio.transforms import as_tensor, stored_tensor
-from audiodiff.config import DataConfig, MelConfig, mel_convention
+from audiodiff.config import DataConfig, MelConfig, mel_convention, parse_config
 from audiodiff.data.manifest import Recording, list_folder
 from audiodiff.data.parallel import default_workers, parallel_map
 from audiodiff.errors import ConfigError, DataError, MelError
-from audiodiff.text import what_came_instead
+from audiodiff.text import read_yaml, what_came_instead
 
 _Value = TypeVar("_Value")
 
@@ -89,22 +91,25 @@ def _load_npy(path: Path) -> object:
     return np.load(path, mmap_mode="r", allow_pickle=False)  # mapped, or a damaged header could ask for any memory
 
 
-def read_mel(path: Path, config: MelConfig) -> Tensor:
-    """Read a mel and check it.
+def read_mel(path: Path, config: MelConfig, convention: MelConfig | None = None, *, resample: bool = False) -> Tensor:
+    """Read a mel, check it, and convert it.
 
     Args:
         path: As of `load_mel`.
-        config: The convention it should follow.
+        config: The convention that is wanted.
+        convention: The one that the mel should follow; None is the same.
+        resample: Whether another sample rate or hop is converted too.
 
     Returns:
-        The mel `(n_mels, frames)`.
+        The mel `(n_mels, frames)` of the convention that is wanted.
 
     Raises:
         MelError: If the file cannot be read, or the mel cannot be of this convention; the message names the file.
     """
     mel = load_mel(path)
     try:
-        return check_mel(mel, config)
+        checked = check_mel(mel, convention or config)
+        return mel_converter(convention, config, resample=resample)(checked) if convention else checked
     except MelError as error:
         raise MelError(f"{path}: {error}") from error
 
@@ -132,12 +137,13 @@ def read_likely_mel(path: Path, config: MelConfig, *, force: bool = False) -> Te
         raise MelError(f"{path}: {error}") from error
 
 
-def recording_mel(recording: Recording, config: MelConfig) -> Tensor | None:
-    """Read the mel that a manifest names beside a recording, and check that it is the recording's.
+def recording_mel(recording: Recording, config: MelConfig, *, resample: bool = False) -> Tensor | None:
+    """Read the mel that a manifest names beside a recording, check that it is the recording's, and convert it.
 
     Args:
         recording: The recording.
         config: The convention of the model.
+        resample: Whether mels of another sample rate or hop are converted too.
 
     Returns:
         The mel `(n_mels, frames)`, float32; None if the manifest names none.
@@ -147,9 +153,9 @@ def recording_mel(recording: Recording, config: MelConfig) -> Tensor | None:
     """
     if recording.mel is None:
         return None
-    check_stated_convention(recording, config)
+    stated = check_stated_convention(recording, config, resample=resample)
     try:
-        mel = read_mel(recording.mel, config)
+        mel = read_mel(recording.mel, config, stated, resample=resample)
     except MelError as error:
         raise DataError(str(error)) from error
     n_samples = recording.n_samples or round(recording.seconds * recording.sample_rate)
@@ -165,31 +171,52 @@ def recording_mel(recording: Recording, config: MelConfig) -> Tensor | None:
 
 
 def named_convention(name: str) -> MelConfig:
-    """Return `audiodiff.config.mel_convention` of a name that a user or a manifest gave.
+    """Return the mel convention that a user or a manifest gave.
+
+    Args:
+        name: As of `audiodiff.config.mel_convention`; or a .yaml file with the fields of `MelConfig`, all of them or
+            those that differ from `base: NAME`.
 
     Raises:
-        DataError: If no convention has that name.
+        DataError: If no convention has that name, or the file is not one.
     """
+    if name.endswith((".yaml", ".yml")):
+        values = read_yaml(name)
+        if not isinstance(values, dict):
+            raise DataError(f"{name} holds no fields of a mel convention, such as `base: parallel_wavegan`.")
+        base = named_convention(str(values.pop("base"))).model_dump() if "base" in values else {}
+        return parse_config(MelConfig, base | {"name": Path(name).stem} | values, name)
     try:
         return mel_convention(name)
     except ValueError as error:
         raise DataError(f"{error}.") from error
 
 
-def check_stated_convention(recording: Recording, config: MelConfig) -> None:
-    """Refuse a mel that its manifest says is of another convention.
+def check_stated_convention(recording: Recording, config: MelConfig, *, resample: bool = False) -> MelConfig | None:
+    """Return the convention that a manifest says a mel is of, where it has to be converted; else None.
 
     Raises:
-        DataError: If it is, or no convention has that name.
+        DataError: If it cannot be, or no convention has that name.
     """
     if recording.mel is None or recording.mel_convention is None:
-        return
-    stated = named_convention(recording.mel_convention)
-    if stated.model_dump(exclude={"name"}) != config.model_dump(exclude={"name"}):
+        return None
+    stated = _stated_convention(recording.mel_convention)
+    if stated.model_dump(exclude={"name"}) == config.model_dump(exclude={"name"}):
+        return None
+    try:
+        mel_converter(stated, config, resample=resample)
+    except MelError as error:
         raise DataError(
             f"{recording.mel} is a mel of convention {stated.name!r}, as its manifest says; the model takes "
-            f"{config.name!r}. Give mels of that convention, or set data.given_mels to false to compute them."
-        )
+            f"{config.name!r}, of another sample rate or hop. Give mels of that convention, set data.given_mels to "
+            "false to compute them in training, or use `audiodiff vocode --resample`."
+        ) from error
+    return stated
+
+
+@lru_cache(maxsize=32)
+def _stated_convention(name: str) -> MelConfig:
+    return named_convention(name)
 
 
 def check_given_mels(recordings: Sequence[Recording], config: DataConfig, *, in_training: bool) -> None:

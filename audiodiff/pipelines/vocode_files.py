@@ -14,6 +14,7 @@ from torch import Tensor
 
 from audiodiff.audio.io import make_folder, save_audio
 from audiodiff.audio.mel_matching import refuse_unlikely
+from audiodiff.config import MelConfig
 from audiodiff.data.manifest import Recording
 from audiodiff.data.mels import read_likely_mel, recording_mel
 from audiodiff.data.parallel import share
@@ -36,10 +37,11 @@ class VocodeOptions:
         changes: What differs from the model's own synthesis settings.
         batch_size: How many clips of equal length are synthesised together; changes the speed only.
         chunk_seconds: Length of the chunks that long audio is made in; None leaves it to the model.
-        resample: Whether recordings at another rate are resampled.
+        resample: Whether recordings, and mels, at another rate are resampled.
         plot: Whether a plot of recording and output is saved as .png next to each output.
         score: Whether each output is scored against its recording.
         force: Whether mels that look like another convention are vocoded, clipped to the range of the model's.
+        mel_convention: What given mels follow that no manifest names; None is the model's convention.
         overwrite: Whether files that exist are made again, but for those that another process makes meanwhile.
     """
 
@@ -52,6 +54,7 @@ class VocodeOptions:
     score: bool = False
     force: bool = False
     overwrite: bool = True
+    mel_convention: MelConfig | None = None
 
 
 @dataclass(frozen=True)
@@ -75,11 +78,15 @@ class VocodeResult:
 
 @dataclass(frozen=True)
 class _Clip:
-    """An input: its mel `(channels, n_mels, frames)`, and its recording `(channels, time)` if any."""
+    """An input: its mel `(channels, n_mels, frames)`, its recording `(channels, time)` if any.
+
+    A given mel follows `VocodeOptions.mel_convention`.
+    """
 
     job: Job
     mel: Tensor
     reference: Tensor | None
+    is_given: bool = False
 
 
 def vocode_files(
@@ -107,7 +114,7 @@ def vocode_files(
     n_read = 1 if options.batch_size == 1 else _BATCHES_READ_AHEAD * options.batch_size
     by_target = {job.target: job for job in jobs}
     for targets in share(list(by_target), n_read, overwrite=options.overwrite, on_skip=on_progress):
-        groups: dict[int, list[_Clip]] = {}
+        groups: dict[tuple[int, bool], list[_Clip]] = {}
         for job in map(by_target.__getitem__, targets):
             try:
                 clip = _read(job, vocoder, options)
@@ -115,15 +122,18 @@ def vocode_files(
                 on_progress(1)
                 yield VocodeResult(job, explain_failure(job.source, error))
             else:
-                groups.setdefault(clip.mel.shape[-1], []).append(clip)
+                groups.setdefault((clip.mel.shape[-1], clip.is_given), []).append(clip)
         for clips in groups.values():
             yield from _vocode_group(vocoder, clips, options, on_progress)
 
 
 def _read(job: Job, vocoder: Vocoder, options: VocodeOptions) -> _Clip:
     if job.is_mel:
-        return _Clip(job, read_likely_mel(job.source, vocoder.mel_config, force=options.force).unsqueeze(0), None)
-    given = None if job.recording is None else recording_mel(job.recording, vocoder.mel_config)
+        mel = read_likely_mel(job.source, options.mel_convention or vocoder.mel_config, force=options.force)
+        return _Clip(job, mel.unsqueeze(0), None, is_given=True)
+    given = None
+    if job.recording is not None:
+        given = recording_mel(job.recording, vocoder.mel_config, resample=options.resample)
     if given is not None:
         if not options.force:
             refuse_unlikely(given, vocoder.mel_config)
@@ -159,6 +169,8 @@ def _synthesise(
     vocoder: Vocoder, clips: Sequence[_Clip], options: VocodeOptions, on_progress: Callable[[float], object]
 ) -> tuple[list[Tensor], float]:
     """Return the audio of each clip `(channels, time)`, as long as its recording, and the seconds that took in all."""
+    if clips[0].is_given and options.mel_convention is not None:
+        vocoder = vocoder.with_mel_convention(options.mel_convention, resample=options.resample)
     batches = torch.cat([clip.mel.to(vocoder.device, torch.float32) for clip in clips]).split(options.batch_size)
     log_snrs = options.changes.get("log_snrs")
     steps = len(log_snrs) if log_snrs else options.changes.get("steps", vocoder.config.synthesis.steps)

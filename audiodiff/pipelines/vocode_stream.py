@@ -195,10 +195,11 @@ def vocode_stream(
     kind = detect(source) if input_format == "auto" else input_format
     limit: list[int] = []  # samples of the audio that came in, once all of it has
     if kind in ("npy", "mel"):
-        config = vocoder.mel_config
+        config = vocoder.given.config
         mels = npy_arrays(source) if kind == "npy" else raw_mels(source, config.n_mels)
         mels = (clipped(mel, config) for mel in mels) if force else judged(mels, config)
     else:
+        vocoder = vocoder.with_mel_convention(None)
         form = read_wav_header(source.read, source.name) if kind == "wav" else PcmFormat(vocoder.sample_rate)
         audio = _counted(samples(source, form, vocoder.sample_rate, resample=resample), limit)
         n_frames = max(1, round(chunk_seconds * vocoder.sample_rate / vocoder.mel_config.hop_length))

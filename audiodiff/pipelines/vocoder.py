@@ -15,20 +15,21 @@ from torch import Tensor
 from torch.nn import functional
 from typing_extensions import Unpack
 
-from audiodiff.audio.mel import MelSpectrogram, align_to_hops, check_mel
+from audiodiff.audio.mel import MelSpectrogram, align_to_hops
 from audiodiff.audio.transforms import Array, ArrayLike, as_given, as_tensor
 from audiodiff.audio.whitening import Whitening
 from audiodiff.checkpoint import choose_device, find_model, load_model
 from audiodiff.choices import ANY_SEED, SECONDS
-from audiodiff.config import ModelConfig, SynthesisConfig
+from audiodiff.config import MelConfig, ModelConfig, SynthesisConfig
 from audiodiff.diffusion.samplers import NoiseSource, Predictor, StepCallback
 from audiodiff.engine.choose import Dtype
 from audiodiff.engine.streaming import Signal, Window, with_halo
-from audiodiff.errors import AudioError, ConfigError, MelError, ModelError
+from audiodiff.errors import AudioError, ConfigError, ModelError
 from audiodiff.networks import Network
 from audiodiff.networks.base import isolated
 from audiodiff.networks.conditioning import make_conditions
 from audiodiff.pipelines.base import Piece, Pipeline, SynthesisChanges
+from audiodiff.pipelines.given_mels import GivenMels
 from audiodiff.pipelines.mel_chunks import aligned, chunks, latency_frames
 from audiodiff.pipelines.mel_initialisation import WHITENING_REACH, MelInitialisation
 from audiodiff.pipelines.push_stream import PushStream
@@ -61,6 +62,7 @@ class Vocoder(Pipeline):
         if config.mel is None:
             raise ModelError("this model is not a vocoder. Use `audiodiff generate` (Generator in Python).")
         self.mel_config = config.mel
+        self.given = GivenMels(config.mel)
         self.spectrogram = MelSpectrogram(config.mel).to(self.device)
         self.whitening = Whitening(config.whitening, config.mel).to(self.device)
         self.initialisation = MelInitialisation(self.spectrogram, self.whitening)
@@ -85,7 +87,14 @@ class Vocoder(Pipeline):
     def with_dtype(self, dtype: Dtype) -> Vocoder:
         """Return the same vocoder, its network in another precision."""
         vocoder = Vocoder(self.network, self.config, dtype)
-        vocoder._global_condition = self._global_condition
+        vocoder._global_condition, vocoder.given = self._global_condition, self.given
+        return vocoder
+
+    @isolated("off")
+    def with_mel_convention(self, convention: str | MelConfig | None, *, resample: bool = False) -> Vocoder:
+        """Return the same vocoder, which takes mels as of `GivenMels`; `mel` computes the model's own all the same."""
+        vocoder = copy.copy(self)
+        vocoder.given = GivenMels(self.mel_config, convention, resample=resample)
         return vocoder
 
     @isolated("off")
@@ -135,7 +144,7 @@ class Vocoder(Pipeline):
         """Synthesise waveforms.
 
         Args:
-            mel: Mel spectrograms `(..., n_mels, frames)` of this model's convention.
+            mel: Mel spectrograms `(..., n_mels, frames)` of this model's convention, or of `with_mel_convention`.
             seed: One seed for every waveform, or one for each. A waveform depends on its mel and seed alone.
             chunk_seconds: Length of the chunks of long audio; it changes memory and speed, not the result.
             on_step: Called with (step, x) after every step of every piece of the whitened signals.
@@ -149,7 +158,7 @@ class Vocoder(Pipeline):
             MelError: If the mel does not fit the model.
             ConfigError: If there are not as many seeds as waveforms, or a setting is impossible.
         """
-        checked = check_mel(mel, self.mel_config)
+        checked = self.given.whole(mel)
         settings = self.settings(changes)
         mels = align_to_hops(checked.reshape(-1, *checked.shape[-2:]), self.mel_config)
         seeds, n_frames = self._seeds(seed, len(mels)), mels.shape[-1]
@@ -213,17 +222,15 @@ class Vocoder(Pipeline):
         self._reach()
         given: Array
 
-        def checked() -> Iterator[Tensor]:
+        def received() -> Iterator[Array]:
             nonlocal given
-            for given in mels:
-                mel = check_mel(given, self.mel_config)
-                if mel.ndim != 2:
-                    raise MelError(f"mel has shape {tuple(mel.shape)}; a stream takes (n_mels, frames), one waveform.")
-                yield mel.unsqueeze(0)
+            for given in mels:  # noqa: UP028  # yield from would not keep it
+                yield given
 
-        consecutive = aligned(checked(), self.mel_config)
-        seeds = self._seeds(seed, 1)
-        for piece in self._audio_in_pieces(consecutive, seeds, settings, chunk, on_step, in_threads=False):
+        consecutive = aligned(self.given.pieces(received()), self.mel_config)
+        for piece in self._audio_in_pieces(
+            consecutive, self._seeds(seed, 1), settings, chunk, on_step, in_threads=False
+        ):
             yield as_given(piece[0, 0], given)
 
     async def astream(
@@ -262,8 +269,9 @@ class Vocoder(Pipeline):
         settings, chunk = self.settings(changes), self._chunk_frames(chunk_seconds)
         reaches = [self._reach()] * self.network_calls(settings) + [WHITENING_REACH]
         n_frames = latency_frames(chunk, self.engine.piece_frames, self._look_ahead(settings), reaches)
-        if self.mel_config.centre == "frame" and self.mel_config.pairing == "midpoint":
-            n_frames += 1
+        n_frames += (
+            self.mel_config.centre == "frame" and self.mel_config.pairing == "midpoint"
+        ) + self.given.look_ahead
         return n_frames * self.mel_config.hop_length / self.sample_rate
 
     @isolated("as they are")
@@ -303,8 +311,7 @@ class Vocoder(Pipeline):
         """Return waveforms `(batch, 1, time)`, each as a whole: estimate, reverse process (`sample`), colouring."""
         noise = self._noise(seeds, mel.shape[-1] * self.mel_config.hop_length)
         estimate = self.initialisation.estimate(mel, seeds, settings)
-        signal = sample(self._noisy(estimate, noise(0), settings), noise)
-        return self.whitening.colour(signal, mel)
+        return self.whitening.colour(sample(self._noisy(estimate, noise(0), settings), noise), mel)
 
     def _audio_in_pieces(
         self,
