@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -299,14 +300,22 @@ def check_mel(mel: ArrayLike, config: MelConfig) -> Tensor:
     return mel
 
 
+@lru_cache(maxsize=64)
+def mel_range(config: MelConfig) -> tuple[float, float]:
+    """Return the lowest and highest value that samples in [-1, 1] can give, whatever `dynamic_range` cuts off."""
+    loudest = config.full_scale * config.win_length / 2 / (config.hann_norm if config.window_norm else 1.0)
+    loudest *= 1 + config.pre_emphasis  # |STFT| is at most the sum of the Hann window
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        sums = torch.from_numpy(mel_filterbank(config)).double().sum(1)
+    extremes = torch.stack([torch.zeros_like(sums), loudest**config.power * sums], dim=1)
+    values = compress(extremes, config.model_copy(update={"dynamic_range": None}))
+    return float(values[:, 0].min()), float(values[:, 1].max())
+
+
 def _check_range(mel: Tensor, config: MelConfig) -> None:
     """Compare values with what samples in [-1, 1] can give, with a factor of ten (20 dB) to spare at either end."""
-    # |STFT| is at most the sum of the Hann window; a filter has weights <= 1.
-    loudest = config.full_scale * config.win_length / 2 / (config.hann_norm if config.window_norm else 1.0)
-    loudest = loudest**config.power * (config.n_fft // 2 + 1)
-    extremes = torch.tensor([0.0, loudest], dtype=torch.float64).expand(config.n_mels, 2)
-    values = compress(extremes, config.model_copy(update={"dynamic_range": None}))
-    low, high = float(values[:, 0].min()), float(values[:, 1].max())
+    low, high = mel_range(config)
     margin = _log_scale(config) * math.log(10.0) / min(config.std if isinstance(config.std, tuple) else (config.std,))
     if config.log == "none":
         margin = 9 * high

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+import warnings
+from functools import cache, lru_cache
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from audiodiff.audio.mel import compress
+from audiodiff.audio.mel import mel_filterbank, mel_range
 from audiodiff.audio.transforms import Array, as_given, as_tensor
 from audiodiff.config import MEL_CONVENTIONS, MelConfig
 from audiodiff.errors import MelError
@@ -54,20 +56,31 @@ class Candidate(NamedTuple):
         return factor / config.std, (offset - config.mean) / config.std
 
     @property
+    def factor_and_level(self) -> tuple[float, float]:
+        """Factor and offset of the logarithm of the spectrum's magnitude: with the sums of the filters, roughly."""
+        factor, offset = self.affine
+        return factor, offset + factor / self.config.power * filter_level(self.config)
+
+    @property
     def entry(self) -> str | None:
         """The statistics that are meant, if they are not those of the nearest floor."""
         if self.to_fit:
             return self.to_fit
         return "clipped" if self.config.dynamic_range is not None else None
 
+    @property
+    def entry_of_values(self) -> str | None:
+        """The same, where one known mean and standard deviation are "standardised" too."""
+        return self.entry or (None if (self.config.mean, self.config.std) == (0, 1) else "standardised")
+
     def plain_values(self, mel: Values) -> Values:
-        """Return the values without mean and standard deviation of each bin; of linear ones the logarithm."""
-        config = self.config
+        """Return values without mean and standard deviation of each bin; the logarithm of linear ones that sound."""
+        config, heard = self.config, heard_bins(self.config)
         if config.log == "none":
-            return logarithm(mel)
+            return logarithm(mel if heard.all() else mel[heard])
         if isinstance(config.mean, tuple) or isinstance(config.std, tuple):
-            mean, deviation = np.float32(config.mean).reshape(-1, 1), np.float32(config.std).reshape(-1, 1)
-            return mel * deviation + mean
+            mean, deviation = (np.array(each, np.float32).reshape(-1, 1) for each in (config.mean, config.std))
+            return np.asarray(mel * deviation + mean, np.float32)
         return mel
 
     @property
@@ -76,13 +89,8 @@ class Candidate(NamedTuple):
         config = self.config
         if self.entry or config.log == "none":
             return -math.inf, math.inf
-        # |STFT| is at most the sum of the Hann window; a filter has weights <= 1.
-        loudest = config.full_scale * config.win_length / 2 / (config.hann_norm if config.window_norm else 1.0)
-        extremes = torch.tensor([0.0, loudest**config.power * (config.n_fft // 2 + 1)], dtype=torch.float64)
         by_bin = isinstance(config.mean, tuple) or isinstance(config.std, tuple)
-        free = config.model_copy(update={"mean": 0.0, "std": 1.0} if by_bin else {})
-        low, high = compress(extremes.expand(config.n_mels, 2), free)[0].tolist()
-        return low, high
+        return mel_range(config.model_copy(update={"mean": 0.0, "std": 1.0}) if by_bin else config)
 
 
 def candidates(n_mels: int, base: MelConfig) -> list[Candidate]:
@@ -110,8 +118,8 @@ def variants(base: MelConfig) -> list[Candidate]:
     def variant(name: str, to_fit: str = "", **fields: object) -> Candidate:
         return Candidate(name, base.model_copy(update=plain | fields), to_fit)
 
-    decibels = {"log": "log10", "power": 2, "multiplier": 10.0, "floor": 1e-10}
-    scaled = {"log": "log10", "floor": 1e-5, "clip": (0.0, 1.0), "multiplier": 0.2, "offset": 0.8}
+    decibels: dict[str, Any] = {"log": "log10", "power": 2, "multiplier": 10.0, "floor": 1e-10}
+    scaled: dict[str, Any] = {"log": "log10", "floor": 1e-5, "clip": (0.0, 1.0), "multiplier": 0.2, "offset": 0.8}
     return [
         variant("natural logarithm", floor=1e-5),
         variant("log10", log="log10", floor=1e-5),
@@ -146,12 +154,38 @@ def logarithm(mel: Values) -> Values:
     return np.log(np.maximum(mel, 1e-8))
 
 
+@lru_cache(maxsize=64)
+def heard_bins(config: MelConfig) -> NDArray[np.bool_]:
+    """Return which bins have a filter that reaches a bin of the STFT, `(n_mels,)`."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        heard: NDArray[np.bool_] = mel_filterbank(config).max(1) > 0
+    return heard
+
+
+@lru_cache(maxsize=64)
+def filter_level(config: MelConfig) -> float:
+    """Return the mean logarithm of the sums of the filters."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        sums = mel_filterbank(config).sum(1)
+    return float(np.log(sums[sums > 0]).mean())
+
+
 def bank_name(config: MelConfig) -> str:
     """Return what the statistics of a filter bank are stored under."""
+    emphasis = f"-{config.pre_emphasis:g}" if config.pre_emphasis else ""
     return (
         f"{config.sample_rate}-{config.n_fft}-{config.hop_length}-{config.win_length}-{config.n_mels}-"
-        f"{config.f_min:g}-{config.f_max:g}-{config.scale}-{config.norm}-{config.power}"
+        f"{config.f_min:g}-{config.f_max:g}-{config.scale}-{config.norm}-{config.power}{emphasis}"
     )
+
+
+@cache
+def reference_banks() -> dict[str, MelConfig]:
+    """Return the conventions whose filter banks have statistics, by `bank_name`: those of the table, some of power."""
+    power = [MEL_CONVENTIONS[name].model_copy(update={"power": 2}) for name in ("hifigan-22k", "bigvgan-24k")]
+    return {bank_name(config): config for config in (*MEL_CONVENTIONS.values(), *power)}
 
 
 def clipped(mel: Array, config: MelConfig) -> Array:

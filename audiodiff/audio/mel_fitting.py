@@ -11,7 +11,8 @@ from torch import Tensor
 
 from audiodiff.audio.mel import MelSpectrogram
 from audiodiff.audio.mel_candidates import Candidate, Values, bank_name, candidates, variants
-from audiodiff.audio.mel_matching import FLOORS, N_LEVELS, Match, Vector, features, reference_bins, score
+from audiodiff.audio.mel_features import N_LEVELS, Vector, features
+from audiodiff.audio.mel_matching import FLOORS, Match, reference_bins, score
 from audiodiff.audio.resample import resample
 from audiodiff.config import MEL_CONVENTIONS, MelConfig
 from audiodiff.errors import MelError
@@ -147,7 +148,9 @@ def _made(config: MelConfig, audio: Sequence[Tensor]) -> list[Vector]:
 
 def _fits(candidate: Candidate, pairs: Sequence[tuple[Values, Tensor]]) -> Iterator[AudioMatch]:
     """Fit mean and standard deviation, of all values and of each bin, to what natural logarithms are of the audio."""
-    config = variants(candidate.config)[0].config
+    config = candidate.config
+    if config.log != "natural" or config.clip or (config.mean, config.std) != (0, 1):
+        config = variants(config)[0].config
     made, mels = _made(config, [audio for _, audio in pairs]), [mel for mel, _ in pairs]
     start = convention_fields(Candidate("", config), candidate.config)
     for by_bin, name in ((False, "one mean and standard deviation"), (True, "mean and standard deviation by bin")):

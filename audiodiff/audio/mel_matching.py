@@ -5,38 +5,52 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from functools import cache
-from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
-from audiodiff.audio.mel_candidates import Candidate, Values, bank_name, candidates, logarithm, may_be_linear, same
+from audiodiff.audio.mel_candidates import (
+    Candidate,
+    Values,
+    bank_name,
+    candidates,
+    heard_bins,
+    logarithm,
+    may_be_linear,
+    reference_banks,
+    same,
+)
+from audiodiff.audio.mel_features import (
+    LAGS,
+    N_BANDS,
+    N_FEATURES,
+    N_LEVELS,
+    PERCENTILES,
+    Vector,
+    audible_frames,
+    features,
+)
 from audiodiff.audio.transforms import ArrayLike, as_tensor
 from audiodiff.config import MEL_CONVENTIONS, MelConfig
 from audiodiff.errors import MelError
 
-Vector = NDArray[np.float64]
-
 STATISTICS = Path(__file__).parents[1] / "assets" / "mel_statistics.npz"
 """Made by `python tests/mel_cases --build` from several corpora of speech, music, drums and noise."""
-PERCENTILES = (0.5, 2, 10, 25, 50, 75, 90, 98, 99.7)
-N_BANDS = 6
-LAGS = (1, 2, 4, 8)
-"""Frames over which the mean change of a value is measured; short ones depend on the logarithm alone."""
-N_LEVELS = len(PERCENTILES) + N_BANDS
-"""How many features are values of the mel; the others are logarithms of differences of values."""
-N_FEATURES = N_LEVELS + 2 * len(LAGS) + 3
 FLOORS = {"1e-10": -23.026, "1e-5": -11.513, "1e-4": -9.21, "1e-2.5": -5.756}
 """Floors of the magnitude for which there are statistics, as natural logarithms."""
-MARGIN = 10.0
-"""Difference of log-likelihoods from which a mel is refused: 20,000 to 1."""
-CERTAIN = 30.0
-"""Likewise where the mel looks like no convention."""
-PLAUSIBLE = 80.0
+KINDS = {
+    "speech": 0.7, "quiet": 0.03, "predicted": 0.06, "noisy": 0.06, "narrow": 0.06, "music": 0.05, "noise": 0.02,
+    "tones": 0.02,
+}  # fmt: skip
+"""What mels are of, and how often: `tests/mel_cases/statistics_of_mels.py` says what is meant."""
+SPEECH = ("speech", "quiet", "predicted", "noisy", "narrow")
+"""Of these, what a mel must look like in another convention before it is refused."""
+MARGIN = 15.0
+"""Difference of log-likelihoods from which a mel is refused: three million to 1."""
+PLAUSIBLE = 60.0
 """Distance up to which a mel looks like a convention at all; see `Match`."""
-INSEPARABLE = 4.0
+INSEPARABLE = 7.0
 """Conventions within this difference of the best are named with it."""
 OTHER_BINS = 15.0
 """Likewise of those that differ in filters, rate and hop alone, which depend more on the speaker than on these."""
@@ -44,12 +58,16 @@ SHORTEST_SECONDS = 0.4
 """Less audible mel than this is not judged."""
 _NEPER = 20 / math.log(10)
 """In dB."""
+_SHRINKAGE = 0.2
+"""How much of the covariances that all kinds have in common is in that of each: fewer excerpts than numbers."""
+_OVERSHOOT = 0.7
+"""Nepers by which a value may lie beyond what samples in [-1, 1] can give: audio that is not clipped, predictions."""
+_NEARLY_SILENT = 6.0
+"""Nepers (52 dB) below the highest value of a convention: what never reaches that is so quiet that it is not judged."""
 _TAILS = 12
 """Degrees of freedom of Student's t distribution: how surprising what lies far off is."""
 _MARGIN_FRAMES = 40
 """Of silence at the ends that are looked at."""
-_LONGEST = 2048
-"""Frames that are looked at; of longer mels, eight excerpts."""
 
 
 class Match(NamedTuple):
@@ -59,67 +77,44 @@ class Match(NamedTuple):
         candidate: The convention.
         score: Log-likelihood; only differences mean something.
         transposed: Whether it is the transposed mel that follows it.
-        distance: Squared Mahalanobis distance to the nearer of speech and other sounds; real ones have some 5 to 60.
+        distance: Squared Mahalanobis distance to the nearest of `KINDS`; real ones have some 5 to 60.
+        is_speech: Whether it is rather speech than another sound.
     """
 
     candidate: Candidate
     score: float
     transposed: bool = False
     distance: float = 0.0
+    is_speech: bool = True
 
     def same_values(self, other: Match) -> bool:
-        """Return whether another candidate makes the same values of a magnitude, but for the bins and the floor."""
+        """Return whether another candidate makes the same values of a magnitude, but for bins, floor and statistics."""
         (factor, offset), (its_factor, its_offset) = self.candidate.affine, other.candidate.affine
-        kinds = [(one.transposed, one.candidate.entry, one.candidate.config.log == "none") for one in (self, other)]
-        return (
-            kinds[0] == kinds[1]
-            and abs(math.log(factor / its_factor)) < 0.05
-            and abs(offset - its_offset) < 0.3 * factor
+        kinds = [
+            (one.transposed, one.candidate.entry_of_values, one.candidate.config.log == "none") for one in (self, other)
+        ]
+        return kinds[0] == kinds[1] and (
+            kinds[0][1] == "standardised"
+            or (abs(math.log(factor / its_factor)) < 0.05 and abs(offset - its_offset) < 0.3 * factor)
         )
+
+    def is_usable_as(self, wanted: Match) -> bool:
+        """Return whether its values would be vocoded as another convention's but for a level, a rate or single bins."""
+        (factor, level), (its_factor, its_level) = self.candidate.factor_and_level, wanted.candidate.factor_and_level
+        return (
+            (self.transposed, self.candidate.config.log) == (wanted.transposed, wanted.candidate.config.log)
+            and self.candidate.to_fit == wanted.candidate.to_fit
+            and abs(math.log(factor / its_factor)) < 0.05
+            and abs(level - its_level) < 2.5 * factor
+        ) or self.same_values(wanted)
 
 
 class _Reference(NamedTuple):
-    """Features of speech and of other sounds: means `(2, N_FEATURES)`, inverse covariances, their log-determinants."""
+    """Features of each of `KINDS`: means `(len(KINDS), N_FEATURES)`, inverse covariances, their log-determinants."""
 
     mean: Vector
     precision: Vector
     log_determinant: Vector
-
-
-def features(mel: Values) -> Vector:
-    """Return what is compared: percentiles and band means of the values, and how much they change, `(N_FEATURES,)`.
-
-    The first `N_LEVELS` follow an affine map of the values; of the others, which are logarithms, its factor is added.
-
-    Args:
-        mel: Values `(n_mels, frames)`, at least 3 x 9.
-    """
-    if mel.shape[1] > _LONGEST:
-        starts = np.linspace(0, mel.shape[1] - _LONGEST // 8, 8).astype(int)
-        mel = np.concatenate([mel[:, first : first + _LONGEST // 8] for first in starts], axis=1)
-    at = np.round(np.array(PERCENTILES) / 100 * (mel.size - 1)).astype(int)
-    flat = np.partition(mel.ravel(), (0, *at, mel.size - 1))
-    lowest, extent = flat[0], max(float(flat[-1] - flat[0]), 1e-6)
-    live = mel > lowest + 0.01 * extent
-    edges = np.linspace(0, len(mel), N_BANDS + 1).astype(int)
-    means = mel.mean(1)
-    bands = [means[low : max(high, low + 1)].mean() for low, high in pairwise(edges)]
-    differences = [(mel[:, lag:] - mel[:, :-lag], live[:, lag:] & live[:, :-lag]) for lag in LAGS]
-    differences.append((mel[2:] - 2 * mel[1:-1] + mel[:-2], live[2:] & live[:-2]))
-    third = max(1, len(mel) // 3)
-    changes = [
-        _log_change(part, where, extent)
-        for difference, used in differences
-        for part, where in ((difference[:third], used[:third]), (difference[third:], used[third:]))
-    ]
-    spread = math.log(float(mel.std(1).mean()) + 1e-4 * extent)
-    return np.array([*flat[at], *bands, *changes, spread], np.float64)
-
-
-def _log_change(difference: Values, used: NDArray[np.bool_], extent: float) -> float:
-    count = int(used.sum())
-    mean = float((np.abs(difference) * used).sum()) / count if count > 20 else 0.05 * extent
-    return math.log(mean + 1e-4 * extent)
 
 
 @cache
@@ -130,33 +125,35 @@ def _references() -> dict[str, _Reference]:
     references = {}
     with np.load(STATISTICS, allow_pickle=False) as file:
         for name, mean, packed in zip(file["names"], file["means"], file["covariances"], strict=True):
-            covariance = np.zeros((2, N_FEATURES, N_FEATURES))
+            covariance = np.zeros((len(KINDS), N_FEATURES, N_FEATURES))
             covariance[:, upper[0], upper[1]] = covariance[:, upper[1], upper[0]] = packed
-            covariance += noise
+            pooled = np.tensordot(list(KINDS.values()), covariance, 1)
+            covariance += noise + _SHRINKAGE * (pooled - covariance)
             references[str(name)] = _Reference(
-                mean.astype(np.float64), np.linalg.inv(covariance), np.linalg.slogdet(covariance)[1]
+                mean.astype(np.float64),
+                np.asarray(np.linalg.inv(covariance), np.float64),
+                np.asarray(np.linalg.slogdet(covariance)[1], np.float64),
             )
     return references
-
-
-@cache
-def _banks() -> dict[str, MelConfig]:
-    return {bank_name(config): config for config in MEL_CONVENTIONS.values()}
 
 
 def _reference(candidate: Candidate) -> _Reference:
     """Return the statistics of the filter bank that is most alike, with the nearest floor."""
     config, references = candidate.config, _references()
+    entries = [candidate.entry] if candidate.entry else list(FLOORS)
+
+    def has(bank: str) -> list[str]:
+        return [entry for entry in entries if f"{bank}/{entry}" in references]
+
     name = bank_name(config)
-    if f"{name}/1e-5" not in references:
-        name = min(
-            (bank for bank in _banks() if f"{bank}/1e-5" in references), key=lambda bank: _distance(bank, config)
-        )
+    if not has(name):
+        banks = reference_banks()
+        name = min(filter(has, banks), key=lambda bank: _distance(banks[bank], config))
     if candidate.entry:
         return references[f"{name}/{candidate.entry}"]
     factor, offset = candidate.affine
     floor = max(FLOORS["1e-10"], (candidate.limits[0] - offset) / factor)
-    return references[f"{name}/{min(FLOORS, key=lambda entry: abs(FLOORS[entry] - floor))}"]
+    return references[f"{name}/{min(has(name), key=lambda entry: abs(FLOORS[entry] - floor))}"]
 
 
 def reference_bins(config: MelConfig) -> tuple[Vector, Vector]:
@@ -167,8 +164,7 @@ def reference_bins(config: MelConfig) -> tuple[Vector, Vector]:
     return means, np.full(config.n_mels, math.exp(mean[-1]))
 
 
-def _distance(bank: str, config: MelConfig) -> float:
-    other = _banks()[bank]
+def _distance(other: MelConfig, config: MelConfig) -> float:
     return (
         4 * abs(math.log(other.n_mels / config.n_mels))
         + abs(math.log(other.f_max / config.f_max))
@@ -178,8 +174,8 @@ def _distance(bank: str, config: MelConfig) -> float:
     )
 
 
-def score(mel: Values, candidate: Candidate, known: Vector | None = None) -> tuple[float, float]:
-    """Return the log-likelihood of a mel under a convention, and its distance; see `Match`.
+def score(mel: Values, candidate: Candidate, known: Vector | None = None) -> tuple[float, float, bool]:
+    """Return the log-likelihood of a mel under a convention, its distance, and whether it is speech; see `Match`.
 
     Args:
         mel: Values `(n_mels, frames)`.
@@ -197,8 +193,9 @@ def score(mel: Values, candidate: Candidate, known: Vector | None = None) -> tup
         jacobian -= float(found[:N_LEVELS].sum()) * factor
     off = found - mean
     squared = np.einsum("ki,kij,kj->k", off, precision, off)
-    fits = np.log((0.8, 0.2)) - log_determinant / 2 - (_TAILS + N_FEATURES) / 2 * np.log1p(squared / _TAILS)
-    return float(np.logaddexp(*fits)) + jacobian + _floor_score(mel, candidate), float(squared.min())
+    fits = np.log(list(KINDS.values())) - log_determinant / 2 - (_TAILS + N_FEATURES) / 2 * np.log1p(squared / _TAILS)
+    likelihood = float(np.logaddexp.reduce(fits)) + jacobian + _floor_score(mel, candidate)
+    return likelihood, float(squared.min()), list(KINDS)[int(fits.argmax())] in SPEECH
 
 
 def _floor_score(mel: Values, candidate: Candidate) -> float:
@@ -208,13 +205,13 @@ def _floor_score(mel: Values, candidate: Candidate) -> float:
         return 0.0
     factor, _ = candidate.affine
     above = (float(mel.max()) - high) / factor
-    points = -min(40.0, 10 * above) if above > 0.1 else 0.0
+    points = -min(40.0, 20 * (above - _OVERSHOOT)) if above > _OVERSHOOT else 0.0
     lowest = float(mel.min())
     below = (floor - lowest) / factor
     if below > 0.2:
         points -= min(40.0, 10 * below)
     elif abs(below) < 2e-3 + 1e-4 * abs(floor) / factor and int((mel <= lowest + 1e-4 * factor).sum()) > 5:
-        points += 6.0
+        points += 15.0
     return points
 
 
@@ -243,8 +240,9 @@ def _matches(mel: Values, base: MelConfig, *, transposed: bool) -> Iterator[Matc
         by_bin = isinstance(candidate.config.mean, tuple) or isinstance(candidate.config.std, tuple)
         known = logarithms if candidate.config.log == "none" else plain
         if known is not None:
-            likelihood, distance = score(mel, candidate, None if by_bin else known)
-            yield Match(candidate, likelihood, transposed, distance)
+            own = by_bin or not heard_bins(candidate.config).all()
+            likelihood, distance, is_speech = score(mel, candidate, None if own else known)
+            yield Match(candidate, likelihood, transposed, distance, is_speech)
 
 
 def match_all(mels: Sequence[Values], base: MelConfig) -> list[Match]:
@@ -284,15 +282,6 @@ def evidence(mel: Values, found: Match) -> str:
     return ", ".join(said)
 
 
-def audible_frames(mel: Values) -> NDArray[np.bool_]:
-    """Return which frames of a mel `(n_mels, frames)` of whatever convention are not silence, `(frames,)`."""
-    if not mel.size:
-        return np.zeros(mel.shape[-1], np.bool_)
-    mel = logarithm(mel) if mel.min() >= 0 else mel
-    audible: NDArray[np.bool_] = np.ptp(mel, axis=0) > 0.02 * max(float(np.ptp(mel)), 1e-6)
-    return audible
-
-
 def likeliest(matches: Sequence[Match]) -> list[Match]:
     """Return the best match and those that the values do not tell from it."""
     best = matches[0]
@@ -307,7 +296,8 @@ def refuse_unlikely(mel: ArrayLike, config: MelConfig) -> None:
     """Refuse a mel that is by a clear margin likelier to follow another convention.
 
     Args:
-        mel: Values `(n_mels, frames)`, finite. What is shorter than `SHORTEST_SECONDS`, or silent, is not judged.
+        mel: Values `(n_mels, frames)`, finite. What is shorter than `SHORTEST_SECONDS`, or nearly silent, is not
+            judged.
         config: The convention that it should follow.
 
     Raises:
@@ -329,21 +319,35 @@ def refuse_unlikely(mel: ArrayLike, config: MelConfig) -> None:
         return
     if not own:
         raise MelError(_refusal(matches, values, config))
-    ahead = [(found, found.score - own[0].score) for found in matches if not found.same_values(own[0])]
-    rivals = [found for found, lead in ahead if lead >= (MARGIN if found.distance < PLAUSIBLE else CERTAIN)]
+    (low, high), factor = own[0].candidate.limits, own[0].candidate.affine[0]
+    if low - factor <= values.min() and values.max() <= high - _NEARLY_SILENT * factor:
+        return
+    rivals = [found for found in matches if _is_clearly_likelier(found, own[0], is_positive=values.min() >= 0)]
     if rivals:
         raise MelError(_refusal(rivals, values, config))
+
+
+def _is_clearly_likelier(found: Match, own: Match, *, is_positive: bool) -> bool:
+    if found.score < own.score + MARGIN or found.is_usable_as(own):
+        return False
+    if is_positive and own.candidate.limits[0] < 0 and own.candidate.config.log != "none":
+        return True  # whatever the sound, not all logarithms are positive
+    return found.is_speech and found.distance < PLAUSIBLE
 
 
 def _refusal(matches: Sequence[Match], mel: Values, config: MelConfig) -> str:
     best = likeliest(matches)
     names = list(dict.fromkeys(found.candidate.name for found in best))
-    name = next((name for name in names if name in MEL_CONVENTIONS), None)
-    transposed = ", transposed" if best[0].transposed else ""
+    named = [found for found in best if found.candidate.name in MEL_CONVENTIONS and best[0].score - found.score < 3]
     remedy = (
-        f"use --mel-convention {name}" if name and not transposed else "`audiodiff mel-match` writes its convention"
+        f"use --mel-convention {named[0].candidate.name}" if named else "`audiodiff mel-match` writes its convention"
     )
+    transposed = ", transposed" if best[0].transposed else ""
+    if transposed:
+        remedy = f"transpose it; {remedy}" if names[0] != config.name else "transpose it"
+    elif len(mel) == config.n_mels:
+        remedy += "; --force vocodes it as it is"
     return (
         f"the mel of shape {mel.shape}, values from {mel.min():.3g} to {mel.max():.3g}, looks like "
-        f"{' or '.join(names[:3])}{transposed}, not like {config.name}: {remedy}; --force vocodes it as it is."
+        f"{' or '.join(names[:3])}{transposed}, not like {config.name}: {remedy}."
     )

@@ -24,7 +24,7 @@ VERBS = {
     "serve": ("audiodiff.cli.serve:command", "Serve a vocoder by HTTP and WebSocket."),
     "generate": ("audiodiff.cli.generate:command", "Generate clips, of a class or unconditionally."),
     "repair": ("audiodiff.cli.repair:command", "Restore damaged recordings with a pretrained model."),
-    "prepare": ("audiodiff.cli.prepare:command", "Split a folder of recordings into train, valid and test manifests."),
+    "prepare": ("audiodiff.cli.prepare:command", "Split recordings into train, valid and test manifests."),
     "doctor": ("audiodiff.cli.doctor:command", "Check recordings before training on them."),
     "train": ("audiodiff.cli.train:command", "Train or fine-tune a model from a YAML configuration."),
     "compare": ("audiodiff.cli.compare:command", "Compare training runs over their seeds."),

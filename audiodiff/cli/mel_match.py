@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +21,8 @@ SHOWN = 4
 
 
 @click.command("mel-match", cls=Verb)
-@click.argument("mels", nargs=-1, required=True, type=opt.EXISTING, metavar="MELS...")
+@click.argument("mels", nargs=-1, type=opt.EXISTING, metavar="MELS...")
+@click.option("--list", "list_all", is_flag=True, help="List the conventions of the table, and who makes such mels.")
 @click.option(
     "--audio",
     multiple=True,
@@ -31,7 +32,9 @@ SHOWN = 4
 )
 @opt.model
 @click.option("--output", type=opt.FILE, metavar="FILE", help="Write the likeliest as YAML, for --mel-convention.")
-def command(*, mels: tuple[Path, ...], audio: tuple[Path, ...], model: str | None, output: Path | None) -> None:
+def command(
+    *, mels: tuple[Path, ...], list_all: bool, audio: tuple[Path, ...], model: str | None, output: Path | None
+) -> None:
     """Name the conventions that mels likely follow, the likeliest first.
 
     MELS are .npy or .pt files of one toolkit, or folders of them. By their values alone, scale, floor and level tell
@@ -39,6 +42,11 @@ def command(*, mels: tuple[Path, ...], audio: tuple[Path, ...], model: str | Non
     what speech usually is, so the level may be off by some dB. With --audio each convention is applied to the recording
     and compared, and these are fitted exactly.
     """
+    if list_all:
+        click.echo("\n".join(_table()))
+        return
+    if not mels:
+        raise click.UsageError("give mels, or --list.")
     from audiodiff.checkpoint import find_model, load_config
     from audiodiff.data.manifest import list_folder
     from audiodiff.data.mels import MEL_EXTENSIONS, load_mel
@@ -57,6 +65,21 @@ def command(*, mels: tuple[Path, ...], audio: tuple[Path, ...], model: str | Non
         with replacing(output) as partial:
             partial.write_text(yaml.safe_dump(fields, sort_keys=False))
         click.echo(click.format_filename(output))
+
+
+def _table() -> Iterator[str]:
+    """Yield a line for each convention of the table."""
+    from audiodiff.config.mel_conventions import PUBLISHED_CONVENTIONS
+
+    for published in PUBLISHED_CONVENTIONS:
+        mel, names = published.mel, ", ".join((published.mel.name, *published.aliases))
+        yield f"{names}: {published.used_by}"
+        logarithm = {"natural": "ln", "log10": "log10", "none": "linear"}[mel.log]
+        yield (
+            f"    {mel.sample_rate} Hz, hop {mel.hop_length}, window {mel.win_length}, {mel.n_mels} {mel.scale} bins "
+            f"of {mel.f_min:g} to {mel.f_max:g} Hz, {logarithm} of {('magnitude', 'power')[mel.power - 1]}; "
+            f"checked against the code of {published.checked}"
+        )
 
 
 def _by_values(mels: Sequence[Values], config: MelConfig) -> dict[str, Any]:

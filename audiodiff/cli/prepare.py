@@ -54,8 +54,9 @@ def _scan(
 
 def _with_mels(scan: Scan, folder: Path, out_dir: Path, mels: Path, convention: str, workers: int | None) -> Scan:
     """Give recordings the mels of their names, and leave out those without; say what has no partner."""
+    from audiodiff.audio.mel_convention_files import named_convention
     from audiodiff.data.manifest import Scan
-    from audiodiff.data.mels import named_convention, pair_mels, unfit_mels
+    from audiodiff.data.mels import pair_mels, unfit_mels
     from audiodiff.data.parallel import default_workers
 
     config, converted = named_convention(convention), out_dir / "converted"

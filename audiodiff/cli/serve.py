@@ -25,6 +25,8 @@ class _Serve(Verb):
 
 @click.command("serve", cls=_Serve)
 @opt.model
+@opt.mel_convention
+@opt.expert("--resample", is_flag=True, help="Take a --mel-convention of another sample rate or hop; no streams then.")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address; 0.0.0.0 or :: for other machines too.")
 @click.option(
     "--port", type=Number(int, low=0, high=65535), default=8000, show_default=True, help="0 takes a free one."
@@ -58,7 +60,17 @@ class _Serve(Verb):
 )
 @opt.device
 @opt.dtype
-def command(*, model: str | None, host: str, port: int, device: str, dtype: Any, **limits: Any) -> None:
+def command(
+    *,
+    model: str | None,
+    mel_convention: str | None,
+    resample: bool,
+    host: str,
+    port: int,
+    device: str,
+    dtype: Any,
+    **limits: Any,
+) -> None:
     r"""Serve a vocoder by HTTP and WebSocket.
 
     \b
@@ -66,10 +78,10 @@ def command(*, model: str | None, host: str, port: int, device: str, dtype: Any,
     curl --data-binary @in.wav 'http://127.0.0.1:8000/vocode?resample=true&seed=1' -o out.wav
 
     POST /vocode takes a mel, as .npy or as float32 frames (application/octet-stream), or audio; ?seed, ?steps, ?format
-    (wav, s16le) and ?resample. The WebSocket /stream takes JSON settings if any (seed, steps, chunk_seconds), then
-    float32 frames, then {"end": true}, and sends 16-bit samples as they are made. GET /health and /metrics. egs/serve
-    has clients. Nothing is encrypted and nobody is asked for a password: leave --host as it is, or put a proxy before
-    it.
+    (wav, s16le), ?resample and ?mel_convention. The WebSocket /stream takes JSON settings if any (seed, steps,
+    chunk_seconds, mel_convention), then float32 frames, then {"end": true}, and sends 16-bit samples as they are made.
+    GET /health and /metrics. egs/serve has clients. Nothing is encrypted and nobody is asked for a password: leave
+    --host as it is, or put a proxy before it.
     """
     import asyncio
 
@@ -79,7 +91,10 @@ def command(*, model: str | None, host: str, port: int, device: str, dtype: Any,
     from audiodiff.server.run import bind, serve, url
 
     listening = bind(host, port)
-    server = VocoderServer(Vocoder.from_pretrained(model, device, dtype), Limits(**limits))
+    vocoder = Vocoder.from_pretrained(model, device, dtype)
+    if mel_convention is not None:
+        vocoder = vocoder.with_mel_convention(mel_convention, resample=resample)
+    server = VocoderServer(vocoder, Limits(**limits))
     address = url(host, listening.getsockname()[1])
     asyncio.run(serve(server.app, listening, server.limits, lambda: click.echo(f"listening on {address}", err=True)))
     click.echo("stopped", err=True)

@@ -217,7 +217,7 @@ def _options(default_batch_size: int, **options: Any) -> VocodeOptions:
 
 def _convention(options: dict[str, Any]) -> MelConfig | None:
     """Take the convention of given mels out of the options."""
-    from audiodiff.data.mels import named_convention
+    from audiodiff.audio.mel_convention_files import named_convention
 
     name = options.pop("mel_convention")
     return None if name is None else named_convention(name)
@@ -226,7 +226,9 @@ def _convention(options: dict[str, Any]) -> MelConfig | None:
 def _say_conversion(vocoder: Vocoder, convention: MelConfig, *, resample: bool) -> None:
     from audiodiff.audio.mel_conversion import mel_converter
 
-    click.echo(mel_converter(convention, vocoder.mel_config, resample=resample).description, err=True)
+    click.echo(
+        mel_converter(convention, vocoder.mel_config, resample=resample, keep_centres=True).description, err=True
+    )
 
 
 def _figures(result: VocodeResult, *, score: bool) -> str:

@@ -18,14 +18,15 @@ from torch.nn import functional
 
 from audiodiff.audio.mel import align_to_hops, check_mel
 from audiodiff.audio.mel_candidates import clipped
-from audiodiff.audio.mel_matching import refuse_unlikely
+from audiodiff.audio.mel_convention_files import named_convention
 from audiodiff.audio.mel_conversion import mel_converter
+from audiodiff.audio.mel_matching import refuse_unlikely
 from audiodiff.audio.transforms import as_tensor, stored_tensor
-from audiodiff.config import DataConfig, MelConfig, mel_convention, parse_config
+from audiodiff.config import DataConfig, MelConfig
 from audiodiff.data.manifest import Recording, list_folder
 from audiodiff.data.parallel import default_workers, parallel_map
 from audiodiff.errors import ConfigError, DataError, MelError
-from audiodiff.text import read_yaml, what_came_instead
+from audiodiff.text import what_came_instead
 
 _Value = TypeVar("_Value")
 
@@ -168,28 +169,6 @@ def recording_mel(recording: Recording, config: MelConfig, *, resample: bool = F
             "Hz). Align the mel with the recording (teacher forcing), or name that of this recording."
         )
     return mel.float()
-
-
-def named_convention(name: str) -> MelConfig:
-    """Return the mel convention that a user or a manifest gave.
-
-    Args:
-        name: As of `audiodiff.config.mel_convention`; or a .yaml file with the fields of `MelConfig`, all of them or
-            those that differ from `base: NAME`.
-
-    Raises:
-        DataError: If no convention has that name, or the file is not one.
-    """
-    if name.endswith((".yaml", ".yml")):
-        values = read_yaml(name)
-        if not isinstance(values, dict):
-            raise DataError(f"{name} holds no fields of a mel convention, such as `base: parallel_wavegan`.")
-        base = named_convention(str(values.pop("base"))).model_dump() if "base" in values else {}
-        return parse_config(MelConfig, base | {"name": Path(name).stem} | values, name)
-    try:
-        return mel_convention(name)
-    except ValueError as error:
-        raise DataError(f"{error}.") from error
 
 
 def check_stated_convention(recording: Recording, config: MelConfig, *, resample: bool = False) -> MelConfig | None:

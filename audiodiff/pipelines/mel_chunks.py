@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from audiodiff.audio.mel import align_to_hops
-from audiodiff.audio.mel_matching import audible_frames, refuse_unlikely
+from audiodiff.audio.mel_features import audible_frames
+from audiodiff.audio.mel_matching import refuse_unlikely
 from audiodiff.audio.transforms import Array, as_tensor
 from audiodiff.config import MelConfig
 from audiodiff.engine.streaming import Window

@@ -51,8 +51,8 @@ class PushStream(Generic[Array]):
         self._latency_samples: int = round(self.latency * vocoder.sample_rate)
         self._hop_length: int = vocoder.mel_config.hop_length
         self._mels: deque[Array] = deque()
-        self._n_samples, self._pulled, self.ended = 0, 0, False
-        mels: Iterator[Array] = judged(self._pushed(), vocoder.mel_config) if judge else self._pushed()
+        self._n_samples, self._pulled, self.ended = 0, max(0, vocoder.given.delay), False
+        mels: Iterator[Array] = judged(self._pushed(), vocoder.given.config) if judge else self._pushed()
         self._audio: Iterator[Array] = vocoder.stream(mels, seed=seed, chunk_seconds=chunk_seconds, **changes)
 
     def _pushed(self) -> Iterator[Array]:

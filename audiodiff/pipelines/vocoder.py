@@ -172,7 +172,7 @@ class Vocoder(Pipeline):
             for piece in self._audio(mels[group], seeds[group], settings, chunk, on_step):
                 audio[group, at : at + piece.shape[-1]] = piece[:, 0]
                 at += piece.shape[-1]
-        return as_given(audio.reshape(*mel.shape[:-2], -1), mel)
+        return as_given(next(self.given.in_time([audio])).reshape(*mel.shape[:-2], -1), mel)
 
     def _audio(
         self, mel: Tensor, seeds: Sequence[int], settings: SynthesisConfig, chunk: int, on_step: StepCallback | None
@@ -228,9 +228,9 @@ class Vocoder(Pipeline):
                 yield given
 
         consecutive = aligned(self.given.pieces(received()), self.mel_config)
-        for piece in self._audio_in_pieces(
-            consecutive, self._seeds(seed, 1), settings, chunk, on_step, in_threads=False
-        ):
+        seeds = self._seeds(seed, 1)
+        pieces = self._audio_in_pieces(consecutive, seeds, settings, chunk, on_step, in_threads=False)
+        for piece in self.given.in_time(pieces):
             yield as_given(piece[0, 0], given)
 
     async def astream(

@@ -18,7 +18,6 @@ from starlette.routing import Route, WebSocketRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocket
 
-from audiodiff.audio.mel import align_to_hops
 from audiodiff.audio.pcm import s16le, wav_header
 from audiodiff.errors import ConfigError
 from audiodiff.pipelines import Vocoder
@@ -32,7 +31,7 @@ from audiodiff.server.sockets import SocketStream
 WHOLE_SECONDS = 12.0
 """Longer audio is made in chunks of this length, between which other clients get their turn."""
 RETRY_SECONDS = 1
-SETTINGS = ("seed", "steps", "format", "resample")
+SETTINGS = ("seed", "steps", "format", "resample", "mel_convention")
 _LOG = logging.getLogger(__name__)
 
 
@@ -70,7 +69,7 @@ class VocoderServer:
 
     async def health(self, _request: Request) -> Response:
         """Say what the model takes."""
-        config = self.vocoder.mel_config
+        config = self.vocoder.given.config
         shape = {"n_mels": config.n_mels, "hop_length": config.hop_length, "mel_convention": config.name}
         return JSONResponse({"status": "ok", "sample_rate": self.vocoder.sample_rate, **shape})
 
@@ -85,8 +84,10 @@ class VocoderServer:
             settings = parse_settings(dict(request.query_params), SETTINGS, self.limits)
             body = await asyncio.wait_for(read_body(request, self.limits), self.limits.timeout)
             content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-            mel = await self.worker.run(lambda: read_mel(body, content_type, settings, self.vocoder, self.limits))
-            return await self._audio(mel, settings)
+            mel, vocoder = await self.worker.run(
+                lambda: read_mel(body, content_type, settings, self.vocoder, self.limits)
+            )
+            return await self._audio(mel, vocoder, settings)
         except ClientDisconnect:
             return Response(status_code=499)
         except asyncio.TimeoutError:
@@ -94,17 +95,15 @@ class VocoderServer:
         except Exception as error:
             return await _answer(request, error)
 
-    async def _audio(self, mel: NDArray[Any], settings: Settings) -> Response:
-        vocoder, mel = self.vocoder, mel.astype(np.float32)
-        n_hops = align_to_hops_length(mel, vocoder)
-        n_samples = n_hops * vocoder.mel_config.hop_length
+    async def _audio(self, mel: NDArray[Any], vocoder: Vocoder, settings: Settings) -> Response:
+        mel, n_samples = mel.astype(np.float32), vocoder.given.n_samples(mel.shape[-1])
         self.metrics.add("audio_seconds_total", n_samples / vocoder.sample_rate)
         header = wav_header(vocoder.sample_rate, n_samples) if settings.format == "wav" else b""
         kind = "audio/wav" if settings.format == "wav" else f"audio/L16; rate={vocoder.sample_rate}; channels=1"
-        pieces = self._pieces(mel, settings) if n_samples > WHOLE_SECONDS * vocoder.sample_rate else None
+        pieces = self._pieces(mel, vocoder, settings) if n_samples > WHOLE_SECONDS * vocoder.sample_rate else None
         if pieces is None:
             try:
-                waited = self.worker.vocode(mel, settings.seed, settings.changes)
+                waited = self.worker.vocode(mel, vocoder, settings.seed, settings.changes)
                 audio = await asyncio.wait_for(waited, self.limits.timeout)
             except asyncio.TimeoutError:
                 return _busy(f"the audio was not ready within {self.limits.timeout:g} s. Try again later.")
@@ -112,11 +111,11 @@ class VocoderServer:
         length = {"content-length": str(len(header) + 2 * n_samples)}
         return StreamingResponse(_chain(header, pieces), media_type=kind, headers=length)
 
-    def _pieces(self, mel: NDArray[Any], settings: Settings) -> AsyncIterator[bytes] | None:
+    def _pieces(self, mel: NDArray[Any], vocoder: Vocoder, settings: Settings) -> AsyncIterator[bytes] | None:
         """Return the audio of a long mel in pieces; None where the model needs the whole mel at once."""
         try:
             stream = PushStream[NDArray[Any]](
-                self.vocoder, seed=settings.seed, chunk_seconds=WHOLE_SECONDS, **settings.changes
+                vocoder, seed=settings.seed, chunk_seconds=WHOLE_SECONDS, **settings.changes
             )
         except ConfigError:
             return None
@@ -128,13 +127,6 @@ class VocoderServer:
                 yield s16le(audio)
 
         return pieces()
-
-
-def align_to_hops_length(mel: NDArray[Any], vocoder: Vocoder) -> int:
-    """Return how many hops of audio a mel makes."""
-    import torch
-
-    return int(align_to_hops(torch.from_numpy(mel), vocoder.mel_config).shape[-1])
 
 
 async def _chain(header: bytes, pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:

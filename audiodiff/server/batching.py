@@ -28,6 +28,7 @@ class _Job:
     done: asyncio.Future[Any]
     function: Callable[[], Any] | None = None
     mel: NDArray[Any] | None = None
+    vocoder: Vocoder | None = None
     seed: int = 0
     changes: SynthesisChanges | None = None
 
@@ -35,7 +36,8 @@ class _Job:
         """Tell whether both can be computed as one batch."""
         if self.mel is None or other.mel is None:
             return False
-        return self.mel.shape == other.mel.shape and self.changes == other.changes
+        given = [None if job.vocoder is None else job.vocoder.given.config for job in (self, other)]
+        return self.mel.shape == other.mel.shape and self.changes == other.changes and given[0] == given[1]
 
 
 class Worker:
@@ -51,9 +53,12 @@ class Worker:
         self._jobs: deque[_Job] = deque()
         self._some = asyncio.Event()
 
-    async def vocode(self, mel: NDArray[Any], seed: int, changes: SynthesisChanges) -> NDArray[np.float32]:
-        """Return the audio `(time,)` of a mel `(n_mels, frames)`."""
-        return await self._submit(_Job(_future(), mel=mel, seed=seed, changes=changes))  # type: ignore[no-any-return]
+    async def vocode(
+        self, mel: NDArray[Any], vocoder: Vocoder, seed: int, changes: SynthesisChanges
+    ) -> NDArray[np.float32]:
+        """Return the audio `(time,)` of a mel `(n_mels, frames)`, by the model with the convention of this mel."""
+        job = _Job(_future(), mel=mel, vocoder=vocoder, seed=seed, changes=changes)
+        return await self._submit(job)  # type: ignore[no-any-return]
 
     async def run(self, function: Callable[[], Any]) -> Any:
         """Return what a function returns, called by the thread when it is its turn."""
@@ -97,7 +102,7 @@ class Worker:
     def _vocode(self, batch: Sequence[_Job]) -> NDArray[np.float32]:
         mels = np.stack([job.mel for job in batch if job.mel is not None])
         self._metrics.add("batched_clips_total", len(batch))
-        return self.vocoder(mels, seed=[job.seed for job in batch], **(batch[0].changes or {}))
+        return (batch[0].vocoder or self.vocoder)(mels, seed=[job.seed for job in batch], **(batch[0].changes or {}))
 
 
 def _future() -> asyncio.Future[Any]:

@@ -15,6 +15,7 @@ from audiodiff.audio.io import load_audio
 from audiodiff.audio.mel import check_mel
 from audiodiff.audio.mel_matching import refuse_unlikely
 from audiodiff.choices import ANY_SEED, SECONDS, STEPS
+from audiodiff.config import MelConfig, mel_convention
 from audiodiff.errors import AudiodiffError, AudioError
 from audiodiff.pipelines import SynthesisChanges, Vocoder
 from audiodiff.pipelines.vocode_stream import ByteReader, frames_of, npy_arrays
@@ -34,7 +35,8 @@ class Settings:
         changes: Of the reverse process.
         chunk_seconds: Of a stream.
         format: "wav" or "s16le".
-        resample: Whether audio at another rate is resampled.
+        resample: Whether audio, or a mel, at another rate is resampled.
+        mel_convention: What the mel follows; None is what the server takes.
     """
 
     seed: int = 0
@@ -42,6 +44,7 @@ class Settings:
     chunk_seconds: float = 0.5
     format: str = "wav"
     resample: bool = False
+    mel_convention: MelConfig | None = None
 
 
 def parse_settings(values: Mapping[str, Any], allowed: tuple[str, ...], limits: Limits) -> Settings:
@@ -64,6 +67,11 @@ def parse_settings(values: Mapping[str, Any], allowed: tuple[str, ...], limits: 
             raise RequestError(
                 400, f"{name} is {str(values[name])[:40]!r}; choose from {', '.join(map(str, choices))}."
             )
+    if "mel_convention" in values:
+        try:
+            found["mel_convention"] = mel_convention(str(values["mel_convention"])[:40])
+        except ValueError as error:
+            raise RequestError(400, f"{error}.") from error
     if found.get("steps", 0) > limits.max_steps:
         raise RequestError(400, f"steps is {found['steps']}; this server takes at most {limits.max_steps}.")
     changes: SynthesisChanges = {"steps": found.pop("steps")} if "steps" in found else {}
@@ -92,36 +100,44 @@ async def read_body(request: Request, limits: Limits) -> bytes:
     return bytes(body)
 
 
-def read_mel(body: bytes, content_type: str, settings: Settings, vocoder: Vocoder, limits: Limits) -> NDArray[Any]:
-    """Return the mel `(n_mels, frames)` in a body, or that of the audio in it.
+def read_mel(
+    body: bytes, content_type: str, settings: Settings, vocoder: Vocoder, limits: Limits
+) -> tuple[NDArray[Any], Vocoder]:
+    """Return the mel `(n_mels, frames)` in a body, or that of the audio in it, and the vocoder that takes such mels.
 
     Raises:
         RequestError: If it is neither, or too long.
         AudiodiffError: If it is damaged, or does not fit the model.
     """
-    is_audio = not body.startswith(b"\x93NUMPY") and (body.startswith(_AUDIO) or content_type.startswith("audio/"))
+    if not body.startswith(b"\x93NUMPY") and (body.startswith(_AUDIO) or content_type.startswith("audio/")):
+        return _mel_of_audio(body, settings, vocoder, limits), vocoder.with_mel_convention(None)
+    vocoder = of_convention(settings, vocoder)
+    config = vocoder.given.config
     if body.startswith(b"\x93NUMPY"):
         arrays = list(npy_arrays(ByteReader(io.BytesIO(body), "the body")))
         if len(arrays) != 1:
             raise RequestError(400, f"the body holds {len(arrays)} arrays; expected one mel.")
         mel = arrays[0][0] if arrays[0].ndim == 3 and len(arrays[0]) == 1 else arrays[0]
-    elif is_audio:
-        mel = _mel_of_audio(body, settings, vocoder, limits)
     elif content_type == "application/octet-stream":
-        mel = _raw_mel(body, vocoder.mel_config.n_mels)
+        mel = _raw_mel(body, config.n_mels)
     else:
         raise RequestError(
             415,
             f"the body is of type {content_type[:60] or 'nothing'!r} and is neither .npy nor audio; expected one of "
             "these, or float32 frames of a mel as application/octet-stream.",
         )
-    _check_length(mel.shape[-1] if mel.ndim else 0, vocoder, limits)
-    if not is_audio:
-        refuse_unlikely(mel, vocoder.mel_config)
-    checked = check_mel(mel, vocoder.mel_config)
-    if checked.ndim != 2:
+    _check_length(mel.shape[-1] if mel.ndim else 0, config, limits)
+    refuse_unlikely(mel, config)
+    if check_mel(mel, config).ndim != 2:
         raise RequestError(400, f"the mel has shape {tuple(mel.shape)}; expected one, (n_mels, frames).")
-    return mel
+    return mel, vocoder
+
+
+def of_convention(settings: Settings, vocoder: Vocoder) -> Vocoder:
+    """Return the vocoder for the mels that a client sends."""
+    if settings.mel_convention is None:
+        return vocoder
+    return vocoder.with_mel_convention(settings.mel_convention, resample=settings.resample)
 
 
 def _raw_mel(body: bytes, n_mels: int) -> NDArray[Any]:
@@ -149,8 +165,8 @@ def _mel_of_audio(body: bytes, settings: Settings, vocoder: Vocoder, limits: Lim
     return mel
 
 
-def _check_length(n_frames: int, vocoder: Vocoder, limits: Limits) -> None:
-    seconds = n_frames * vocoder.mel_config.hop_length / vocoder.sample_rate
+def _check_length(n_frames: int, config: MelConfig, limits: Limits) -> None:
+    seconds = n_frames * config.hop_length / config.sample_rate
     if seconds > limits.max_seconds:
         raise RequestError(
             413,

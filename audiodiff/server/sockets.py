@@ -17,9 +17,9 @@ from audiodiff.pipelines.vocode_stream import frames_of
 from audiodiff.server.batching import Worker
 from audiodiff.server.limits import Limits, RequestError
 from audiodiff.server.metrics import Metrics
-from audiodiff.server.requests import Settings, explain, parse_settings
+from audiodiff.server.requests import Settings, explain, of_convention, parse_settings
 
-SETTINGS = ("seed", "steps", "chunk_seconds")
+SETTINGS = ("seed", "steps", "chunk_seconds", "mel_convention")
 _CLOSE_CODES = {408: 1008, 413: 1009, 500: 1011}
 """WebSocket's own status by that of HTTP; for the rest 1007, what came cannot be used."""
 
@@ -42,6 +42,7 @@ class SocketStream:
         self._websocket, self._worker, self._limits, self._metrics = websocket, worker, limits, metrics
         self._moved = asyncio.Event()
         self._stream: PushStream[NDArray[Any]] | None = None
+        self._n_mels = worker.vocoder.given.config.n_mels
 
     async def run(self) -> None:
         """Serve until either side ends; an error is said in a last message, a TimeoutError if nobody reads that."""
@@ -68,15 +69,15 @@ class SocketStream:
     async def _both(self) -> None:
         first = await self._next_message()
         settings, is_settings = self._settings(first)
-        vocoder, chunk = self._worker.vocoder, settings.chunk_seconds
+        vocoder = await self._worker.run(lambda: of_convention(settings, self._worker.vocoder))
+        chunk, config = settings.chunk_seconds, vocoder.given.config
+        self._n_mels = config.n_mels
         stream = PushStream[NDArray[Any]](
             vocoder, seed=settings.seed, chunk_seconds=chunk, judge=True, **settings.changes
         )
         self._stream = stream
-        about = {"sample_rate": vocoder.sample_rate, "n_mels": vocoder.mel_config.n_mels, "format": "s16le"}
-        await self._websocket.send_json(
-            {**about, "hop_length": vocoder.mel_config.hop_length, "latency_seconds": stream.latency}
-        )
+        about = {"sample_rate": vocoder.sample_rate, "n_mels": config.n_mels, "format": "s16le"}
+        await self._websocket.send_json({**about, "hop_length": config.hop_length, "latency_seconds": stream.latency})
         if not is_settings:
             self._take(first)
         tasks = [asyncio.create_task(self._receive()), asyncio.create_task(self._send())]
@@ -133,7 +134,7 @@ class SocketStream:
         self._moved.set()
 
     def _frames(self, data: bytes) -> NDArray[np.float32]:
-        n_mels = self._worker.vocoder.mel_config.n_mels
+        n_mels = self._n_mels
         if not data or len(data) % (4 * n_mels):
             raise RequestError(
                 400,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import math
 import sys
 import warnings
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from audiodiff.audio.mel import MelSpectrogram, align_to_hops, check_mel, mel_filterbank, mel_frequencies
+from audiodiff.audio.mel import MelSpectrogram, align_to_hops, check_mel, mel_filterbank, mel_frequencies, mel_range
 from audiodiff.config import MEL_CONVENTIONS, MelConfig, parse_config
 from audiodiff.errors import AudioError, ConfigError, MelError
 
@@ -303,6 +304,24 @@ def test_check_mel_accepts_what_the_convention_makes(config: MelConfig) -> None:
 def test_check_mel_refuses(mel: Tensor, message: str) -> None:
     with pytest.raises(MelError, match=message):
         check_mel(mel, HIFIGAN)
+
+
+@pytest.mark.parametrize("config", CONVENTIONS, ids=named)
+def test_no_sound_within_full_scale_is_out_of_range(config: MelConfig) -> None:
+    low, high = mel_range(config)
+    time = torch.arange(config.sample_rate) / config.sample_rate
+    for audio in (torch.zeros_like(time), torch.ones_like(time), (2 * torch.pi * 440 * time).sin().sign()):
+        mel = MelSpectrogram(config)(audio)
+        assert low <= mel.min() + 1e-4
+        assert mel.max() <= high + 1e-4
+
+
+def test_the_range_of_a_convention_is_that_of_its_filters() -> None:
+    low, high = mel_range(HIFIGAN)
+    assert low == pytest.approx(math.log(1e-5))
+    assert high == pytest.approx(math.log(512 * 2 / 43.07), abs=0.1)  # filters of area 1 in Hz, 21.5 Hz per bin
+    with pytest.raises(MelError, match="to at most 3.2"):
+        check_mel(MelSpectrogram(HIFIGAN)(32768 * 0.5 * voice_like(22050)), HIFIGAN)
 
 
 def test_check_mel_refuses_natural_logs_where_lmnt_is_expected() -> None:

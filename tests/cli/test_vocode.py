@@ -311,7 +311,10 @@ WRONG = {
     "nan.pt": (lambda path: torch.save(torch.full((20, 30), torch.nan), path), "nan.pt: .* NaN"),
     "no-frames.npy": (lambda path: np.save(path, np.zeros((20, 0))), "no-frames.npy: .*empty"),
     "integers.npy": (lambda path: np.save(path, np.zeros((20, 30), int)), "integers.npy holds torch.int64"),
-    "decibels.npy": (lambda path: np.save(path, np.full((20, 30), -60.0)), "decibels.npy: .*decibels"),
+    "decibels.npy": (
+        lambda path: np.save(path, np.full((20, 30), -60.0)),
+        "decibels.npy: .* so it is of another one. `audiodiff mel-match` names it",
+    ),
     "batch.npy": (lambda path: np.save(path, np.zeros((2, 20, 30))), r"batch.npy has shape \(2, 20, 30\)"),
     "flat.pt": (lambda path: torch.save(torch.zeros(20), path), r"flat.pt has shape \(20,\)"),
     "dict.pt": (lambda path: torch.save({"mel": torch.zeros(20, 30)}, path), "dict.pt holds a dict"),

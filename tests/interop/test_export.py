@@ -48,6 +48,12 @@ def test_a_reverse_process_of_many_network_calls_is_refused(tmp_path):
     assert not (tmp_path / "graphs").exists()
 
 
+def test_a_vocoder_of_converted_mels_is_refused(tmp_path):
+    vocoder = Vocoder.from_pretrained("speech-22k-tiny", device="cpu", dtype="fp32")
+    with pytest.raises(ConfigError, match=r"takes mels of 'hifigan-22k'.*converts none of 'matcha'"):
+        list(export_graphs(vocoder.with_mel_convention("matcha"), tmp_path / "graphs", "torch", "tiny"))
+
+
 def test_noise_of_the_runner_is_ours():
     for number in (-1, 0, 3):
         expected = position_noise([7], number, n_samples=5000)[0, 0]

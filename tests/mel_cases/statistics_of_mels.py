@@ -8,91 +8,122 @@ import torch
 
 from audiodiff.audio.io import replacing
 from audiodiff.audio.mel import MelSpectrogram
-from audiodiff.audio.mel_candidates import bank_name
-from audiodiff.audio.mel_matching import FLOORS, N_FEATURES, STATISTICS, features
-from audiodiff.config import MEL_CONVENTIONS
-from mel_cases.recordings import NOISE, at_level, excerpt, find, with_silence
+from audiodiff.audio.mel_candidates import bank_name, heard_bins, reference_banks
+from audiodiff.audio.mel_features import N_FEATURES, features
+from audiodiff.audio.mel_matching import FLOORS, KINDS, STATISTICS
+from mel_cases.recordings import (
+    MUSIC,
+    NARROW,
+    NOISE,
+    TONES,
+    at_level,
+    excerpt,
+    find,
+    speech_of,
+    with_other,
+    with_silence,
+)
 
-SPEECH = ("librispeech", "fullband", "reader")
-OTHER = ("piano", "drums", "fsdd", NOISE, "librispeech", "fullband")
 PLAIN = {
     "log": "natural", "multiplier": 1.0, "offset": 0.0, "clip": None, "magnitude_floor": 0.0, "window_norm": False,
-    "floor": 1e-30, "padding": "reflect",
+    "floor": 1e-30, "padding": "reflect", "reference": "absolute",
     "full_scale": 1.0, "guard": "clamp", "dynamic_range": None, "mean": 0.0, "std": 1.0,
 }  # fmt: skip
-
-
-def plain_log(config, audio):
-    """Return the natural logarithm of the mel magnitudes `(n_mels, frames)` of a convention, without floor."""
-    spectrogram = MelSpectrogram(config.model_copy(update=PLAIN))
-    return spectrogram(torch.from_numpy(audio)).numpy().astype(np.float64) / config.power
+STANDARDISED = ("hifigan-22k", "bigvgan-24k", "vocos-24k")
+"""Conventions of which there are statistics of standardised values."""
 
 
 def build(folders, n_excerpts):
-    """Write the statistics of every filter bank of the table, from `n_excerpts` of each kind of sound."""
-    corpora = find(folders, held_out=False) | {NOISE: []}
-    banks = {bank_name(config): config for config in MEL_CONVENTIONS.values()}
-    with ProcessPoolExecutor(initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        found = list(pool.map(_of_bank, banks.values(), [corpora] * len(banks), [n_excerpts] * len(banks)))
-    names = [f"{bank}/{entry}" for bank, entries in zip(banks, found, strict=True) for entry in entries]
-    means, covariances = zip(*(each for entries in found for each in entries.values()), strict=True)
+    """Write the statistics of every filter bank of the table, from `n_excerpts` of speech, fewer of other sounds."""
+    corpora, found = find(folders), {}
+    banks = list(reference_banks().values())
+    with ProcessPoolExecutor(2, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        for rate in sorted({config.sample_rate for config in banks}):
+            sounds = list(_sounds(corpora, rate, n_excerpts, np.random.default_rng(0)))
+            of_rate = [config for config in banks if config.sample_rate == rate]
+            for rows in pool.map(_of_bank, of_rate, [sounds] * len(of_rate)):
+                found |= rows
+                print(next(iter(rows)), flush=True)
+    means, covariances = (np.array(each) for each in zip(*found.values(), strict=True))
     with replacing(STATISTICS) as partial, partial.open("wb") as file:
-        np.savez_compressed(file, names=names, means=np.float32(means), covariances=np.float16(covariances))
+        np.savez_compressed(file, names=list(found), means=np.float32(means), covariances=np.float16(covariances))
 
 
-def _of_bank(config, corpora, n_excerpts):
-    """Return means and upper triangles of covariances of speech and other sounds, by entry."""
+def _sounds(corpora, sample_rate, n_excerpts, rng):
+    """Yield (kind, corpus, audio) for every kind of sound."""
+
+    def of(*names):
+        return excerpt({name: corpora[name] for name in names}, sample_rate, rng, seconds=(0.6, 4.5))
+
+    speech = [name for name in speech_of(corpora) if name not in NARROW]
+    for kind in KINDS:
+        for _ in range(n_excerpts if kind == "speech" else n_excerpts // 2):
+            name, audio = {
+                "noise": lambda: of(NOISE), "tones": lambda: of(TONES), "music": lambda: of(*MUSIC),
+                "narrow": lambda: of(*NARROW),
+            }.get(kind, lambda: of(*speech))()  # fmt: skip
+            if kind == "noisy":
+                audio = with_other(audio, of(*MUSIC, NOISE, NOISE)[1], rng, (0, 25))
+            elif kind == "music" and rng.random() < 0.6:
+                audio = with_other(audio, of(*MUSIC)[1], rng, (-10, 10))
+            if kind == "quiet":
+                audio = audio * 10 ** rng.uniform(-2.5, -1)
+            elif rng.random() < 0.7:
+                audio = at_level(audio, rng, 20 if rng.random() < 0.8 else 50)
+            yield kind, name, with_silence(audio, sample_rate, rng) if rng.random() < 0.25 else audio.astype(np.float32)
+
+
+def _of_bank(config, sounds):
+    """Return means and upper triangles of covariances of every kind, by name of bank and entry."""
     rng = np.random.default_rng(0)
-    sets = _data_sets(corpora, config, rng)
+    spectrogram, heard = MelSpectrogram(config.model_copy(update=PLAIN)), heard_bins(config)
+    mels = [
+        (kind, name, spectrogram(torch.from_numpy(audio)).numpy()[heard] / config.power) for kind, name, audio in sounds
+    ]
+    sets = _data_sets([(name, mel) for kind, name, mel in mels if kind == "speech"])
     rows = {}
-    for kind in (SPEECH, OTHER):
-        for _ in range(n_excerpts):
-            log_mel = plain_log(config, _sound({name: corpora[name] for name in kind}, config.sample_rate, rng))
-            log_mel = _blurred(log_mel, rng) if kind is OTHER and rng.random() < 0.2 else log_mel
-            for entry, values in _entries(log_mel, sets[rng.integers(len(sets))], rng).items():
-                rows.setdefault(entry, {}).setdefault(kind, []).append(features(values.astype(np.float32)))
-    upper = np.triu_indices(N_FEATURES)
-    found = {}
+    for kind, _, mel in mels:
+        mel = _smoothed(mel, rng) if kind == "predicted" else mel
+        for entry, values in _entries(mel, config, sets[rng.integers(len(sets))], rng).items():
+            rows.setdefault(entry, {}).setdefault(kind, []).append(features(values.astype(np.float32)))
+    upper, found = np.triu_indices(N_FEATURES), {}
     for entry, by_kind in rows.items():
-        of_kinds = [np.array(each) for each in by_kind.values()]
-        found[entry] = [each.mean(0) for each in of_kinds], [np.cov(each.T)[upper] for each in of_kinds]
-    print(bank_name(config), flush=True)
+        of_kinds = [np.array(by_kind[kind]) for kind in KINDS]
+        found[f"{bank_name(config)}/{entry}"] = (
+            [each.mean(0) for each in of_kinds],
+            [np.cov(each.T)[upper] for each in of_kinds],
+        )
     return found
 
 
-def _sound(corpora, sample_rate, rng):
-    _, audio = excerpt(corpora, sample_rate, rng, seconds=(0.6, 8))
-    if rng.random() < 0.7:
-        audio = at_level(audio, rng, 20 if rng.random() < 0.85 else 50)
-    return with_silence(audio, sample_rate, rng) if rng.random() < 0.25 else audio.astype(np.float32)
-
-
-def _blurred(mel, rng):
+def _smoothed(mel, rng):
     """Return a mel as smooth as predicted ones are."""
-    n_frames = rng.integers(2, 5)
+    n_frames = rng.integers(1, 5)
     mel = sum(np.roll(mel, shift, 1) for shift in range(n_frames)) / n_frames
     return (mel + np.roll(mel, 1, 0)) / 2 if rng.random() < 0.5 else mel
 
 
-def _data_sets(corpora, config, rng):
-    """Return mean and standard deviation, of all values and by bin, of some data sets."""
+def _data_sets(mels):
+    """Return mean and standard deviation, of all values and by bin, of data sets: (corpus, mel)."""
     found = []
-    for name in SPEECH:
-        mels = [plain_log(config, excerpt({name: corpora[name]}, config.sample_rate, rng)[1]) for _ in range(20)]
-        mel = np.maximum(np.concatenate(mels, 1), FLOORS["1e-5"])
+    for corpus in sorted({name for name, _ in mels}):
+        mel = np.maximum(np.concatenate([mel for name, mel in mels if name == corpus], 1), FLOORS["1e-5"])
         found.append((mel.mean(), mel.std(), mel.mean(1, keepdims=True), mel.std(1, keepdims=True) + 1e-3))
     return found
 
 
-def _entries(log_mel, data_set, rng):
-    """Return what the same mel is with several floors, and standardised."""
-    entries = {name: np.maximum(log_mel, floor) for name, floor in FLOORS.items()}
-    mean, deviation, means, deviations = data_set
-    usual = entries["1e-5"]
-    entries["standardised"] = (usual - mean) / deviation
-    if rng.random() < 0.5:  # of each utterance
-        means, deviations = usual.mean(1, keepdims=True), usual.std(1, keepdims=True) + 1e-3
-    entries["standardised by bin"] = (usual - means) / deviations
-    entries["relative"] = np.maximum(log_mel - log_mel.max(), -80 * math.log(10) / 20)
-    entries["clipped"] = np.maximum(log_mel, max(log_mel.max() - 4 * math.log(10), FLOORS["1e-5"]))
+def _entries(mel, config, data_set, rng):
+    """Return what the same mel is with several floors, standardised, and relative to its loudest value."""
+    clips = config.clip is not None or config.name in STANDARDISED
+    floors = [name for name in FLOORS if name in ("1e-10", "1e-5") or config.power == 2 or (clips and name == "1e-4")]
+    entries = {name: np.maximum(mel, FLOORS[name]) for name in floors}
+    if config.power == 2:
+        entries["relative"] = np.maximum(mel - mel.max(), -80 * math.log(10) / 20)
+        entries["clipped"] = np.maximum(mel, max(mel.max() - 4 * math.log(10), FLOORS["1e-5"]))
+    elif config.name in STANDARDISED:
+        mean, deviation, means, deviations = data_set
+        entries["standardised"] = (entries["1e-5"] - mean) / deviation
+        if rng.random() < 0.5:  # of each utterance
+            means, deviations = (each(entries["1e-5"], 1, keepdims=True) for each in (np.mean, np.std))
+        entries["standardised by bin"] = (entries["1e-5"] - means) / (deviations + 1e-3)
     return entries

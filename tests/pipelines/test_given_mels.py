@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
+import numpy as np
 import pytest
 import torch
 
 from audiodiff.audio.mel import MelSpectrogram
+from audiodiff.audio.mel_convention_files import named_convention
 from audiodiff.config import MEL_CONVENTIONS
-from audiodiff.data.mels import named_convention
 from audiodiff.errors import ConfigError, DataError, MelError
 from audiodiff.pipelines import Vocoder
-from tests.audio.test_mel import voice_like
+from audiodiff.pipelines.push_stream import PushStream
+
+sys.path.append(str(Path(__file__).parents[1]))
+from mel_signals import voice_like
 
 
 @pytest.fixture(scope="module")
@@ -32,9 +39,31 @@ def test_a_stream_gives_what_a_call_gives(vocoder: Vocoder, name: str) -> None:
     given = vocoder.with_mel_convention(name)
     streamed = torch.cat(list(given.stream(mel.split(7, dim=-1), chunk_seconds=0.2, steps=2)))
     torch.testing.assert_close(streamed, given(mel, steps=2), atol=1e-3, rtol=0)
-    hop = vocoder.mel_config.hop_length / vocoder.sample_rate
-    more = given.latency(0.2) - vocoder.latency(0.2)
-    assert more == pytest.approx(0 if name == "matcha" else hop)
+    assert given.latency(0.2) == vocoder.latency(0.2)
+
+
+@pytest.mark.parametrize(("centre", "late"), [("frame", 128), ("hop", 0), ("window", -384)])
+def test_audio_is_in_time_wherever_frames_are_centred(vocoder: Vocoder, centre: str, late: int) -> None:
+    """A click is where it was, to within what a mel tells; pushed and pulled as well."""
+    audio = 1e-3 * torch.randn(22050, generator=torch.Generator().manual_seed(0))
+    audio[8000:8040] = 0.8
+    config = vocoder.mel_config.model_copy(update={"centre": centre, "magnitude_floor": 0.0})
+    given = vocoder.with_mel_convention(config)
+    assert given.given.delay == late
+    mel = MelSpectrogram(config)(audio)
+    made = given(mel, steps=1)
+    at = torch.arange(len(made)) / made.square().sum()
+    assert float((at * made.square()).sum()) == pytest.approx(8020, abs=40)
+    stream = PushStream(given, chunk_seconds=0.1, steps=1)
+    pulled = []
+    for piece in mel.split(3, dim=-1):
+        stream.push(piece)
+        while stream.ready and (audio := stream.pull()) is not None:
+            pulled.append(audio)
+    stream.end()
+    while (audio := stream.pull()) is not None:
+        pulled.append(audio)
+    torch.testing.assert_close(torch.cat(pulled), made, atol=1e-3, rtol=0)
 
 
 def test_another_rate_needs_resample_and_no_stream(vocoder: Vocoder) -> None:
@@ -64,3 +93,23 @@ def test_a_file_names_a_convention_by_what_differs(tmp_path) -> None:
     path.write_text("- 1\n")
     with pytest.raises(DataError, match="no fields of a mel convention"):
         named_convention(str(path))
+
+
+def test_statistics_of_other_toolkits_are_read_beside_the_file(tmp_path) -> None:
+    mels = np.random.default_rng(0).normal(np.linspace(-3, -1, 80), np.linspace(0.5, 1, 80), (1000, 80))
+    np.save(tmp_path / "stats.npy", np.stack([mels.mean(0), mels.std(0)]).astype(np.float32))
+    np.savez(tmp_path / "feats_stats.npz", count=len(mels), sum=mels.sum(0), sum_square=np.square(mels).sum(0))
+    for file in ("stats.npy", "feats_stats.npz"):
+        (tmp_path / "mine.yaml").write_text(f"base: espnet\nstatistics: {file}\n")
+        config = named_convention(str(tmp_path / "mine.yaml"))
+        np.testing.assert_allclose(config.mean, mels.mean(0), atol=1e-5)
+        np.testing.assert_allclose(config.std, mels.std(0), atol=1e-5)
+    for file, content in (("a.npy", np.zeros(80)), ("b.npy", np.zeros((2, 3, 4))), ("c.npy", np.full((2, 80), np.nan))):
+        np.save(tmp_path / file, content)
+        (tmp_path / "mine.yaml").write_text(f"base: espnet\nstatistics: {file}\n")
+        with pytest.raises(DataError, match=rf"{file} holds no statistics of a mel: expected .npy of shape"):
+            named_convention(str(tmp_path / "mine.yaml"))
+    np.save(tmp_path / "d.npy", np.ones((2, 20)))
+    (tmp_path / "mine.yaml").write_text("base: espnet\nstatistics: d.npy\n")
+    with pytest.raises(ConfigError, match="mean has 20 values; expected one number, or 80, one per bin"):
+        named_convention(str(tmp_path / "mine.yaml"))

@@ -75,11 +75,16 @@ def export_graphs(pipeline: Pipeline, folder: Path, form: str, name: str) -> Ite
 
     Raises:
         MissingPackageError: If a package is missing.
-        ConfigError: If the start cannot be exported, or there are too many network calls.
+        ConfigError: If the start cannot be exported, there are too many network calls, or mels are to be converted.
         ModelError: If the exported graph does not compute what PyTorch does.
     """
     check_packages(form)
     _check_calls(pipeline)
+    if isinstance(pipeline, Vocoder) and pipeline.given.config != pipeline.mel_config:
+        raise ConfigError(
+            f"an exported graph takes mels of {pipeline.mel_config.name!r}, which the model was trained on, and "
+            f"converts none of {pipeline.given.config.name!r}. Convert them before; export with_mel_convention(None)."
+        )
     make_folder(folder)
     whole = PipelineGraph(pipeline, pipeline.config.synthesis)
     about = describe(pipeline, whole, name)
