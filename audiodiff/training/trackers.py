@@ -79,7 +79,8 @@ def _start(name: str, folder: Path) -> Any:
         ) from error
     except _errors(name) as error:
         raise ConfigError(
-            f"the tracker {name} cannot be started: {str(error).rstrip('.')}. Log in to it, or leave it out of training.trackers."
+            f"the tracker {name} cannot be started: {str(error).rstrip('.')}. Log in to it, or leave it out of "
+            "training.trackers."
         ) from error
     return tracker
 

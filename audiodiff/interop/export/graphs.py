@@ -132,7 +132,7 @@ class GraphMelSpectrogram(MelSpectrogram):
         estimate = self.interpolate((energy / self.area).clamp_min(_TINIEST).log()).exp() * self.covered
         for _ in range(iterations):
             estimate = estimate * self.spread(energy / self.analyse(estimate).clamp_min(_TINIEST))
-        return estimate if power == 1 else estimate ** (1 / power)
+        return estimate if power == 1 else estimate.pow(1 / power)
 
 
 def integrate_by_doubling(steps: PhaseSteps, phase: Tensor | None = None) -> Tensor:
