@@ -99,7 +99,7 @@ def make(draw: Draw, folder: Path, world: World) -> Case:
         return Case(
             ["train", "conf.yaml", "--dry-run"],
             about,
-            names=["conf.yaml", *about.split(" = ")[0].split(".")[-1:]],
+            names=["conf.yaml", "data.train", "data.valid", *about.split(" = ")[0].split(".")[-1:]],
             check=says_no_nan,
             seconds=20,
         )

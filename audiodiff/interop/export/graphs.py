@@ -129,7 +129,7 @@ class GraphMelSpectrogram(MelSpectrogram):
         """
         power = self.config.power
         energy = self.to_magnitude(mel) if power == 1 else self.to_magnitude(mel) ** power
-        estimate = self.interpolate((energy / self.area).clamp_min(_TINIEST).log()).exp() * self.covered
+        estimate: Tensor = self.interpolate((energy / self.area).clamp_min(_TINIEST).log()).exp() * self.covered
         for _ in range(iterations):
             estimate = estimate * self.spread(energy / self.analyse(estimate).clamp_min(_TINIEST))
         return estimate if power == 1 else estimate.pow(1 / power)
