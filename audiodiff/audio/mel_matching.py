@@ -54,6 +54,8 @@ INSEPARABLE = 7.0
 """Conventions within this difference of the best are named with it."""
 OTHER_BINS = 15.0
 """Likewise of those that differ in filters, rate and hop alone, which depend more on the speaker than on these."""
+OTHER_STATISTICS = 40.0
+"""Likewise of unknown mean and standard deviation, where known ones fit best: others may fit as well."""
 SHORTEST_SECONDS = 0.4
 """Less audible mel than this is not judged."""
 _NEPER = 20 / math.log(10)
@@ -210,9 +212,17 @@ def _floor_score(mel: Values, candidate: Candidate) -> float:
     below = (floor - lowest) / factor
     if below > 0.2:
         points -= min(40.0, 10 * below)
-    elif abs(below) < 2e-3 + 1e-4 * abs(floor) / factor and int((mel <= lowest + 1e-4 * factor).sum()) > 5:
+    elif _shows_floor(mel, candidate):
         points += 15.0
     return points
+
+
+def _shows_floor(mel: Values, candidate: Candidate) -> bool:
+    """Return whether several values are exactly the lowest that a convention has."""
+    floor, factor, lowest = candidate.limits[0], candidate.affine[0], float(mel.min())
+    if abs(floor - lowest) > 2e-3 * factor + 1e-4 * abs(floor):
+        return False
+    return int((mel <= lowest + 1e-4 * factor).sum()) > 5
 
 
 def match(mel: Values, base: MelConfig) -> list[Match]:
@@ -285,11 +295,13 @@ def evidence(mel: Values, found: Match) -> str:
 def likeliest(matches: Sequence[Match]) -> list[Match]:
     """Return the best match and those that the values do not tell from it."""
     best = matches[0]
-    return [
-        found
-        for found in matches
-        if best.score - found.score < (OTHER_BINS if found.same_values(best) else INSEPARABLE)
-    ]
+    return [found for found in matches if best.score - found.score < _inseparable(found, best)]
+
+
+def _inseparable(found: Match, best: Match) -> float:
+    if not found.same_values(best):
+        return INSEPARABLE
+    return OTHER_STATISTICS if found.candidate.to_fit == "standardised" else OTHER_BINS
 
 
 def refuse_unlikely(mel: ArrayLike, config: MelConfig) -> None:
@@ -322,16 +334,18 @@ def refuse_unlikely(mel: ArrayLike, config: MelConfig) -> None:
     (low, high), factor = own[0].candidate.limits, own[0].candidate.affine[0]
     if low - factor <= values.min() and values.max() <= high - _NEARLY_SILENT * factor:
         return
-    rivals = [found for found in matches if _is_clearly_likelier(found, own[0], is_positive=values.min() >= 0)]
+    rivals = [found for found in matches if _is_clearly_likelier(values, found, own[0])]
     if rivals:
         raise MelError(_refusal(rivals, values, config))
 
 
-def _is_clearly_likelier(found: Match, own: Match, *, is_positive: bool) -> bool:
+def _is_clearly_likelier(mel: Values, found: Match, own: Match) -> bool:
     if found.score < own.score + MARGIN or found.is_usable_as(own):
         return False
-    if is_positive and own.candidate.limits[0] < 0 and own.candidate.config.log != "none":
+    if mel.min() >= 0 and own.candidate.limits[0] < 0 and own.candidate.config.log != "none":
         return True  # whatever the sound, not all logarithms are positive
+    if not found.transposed and _shows_floor(mel, found.candidate) and not _shows_floor(mel, own.candidate):
+        return True
     return found.is_speech and found.distance < PLAUSIBLE
 
 
