@@ -196,15 +196,15 @@ def score(mel: Values, candidate: Candidate, known: Vector | None = None) -> tup
     off = found - mean
     squared = np.einsum("ki,kij,kj->k", off, precision, off)
     fits = np.log(list(KINDS.values())) - log_determinant / 2 - (_TAILS + N_FEATURES) / 2 * np.log1p(squared / _TAILS)
-    likelihood = float(np.logaddexp.reduce(fits)) + jacobian + _floor_score(mel, candidate)
+    likelihood = float(np.logaddexp.reduce(fits)) + jacobian + _exact_score(mel, candidate)
     return likelihood, float(squared.min()), list(KINDS)[int(fits.argmax())] in SPEECH
 
 
-def _floor_score(mel: Values, candidate: Candidate) -> float:
-    """Return what values beyond the range of a convention cost, and what many at exactly its floor are worth."""
+def _exact_score(mel: Values, candidate: Candidate) -> float:
+    """Return what values beyond the range of a convention cost, and what its mark is worth; see `_has_mark`."""
     floor, high = candidate.limits
     if floor == -math.inf:
-        return 0.0
+        return 15.0 if _has_mark(mel, candidate) else 0.0
     factor, _ = candidate.affine
     above = (float(mel.max()) - high) / factor
     points = -min(40.0, 20 * (above - _OVERSHOOT)) if above > _OVERSHOOT else 0.0
@@ -212,15 +212,17 @@ def _floor_score(mel: Values, candidate: Candidate) -> float:
     below = (floor - lowest) / factor
     if below > 0.2:
         points -= min(40.0, 10 * below)
-    elif _shows_floor(mel, candidate):
+    elif _has_mark(mel, candidate):
         points += 15.0
     return points
 
 
-def _shows_floor(mel: Values, candidate: Candidate) -> bool:
-    """Return whether several values are exactly the lowest that a convention has."""
+def _has_mark(mel: Values, candidate: Candidate) -> bool:
+    """Return whether several values are exactly the lowest that a convention has, or every bin is standardised."""
+    if candidate.to_fit == "standardised by bin":
+        return bool(np.abs(mel.mean(1)).max() < 0.1 and np.abs(mel.std(1) - 1).max() < 0.1)
     floor, factor, lowest = candidate.limits[0], candidate.affine[0], float(mel.min())
-    if abs(floor - lowest) > 2e-3 * factor + 1e-4 * abs(floor):
+    if floor == -math.inf or abs(floor - lowest) > 2e-3 * factor + 1e-4 * abs(floor):
         return False
     return int((mel <= lowest + 1e-4 * factor).sum()) > 5
 
@@ -344,7 +346,7 @@ def _is_clearly_likelier(mel: Values, found: Match, own: Match) -> bool:
         return False
     if mel.min() >= 0 and own.candidate.limits[0] < 0 and own.candidate.config.log != "none":
         return True  # whatever the sound, not all logarithms are positive
-    if not found.transposed and _shows_floor(mel, found.candidate) and not _shows_floor(mel, own.candidate):
+    if not found.transposed and _has_mark(mel, found.candidate) and not _has_mark(mel, own.candidate):
         return True
     return found.is_speech and found.distance < PLAUSIBLE
 
