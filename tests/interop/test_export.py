@@ -60,6 +60,39 @@ def test_noise_of_the_runner_is_ours():
         assert_close(torch.from_numpy(run_onnx.draw(7, number, 5000)).float(), expected, rtol=0, atol=1e-5)
 
 
+ABOUT = {"mel": {"n_mels": 80}, "frames_beyond_hops": 0, "max_frames": 16384}
+
+
+@pytest.mark.parametrize(
+    ("mel", "message"),
+    [
+        (np.zeros((20, 80)), r"float64 \(20, 80\); expected \(80, frames\) without NaN. Save mel.T."),
+        (np.zeros((1, 80, 20)), r"\(1, 80, 20\); expected \(80, frames\).* One clip, in the convention"),
+        (np.full((80, 2), np.nan), "without NaN"),
+        (np.zeros((60, 20)), r"float64 \(60, 20\); expected \(80, frames\)"),
+        (np.zeros((80, 20), complex), "complex128"),
+        (np.zeros((80, 0)), "has 0 frames; this model takes 1 to 16384"),
+        (np.zeros((80, 16385)), "has 16385 frames"),
+    ],
+)
+def test_the_runner_says_what_is_wrong_with_a_mel(tmp_path, mel, message):
+    np.save(tmp_path / "mel.npy", mel)
+    with pytest.raises(SystemExit, match=message):
+        run_onnx.read(str(tmp_path / "mel.npy"), ABOUT)
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32", "float16", "int64"])
+def test_the_runner_takes_mels_of_any_precision(tmp_path, dtype):
+    np.save(tmp_path / "mel.npy", np.ones((80, 3), dtype))
+    inputs, n_hops = run_onnx.read(str(tmp_path / "mel.npy"), ABOUT)
+    assert (inputs["mel"].shape, inputs["mel"].dtype, n_hops) == ((1, 80, 3), np.float32, 3)
+
+
+def test_the_runner_takes_seeds_of_32_bits(tmp_path):
+    with pytest.raises(SystemExit, match="--seed -1: expected 0 to 4294967295"):
+        run_onnx.synthesise("pipeline.onnx", "mel.npy", str(tmp_path / "out.wav"), -1)
+
+
 @pytest.mark.parametrize("name", ["speech-22k-tiny", "speech-22k-stream"])
 def test_the_graph_is_the_pipeline(name, clip):
     vocoder = Vocoder.from_pretrained(name, device="cpu", dtype="fp32")
