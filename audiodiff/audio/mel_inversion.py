@@ -253,7 +253,7 @@ def _phase_steps(log_magnitude: Tensor, random: Tensor, first: int, hop_length: 
     wanted = slice(first, first + random.shape[1])
     time_step, bin_step = _gradients(log_magnitude, hop_length)
     rounded = log_magnitude.float()  # so that bins which should be equal are, whatever the order of sums
-    before = functional.pad(rounded[:, :-1], (0, 0, 1, 0), value=-math.inf)[:, wanted]
+    before = functional.pad(rounded, (0, 0, 1, 0), value=-math.inf)[:, :-1][:, wanted]
     now = rounded[:, wanted]
     threshold = torch.maximum(now.amax(2, keepdim=True), before.amax(2, keepdim=True)) + math.log(TOLERANCE)
     active, continued = now >= threshold, before >= threshold
@@ -262,18 +262,20 @@ def _phase_steps(log_magnitude: Tensor, random: Tensor, first: int, hop_length: 
     in_time = continued.gather(2, root) & active
     mean_bin_step = ((bin_step[..., 1:] + bin_step[..., :-1]) / 2)[:, wanted]
     across = functional.pad(mean_bin_step.cumsum(2), (1, 0))
-    mean_step = ((time_step + functional.pad(time_step[:, :-1], (0, 0, 1, 0))) / 2)[:, wanted]
+    mean_step = ((time_step + functional.pad(time_step, (0, 0, 1, 0))[:, :-1]) / 2)[:, wanted]
     integrated = across - across.gather(2, root) + torch.where(in_time, mean_step.gather(2, root), 0.0)
     return PhaseSteps(root, in_time, torch.where(active, integrated, random))
 
 
 def _gradients(log_magnitude: Tensor, hop_length: int) -> tuple[Tensor, Tensor]:
     """Return the phase differences per frame and per bin, of the shape of `log_magnitude` (Prusa et al., Eq. 5-6)."""
-    n_bins = log_magnitude.shape[2]
+    n_frames, n_bins = log_magnitude.shape[1:]
     n_fft = 2 * (n_bins - 1)
     ratio = HANN_GAMMA * n_fft / hop_length
     in_frequency = functional.pad((log_magnitude[..., 2:] - log_magnitude[..., :-2]) / 2, (1, 1))
-    in_time = functional.pad((log_magnitude[:, 2:] - log_magnitude[:, :-2]) / 2, (0, 0, 1, 1))
+    padded = functional.pad(log_magnitude, (0, 0, 1, 1))
+    frame, last = torch.arange(n_frames, device=log_magnitude.device).view(-1, 1), n_frames - 1
+    in_time = torch.where((frame > 0) & (frame < last), (padded[:, 2:] - padded[:, :-2]) / 2, 0.0)
     turns = torch.arange(n_bins, device=log_magnitude.device) * hop_length % n_fft / n_fft
     return in_frequency / ratio + 2 * math.pi * turns.to(log_magnitude), -ratio * in_time
 
@@ -302,7 +304,7 @@ def _roots(priority: Tensor, log_magnitude: Tensor) -> Tensor:
 
 def _running_maximum(values: Tensor) -> Tensor:
     """Return the running maximum of integers above -2; for an exporter in steps that double: ONNX has no cummax."""
-    if not torch.compiler.is_exporting():
+    if not torch.compiler.is_compiling():
         return values.cummax(-1).values
     maximum = values.int()  # half as much to move
     for step in (1 << i for i in range((values.shape[-1] - 1).bit_length())):
