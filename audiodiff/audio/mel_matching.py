@@ -56,6 +56,8 @@ OTHER_BINS = 15.0
 """Likewise of those that differ in filters, rate and hop alone, which depend more on the speaker than on these."""
 OTHER_STATISTICS = 40.0
 """Likewise of unknown mean and standard deviation, where known ones fit best: others may fit as well."""
+_HUGE = 1e12
+"""No mel has such values."""
 SHORTEST_SECONDS = 0.4
 """Less audible mel than this is not judged."""
 _NEPER = 20 / math.log(10)
@@ -318,7 +320,7 @@ def refuse_unlikely(mel: ArrayLike, config: MelConfig) -> None:
         MelError: With the convention that it looks like.
     """
     values = as_tensor(mel, "mel", MelError).detach().float().cpu().numpy()
-    if values.ndim != 2 or not values.size or not np.isfinite(values).all():
+    if values.ndim != 2 or not values.size or not np.abs(values).max() < _HUGE:
         return  # for `check_mel`, which says what is wrong with it
     wrong_shape = len(values) != config.n_mels
     shortest = SHORTEST_SECONDS * config.sample_rate / config.hop_length
@@ -360,7 +362,7 @@ def _refusal(matches: Sequence[Match], mel: Values, config: MelConfig) -> str:
     )
     transposed = ", transposed" if best[0].transposed else ""
     if transposed:
-        remedy = f"transpose it; {remedy}" if names[0] != config.name else "transpose it"
+        remedy = "transpose it" if config.name in names else f"transpose it; {remedy}"
     elif len(mel) == config.n_mels:
         remedy += "; --force vocodes it as it is"
     return (

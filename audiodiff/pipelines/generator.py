@@ -134,5 +134,5 @@ class Generator(Pipeline):
             raise ConfigError("this model states no length of its own; give seconds.")
         n_samples: int = round(SECONDS.check("seconds", seconds) * self.sample_rate)
         if n_samples < 1:
-            raise ConfigError(f"seconds is {seconds}; at {self.sample_rate} Hz that is no sample.")
+            raise ConfigError(f"seconds is {seconds}; at the model's {self.sample_rate} Hz that is no sample.")
         return n_samples
