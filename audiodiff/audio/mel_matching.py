@@ -354,13 +354,17 @@ def _is_clearly_likelier(mel: Values, found: Match, own: Match) -> bool:
 
 
 def _refusal(matches: Sequence[Match], mel: Values, config: MelConfig) -> str:
-    best = likeliest(matches)
+    def other_frames(found: Match) -> bool:
+        return (found.candidate.config.sample_rate, found.candidate.config.hop_length) != frames
+
+    frames = (config.sample_rate, config.hop_length)
+    best = sorted(likeliest(matches), key=other_frames)  # who feeds a model likely keeps its rate
     names = list(dict.fromkeys(found.candidate.name for found in best))
-    named = [found for found in best if found.candidate.name in MEL_CONVENTIONS and best[0].score - found.score < 3]
+    named = [found for found in best if found.candidate.name in MEL_CONVENTIONS and matches[0].score - found.score < 3]
     remedy = (
         f"use --mel-convention {named[0].candidate.name}" if named else "`audiodiff mel-match` writes its convention"
     )
-    transposed = ", transposed" if best[0].transposed else ""
+    transposed = ", transposed" if matches[0].transposed else ""
     if transposed:
         remedy = "transpose it" if config.name in names else f"transpose it; {remedy}"
     elif len(mel) == config.n_mels:

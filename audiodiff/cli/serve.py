@@ -78,10 +78,10 @@ def command(
     curl --data-binary @in.wav 'http://127.0.0.1:8000/vocode?resample=true&seed=1' -o out.wav
 
     POST /vocode takes a mel, as .npy or as float32 frames (application/octet-stream), or audio; ?seed, ?steps, ?format
-    (wav, s16le), ?resample and ?mel_convention. The WebSocket /stream takes JSON settings if any (seed, steps,
-    chunk_seconds, mel_convention), then float32 frames, then {"end": true}, and sends 16-bit samples as they are made.
-    GET /health and /metrics. egs/serve has clients. Nothing is encrypted and nobody is asked for a password: leave
-    --host as it is, or put a proxy before it.
+    (wav, s16le), ?resample, ?mel_convention and ?force. The WebSocket /stream takes JSON settings if any (seed, steps,
+    chunk_seconds, mel_convention, force), then float32 frames, then {"end": true}, and sends 16-bit samples as they are
+    made. GET /health and /metrics. egs/serve has clients. Nothing is encrypted and nobody is asked for a password:
+    leave --host as it is, or put a proxy before it.
     """
     import asyncio
 

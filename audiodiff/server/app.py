@@ -31,7 +31,7 @@ from audiodiff.server.sockets import SocketStream
 WHOLE_SECONDS = 12.0
 """Longer audio is made in chunks of this length, between which other clients get their turn."""
 RETRY_SECONDS = 1
-SETTINGS = ("seed", "steps", "format", "resample", "mel_convention")
+SETTINGS = ("seed", "steps", "format", "resample", "mel_convention", "force")
 _LOG = logging.getLogger(__name__)
 
 

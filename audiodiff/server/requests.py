@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,6 +14,7 @@ from starlette.requests import Request
 
 from audiodiff.audio.io import load_audio
 from audiodiff.audio.mel import check_mel
+from audiodiff.audio.mel_candidates import clipped
 from audiodiff.audio.mel_matching import refuse_unlikely
 from audiodiff.choices import ANY_SEED, SECONDS, STEPS
 from audiodiff.config import MelConfig, mel_convention
@@ -37,6 +39,7 @@ class Settings:
         format: "wav" or "s16le".
         resample: Whether audio, or a mel, at another rate is resampled.
         mel_convention: What the mel follows; None is what the server takes.
+        force: Whether a mel is taken that looks like another convention, or has values that no mel has.
     """
 
     seed: int = 0
@@ -45,6 +48,7 @@ class Settings:
     format: str = "wav"
     resample: bool = False
     mel_convention: MelConfig | None = None
+    force: bool = False
 
 
 def parse_settings(values: Mapping[str, Any], allowed: tuple[str, ...], limits: Limits) -> Settings:
@@ -62,7 +66,8 @@ def parse_settings(values: Mapping[str, Any], allowed: tuple[str, ...], limits: 
                 found[name] = kind.parse(values[name])
             except ValueError as error:
                 raise RequestError(400, f"{name}: {error}.") from error
-    for name, choices in (("format", FORMATS), ("resample", (*_SWITCH, True, False))):
+    switch = (*_SWITCH, True, False)
+    for name, choices in (("format", FORMATS), ("resample", switch), ("force", switch)):
         if name in values and values[name] not in choices:
             raise RequestError(
                 400, f"{name} is {str(values[name])[:40]!r}; choose from {', '.join(map(str, choices))}."
@@ -75,8 +80,8 @@ def parse_settings(values: Mapping[str, Any], allowed: tuple[str, ...], limits: 
     if found.get("steps", 0) > limits.max_steps:
         raise RequestError(400, f"steps is {found['steps']}; this server takes at most {limits.max_steps}.")
     changes: SynthesisChanges = {"steps": found.pop("steps")} if "steps" in found else {}
-    resample = _SWITCH.get(values.get("resample", False), values.get("resample", False))
-    return Settings(changes=changes, format=values.get("format", "wav"), resample=resample, **found)
+    found |= {name: _SWITCH.get(values[name], values[name]) for name in ("resample", "force") if name in values}
+    return Settings(changes=changes, format=values.get("format", "wav"), **found)
 
 
 async def read_body(request: Request, limits: Limits) -> bytes:
@@ -127,7 +132,10 @@ def read_mel(
             "these, or float32 frames of a mel as application/octet-stream.",
         )
     _check_length(mel.shape[-1] if mel.ndim else 0, config, limits)
-    refuse_unlikely(mel, config)
+    if settings.force:
+        mel = clipped(mel, config)
+    else:
+        refuse_unlikely(mel, config)
     if check_mel(mel, config).ndim != 2:
         raise RequestError(400, f"the mel has shape {tuple(mel.shape)}; expected one, (n_mels, frames).")
     return mel, vocoder
@@ -181,5 +189,10 @@ def explain(error: Exception) -> tuple[int, str]:
     if isinstance(error, TimeoutError):
         return 408, str(error) or "nothing came for too long."
     if isinstance(error, AudioError | AudiodiffError):
-        return 400, str(error)
+        return 400, _in_settings(str(error))
     return 500, f"unexpected {type(error).__name__}; the log of the server says more."
+
+
+def _in_settings(message: str) -> str:
+    """Return advice about options of the command line as advice about settings of a request."""
+    return re.sub(r"--(force|resample)", r"\1=true", message).replace("--mel-convention ", "mel_convention=")

@@ -19,7 +19,7 @@ from audiodiff.server.limits import Limits, RequestError
 from audiodiff.server.metrics import Metrics
 from audiodiff.server.requests import Settings, explain, of_convention, parse_settings
 
-SETTINGS = ("seed", "steps", "chunk_seconds", "mel_convention")
+SETTINGS = ("seed", "steps", "chunk_seconds", "mel_convention", "force")
 _CLOSE_CODES = {408: 1008, 413: 1009, 500: 1011}
 """WebSocket's own status by that of HTTP; for the rest 1007, what came cannot be used."""
 
@@ -73,7 +73,7 @@ class SocketStream:
         chunk, config = settings.chunk_seconds, vocoder.given.config
         self._n_mels = config.n_mels
         stream = PushStream[NDArray[Any]](
-            vocoder, seed=settings.seed, chunk_seconds=chunk, judge=True, **settings.changes
+            vocoder, seed=settings.seed, chunk_seconds=chunk, judge=not settings.force, **settings.changes
         )
         self._stream = stream
         about = {"sample_rate": vocoder.sample_rate, "n_mels": config.n_mels, "format": "s16le"}

@@ -81,4 +81,21 @@ def test_a_client_names_another_convention(server, vocoder, voice):
 def test_a_stream_of_another_rate_is_refused(server):
     with connect(server.url) as connection:
         connection.send('{"mel_convention": "matcha"}')
-        assert "Use --resample" in json.loads(connection.recv(timeout=60))["error"]
+        assert "Use resample=true" in json.loads(connection.recv(timeout=60))["error"]
+
+
+def test_a_mel_of_another_convention_is_refused_unless_it_is_forced(server, vocoder, voice):
+    audio = voice(1.0, 8000, 1)
+    mel = vocoder.mel(audio) / np.float32(np.log(10))
+    refused = server.post(npy(mel), "?format=s16le&seed=1")
+    assert refused.status == 400
+    assert refused.error.endswith("force=true vocodes it as it is.")
+    forced = server.post(npy(mel), "?format=s16le&seed=1&force=true")
+    assert_close(samples(forced), vocoder(mel, seed=1))
+    with connect(server.url) as connection:
+        connection.send('{"force": true, "seed": 1}')
+        connection.send(frames(mel))
+        connection.send('{"end": true}')
+        _, parts, last, _ = listen(connection)
+    assert last is None
+    assert_close(np.concatenate(parts), vocoder(mel, seed=1))
