@@ -68,7 +68,7 @@ class NoiseLevelDomain(nn.Module):
     def _rank(self, log_snr: Tensor) -> Tensor:
         """Return the fraction of training levels below a level: the quantile function, inverted."""
         knots = self.quantiles.double()
-        above = torch.searchsorted(knots, log_snr.contiguous()).clamp(1, _N_QUANTILES)
+        above = (knots < log_snr.unsqueeze(-1)).sum(-1).clamp(1, _N_QUANTILES)  # searchsorted, which ONNX lacks
         between = (log_snr - knots[above - 1]) / (knots[above] - knots[above - 1])
         return (above - 1 + between.clamp(0, 1)) / _N_QUANTILES
 
@@ -243,7 +243,7 @@ class DiscreteSteps(nn.Module):
         """Map noise levels `(batch,)` to steps `(batch,)` between 0 and T - 1, float64."""
         knots = torch.sigmoid(self.log_snr.double()).sqrt()
         amplitude = torch.sigmoid(log_snr.double()).sqrt()
-        upper = torch.searchsorted(-knots, -amplitude).clamp(1, len(knots) - 1)
+        upper = (knots > amplitude.unsqueeze(-1)).sum(-1).clamp(1, len(knots) - 1)  # searchsorted, which ONNX lacks
         fraction = (knots[upper - 1] - amplitude) / (knots[upper - 1] - knots[upper])
         step: Tensor = upper - 1 + fraction.clamp(0, 1)
         return step

@@ -204,7 +204,7 @@ def _export(
         if not difference <= TOLERANCE * max(1.0, float(reference.abs().max())):
             raise ModelError(
                 f"{path.name} differs from PyTorch by {difference:.2g}; expected at most {TOLERANCE:g}. It is not "
-                "written. Please report this with the model's config.json."
+                "written. Rounding grows in every round of Griffin-Lim: try --set synthesis.griffin_lim_iterations=1."
             )
     return Exported(path, difference)
 
@@ -216,7 +216,11 @@ def trace(graph: NetworkGraph, inputs: Inputs) -> ExportedProgram:
         graph: The graph.
         inputs: By name, a batch of two; a short part of them is traced.
     """
-    hop_length, batch, frames = graph.config.hop_length, Dim("batch"), Dim("frames", min=4, max=MAX_FRAMES)
+    hop_length, batch, frames = (
+        graph.config.hop_length,
+        Dim("batch", max=MAX_FRAMES),
+        Dim("frames", min=4, max=MAX_FRAMES),
+    )
     beyond = _frames_beyond_hops(graph.config.mel) if "noise" in inputs else 0
     shapes: dict[str, dict[int, Any]] = {name: {0: batch} for name in inputs}
     example = dict(inputs)
