@@ -87,8 +87,9 @@ def variance_fraction_from(output: Tensor, log_snr: Tensor, width: float) -> Ten
 
     Arguments as in `log_ratio`; the result is of the shape of `output`.
     """
-    bounds = torch.expm1(_log_bounds(log_snr, width)).to(output).view(-1, 1, 1)
-    return (torch.expm1(log_ratio(output, log_snr, width)) / bounds).clamp_min(0)
+    bounds = torch.expm1(_log_bounds(log_snr, width)).view(-1, 1, 1)
+    above = torch.expm1(log_ratio(output, log_snr, width).double())  # ONNX has no expm1: float32 would lose digits
+    return (above / bounds).clamp_min(0).to(output)
 
 
 def split_output(output: Tensor, config: DiffusionConfig) -> tuple[Tensor, Tensor | None]:
