@@ -265,7 +265,13 @@ def _write_onnx(program: ExportedProgram, path: Path, about: str, output: str) -
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it misses torchvision, which has nothing to do here
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the exporter, about itself
-        onnx = torch.onnx.export(program, dynamo=True, opset_version=_OPSET, optimize=False, verbose=False)
+        try:
+            onnx = torch.onnx.export(program, dynamo=True, opset_version=_OPSET, optimize=False, verbose=False)
+        except torch.onnx.OnnxExporterError as error:
+            raise ModelError(
+                f"torch {torch.__version__} cannot convert this model to ONNX: use torch 2.13, which is tested, "
+                "or --format torch (--debug shows what it lacks)."
+            ) from error
     if onnx is None:
         raise ModelError("torch.onnx.export returned no program.")
     onnx.model.graph.outputs[0].name = output
