@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     help="A model folder, ONNX files, or packages of torch.export (.pt2).",
 )
 @click.option("--half", is_flag=True, help="Store matrices in float16: half the size, no audible difference.")
+@click.option(
+    "--int8", is_flag=True, help="With --format onnx: write the pipeline with a network in int8 too, which is faster."
+)
 @click.option("--private", is_flag=True, help="Create the model on the hub as a private one.")
 @click.option(
     "--provenance",
@@ -41,6 +44,7 @@ def command(
     target: Path,
     form: str,
     half: bool,
+    int8: bool,
     private: bool,
     provenance: Path | None,
     settings: dict[str, object],
@@ -49,8 +53,8 @@ def command(
 
     --format onnx and torch write two graphs, of dynamic batch and length: `pipeline`, from mel (or label) and noise to
     the waveform, with the start, all steps and the colouring inside, and `step`, one network call. Both are compared
-    with PyTorch; the largest difference is printed, and above 1e-4 it is an error. `run_onnx.py` beside them makes
-    audio with numpy and onnxruntime alone; the same seed gives what `audiodiff vocode` makes.
+    with PyTorch; the largest difference is printed, and above 1e-4, int8 aside, it is an error. `run_onnx.py` beside
+    them makes audio with numpy and onnxruntime alone; the same seed gives what `audiodiff vocode` makes.
     """
     from audiodiff import hub
     from audiodiff.checkpoint import find_model, load_model, push_model
@@ -58,6 +62,8 @@ def command(
     from audiodiff.errors import ConfigError
     from audiodiff.text import read_yaml
 
+    if int8 and form != "onnx":
+        raise click.UsageError("--int8 is for --format onnx.")
     if form != "folder":
         _check_graph_options(form, half or private or provenance is not None or str(target).startswith(hub.PREFIX))
     network, config = load_model(find_model(model))
@@ -74,7 +80,7 @@ def command(
     if form == "folder":
         _save(target, network, config, half)
     else:
-        _save_graphs(target, network, config, form, Path(model).name)
+        _save_graphs(target, network, config, form, Path(model).name, int8=int8)
 
 
 def _check_graph_options(form: str, has_others: bool) -> None:
@@ -92,11 +98,11 @@ def _save(folder: Path, network: Network, config: ModelConfig, half: bool) -> No
     click.echo(f"{folder}: {(folder / WEIGHTS).stat().st_size / 1e6:.1f} MB")
 
 
-def _save_graphs(folder: Path, network: Network, config: ModelConfig, form: str, name: str) -> None:
+def _save_graphs(folder: Path, network: Network, config: ModelConfig, form: str, name: str, *, int8: bool) -> None:
     from audiodiff.interop.export import export_graphs
     from audiodiff.pipelines import Generator, Vocoder
 
     pipeline = (Vocoder if config.mel else Generator)(network, config, "fp32")
-    for path, difference in export_graphs(pipeline, folder, form, name):
+    for path, difference in export_graphs(pipeline, folder, form, name, int8=int8):
         size = path.stat().st_size / 1e6
         click.echo(f"{path}: {size:.1f} MB, differs from PyTorch by at most {difference:.1g}")

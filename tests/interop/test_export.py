@@ -115,17 +115,26 @@ def clip():
 
 @pytest.mark.slow
 def test_the_shipped_runner_makes_what_the_library_makes(tmp_path, clip):
-    onnxruntime = pytest.importorskip("onnxruntime")
+    onnx, onnxruntime = pytest.importorskip("onnx"), pytest.importorskip("onnxruntime")
     vocoder = Vocoder.from_pretrained("speech-22k-tiny", device="cpu", dtype="fp32")
-    written = list(export_graphs(vocoder, tmp_path, "onnx", "tiny"))
-    assert [path.name for path, _ in written] == ["pipeline.onnx", "step.onnx"]
-    assert all(difference < 1e-4 for _, difference in written)
+    written = {
+        path.name: difference for path, difference in export_graphs(vocoder, tmp_path, "onnx", "tiny", int8=True)
+    }
+    assert set(written) == {"pipeline.onnx", "pipeline-int8.onnx", "step.onnx"}
+    assert 1e-4 < written.pop("pipeline-int8.onnx") < 0.05
+    assert all(difference < 1e-4 for difference in written.values())
+    operators = [node.op_type for node in onnx.load(tmp_path / "pipeline-int8.onnx").graph.node]
+    assert operators.count("MatMulInteger") == 16  # those of the network
     mel = vocoder.mel(clip(22050))[0]
     np.save(tmp_path / "mel.npy", mel.numpy())
     command = [sys.executable, tmp_path / "run_onnx.py", tmp_path / "pipeline.onnx", tmp_path / "mel.npy"]
     subprocess.run([*command, tmp_path / "out.wav", "--seed", "5"], check=True)
     audio = load_audio(tmp_path / "out.wav", sample_rate=22050).flatten()
     assert_close(audio, vocoder(mel, seed=5).clamp(-1, 1), rtol=0, atol=1e-4)
+    command[2] = tmp_path / "pipeline-int8.onnx"
+    subprocess.run([*command, tmp_path / "int8.wav", "--seed", "5"], check=True)
+    quantised = load_audio(tmp_path / "int8.wav", sample_rate=22050).flatten()
+    assert 0.0 < (quantised - audio).square().mean().sqrt() < 0.05 * audio.square().mean().sqrt()
     session = onnxruntime.InferenceSession(tmp_path / "pipeline.onnx")
     draws = json.loads(session.get_modelmeta().custom_metadata_map["audiodiff"])["draws"]
     for n_frames in (1, 2, 37):

@@ -23,6 +23,7 @@ from audiodiff.diffusion.noise import position_noise
 from audiodiff.diffusion.variance import prediction_from
 from audiodiff.errors import ConfigError, ModelError, needed
 from audiodiff.interop.export.graphs import DOUBLINGS, NetworkGraph, PipelineGraph, StepGraph
+from audiodiff.interop.export.quantise import quantise
 from audiodiff.networks.conditioning import GlobalConditions
 from audiodiff.pipelines.base import Pipeline
 from audiodiff.pipelines.generator import Generator
@@ -62,7 +63,7 @@ def check_packages(form: str) -> None:
             import onnxscript  # noqa: F401
 
 
-def export_graphs(pipeline: Pipeline, folder: Path, form: str, name: str) -> Iterator[Exported]:
+def export_graphs(pipeline: Pipeline, folder: Path, form: str, name: str, *, int8: bool = False) -> Iterator[Exported]:
     """Export the whole pipeline and one network call, and check both against PyTorch.
 
     Args:
@@ -70,6 +71,7 @@ def export_graphs(pipeline: Pipeline, folder: Path, form: str, name: str) -> Ite
         folder: Where the files go.
         form: "onnx" or "torch".
         name: The model's name, for the metadata.
+        int8: Whether the whole pipeline is written with a network in int8 too; "onnx" only.
 
     Yields:
         Each file once it is written and checked.
@@ -90,7 +92,14 @@ def export_graphs(pipeline: Pipeline, folder: Path, form: str, name: str) -> Ite
     make_folder(folder)
     about = describe(pipeline, whole, name)
     inputs, reference = _clip_inputs(pipeline, whole)
-    yield _export(whole, folder / "pipeline", form, about, (inputs, reference))
+    exported = _export(whole, folder / "pipeline", form, about, (inputs, reference))
+    yield exported
+    if int8:
+        path = folder / "pipeline-int8.onnx"
+        with replacing(path) as part:
+            quantise(exported.path, part)
+            difference = _difference(_session(part), inputs, reference)
+        yield Exported(path, difference)
     step = StepGraph(pipeline)
     inputs = _step_inputs(pipeline, inputs)
     yield _export(step, folder / "step", form, about, (inputs, _plain_step(pipeline, inputs)))
@@ -200,13 +209,17 @@ def _export(
     path = path.with_suffix(".onnx" if form == "onnx" else ".pt2")
     with replacing(path) as part:
         run = (_write_onnx if form == "onnx" else _write_package)(program, part, json.dumps(about), graph.output)
-        difference = float((run(inputs)[:, : reference.shape[1]] - reference).abs().max())
+        difference = _difference(run, inputs, reference)
         if not difference <= TOLERANCE * max(1.0, float(reference.abs().max())):
             raise ModelError(
                 f"{path.name} differs from PyTorch by {difference:.2g}; expected at most {TOLERANCE:g}. It is not "
                 "written. Rounding grows in every round of Griffin-Lim: try --set synthesis.griffin_lim_iterations=1."
             )
     return Exported(path, difference)
+
+
+def _difference(run: Run, inputs: Inputs, reference: Tensor) -> float:
+    return float((run(inputs)[:, : reference.shape[1]] - reference).abs().max())
 
 
 def trace(graph: NetworkGraph, inputs: Inputs) -> ExportedProgram:
@@ -260,8 +273,6 @@ def _store_in_half(graph: Any) -> None:
 
 
 def _write_onnx(program: ExportedProgram, path: Path, about: str, output: str) -> Run:
-    import onnxruntime
-
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it misses torchvision, which has nothing to do here
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the exporter, about itself
@@ -280,6 +291,12 @@ def _write_onnx(program: ExportedProgram, path: Path, about: str, output: str) -
     _store_in_half(onnx.model.graph)
     onnx.model.metadata_props["audiodiff"] = about
     onnx.save(path)
+    return _session(path)
+
+
+def _session(path: Path) -> Run:
+    import onnxruntime
+
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # it warns of nodes that it casts at run time instead of once
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
