@@ -115,7 +115,7 @@ def test_stored_results_are_printed_again(evaluate):
     assert evaluate("show", "deep/x.json").stdout == first.stdout
     latex = evaluate("show", "deep/x.json", "--latex").stdout
     assert latex.count("\n% ") >= 3
-    assert "% command: audiodiff " in latex
+    assert "\n% command: audiodiff" in latex
     assert len([line for line in latex.splitlines() if line.startswith(("good &", "bad &"))]) == 2
     again = evaluate("pairs", "good", "real", "-c", "bad", "-m", "m_stft", "--latex").stdout
     assert again.partition("\\begin")[2] == latex.partition("\\begin")[2]
