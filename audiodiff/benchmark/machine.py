@@ -46,7 +46,7 @@ def describe_machine(device: torch.device) -> Machine:
     Args:
         device: Where it computes.
     """
-    cpu = _cpu_name()
+    cpu = cpu_name()
     versions = {"audiodiff": __version__, "python": platform.python_version()}
     for package in _PACKAGES:
         try:
@@ -79,7 +79,8 @@ def _features(device: torch.device) -> tuple[str, ...]:
     return (*found, torch.backends.cpu.get_cpu_capability())
 
 
-def _cpu_name() -> str:
+def cpu_name() -> str:
+    """Return what the processor is called."""
     described = Path("/proc/cpuinfo")
     if described.is_file():
         for line in described.read_text(encoding="utf-8").splitlines():

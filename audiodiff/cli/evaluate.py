@@ -344,14 +344,12 @@ def _finish(
     report_items: int = 0,
 ) -> None:
     """Print and store an evaluation and how it was made; problems make the exit code 1."""
-    import torch
-
-    from audiodiff.benchmark.machine import commit_of_checkout, describe_machine
+    from audiodiff.benchmark.machine import commit_of_checkout, cpu_name
     from audiodiff.evaluation.listening_test import write_report
     from audiodiff.evaluation.results import write_csv, write_json
 
-    made = {"command": shlex.join(["audiodiff", *sys.argv[1:]]), "commit": commit_of_checkout()}
-    made["machine"] = describe_machine(torch.device("cpu")).name
+    command = shlex.join(["audiodiff", *sys.argv[1:]])
+    made = {"command": command, "commit": commit_of_checkout(), "machine": cpu_name()}
     evaluation.settings.update({name: value for name, value in made.items() if value})
     _print(evaluation, latex=latex)
     if json_path:

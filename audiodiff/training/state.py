@@ -207,7 +207,7 @@ class TrainState:
         batch = self.objective.prepare(examples, noise_on_mel)
         log_snr, noise = draw_noise(batch, self.config.diffusion, training.seed, step, replica)
         partial = drop_conditions(batch, training.condition_dropout, self.config, training.seed, step, replica)
-        seeds = draw_seeds(len(batch.clean), training.seed, step, replica)
+        seeds = draw_seeds(len(batch.clean), training.seed, step, replica) if self.few_step is not None else []
         size = len(batch.clean) // training.gradient_accumulation_steps
         total = torch.zeros((), device=self.distributed.device)
         for i, (whole, part) in enumerate(zip(batch.split(size), partial.split(size), strict=True)):
