@@ -18,6 +18,9 @@ from audiodiff.config import MEL_CONVENTIONS, MelConfig
 from audiodiff.config.mel import SLANEY_LOG_STEP, hertz_to_mels
 from audiodiff.errors import AudioError, MelError
 
+DECIBELS = 20 / math.log(10)
+"""Of a neper of magnitude."""
+
 _TINY = 1e-10
 """Keeps divisions finite: where no filter reaches, and in silence."""
 

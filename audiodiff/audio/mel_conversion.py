@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from audiodiff.audio.io import load_audio
-from audiodiff.audio.mel import MelSpectrogram, compress, expand
+from audiodiff.audio.mel import DECIBELS, MelSpectrogram, compress, expand
 from audiodiff.config import MelConfig
 from audiodiff.errors import MelError
 
@@ -23,7 +23,7 @@ _SPEECH = tuple(
     for name in ("sense-and-sensibility.flac", "sense-and-sensibility-0870.flac")
 )
 """What errors are measured on."""
-_HEARD = 60 * math.log(10) / 20
+_HEARD = 60 / DECIBELS
 """How far below its loudest value speech is looked at: 60 dB, in nepers."""
 
 
@@ -100,7 +100,7 @@ class MelConverter:
         if not (self._same_filters and self._knows_level):
             self._correction = (error * heard).sum(1, keepdim=True) / heard.sum(1, keepdim=True).clamp(1)
         rest = (error - self._correction)[heard].abs().mean()
-        self.error_db = float(rest) * 20 / math.log(10) / target.power
+        self.error_db = float(rest) * DECIBELS / target.power
 
     def __call__(self, mel: Tensor) -> Tensor:
         """Convert a whole mel `(..., n_mels, frames)`; float32 stays float32."""

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from torch import Tensor
 
-from audiodiff.audio.mel import MelSpectrogram
+from audiodiff.audio.mel import DECIBELS, MelSpectrogram
 from audiodiff.audio.mel_candidates import Candidate, Values, bank_name, candidates, variants
 from audiodiff.audio.mel_features import N_LEVELS, Vector, features
 from audiodiff.audio.mel_matching import FLOORS, Match, reference_bins, score
@@ -17,8 +17,6 @@ from audiodiff.audio.resample import resample
 from audiodiff.config import MEL_CONVENTIONS, MelConfig
 from audiodiff.errors import MelError
 
-DECIBELS = 20 / math.log(10)
-"""Of a neper."""
 FRAMES_OFF = 8
 """How many frames a mel may be early or late against its audio."""
 _SIMPLER = 0.1

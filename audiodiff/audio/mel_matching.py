@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from audiodiff.audio.mel import DECIBELS
 from audiodiff.audio.mel_candidates import (
     Candidate,
     Values,
@@ -60,8 +61,6 @@ _HUGE = 1e12
 """No mel has such values."""
 SHORTEST_SECONDS = 0.4
 """Less audible mel than this is not judged."""
-_NEPER = 20 / math.log(10)
-"""In dB."""
 _SHRINKAGE = 0.2
 """How much of the covariances that all kinds have in common is in that of each: fewer excerpts than numbers."""
 _OVERSHOOT = 0.7
@@ -289,10 +288,10 @@ def evidence(mel: Values, found: Match) -> str:
         said.append(f"{at_floor:.1%} of them at {where}" if at_floor > 0.001 else f"its floor {low:.4g} does not show")
     measured, usual = features(values), _reference(candidate).mean[0]
     steps = [math.exp(each) for each in (measured[N_LEVELS + 1] - math.log(factor), usual[N_LEVELS + 1])]
-    said.append(f"from frame to frame {_NEPER * steps[0]:.1f} dB (speech {_NEPER * steps[1]:.1f})")
+    said.append(f"from frame to frame {DECIBELS * steps[0]:.1f} dB (speech {DECIBELS * steps[1]:.1f})")
     bands = slice(len(PERCENTILES), N_LEVELS)
     levels = (measured[bands].mean() - offset) / factor - usual[bands].mean()
-    said.append(f"mean level {_NEPER * levels:+.0f} dB against usual speech")
+    said.append(f"mean level {DECIBELS * levels:+.0f} dB against usual speech")
     return ", ".join(said)
 
 

@@ -99,10 +99,9 @@ def command(*, models: tuple[str, ...], json_path: str | None, table: Path | Non
     """Benchmark synthesis and training on this machine. Stop other programs first.
 
     MODEL is a name, a folder, or diffwave-base: DiffWave BASE as lmnt-com/diffwave published it, with random weights.
-    Without MODEL, the bundled vocoder and diffwave-base are measured, and streams of all
-    bundled vocoders (--quick: of one). Of lengths,
-    batches and steps, one is varied at a time from the first of each. Streams of 2 s are timed in turns with calls on
-    the whole mel, with one thread and with --threads.
+    Without MODEL, the bundled vocoder and diffwave-base are measured, and streams of all bundled vocoders (--quick: of
+    one). Of lengths, batches and steps, one is varied at a time from the first of each. Streams of 2 s are timed in
+    turns with calls on the whole mel, with one thread and with --threads.
 
     Each row runs in its own process. Figures are medians, with minimum and maximum. Utilisation is relative to the rate
     of a large matrix product, measured in the same run.

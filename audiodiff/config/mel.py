@@ -120,6 +120,11 @@ class MelConfig(Config):
             )
         return self
 
+    @property
+    def frames_beyond_hops(self) -> int:
+        """How many frames more than hops a signal of whole hops has, where frames are centred on its ends."""
+        return int(self.centre == "frame" and self.pairing == "midpoint")
+
     def _check_statistics(self) -> None:
         for name in ("mean", "std"):
             value = getattr(self, name)

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from audiodiff.audio.mel import align_to_hops, check_mel
-from audiodiff.audio.mel_candidates import clipped
+from audiodiff.audio.mel_candidates import clipped, same
 from audiodiff.audio.mel_convention_files import named_convention
 from audiodiff.audio.mel_conversion import mel_converter
 from audiodiff.audio.mel_matching import refuse_unlikely
@@ -180,7 +180,7 @@ def check_stated_convention(recording: Recording, config: MelConfig, *, resample
     if recording.mel is None or recording.mel_convention is None:
         return None
     stated = _stated_convention(recording.mel_convention)
-    if stated.model_dump(exclude={"name"}) == config.model_dump(exclude={"name"}):
+    if same(stated, config):
         return None
     try:
         mel_converter(stated, config, resample=resample)

@@ -64,7 +64,7 @@ class GivenMels:
     def n_samples(self, n_frames: int) -> int:
         """Return how long the audio of a mel of so many frames is."""
         n_hops = self._converter.n_frames(n_frames) if self._converter else n_frames
-        n_hops -= self._model.centre == "frame" and self._model.pairing == "midpoint"
+        n_hops -= self._model.frames_beyond_hops
         return max(0, n_hops * self._model.hop_length - self.delay)
 
     def in_time(self, audio: Iterable[Tensor]) -> Iterator[Tensor]:

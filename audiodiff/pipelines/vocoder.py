@@ -269,9 +269,7 @@ class Vocoder(Pipeline):
         settings, chunk = self.settings(changes), self._chunk_frames(chunk_seconds)
         reaches = [self._reach()] * self.network_calls(settings) + [WHITENING_REACH]
         n_frames = latency_frames(chunk, self.engine.piece_frames, self._look_ahead(settings), reaches)
-        n_frames += (
-            self.mel_config.centre == "frame" and self.mel_config.pairing == "midpoint"
-        ) + self.given.look_ahead
+        n_frames += self.mel_config.frames_beyond_hops + self.given.look_ahead
         return n_frames * self.mel_config.hop_length / self.sample_rate
 
     @isolated("as they are")

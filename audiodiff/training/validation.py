@@ -241,8 +241,7 @@ def choose_samples(
             on_failure(Failure(recording.audio, error))
             continue
         if mel is not None and reader.mel is not None:
-            between = reader.mel.centre == "frame" and reader.mel.pairing == "midpoint"  # one frame more than hops
-            mel = mel[:, : longer.n_samples // hop_length + between]
+            mel = mel[:, : longer.n_samples // hop_length + reader.mel.frames_beyond_hops]
         samples.append(Sample(recording.audio.stem, example.audio, _conditions(recording, example, reader), mel))
     return samples
 

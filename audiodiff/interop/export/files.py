@@ -141,7 +141,7 @@ def describe(pipeline: Pipeline, graph: PipelineGraph, name: str) -> dict[str, A
 
 
 def _frames_beyond_hops(mel: MelConfig | None) -> int:
-    return 1 if mel and mel.centre == "frame" and mel.pairing == "midpoint" else 0
+    return mel.frames_beyond_hops if mel else 0
 
 
 def _conditions(pipeline: Pipeline, batch: int) -> Inputs:
