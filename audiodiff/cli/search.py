@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from audiodiff.choices import COUNT, SECONDS, STEPS, Number, Numbers, shown
+from audiodiff.choices import COUNT, SECONDS, SEED, STEPS, Number, Numbers, shown
 from audiodiff.cli import options as opt
 from audiodiff.cli.verbs import VerbGroup
 
@@ -218,19 +218,34 @@ def _draw(found: Mapping[int, SearchResult], scorer: Scorer, plot: Path) -> None
     type=click.Choice(["grid", "random", "gradient"]),
     default="random",
     show_default=True,
-    help="grid and random draw configurations; gradient trains centres and spreads once and prints them.",
+    help="grid and random draw configurations; gradient trains centres and spreads and writes where they went.",
 )
-@opt.expert("--trials", type=COUNT, default=20, show_default=True, metavar="N", help="Runs of grid or random.")
+@opt.expert("--trials", type=COUNT, default=20, show_default=True, metavar="N", help="Trials of grid or random.")
 @opt.expert("--trial-steps", type=COUNT, default=300, show_default=True, metavar="N", help="Steps of each run.")
+@opt.expert(
+    "--seeds",
+    type=Numbers(SEED, example="0,1,2"),
+    metavar="N,...",
+    help="Train each trial with each seed, and rank by the mean.  [default: training.seed of the file]",
+)
 @opt.expert("--over", multiple=True, metavar="FIELD", help="Search only this field; may be repeated.")
 @opt.threads
 def rbf(
-    *, conf: Path, data: str | None, study: Path, output: Path, settings: dict[str, object], over: Any, **options: Any
+    *,
+    conf: Path,
+    data: str | None,
+    study: Path,
+    output: Path,
+    settings: dict[str, object],
+    over: Any,
+    seeds: tuple[int, ...] | None,
+    **options: Any,
 ) -> None:
     """Search the RBF noise-level embedding by short training runs.
 
     Every trial trains fresh weights for --trial-steps steps and is ranked by the validation loss. A crashed trial is
-    recorded and does not end the search.
+    recorded and does not end the search. With --seeds 0,1,2 the best is called better than the embedding of CONF.yaml
+    only if the difference is larger than the seeds make.
     """
     import yaml
 
@@ -245,21 +260,48 @@ def rbf(
         )
     config = load_run_config(conf, settings | ({"data.train": data} if data else {}))
     steps, trials = options["trial_steps"], 1 if options["method"] == "gradient" else options["trials"]
-    search = SearchConfig(config, options["method"], trials, steps, options["seed"], over or tuple(names))
-    with opt.progress_bar(trials * steps) as bar:
+    over = over or tuple(names)
+    search = SearchConfig(config, options["method"], trials, steps, options["seed"], over, seeds or ())
+    with opt.progress_bar(trials * steps * len(search.seeds)) as bar:
         found = search_rbf(search, study, lambda: bar.update(1))
     document = with_embedding(config, found.embedding).model_dump(mode="json")
-    head = f"# audiodiff search rbf --method {search.method}: validation loss {found.loss:.5f} after {steps} steps\n"
+    loss = _mean(found.losses)
+    head = f"# audiodiff search rbf --method {search.method}: validation loss {loss} after {steps} steps\n"
     with replacing(output) as part:
         part.write_text(head + yaml.safe_dump(document, sort_keys=False, allow_unicode=True), encoding="utf-8")
     _print_rbf(found, output)
 
 
 def _print_rbf(found: RBFSearchResult, output: Path) -> None:
-    own = "" if found.own_loss is None else f", {found.own_loss:.5f} with the embedding of the configuration"
-    click.echo(f"validation loss {found.loss:.5f}{own}; {found.trials} trials, {found.crashed} crashed")
-    click.echo(", ".join(f"{name} {value}" for name, value in found.embedding.items()))
-    for name, values in (("centres", found.centres), ("spreads", found.spreads)):
-        if values:
-            click.echo(f"{name}  {' '.join(f'{value:.3g}' for value in values)}")
+    own = f", {_mean(found.own_losses)} with the embedding of the configuration" if found.own_losses else ""
+    click.echo(f"validation loss {_mean(found.losses)}{own}; {found.trials} trials, {found.crashed} crashed")
+    if found.own_losses:
+        click.echo(_verdict(found))
+    lists = {name: value for name, value in found.embedding.items() if isinstance(value, list)}
+    click.echo(", ".join(f"{name} {value}" for name, value in found.embedding.items() if name not in lists))
+    for name, values in lists.items():
+        click.echo(f"{name}  {' '.join(f'{value:.3g}' for value in values)}")
     click.echo(click.format_filename(output))
+
+
+def _mean(losses: Mapping[int, float]) -> str:
+    """Return the mean of losses, with the standard deviation over seeds."""
+    import numpy as np
+
+    values = list(losses.values())
+    deviation = f" ± {np.std(values, ddof=1):.5f}" if len(values) > 1 else ""
+    return f"{np.mean(values):.5f}{deviation}"
+
+
+def _verdict(found: RBFSearchResult) -> str:
+    """Say whether the best embedding is better than that of the configuration by more than the seeds make differ."""
+    difference = found.difference
+    if difference is None or found.losses == found.own_losses:
+        return "no trial was better than the embedding of the configuration"
+    if difference.low is None or difference.high is None:
+        return "one seed cannot tell whether the difference is noise; --seeds 0,1,2 can"
+    interval = f"difference {difference.mean:+.5f} ({difference.low:+.5f} to {difference.high:+.5f})"
+    if difference.low <= 0 <= difference.high:
+        return f"not distinguishable from the embedding of the configuration: {interval} is within seed noise"
+    among = f", but it is the best of {found.trials}: compare the two with other seeds" if found.trials > 2 else ""
+    return f"better than the embedding of the configuration: {interval}{among}"

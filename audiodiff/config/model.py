@@ -350,6 +350,7 @@ class ModelConfig(Config):
             self.network.check_hop(self.mel.hop_length)
         elif self.network.upsampling != "repeat":
             raise ValueError(f"upsampling {self.network.upsampling!r} needs a mel; without one leave it out")
+        self.network.embedding.check_range(self.diffusion.log_snr_min, self.diffusion.log_snr_max)
         self._check_frames()
         if self.network.kind == "stft" and self.diffusion.target != "epsilon":
             raise ValueError(

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from audiodiff.choices import DILATION_CYCLE, RATIO, STEPS, WIDTH, WINDOW, Number
+from audiodiff.choices import DILATION_CYCLE, LOG_SNR, RATIO, STEPS, WIDTH, WINDOW, Number
 from audiodiff.config.base import Config
 
 _LAYERS = Number(int, low=1, high=1000, unit="layers")
@@ -35,6 +36,9 @@ def parse_betas(value: Any) -> tuple[float, ...]:
 Betas = Annotated[tuple[Annotated[float, RATIO], ...], BeforeValidator(parse_betas)]
 """Variances of a discrete process in forward order (Ho et al. 2020)."""
 
+SPREAD_FLOOR = 1e-2
+"""Smallest spread of a radial basis function, in log-SNR; training cannot reach less."""
+
 
 class EmbeddingConfig(Config):
     """How the noise level (log-SNR) enters the network."""
@@ -48,11 +52,19 @@ class EmbeddingConfig(Config):
     centres: Annotated[int, Number(int, low=2, high=8192)] = Field(
         32, description="number of RBF centres (or of sines and cosines)"
     )
-    initialisation: Literal["uniform", "quantiles", "k-means", "random"] = Field(
+    initialisation: Literal["uniform", "quantiles", "k-means", "random", "explicit"] = Field(
         "uniform",
         description="of RBF centres: evenly over the range; at quantiles of the training levels; "
-        "k-means of draws of these, which lies between both; or anywhere. It matters where training levels crowd, as "
-        "with distribution 'logistic'",
+        "k-means of draws of these, which lies between both; anywhere; or at `centre_positions`. It matters where "
+        "training levels crowd, as with distribution 'logistic'",
+    )
+    centre_positions: tuple[Annotated[float, LOG_SNR], ...] = Field(
+        (),
+        description="initial RBF centres one by one, lowest first, on the scale of `domain`, which has the ends of "
+        "log-SNR; initialisation is then 'explicit', and `centres` their number",
+    )
+    centre_spreads: tuple[Annotated[float, Number(float, low=SPREAD_FLOOR, high=1000, unit="log-SNR")], ...] = Field(
+        (), description="initial spread of each centre, on the same scale; without them all have `spread`"
     )
     spread: Annotated[float, Number(float, above=0, high=1000)] = Field(
         1.0, description="initial spread, in units of the distance between centres"
@@ -77,6 +89,38 @@ class EmbeddingConfig(Config):
         "forward order; they say which step a log-SNR is. Those of the model's diffusion, unless given",
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _count_centres(cls, values: Any) -> Any:
+        """Let explicit centres or spreads say how many centres there are, where nothing else does."""
+        if not isinstance(values, Mapping):
+            return values
+        for name, more in (("centre_positions", {"initialisation": "explicit"}), ("centre_spreads", {})):
+            if isinstance(given := values.get(name), list | tuple) and given:
+                values = {"centres": len(given), **more, **values}
+        return values
+
+    @model_validator(mode="after")
+    def _check_centres(self) -> EmbeddingConfig:
+        positions, spreads = self.centre_positions, self.centre_spreads
+        if (positions or spreads or self.initialisation == "explicit") and self.kind != "rbf":
+            raise ValueError(f"kind {self.kind!r} has no RBF centres; leave out what places them, or use kind 'rbf'")
+        if (self.initialisation == "explicit") != bool(positions):
+            what = "needs centre_positions" if not positions else "ignores centre_positions; use 'explicit'"
+            raise ValueError(f"initialisation {self.initialisation!r} {what}")
+        for name, values in (("centre_positions", positions), ("centre_spreads", spreads)):
+            if values and len(values) != self.centres:
+                raise ValueError(f"centres is {self.centres}, but {name} holds {len(values)} values")
+        for number, (one, other) in enumerate(pairwise(positions)):
+            if other < one:
+                raise ValueError(
+                    f"centre_positions must rise, but {other:g} (number {number + 2}) follows {one:g}; sort them, and "
+                    "centre_spreads with them"
+                )
+        if spreads and self.spread != 1:
+            raise ValueError(f"centre_spreads replace spread; leave spread {self.spread:g} out")
+        return self
+
     @model_validator(mode="after")
     def _check(self) -> EmbeddingConfig:
         if self.domain != "log-snr" and self.kind not in ("rbf", "fourier"):
@@ -93,6 +137,21 @@ class EmbeddingConfig(Config):
         if self.centres < 4:
             raise ValueError(f"kind {self.kind!r} needs at least 4 centres (2 frequencies), got {self.centres}")
         return self
+
+    def check_range(self, low: float, high: float) -> None:
+        """Refuse explicit centres that lie beyond the trained range by more than its width: of another unit, as dB.
+
+        Training moves centres past the ends, so that nearer ones are right.
+
+        Raises:
+            ValueError: If there is one.
+        """
+        for position in self.centre_positions:
+            if max(low - position, position - high) > high - low:
+                raise ValueError(
+                    f"centre_positions: {position:g} is far outside the trained log-SNR, {low:g} to {high:g}; log-SNR "
+                    "is a natural logarithm, not in dB"
+                )
 
 
 HEAD_WIDTH = 32

@@ -15,9 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from audiodiff.config import DiffusionConfig, EmbeddingConfig
-
-SPREAD_FLOOR = 1e-2
-"""Smallest spread of a radial basis function that training can reach."""
+from audiodiff.config.network import SPREAD_FLOOR
 
 _K_MEANS_ITERATIONS = 300
 _DRAWS_PER_CENTRE = 512
@@ -79,7 +77,8 @@ def _amplitude(log_snr: float) -> float:
 
 def raw_spread(spread: float) -> float:
     """Return the parameter of which `positive_spread` makes this spread."""
-    return math.log(math.expm1(max(spread - SPREAD_FLOOR, 1e-6)))
+    above = max(spread - SPREAD_FLOOR, 1e-6)
+    return above + math.log(-math.expm1(-above))  # log(exp(above) - 1), of which the exponential may overflow
 
 
 def positive_spread(raw: Tensor) -> Tensor:
@@ -129,10 +128,11 @@ class RadialBasis(nn.Module):
         super().__init__()
         self.n_features = config.centres
         self.domain = NoiseLevelDomain(config.domain, diffusion)
-        raw = raw_spread(config.spread * self.domain.width / (config.centres - 1))
+        spreads = config.centre_spreads or [config.spread * self.domain.width / (config.centres - 1)] * config.centres
         train_centres, train_spreads = (config.learnable in (True, part) for part in ("centres", "spreads"))
         self.centres = nn.Parameter(_initial_centres(config, diffusion, self.domain), requires_grad=train_centres)
-        self.raw_spread = nn.Parameter(torch.full((config.centres,), raw), requires_grad=train_spreads)
+        raw = torch.tensor([raw_spread(spread) for spread in spreads])
+        self.raw_spread = nn.Parameter(raw, requires_grad=train_spreads)
 
     @property
     def spread(self) -> Tensor:
@@ -147,6 +147,8 @@ class RadialBasis(nn.Module):
 
 def _initial_centres(config: EmbeddingConfig, diffusion: DiffusionConfig, domain: NoiseLevelDomain) -> Tensor:
     """Return where the centres `(K,)` are before training, rising; what is random comes from torch's own generator."""
+    if config.initialisation == "explicit":
+        return torch.tensor(config.centre_positions)
     if config.initialisation == "k-means":
         drawn = torch.rand(_DRAWS_PER_CENTRE * config.centres)
         return k_means(domain(torch.tensor([diffusion.log_snr_quantile(u) for u in drawn.tolist()])), config.centres)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
@@ -15,28 +16,26 @@ import numpy as np
 
 from audiodiff.audio.io import make_folder
 from audiodiff.config import EmbeddingConfig, RunConfig, change, parse_config
-from audiodiff.data.corpus import open_corpus
-from audiodiff.data.dataset import validation_crops
+from audiodiff.config.network import SPREAD_FLOOR
 from audiodiff.errors import AudiodiffError, ConfigError, TrainingError, needed
-from audiodiff.networks import Network
-from audiodiff.networks.embeddings import RadialBasis
+from audiodiff.evaluation.results import Difference, compare
+from audiodiff.search.short_run import short_run
 from audiodiff.search.study import Study
-from audiodiff.training.distributed import init_distributed
-from audiodiff.training.initialisation import initialise
-from audiodiff.training.validation import Validator
 
 if TYPE_CHECKING:
     import optuna
 
 Method = Literal["grid", "random", "gradient"]
 Value = int | float | str | bool
+Losses = Mapping[int, float]
+"""Validation loss by training seed."""
 OnStep = Callable[[], object]
 
 EMBEDDING = "model.network.embedding"
 _CRASHES = (AudiodiffError, RuntimeError, ValueError, ArithmeticError, MemoryError)
 """What a trial may end with that says nothing of the others."""
-_WARMUP_FRACTION = 0.1
-"""Longest warm-up, as a fraction of the steps: that of a whole run would be all of a short one."""
+_EXPLICIT = "explicit"
+"""The initialisation that no trial can draw."""
 
 
 class SearchParameter(NamedTuple):
@@ -74,7 +73,7 @@ def _all_of(name: str) -> SearchParameter:
         else:
             values += [True, False] if kind is bool else []
             kinds += get_args(kind)
-    return SearchParameter(name, tuple(values))
+    return SearchParameter(name, tuple(value for value in values if value != _EXPLICIT))
 
 
 SEARCH_PARAMETERS = (
@@ -92,10 +91,11 @@ class SearchConfig:
     Attributes:
         config: The run that the trials shorten.
         method: How.
-        trials: How many runs, that of the configuration itself among them.
-        steps: Training steps of each.
+        trials: How many embeddings, that of the configuration itself among them.
+        steps: Training steps of each run.
         seed: Of what the method draws; training has its own.
         over: Names of the parameters that are searched; the others stay as in the configuration.
+        training_seeds: Seeds with which each trial is trained; none for that of the configuration.
     """
 
     config: RunConfig
@@ -104,6 +104,12 @@ class SearchConfig:
     steps: int
     seed: int = 0
     over: tuple[str, ...] = tuple(parameter.name for parameter in SEARCH_PARAMETERS)
+    training_seeds: tuple[int, ...] = ()
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """Seeds with which each trial is trained."""
+        return self.training_seeds or (self.config.training.seed,)
 
     @property
     def parameters(self) -> list[SearchParameter]:
@@ -113,8 +119,12 @@ class SearchConfig:
     @property
     def fingerprint(self) -> dict[str, Any]:
         """What results depend on, for a study file."""
-        config = json.dumps(self.config.model_dump(mode="json"), sort_keys=True).encode()
-        checksum = blake2b(config, digest_size=8).hexdigest()
+        plain = self.config.model_dump(mode="json")
+        embedding = plain["model"]["network"]["embedding"]
+        for name in ("centre_positions", "centre_spreads"):  # left out if empty, as in studies from before them
+            if not embedding[name]:
+                del embedding[name]
+        checksum = blake2b(json.dumps(plain, sort_keys=True).encode(), digest_size=8).hexdigest()
         return {"study": "rbf", "config": checksum, "trial_steps": self.steps, "over": list(self.over)}
 
 
@@ -124,21 +134,29 @@ class SearchResult:
 
     Attributes:
         embedding: Fields of the best embedding.
-        loss: Its validation loss after the steps of a trial.
-        own_loss: That of the configuration as it was; None where its run crashed.
-        trials: How many runs there were.
-        crashed: How many of them crashed.
-        centres: Where training has moved the centres, of a gradient search.
-        spreads: Likewise.
+        losses: Its validation losses after the steps of a trial.
+        own_losses: Those of the configuration as it was; none where a run of it crashed, and of a gradient search.
+        trials: How many there were.
+        crashed: In how many of them a run crashed.
     """
 
-    embedding: Mapping[str, Value]
-    loss: float
-    own_loss: float | None
-    trials: int
+    embedding: Mapping[str, Any]
+    losses: Losses
+    own_losses: Losses = field(default_factory=dict)
+    trials: int = 1
     crashed: int = 0
-    centres: Sequence[float] = field(default=())
-    spreads: Sequence[float] = field(default=())
+
+    @property
+    def loss(self) -> float:
+        """Mean validation loss of the best embedding."""
+        return float(np.mean(list(self.losses.values())))
+
+    @property
+    def difference(self) -> Difference | None:
+        """The losses of the best embedding minus those of the configuration, seed by seed."""
+        if not self.own_losses:
+            return None
+        return compare([self.own_losses[seed] for seed in self.losses], list(self.losses.values()))
 
 
 def search_rbf(search: SearchConfig, study: Path, on_step: OnStep = lambda: None) -> SearchResult:
@@ -154,7 +172,8 @@ def search_rbf(search: SearchConfig, study: Path, on_step: OnStep = lambda: None
 
     Raises:
         ConfigError: If the configuration has no radial basis functions to search, or starts from other weights; if the
-            study belongs to something else; or optuna is not installed.
+            study belongs to something else; a seed is there twice; explicit centres stand against what is searched; or
+            optuna is not installed.
         TrainingError: If no trial came through.
     """
     config = search.config
@@ -166,11 +185,29 @@ def search_rbf(search: SearchConfig, study: Path, on_step: OnStep = lambda: None
             f"training.initial_model is {config.training.initial_model}, whose embedding is what it is; trials begin "
             "with fresh weights. Add --set training.initial_model=null."
         )
+    if len(set(search.seeds)) < len(search.seeds):
+        raise ConfigError(f"a seed is there twice: {', '.join(map(str, search.seeds))}.")
     make_folder(study.parent)
-    return _by_gradient(search, study, on_step) if search.method == "gradient" else _by_trials(search, study, on_step)
+    if search.method == "gradient":
+        return _by_gradient(search, study, on_step)
+    _check_explicit(search)
+    return _by_trials(search, study, on_step)
 
 
-def with_embedding(config: RunConfig, embedding: Mapping[str, Value]) -> RunConfig:
+def _check_explicit(search: SearchConfig) -> None:
+    """Refuse to search what explicit centres and spreads decide."""
+    embedding = search.config.model.network.embedding
+    positions, spreads = embedding.centre_positions, embedding.centre_spreads
+    decided = {"centres": positions or spreads, "initialisation": positions, "spread": spreads}
+    if clash := [name for name in search.over if decided.get(name)]:
+        reset = " ".join(f"--set {EMBEDDING}.{word}" for word in ("centre_positions=[]", "centre_spreads=[]"))
+        raise ConfigError(
+            f"{EMBEDDING} has explicit centres or spreads, which decide {', '.join(clash)}. Search other fields, as in "
+            f"--over domain, or leave them out: {reset} --set {EMBEDDING}.initialisation=uniform."
+        )
+
+
+def with_embedding(config: RunConfig, embedding: Mapping[str, Any]) -> RunConfig:
     """Return a run with some fields of the embedding changed.
 
     Raises:
@@ -205,35 +242,53 @@ def _by_trials(search: SearchConfig, path: Path, on_step: OnStep) -> SearchResul
     planned = plan(search)
     study = _open_study(path, search)
     _close_unfinished(study)
-    done = _finished(study)
+    losses, reasons = _read(study, search.config.training.seed)
     for number, values in enumerate(planned):
-        if number in done:
-            for _ in range(search.steps):
-                on_step()
-        else:
+        known = {seed for seed in search.seeds if seed in losses[number] or (number, seed) in reasons}
+        for _ in range(search.steps * len(known)):
+            on_step()
+        if len(known) < len(search.seeds) and not any((number, seed) in reasons for seed in known):
             study.enqueue_trial(dict(values), user_attrs={"number": number})
-            _try(study, search, values, on_step)
-    trials = {number: trial for number, trial in _finished(study).items() if number < len(planned)}
-    losses = {number: trial.value for number, trial in trials.items() if trial.value is not None}
-    if not losses:
-        reason = trials[len(planned) - 1].user_attrs["reason"]
+            _try(study, search, values, losses[number], on_step)
+    losses, reasons = _read(study, search.config.training.seed)
+    complete = {
+        number: {seed: losses[number][seed] for seed in search.seeds}
+        for number in range(len(planned))
+        if losses[number].keys() >= set(search.seeds)
+    }
+    if not complete:
+        reason = next(reasons[len(planned) - 1, seed] for seed in search.seeds if (len(planned) - 1, seed) in reasons)
         raise TrainingError(f"all {len(planned)} trials crashed, the last one with {reason}")
-    best = min(losses, key=lambda number: losses[number])
-    return SearchResult(planned[best], losses[best], losses.get(0), len(planned), len(planned) - len(losses))
+    best = min(complete, key=lambda number: np.mean(list(complete[number].values())))
+    own = complete.get(0, {})
+    return SearchResult(planned[best], complete[best], own, len(planned), len(planned) - len(complete))
 
 
-def _try(study: optuna.Study, search: SearchConfig, values: Mapping[str, Value], on_step: OnStep) -> None:
-    """Run the trial that is queued; a crash ends nothing but this trial."""
+def _try(
+    study: optuna.Study, search: SearchConfig, values: Mapping[str, Value], known: Losses, on_step: OnStep
+) -> None:
+    """Train what is queued with each seed; a crash ends nothing but this trial."""
     trial = study.ask()
     for parameter in search.parameters:
         _suggest(trial, parameter, values[parameter.name])
-    try:
-        loss, _ = short_run(with_embedding(search.config, values), search.steps, on_step)
-    except _CRASHES as error:
-        trial.set_user_attr("reason", f"{type(error).__name__}: {error}")
-        study.tell(trial, state=_states().FAIL)
-    else:
-        study.tell(trial, loss)
+    losses = {seed: known[seed] for seed in search.seeds if seed in known}
+    for seed in search.seeds:
+        if seed in losses:
+            continue
+        try:
+            changed = with_embedding(search.config, values)
+            losses[seed], _ = short_run(_with_seed(changed, seed), search.steps, on_step)
+        except _CRASHES as error:
+            trial.set_user_attr("crashed_seed", seed)
+            trial.set_user_attr("reason", f"{type(error).__name__}: {error}")
+            study.tell(trial, state=_states().FAIL)
+            return
+        trial.set_user_attr("losses", {str(seed): loss for seed, loss in losses.items()})
+    study.tell(trial, float(np.mean(list(losses.values()))))
+
+
+def _with_seed(config: RunConfig, seed: int) -> RunConfig:
+    return config.model_copy(update={"training": config.training.model_copy(update={"seed": seed})})
 
 
 def _states() -> Any:
@@ -260,12 +315,20 @@ def _open_study(path: Path, search: SearchConfig) -> optuna.Study:
     return study
 
 
-def _finished(study: optuna.Study) -> dict[int, optuna.trial.FrozenTrial]:
-    """Return the trials that came to an end of their own, by their number in the plan."""
-    states = _states()
-    trials = study.get_trials(deepcopy=False, states=(states.COMPLETE, states.FAIL))
-    ended = (trial for trial in trials if trial.value is not None or "reason" in trial.user_attrs)
-    return {trial.user_attrs["number"]: trial for trial in ended}
+def _read(study: optuna.Study, own_seed: int) -> tuple[dict[int, dict[int, float]], dict[tuple[int, int], str]]:
+    """Return the losses by number in the plan and seed, and why runs crashed.
+
+    Studies from before there were several seeds hold one loss per trial, of the configuration's own seed.
+    """
+    losses: dict[int, dict[int, float]] = defaultdict(dict)
+    reasons: dict[tuple[int, int], str] = {}
+    for trial in study.get_trials(deepcopy=False):
+        number = trial.user_attrs["number"]
+        alone = {} if trial.value is None else {own_seed: trial.value}
+        losses[number] |= {int(seed): loss for seed, loss in trial.user_attrs.get("losses", alone).items()}
+        if "reason" in trial.user_attrs:
+            reasons[number, trial.user_attrs.get("crashed_seed", own_seed)] = trial.user_attrs["reason"]
+    return losses, reasons
 
 
 def _close_unfinished(study: optuna.Study) -> None:
@@ -291,76 +354,30 @@ def _suggest(trial: optuna.Trial, parameter: SearchParameter, value: Value) -> N
 
 
 def _by_gradient(search: SearchConfig, path: Path, on_step: OnStep) -> SearchResult:
-    """Train centres and spreads from where the configuration puts them; what they came to is the result."""
+    """Train centres and spreads from where the configuration puts them; what the best seed's became is the result."""
     config = with_embedding(search.config, {"learnable": True})
     study = Study(path, search.fingerprint | {"method": "gradient"})
-    if not list(study):
-        before = config.model.network.embedding.spread
-        loss, basis = short_run(config, search.steps, on_step)
-        spread = round(before * basis.growth, 3)
-        study.add({"loss": loss, "spread": spread, "centres": basis.centres, "spreads": basis.spreads})
-    (done,) = study
-    embedding: dict[str, Value] = {"learnable": True, "spread": done["spread"]}
-    return SearchResult(embedding, done["loss"], None, 1, centres=done["centres"], spreads=done["spreads"])
+    done = {trial.get("seed", config.training.seed): trial for trial in study}
+    for seed in search.seeds:
+        if seed in done:
+            for _ in range(search.steps):
+                on_step()
+            continue
+        loss, basis = short_run(_with_seed(config, seed), search.steps, on_step)
+        done[seed] = {"seed": seed, "loss": loss, "centres": basis.centres, "spreads": basis.spreads}
+        study.add(done[seed])
+    losses = {seed: done[seed]["loss"] for seed in search.seeds}
+    best = done[min(losses, key=lambda seed: losses[seed])]
+    return SearchResult(_explicit(best["centres"], best["spreads"]), losses)
 
 
-# --- a trial ----------------------------------------------------------------------------------------------------------
-
-
-class Basis(NamedTuple):
-    """What training has made of the radial basis functions of the embedding.
-
-    Attributes:
-        centres: Where they are.
-        spreads: How wide they are.
-        growth: Geometric mean of how many times as wide they have become.
-    """
-
-    centres: list[float]
-    spreads: list[float]
-    growth: float
-
-
-def short_run(config: RunConfig, steps: int, on_step: Callable[[], object] = lambda: None) -> tuple[float, Basis]:
-    """Train for a short while; seed and configuration decide the result.
-
-    Args:
-        config: The run; its learning rate goes through its whole course in these steps.
-        steps: How many.
-        on_step: Called after every step.
-
-    Returns:
-        The validation loss of the averaged weights, and the radial basis functions.
-
-    Raises:
-        TrainingError: If the loss is not finite.
-        AudiodiffError: If data or model cannot be used.
-    """
-    warmup = min(config.training.warmup_steps, int(_WARMUP_FRACTION * steps))
-    training = config.training.model_copy(update={"steps": steps, "warmup_steps": warmup})
-    config = config.model_copy(update={"training": training})
-    corpus = open_corpus(config)
-    stream = corpus.training
-    with init_distributed(training.device) as distributed:
-        state = initialise(config, stream, distributed)
-        before = _basis(state.ema).spread.detach().clone()
-        batches = stream.batches(0, training.crops_per_step, config.data.workers, replica=distributed.replica)
-        for _ in range(steps):
-            state.step(next(batches))
-            on_step()
-        batches.close()
-        state.flush()
-        crops = validation_crops(corpus.validation, stream.reader, training.validation_crops)
-        loss = Validator(crops, state.objective, training, state.few_step)(state.ema).loss
-        basis = _basis(state.ema)
-        growth = float((basis.spread.detach() / before).log().mean().exp())
-    if not math.isfinite(loss):
-        raise TrainingError(f"the validation loss is {loss} after {steps} steps")
-    return loss, Basis(basis.centres.tolist(), basis.spread.tolist(), growth)
-
-
-def _basis(network: Network) -> RadialBasis:
-    features = network.level.features
-    if not isinstance(features, RadialBasis):
-        raise TypeError("this network has no radial basis functions")
-    return features
+def _explicit(centres: Sequence[float], spreads: Sequence[float]) -> dict[str, Any]:
+    """Return an embedding that begins with these centres and spreads, in the fewest digits that mean the same."""
+    ordered = sorted(zip(centres, spreads, strict=True))
+    return {
+        "learnable": True,
+        "initialisation": _EXPLICIT,
+        "spread": 1.0,
+        "centre_positions": [float(str(np.float32(centre))) for centre, _ in ordered],
+        "centre_spreads": [max(float(str(np.float32(spread))), SPREAD_FLOOR) for _, spread in ordered],
+    }

@@ -1,6 +1,7 @@
 """`audiodiff search` finds levels that vocode then takes, and an embedding that train then takes."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -131,7 +132,8 @@ SHORT = ("--trial-steps", 1, "--study", "s.log", "--output", "out/best.yaml")
 def test_the_best_embedding_is_written_as_a_run_that_trains(conf, tiny_run_config):
     result = search("rbf", conf, *SHORT, "--trials", 3, "--over", "spread", "--set", "training.validation_levels=2")
     assert result.exit_code == 0, result.output
-    losses, embedding, output = result.stdout.splitlines()
+    losses, verdict, embedding, output = result.stdout.splitlines()
+    assert "one seed cannot tell" in verdict or "no trial was better" in verdict
     assert "with the embedding of the configuration; 3 trials, 0 crashed" in losses
     best = load_run_config("out/best.yaml")
     assert embedding == f"spread {best.model.network.embedding.spread}"
@@ -141,13 +143,48 @@ def test_the_best_embedding_is_written_as_a_run_that_trains(conf, tiny_run_confi
     assert f"validation loss {losses.split()[2].rstrip(',;')} after 1 steps" in Path("out/best.yaml").read_text()
 
 
-def test_gradient_says_where_centres_and_spreads_went(conf):
-    result = search("rbf", conf, *SHORT, "--method", "gradient")
+def test_gradient_writes_where_centres_and_spreads_went(conf):
+    result = search("rbf", conf, *SHORT, "--method", "gradient", "--seeds", "0,1")
     assert result.exit_code == 0, result.output
     assert "1 trials, 0 crashed" in result.stdout
-    for name in ("centres", "spreads"):
+    assert re.match(r"validation loss \d\.\d{5} ± \d\.\d{5}; ", result.stdout)
+    best = load_run_config("out/best.yaml").model.network.embedding
+    assert (best.initialisation, best.learnable) == ("explicit", True)
+    for name in ("centre_positions", "centre_spreads"):
         (line,) = [line for line in result.stdout.splitlines() if line.startswith(f"{name}  ")]
-        assert len(line.split()) == 9
+        assert [float(word) for word in line.split()[1:]] == pytest.approx(getattr(best, name), rel=6e-3)
+
+
+@pytest.mark.parametrize(
+    ("spread_losses", "verdict"),
+    [
+        ([0.2, 0.9, 0.1], "not distinguishable from the embedding of the configuration: difference"),
+        ([0.21, 0.31, 0.41], "better than the embedding of the configuration: difference -0.29000"),
+        ([0.6, 0.7, 0.8], "no trial was better than the embedding of the configuration"),
+    ],
+)
+def test_the_best_is_told_from_the_configuration_only_beyond_seed_noise(conf, monkeypatch, spread_losses, verdict):
+    from audiodiff.search import rbf
+    from audiodiff.search.short_run import Basis
+
+    def run(config, *_):
+        own = [0.5, 0.6, 0.7]
+        losses = own if config.model.network.embedding.spread == 1 else spread_losses
+        return losses[config.training.seed], Basis([], [])
+
+    monkeypatch.setattr(rbf, "short_run", run)
+    result = search("rbf", conf, *SHORT, "--trials", 2, "--over", "spread", "--seeds", "0,1,2")
+    assert result.exit_code == 0, result.output
+    losses, said, _, _ = result.stdout.splitlines()
+    assert said.startswith(verdict)
+    assert "0.60000 ± 0.10000 with the embedding of the configuration" in losses
+    load_run_config("out/best.yaml")
+
+
+def test_a_seed_twice_is_refused(conf):
+    result = search("rbf", conf, *SHORT, "--seeds", "1,1")
+    assert result.exit_code == 1
+    assert "a seed is there twice: 1, 1" in result.stderr
 
 
 def test_a_field_that_is_not_searched_is_refused(conf):

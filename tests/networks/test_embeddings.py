@@ -10,9 +10,9 @@ from torch.nn.functional import cosine_similarity
 from torch.testing import assert_close
 
 from audiodiff.config import DiffusionConfig, EmbeddingConfig
+from audiodiff.config.network import SPREAD_FLOOR
 from audiodiff.networks.embeddings import (
     FEATURES,
-    SPREAD_FLOOR,
     FourierFeatures,
     NoiseLevelDomain,
     NoiseLevelEmbedding,
@@ -276,3 +276,34 @@ def test_the_range_of_training_moves_the_features():
     for kind in ("rbf", "fourier", "sinusoidal"):
         here, there = (FEATURES[kind](EmbeddingConfig(), diffusion)(LEVELS) for diffusion in (RANGE, wide))
         assert (here - there).abs().max() > 0.1
+
+
+def test_explicit_centres_and_spreads_are_where_they_are_put_and_draw_nothing():
+    positions, spreads = [-7.5, -1.0, -1.0, 4.0, 11.0], [SPREAD_FLOOR, 0.5, 1.0, 30.0, 1000.0]
+    state = torch.random.get_rng_state()
+    basis = RadialBasis(EmbeddingConfig(centre_positions=positions, centre_spreads=spreads), LOGISTIC)
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert basis.centres.tolist() == positions
+    assert_close(basis.spread.detach(), torch.tensor(spreads), rtol=2e-6, atol=2e-6)
+    assert basis.n_features == 5
+    assert basis(torch.tensor([4.0]))[0, 3] == 1
+
+
+def test_explicit_uniform_centres_are_the_uniform_ones():
+    uniform = rbf(centres=7)
+    positions = uniform.centres.tolist()
+    assert torch.equal(rbf(centre_positions=positions)(LEVELS), uniform(LEVELS))
+    assert torch.equal(rbf(centre_positions=positions, centre_spreads=[3.0] * 7)(LEVELS), uniform(LEVELS))
+    assert torch.equal(rbf(centres=7, centre_spreads=[3.0] * 7)(LEVELS), uniform(LEVELS))
+
+
+def test_explicit_centres_are_trained_as_others_are():
+    assert rbf(centre_positions=[0.0, 1.0]).centres.requires_grad
+    assert not rbf(centre_positions=[0.0, 1.0], learnable="spreads").centres.requires_grad
+
+
+@pytest.mark.parametrize("spread", [0.001, 1.0, 1000.0])
+@pytest.mark.parametrize("centres", [2, 8192])
+def test_no_spread_that_a_configuration_takes_is_too_wide_or_narrow_to_hold(centres, spread):
+    expected = max(spread * 18 / (centres - 1), SPREAD_FLOOR)
+    assert_close(rbf(centres=centres, spread=spread).spread[0].item(), expected, rtol=1e-5, atol=2e-6)

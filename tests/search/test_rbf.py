@@ -6,18 +6,20 @@ import sys
 import pytest
 
 from audiodiff.config import EmbeddingConfig, change, parse_config
+from audiodiff.config.network import SPREAD_FLOOR
 from audiodiff.errors import ConfigError, TrainingError
+from audiodiff.networks.embeddings import RadialBasis
 from audiodiff.search import rbf
 from audiodiff.search.rbf import (
     EMBEDDING,
     SEARCH_PARAMETERS,
-    Basis,
     SearchConfig,
     plan,
     search_rbf,
-    short_run,
     with_embedding,
 )
+from audiodiff.search.short_run import Basis, short_run
+from audiodiff.search.study import Study
 
 NAMES = [parameter.name for parameter in SEARCH_PARAMETERS]
 
@@ -34,7 +36,7 @@ def search(tiny_run_config):
 
 @pytest.fixture
 def losses(monkeypatch):
-    """Replace training: the loss is least for 16 centres and a spread of 1; note the embeddings."""
+    """Replace training: the loss is least for 16 centres and a spread of 1, plus the seed; note the embeddings."""
     asked = []
 
     def run(config, steps, on_step):
@@ -42,7 +44,8 @@ def losses(monkeypatch):
             on_step()
         embedding = config.model.network.embedding
         asked.append((embedding.centres, embedding.spread))
-        return abs(embedding.centres - 16) / 16 + abs(embedding.spread - 1), Basis([0.0, 1.0], [2.0, 2.0], 1.5)
+        loss = abs(embedding.centres - 16) / 16 + abs(embedding.spread - 1) + config.training.seed
+        return loss, Basis([*range(1, embedding.centres), -1.5], [2.0] * embedding.centres)
 
     monkeypatch.setattr(rbf, "short_run", run)
     return asked
@@ -79,7 +82,7 @@ def test_the_best_is_found(search, losses, tmp_path, method):
     steps = []
     found = search_rbf(search(method, 12), tmp_path / "s.log", lambda: steps.append(1))
     assert found.loss == min(abs(centres - 16) / 16 + abs(spread - 1) for centres, spread in losses)
-    assert (found.own_loss, found.trials, found.crashed) == (0.5, 12, 0)
+    assert (found.own_losses, found.trials, found.crashed) == ({0: 0.5}, 12, 0)
     assert (
         with_embedding(search().config, found.embedding).model.network.embedding.centres == found.embedding["centres"]
     )
@@ -137,10 +140,121 @@ def test_without_optuna_the_extra_is_named_and_gradient_works(search, losses, tm
     with pytest.raises(ConfigError, match=r"pip install 'audiodiff\[search\]'"):
         search_rbf(search(), tmp_path / "s.log")
     found = search_rbf(search("gradient"), tmp_path / "g.jsonl")
-    assert found.embedding == {"learnable": True, "spread": 1.5}
-    assert (found.centres, found.spreads) == ([0.0, 1.0], [2.0, 2.0])
+    assert found.embedding["centre_positions"] == [-1.5, 1, 2, 3, 4, 5, 6, 7]  # sorted
+    assert found.embedding["centre_spreads"] == [2.0] * 8
     assert search_rbf(search("gradient"), tmp_path / "g.jsonl") == found
     assert len(losses) == 1  # the second time it was known
+
+
+def test_every_trial_is_trained_with_every_seed_and_ranked_by_the_mean(search, tmp_path, monkeypatch):
+    table = {(8, 0): 0.5, (8, 1): 0.7, (16, 0): 0.3, (16, 1): 1.1, (32, 0): 0.55, (32, 1): 0.56, (64, 0): 2.0}
+    asked = []
+
+    def run(config, steps, on_step):
+        centres, seed = config.model.network.embedding.centres, config.training.seed
+        asked.append((centres, seed))
+        if (centres, seed) not in table:
+            raise RuntimeError("out of memory")
+        return table[centres, seed], Basis([], [])
+
+    monkeypatch.setattr(rbf, "short_run", run)
+    alone = search_rbf(search("grid", over=("centres",)), tmp_path / "s.log")
+    assert (alone.embedding, alone.losses, alone.difference.low) == ({"centres": 16}, {0: 0.3}, None)
+    several = search("grid", over=("centres",), training_seeds=(0, 1))
+    found = search_rbf(several, tmp_path / "s.log")
+    assert len(asked) == 8  # those of seed 0 were known
+    assert (found.embedding, found.losses, found.crashed) == ({"centres": 32}, {0: 0.55, 1: 0.56}, 1)
+    assert found.loss == pytest.approx(0.555)
+    assert found.own_losses == {0: 0.5, 1: 0.7}
+    assert found.difference.mean == pytest.approx(-0.045)
+    assert found.difference.low < 0 < found.difference.high
+    assert search_rbf(several, tmp_path / "s.log") == found
+    assert search_rbf(search("grid", over=("centres",)), tmp_path / "s.log") == alone
+    assert len(asked) == 8
+
+
+def test_a_search_killed_between_two_seeds_keeps_the_first(search, losses, tmp_path, monkeypatch):
+    run, seeds = rbf.short_run, []
+
+    def dying(config, steps, on_step):
+        if len(seeds) == 4:
+            raise KeyboardInterrupt
+        seeds.append(config.training.seed)
+        return run(config, steps, on_step)
+
+    monkeypatch.setattr(rbf, "short_run", dying)
+    several = search(trials=3, training_seeds=(2, 0, 1))
+    with pytest.raises(KeyboardInterrupt):
+        search_rbf(several, tmp_path / "s.log")
+    assert seeds == [2, 0, 1, 2]
+    monkeypatch.setattr(rbf, "short_run", run)
+    found = search_rbf(several, tmp_path / "s.log")
+    assert len(losses) == 9
+    assert found == search_rbf(several, tmp_path / "whole.log")
+
+
+def test_a_study_from_before_several_seeds_is_continued(search, losses, tmp_path):
+    optuna = pytest.importorskip("optuna")
+    backend = optuna.storages.journal.JournalFileBackend(str(tmp_path / "s.log"))
+    study = optuna.create_study(storage=optuna.storages.JournalStorage(backend), study_name="random, seed 0")
+    study.set_user_attr("fingerprint", search(trials=2).fingerprint)
+    study.enqueue_trial({"centres": 8, "spread": 1.0}, user_attrs={"number": 0})
+    trial = study.ask()
+    trial.suggest_int("centres", 2, 4096, log=True)
+    trial.suggest_float("spread", 1e-3, 1e3, log=True)
+    study.tell(trial, 0.25)
+    assert search_rbf(search(trials=2), tmp_path / "s.log").own_losses == {0: 0.25}
+    assert len(losses) == 1
+    assert search_rbf(search(trials=2, training_seeds=(0, 1)), tmp_path / "s.log").own_losses == {0: 0.25, 1: 1.5}
+
+
+def test_a_gradient_study_from_before_several_seeds_is_continued(search, losses, tmp_path):
+    old = {"loss": -1.0, "spread": 1.1, "centres": [0.5] * 8, "spreads": [1.25] * 8}
+    Study(tmp_path / "g.jsonl", search("gradient").fingerprint | {"method": "gradient"}).add(old)
+    found = search_rbf(search("gradient", training_seeds=(0, 1)), tmp_path / "g.jsonl")
+    assert found.losses == {0: -1.0, 1: 1.5}
+    assert len(losses) == 1
+    assert found.embedding["centre_spreads"] == [1.25] * 8  # those of the seed with the lowest loss
+
+
+def test_fields_that_are_new_and_empty_do_not_change_the_fingerprint_of_a_study(search):
+    embedding = search().config.model_dump(mode="json")["model"]["network"]["embedding"]
+    assert {"centre_positions", "centre_spreads"} <= embedding.keys()
+    given = with_embedding(search().config, {"centre_spreads": [1.0] * 8})
+    assert SearchConfig(given, "random", 4, 3, over=("domain",)).fingerprint["config"] != search().fingerprint["config"]
+
+
+def test_what_gradient_search_learned_is_what_the_next_run_begins_with(search, tmp_path):
+    found = search_rbf(search("gradient", steps=2), tmp_path / "g.jsonl")
+    config = with_embedding(search().config, found.embedding)
+    _, learned = short_run(with_embedding(search().config, {"learnable": True}), 2)
+    basis = RadialBasis(config.model.network.embedding, config.model.diffusion)
+    assert basis.centres.tolist() == learned.centres
+    assert basis.spread.tolist() == pytest.approx(learned.spreads, rel=1e-6)
+    again = search_rbf(SearchConfig(config, "gradient", 1, 2), tmp_path / "again.jsonl")  # and goes on from there
+    assert again.embedding["centre_positions"] != found.embedding["centre_positions"]
+
+
+@pytest.mark.parametrize("spread", [SPREAD_FLOOR, 0.009999999776482582])
+def test_a_spread_that_training_brought_to_its_floor_is_read_again(search, spread, tmp_path, monkeypatch):
+    monkeypatch.setattr(rbf, "short_run", lambda *_: (0.5, Basis([0.0, 0.0], [spread, 3.0])))
+    found = search_rbf(search("gradient"), tmp_path / "g.jsonl")
+    config = with_embedding(search().config, {**found.embedding, "centres": 2})
+    assert config.model.network.embedding.centre_spreads == (SPREAD_FLOOR, 3.0)
+
+
+def test_explicit_centres_are_not_searched_over(search, losses, tmp_path):
+    config = with_embedding(search().config, {"centre_positions": [*range(8)], "initialisation": "explicit"})
+    with pytest.raises(ConfigError, match=r"which decide centres, initialisation\. Search other fields, as in --over"):
+        search_rbf(SearchConfig(config, "random", 2, 3), tmp_path / "s.log")
+    assert not (tmp_path / "s.log").exists()
+    found = search_rbf(SearchConfig(config, "grid", 3, 3, over=("spread", "domain")), tmp_path / "s.log")
+    assert found.embedding["spread"] == 1
+
+
+def test_a_seed_twice_is_refused(search, tmp_path):
+    with pytest.raises(ConfigError, match="a seed is there twice: 0, 1, 0"):
+        search_rbf(search(training_seeds=(0, 1, 0)), tmp_path / "s.log")
 
 
 @pytest.mark.parametrize(
@@ -163,6 +277,6 @@ def test_a_short_run_is_decided_by_configuration_and_seed(tiny_run_config):
     assert short_run(tiny_run_config, 3) == (loss, basis)
     assert len(steps) == 3
     assert len(basis.centres) == 8
-    assert basis.growth != 1
+    assert len(set(basis.spreads)) > 1
     other, _ = short_run(with_embedding(tiny_run_config, {"spread": 4.0}), 3)
     assert other != loss
