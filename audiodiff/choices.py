@@ -6,7 +6,7 @@ import math
 import os
 from collections.abc import Callable
 from operator import index
-from typing import Any, Literal, SupportsFloat
+from typing import Any, Literal, NamedTuple, SupportsFloat
 
 import click
 
@@ -221,6 +221,59 @@ class Numbers(click.ParamType):  # type: ignore[type-arg, unused-ignore]
             self.fail(f"{shown(value)}: {error}, as in {self.example}.", param, ctx)
 
 
+class Level(NamedTuple):
+    """A level that a clip is brought to: its peak in dBFS, or its loudness in LUFS."""
+
+    value: float
+    unit: str = "dBFS"
+
+    def __str__(self) -> str:
+        return f"{self.value:g} {self.unit}"
+
+
+class LevelNumber(Number):
+    """A `Level`, of which a plain number is a peak.
+
+    Example:
+        >>> print(LevelNumber().parse("-16LUFS"), LevelNumber().parse(-1), sep=", ")
+        -16 LUFS, -1 dBFS
+    """
+
+    def __init__(self) -> None:
+        super().__init__(float, low=-60, high=0)
+
+    def __str__(self) -> str:
+        return f"a peak in dBFS such as -1, or a loudness such as -16LUFS, {super().__str__()}"
+
+    def parse(self, value: object) -> Level:
+        """Return a level, or the text of one.
+
+        Raises:
+            ValueError: If it is none.
+        """
+        number, unit = value if isinstance(value, Level) else (value, "dBFS")
+        if isinstance(value, str):
+            text = value.strip().lower()
+            number, unit = text.removesuffix("lufs"), "LUFS" if text.endswith("lufs") else "dBFS"
+            number = number.removesuffix("fs").removesuffix("db")
+        try:
+            return Level(super().parse(number), unit)
+        except ValueError:
+            raise ValueError(f"{shown(value)} is not {self}") from None
+
+    def check(self, name: str, value: object) -> Level:
+        """Return an argument of the library as `parse` does.
+
+        Raises:
+            ConfigError: If it is no level.
+        """
+        try:
+            return self.parse(value)
+        except ValueError as error:
+            raise ConfigError(f"{name}: {error}.") from None
+
+
+LEVEL = LevelNumber()
 STEPS = Number(int, low=1, high=10_000, unit="steps")
 COUNT = Number(int, low=1, high=1_000_000)
 WORKERS = Number(int, low=1, high=256, unit="processes")

@@ -292,7 +292,7 @@ def check_mel(mel: ArrayLike, config: MelConfig) -> Tensor:
     if mel.shape[-2] != config.n_mels:
         if mel.shape[-1] == config.n_mels:
             raise MelError(f"{came}, which is transposed; {expected}. Use mel.transpose(-2, -1).")
-        raise MelError(f"{came}; {expected}. Compute it with MelSpectrogram and convention {config.name!r}.")
+        raise MelError(f"{came}; {expected}. Compute it with the convention {config.name!r}.")
     if mel.numel() == 0:
         raise MelError(f"{came}, so it is empty; {expected} and at least one frame.")
     if not mel.is_floating_point():

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from audiodiff.choices import COUNT, FRACTION, GUIDANCE, LOG_SNR, SECONDS
+from audiodiff.choices import COUNT, FRACTION, GUIDANCE, LEVEL, LOG_SNR, SECONDS, Level
 from audiodiff.cli import options as opt
 from audiodiff.cli.verbs import Verb
 
@@ -25,6 +25,15 @@ if TYPE_CHECKING:
 @click.option("--label", metavar="NAME", help="Class; `audiodiff info MODEL` lists a model's labels.")
 @click.option("--count", type=COUNT, default=1, show_default=True, metavar="N", help="How many clips.")
 @click.option("--seconds", type=SECONDS, metavar="SECONDS", help="Length of each clip.")
+@click.option(
+    "--level",
+    type=LEVEL,
+    metavar="DB",
+    help="Peak of each clip in dBFS, or its loudness, such as -16LUFS.  [default: -1]",
+)
+@click.option(
+    "--raw", is_flag=True, help="Leave level and ends of the clips as they come, in 32-bit floating-point files."
+)
 @click.option(
     "--guidance",
     type=GUIDANCE,
@@ -65,6 +74,8 @@ def command(
     speaker: str | None,
     vector: Path | None,
     seconds: float | None,
+    level: Level | None,
+    raw: bool,
     count: int,
     seed: int,
     overwrite: bool,
@@ -80,11 +91,17 @@ def command(
     follow the label in the name. Existing clips are skipped, so the same command resumes. Where no default is shown, it
     is the model's own.
 
+    Each clip is brought to --level by itself, and its ends are faded where they are not silent. A clip that would need
+    more than 20 dB is amplified only as far as its noise floor stays below -40 dBFS, and its line says so.
+
     With --as-dataset the manifest records each clip's label, seed, model and SHA-256.
     """
     from audiodiff.pipelines.generate_files import GenerateOptions
 
-    how = GenerateOptions(speaker, vector, seconds, opt.changes(**options))
+    if raw and level is not None:
+        raise click.UsageError("--raw leaves the level as it comes. Leave --raw or --level out.")
+    level = None if raw else level or Level(-1)
+    how = GenerateOptions(speaker, vector, seconds, level, opt.changes(**options))
     where = {"model": model, "device": device, "dtype": dtype}
     if as_dataset:
         if label is not None:
@@ -99,8 +116,10 @@ def command(
 def _generate(
     how: GenerateOptions, output: Path, label: str | None, seeds: range, overwrite: bool, **model: Any
 ) -> None:
-    from audiodiff.pipelines.generate_files import generate_files, safe_name
+    from audiodiff.checkpoint import find_model, load_config
+    from audiodiff.pipelines.generate_files import generate_files, named, safe_name
 
+    label, how = named(load_config(find_model(model["model"])), label, how)
     stem = safe_name("_".join(part for part in (label, how.speaker, how.vector and how.vector.stem) if part) or "clip")
     targets = {seed: output / f"{stem}_{seed}.wav" for seed in seeds}
     pending = {seed: path for seed, path in targets.items() if overwrite or not path.is_file()}
@@ -116,6 +135,7 @@ def _generate(
                     click.echo(
                         f"{click.format_filename(clip.path)}  {clip.seconds:.2f} s, "
                         f"synthesised in {clip.synthesis_seconds:.2f} s, real-time factor {factor:.3f}"
+                        f"{'; ' if clip.remark else ''}{clip.remark}"
                     )
     opt.report_failures(len(targets), len(targets) - len(pending), [])
 

@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from audiodiff.audio.io import audio_info, load_audio, replacing
+from audiodiff.audio.levels import loudness
 from audiodiff.audio.mel import MelSpectrogram
 from audiodiff.errors import AudioError, DataError, needed
 from audiodiff.evaluation.results import Estimate, Evaluation, estimate, proportion
@@ -29,8 +30,6 @@ REFERENCE = "reference"
 """Name of the originals on the page."""
 
 _MAX_PEAK = 0.99
-_BLOCK_SECONDS = 0.4
-"""Block of BS.1770; shorter recordings are one block."""
 _PAGE_METRICS = ("pesq_wb", "estoi", "distillmos", "mcd", "m_stft")
 COLUMNS = ("test", "listener", "item", "system", "other", "x", "answer", "score", "seconds")
 _LOG = logging.getLogger(__name__)
@@ -132,21 +131,11 @@ def match_loudness(clips: Sequence[Tensor], sample_rate: int) -> list[Tensor]:
 
     Loudness is the gated one of ITU-R BS.1770-4; a clip in which nothing passes the gate keeps its level.
     """
-    loudness = [_loudness(clip, sample_rate) for clip in clips]
-    gains = [10 ** ((loudness[0] - own) / 20) if np.isfinite(loudness[0] - own) else 1.0 for own in loudness]
+    levels = [loudness(clip[None], sample_rate) for clip in clips]
+    gains = [10 ** ((levels[0] - own) / 20) if np.isfinite(levels[0] - own) else 1.0 for own in levels]
     matched = [clip * gain for clip, gain in zip(clips, gains, strict=True)]
     peak = max(float(clip.abs().max()) for clip in matched)
     return [clip * (_MAX_PEAK / peak) for clip in matched] if peak > _MAX_PEAK else matched
-
-
-def _loudness(clip: Tensor, sample_rate: int) -> float:
-    """Return loudness in LUFS, minus infinity where there is none."""
-    import pyloudnorm
-
-    seconds = (clip.shape[0] - 0.5) / sample_rate  # half a sample less, lest rounding make it longer than the clip
-    meter = pyloudnorm.Meter(sample_rate, block_size=min(_BLOCK_SECONDS, seconds))
-    with np.errstate(divide="ignore"):
-        return float(meter.integrated_loudness(clip.double().numpy()))
 
 
 def _uri(kind: str, content: bytes) -> str:

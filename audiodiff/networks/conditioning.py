@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from difflib import get_close_matches
 from typing import NamedTuple
 
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from audiodiff.audio.transforms import ArrayLike, as_tensor
+from audiodiff.choices import shown
 from audiodiff.config import ModelConfig, NetworkConfig, SynthesisConfig
 from audiodiff.errors import ConfigError
 
@@ -282,13 +284,29 @@ def make_conditions(
     return conditions if any(part is not None for part in conditions) else None
 
 
+def find_name(what: str, name: str, names: Sequence[str]) -> str:
+    """Return the label or speaker of a model that someone means: upper and lower case and spaces around do not count.
+
+    Args:
+        what: What it is the name of, for the message.
+        name: As it was given.
+        names: Those of the model.
+
+    Raises:
+        ConfigError: If the model has none of that name; the message names the closest.
+    """
+    word = str(name).strip().casefold()
+    alike = {known.casefold(): known for known in names}
+    found = name if name in names else alike.get(word)
+    if found is not None:
+        return found
+    known = f"the {what}s of this model are {', '.join(names)}" if names else f"this model has no {what}s"
+    closest = "".join(f"did you mean {alike[key]!r}? T{known[1:]}" for key in get_close_matches(word, alike, n=1))
+    raise ConfigError(f"unknown {what} {shown(name)}; {closest or known}.")
+
+
 def _index(what: str, name: str | None, names: Sequence[str], device: torch.device) -> Tensor | None:
-    if name is None:
-        return None
-    if name not in names:
-        known = f"the {what}s of this model are {', '.join(names)}" if names else f"this model has no {what}s"
-        raise ConfigError(f"unknown {what} {name!r}; {known}.")
-    return torch.tensor([names.index(name)], device=device)
+    return None if name is None else torch.tensor([names.index(find_name(what, name, names))], device=device)
 
 
 def _row(vector: ArrayLike | None, width: int, device: torch.device) -> Tensor | None:

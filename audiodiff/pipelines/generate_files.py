@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
 from statistics import median
@@ -15,14 +16,18 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from audiodiff.audio.io import make_folder, replacing, save_audio
+from audiodiff.audio.levels import finish_clip, parse_level
 from audiodiff.checkpoint import CONFIG, WEIGHTS
+from audiodiff.choices import Level
+from audiodiff.config import ModelConfig
 from audiodiff.data.conditions import load_vector
 from audiodiff.data.manifest import Recording, Synthesis, probe, read_manifest, write_manifest
 from audiodiff.data.parallel import share
 from audiodiff.errors import DataError, ModelError
 from audiodiff.evaluation.set_metrics import NearestClipSearch
+from audiodiff.networks.conditioning import find_name
 from audiodiff.pipelines.base import SynthesisChanges
-from audiodiff.pipelines.generator import Generator
+from audiodiff.pipelines.generator import Generator, check_generates
 
 BATCH_SIZE = 8
 """Clips made at a time: on a CPU a third faster than one by one, and the same to the last bit."""
@@ -39,26 +44,50 @@ class GenerateOptions:
         speaker: One of the model's speakers.
         vector: A .npy file with as many numbers as the model's vector_width.
         seconds: Length of each clip; None is the model's own.
+        level: What each clip is brought to, its ends faded, see `audiodiff.audio.levels`; None leaves it as it comes,
+            in a 32-bit floating-point file, so that nothing is clipped.
         changes: What differs from the model's own synthesis settings.
     """
 
     speaker: str | None = None
     vector: Path | None = None
     seconds: float | None = None
+    level: Level | None = None
     changes: SynthesisChanges = field(default_factory=SynthesisChanges)
 
 
 class GeneratedClip(NamedTuple):
-    """A clip that was written: where, its length, and how long its synthesis took."""
+    """A clip that was written.
+
+    Attributes:
+        path: Where.
+        seconds: Its length.
+        synthesis_seconds: How long its synthesis took: an equal part of that of its batch.
+        remark: What is unlike what was asked for, as a part of a sentence; empty for nothing.
+    """
 
     path: Path
     seconds: float
     synthesis_seconds: float
+    remark: str
 
 
 def safe_name(name: str) -> str:
     """Return a name without what a file name may not hold."""
     return re.sub(r"[^\w.-]+", "-", name)
+
+
+def named(config: ModelConfig, label: str | None, options: GenerateOptions) -> tuple[str | None, GenerateOptions]:
+    """Return a label and options with the names as the model spells them, so that files have one name.
+
+    Raises:
+        ModelError: If the model needs a mel.
+        ConfigError: If a name is unknown.
+    """
+    check_generates(config)
+    label = None if label is None else find_name("label", label, config.labels)
+    speaker = None if options.speaker is None else find_name("speaker", options.speaker, config.speakers)
+    return label, replace(options, speaker=speaker)
 
 
 def generate_files(
@@ -104,7 +133,7 @@ def _generate(
     conditions: dict[str, Any] = {"speaker": options.speaker, "vector": _vector(generator, options)}
     log_snrs = options.changes.get("log_snrs")
     steps = len(log_snrs) if log_snrs else options.changes.get("steps", generator.config.synthesis.steps)
-    n_samples = generator.n_samples(options.seconds)
+    n_samples, level = generator.n_samples(options.seconds), parse_level(options.level)
 
     def on_step(_step: int, x: Tensor) -> None:
         on_progress(x.numel() / (steps * n_samples))
@@ -116,8 +145,19 @@ def _generate(
         elapsed = (time.perf_counter() - started) / len(seeds)
         for path, audio in zip((targets[seed] for seed in seeds), clips, strict=True):
             make_folder(path.parent)
-            save_audio(path, audio, generator.sample_rate)
-            yield GeneratedClip(path, audio.shape[-1] / generator.sample_rate, elapsed)
+            remark = _save(path, audio, generator.sample_rate, level)
+            yield GeneratedClip(path, audio.shape[-1] / generator.sample_rate, elapsed, remark)
+
+
+def _save(path: Path, audio: Tensor, sample_rate: int, level: Level | None) -> str:
+    """Write a clip at a level, or as it is; return what is to be remarked."""
+    if level is not None:
+        audio, remark = finish_clip(audio, sample_rate, level)
+        save_audio(path, audio, sample_rate)
+        return remark
+    save_audio(path, audio, sample_rate, "FLOAT")
+    peak = float(audio.abs().max())
+    return f"beyond full scale: peak {20 * math.log10(peak):.1f} dBFS" if peak > 1 else ""
 
 
 def _vector(generator: Generator, options: GenerateOptions) -> Tensor | None:
@@ -205,7 +245,9 @@ def generate_dataset(
         DataError: If the folder holds clips of other settings, or the vector cannot be read.
         ConfigError: If a setting is impossible.
     """
-    labels, options = generator.config.labels, dataset.options
+    labels = generator.config.labels
+    _, options = named(generator.config, None, dataset.options)
+    dataset = replace(dataset, options=options)
     if not labels:
         raise ModelError(f"{dataset.model} has no labels, so it cannot make a labelled dataset.")
     model_hash = sha256(b"".join((dataset.model / name).read_bytes() for name in (WEIGHTS, CONFIG))).hexdigest()
@@ -247,6 +289,7 @@ def _check_settings(dataset: Dataset, model_hash: str, overwrite: bool) -> None:
     """Note in the folder what its clips are made with, and refuse to mix them with others."""
     path, options = dataset.folder / SETTINGS, dataset.options
     conditions = {"seconds": options.seconds, "speaker": options.speaker, "vector": options.vector}
+    conditions |= {"level": str(options.level)} if options.level else {}
     settings = {"model_sha256": model_hash, "seed": dataset.seed, **options.changes, **conditions}
     settings = json.loads(json.dumps(settings, default=str))
     if path.is_file() and not overwrite:

@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 from typing_extensions import Unpack
 
+from audiodiff.audio.levels import finish_clip, parse_level
 from audiodiff.audio.transforms import ArrayLike
 from audiodiff.audio.whitening import Whitening
 from audiodiff.checkpoint import choose_device, find_model, load_model
-from audiodiff.choices import ANY_SEED, COUNT, SECONDS
+from audiodiff.choices import ANY_SEED, COUNT, SECONDS, Level
 from audiodiff.config import ModelConfig, SynthesisConfig
 from audiodiff.diffusion.samplers import StepCallback
 from audiodiff.engine.choose import Dtype
@@ -22,6 +23,16 @@ from audiodiff.networks import Network
 from audiodiff.networks.base import isolated
 from audiodiff.networks.conditioning import make_conditions
 from audiodiff.pipelines.base import Piece, Pipeline, SynthesisChanges
+
+
+def check_generates(config: ModelConfig) -> None:
+    """Refuse a model that needs a mel.
+
+    Raises:
+        ModelError: If it does.
+    """
+    if config.mel is not None:
+        raise ModelError("this model is a vocoder and needs a mel spectrogram. Use `audiodiff vocode`.")
 
 
 class Generator(Pipeline):
@@ -39,10 +50,7 @@ class Generator(Pipeline):
     @isolated("off")
     def __init__(self, network: Network, config: ModelConfig, dtype: Dtype = "auto") -> None:
         super().__init__(network, config, dtype)
-        if config.mel is not None:
-            raise ModelError(
-                "this model is a vocoder and needs a mel spectrogram. Use `audiodiff vocode` (Vocoder in Python)."
-            )
+        check_generates(config)
         self.whitening = Whitening(config.whitening, None).to(self.device)
 
     @classmethod
@@ -60,18 +68,23 @@ class Generator(Pipeline):
         speaker: str | None = None,
         vector: ArrayLike | None = None,
         seed: int = 0,
+        level: Level | float | str | None = None,
         on_step: StepCallback | None = None,
         **changes: Unpack[SynthesisChanges],
     ) -> Tensor:
         """Generate clips.
 
         Args:
-            label: One of the model's labels; None for a model without, or, where training dropped some, for any.
+            label: One of the model's labels, whatever the case; None for a model without, or, where training dropped
+                some, for any.
             count: How many clips.
             seconds: Length of each; None means the model's own.
             speaker: One of the model's speakers; None as for `label`.
             vector: What the model was trained to follow `(vector_width,)`; None as for `label`.
             seed: Clip i is made from seed + i, so it is the same whatever the count.
+            level: Peak of every clip in dBFS, such as -1, or its loudness, such as "-16LUFS": it is brought there, and
+                its ends are faded, see `audiodiff.audio.levels.finish_clip`. None leaves clips as they come, at any
+                level and with samples beyond ±1.
             on_step: Called with (step, x) after every step of every piece of the signals.
             **changes: What is to differ from the model's own `SynthesisConfig`, for example `steps=50, guidance=2.0`.
 
@@ -82,7 +95,7 @@ class Generator(Pipeline):
             ConfigError: If a name is unknown, a condition is missing, or the length, the count or a setting impossible.
         """
         settings = self.settings(changes)
-        n_samples = self.n_samples(seconds)
+        n_samples, level = self.n_samples(seconds), parse_level(level)
         if settings.start != "noise":
             raise ConfigError(f"start {settings.start!r} needs a mel, which this model has not; use 'noise'.")
         count, seed = COUNT.check("count", count), ANY_SEED.check("seed", seed)
@@ -96,7 +109,10 @@ class Generator(Pipeline):
             seeds = range(seed + first, seed + min(count, first + batch))
             expanded = None if global_condition is None else global_condition.expand(len(seeds), -1)
             clips.append(self._clips(seeds, n_samples, expanded, settings, on_step))
-        return self.whitening.colour(torch.cat(clips), None)[..., :n_samples]
+        audio = self.whitening.colour(torch.cat(clips), None)[..., :n_samples]
+        return (
+            audio if level is None else torch.stack([finish_clip(clip, self.sample_rate, level)[0] for clip in audio])
+        )
 
     def _clips(
         self,

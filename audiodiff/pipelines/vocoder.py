@@ -60,7 +60,7 @@ class Vocoder(Pipeline):
     def __init__(self, network: Network, config: ModelConfig, dtype: Dtype = "auto") -> None:
         super().__init__(network, config, dtype)
         if config.mel is None:
-            raise ModelError("this model is not a vocoder. Use `audiodiff generate` (Generator in Python).")
+            raise ModelError("this model is not a vocoder. Use `audiodiff generate`.")
         self.mel_config = config.mel
         self.given = GivenMels(config.mel)
         self.spectrogram = MelSpectrogram(config.mel).to(self.device)

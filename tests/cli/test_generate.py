@@ -50,9 +50,50 @@ def test_a_seed_makes_the_same_clip_whatever_the_count(generate, tiny_generator_
     for number in (2, BATCH_SIZE - 1, BATCH_SIZE, BATCH_SIZE + 1):
         generate("-o", "one", "--label", "no", "--seed", number)
         assert Path(f"many/no_{number}.wav").read_bytes() == Path(f"one/no_{number}.wav").read_bytes()
-    clips = Generator.from_pretrained(tiny_generator_folder, "cpu").generate("no", 3)
-    expected = clips[2, 0].clamp(-1, 1).numpy() * 32768
-    assert np.abs(samples("many/no_2.wav") - expected).max() <= 1
+    clips = Generator.from_pretrained(tiny_generator_folder, "cpu").generate("no", 3, level=-1)
+    assert np.abs(samples("many/no_2.wav") - clips[2, 0].numpy() * 32768).max() <= 1
+
+
+def test_every_clip_is_at_the_level_and_raw_ones_are_as_the_model_made_them(generate, tiny_generator_folder):
+    generator = Generator.from_pretrained(tiny_generator_folder, "cpu")
+    raw = generator.generate("yes", 3)[:, 0]
+    loud = 10 ** (20 / 20) * float(raw.abs().max())
+    config = generator.config.whitening.model_copy(update={"gain": (500.0 / loud,)})
+    model = Generator(generator.network, generator.config.model_copy(update={"whitening": config}))
+    model.save_pretrained("loud")
+    for arguments, peak in (([], -1), (["--level", -6], -6), (["--level", "-12dBFS"], -12)):
+        result = generate("-o", "out", "--label", "yes", "--count", 3, "--overwrite", *arguments, model="loud")
+        assert ("clipped" in result.stderr, ";" in result.stdout) == (False, False)
+        for seed in range(3):
+            audio, _ = soundfile.read(f"out/yes_{seed}.wav")
+            assert 20 * np.log10(np.abs(audio).max()) == pytest.approx(peak, abs=0.01)
+            assert abs(audio[0]) <= 1 / 32768 >= abs(audio[-1])
+    result = generate("-o", "raw", "--label", "yes", "--count", 3, "--raw", model="loud")
+    assert re.search(r"; beyond full scale: peak \d+\.\d dBFS\n", result.stdout)
+    expected = model.generate("yes", 3)[:, 0].numpy()
+    for seed in range(3):
+        assert soundfile.info(f"raw/yes_{seed}.wav").subtype == "FLOAT"
+        assert np.array_equal(soundfile.read(f"raw/yes_{seed}.wav", dtype="float32")[0], expected[seed])
+    assert np.abs(expected).max() > 1
+
+
+def test_what_is_not_brought_to_the_level_is_told(generate, tiny_generator_folder):
+    generator = Generator.from_pretrained(tiny_generator_folder, "cpu")
+    config = generator.config.whitening.model_copy(update={"gain": (1e8,)})
+    quiet = Generator(generator.network, generator.config.model_copy(update={"whitening": config}))
+    quiet.save_pretrained("quiet")
+    result = generate("-o", "out", "--label", "yes", model="quiet")
+    assert re.search(r"; silence \(peak -\d+ dBFS\), left as it is\n", result.stdout)
+    assert result.exit_code == 0
+
+
+@pytest.mark.parametrize("label", ["YES", "Yes", " yes "])
+def test_names_count_whatever_the_case_and_files_have_one_name(generate, label):
+    generate("-o", "plain", "--label", "yes")
+    generate("-o", "out", "--label", label)
+    assert [path.name for path in Path("out").iterdir()] == ["yes_0.wav"]
+    assert Path("out/yes_0.wav").read_bytes() == Path("plain/yes_0.wav").read_bytes()
+    assert "skipped: it exists" in generate("-o", "out", "--label", "yes").stdout
 
 
 @pytest.mark.parametrize(
@@ -113,7 +154,8 @@ def test_a_model_without_labels(generate, save_random_model, tiny_generator_fold
     [
         ([], "this model needs a label; choose from yes, no"),
         (["--label", "maybe"], "unknown label 'maybe'; the labels of this model are yes, no"),
-        (["--label", "../yes"], "unknown label '../yes'"),
+        (["--label", "../yes"], "unknown label '../yes'; did you mean 'yes'? The labels of this model are yes, no"),
+        (["--label", "yse"], "unknown label 'yse'; did you mean 'yes'? The labels of this model are yes, no"),
         (["--label", "yes", "--seconds", 1e-5], "no sample"),
         (["--label", "yes", "--steps", 1001, "--schedule", "linear_beta"], "linear_beta has 1000 steps"),
         (["--label", "yes", "--device", "cuda:99"], "device 'cuda:99' is not available"),
@@ -126,9 +168,10 @@ def test_what_cannot_be_made_is_refused(generate, arguments, message):
     assert not Path("out").exists()
 
 
-def test_a_vocoder_is_no_generator(generate, tiny_vocoder_folder):
-    result = generate("-o", "out", model=tiny_vocoder_folder)
-    assert (result.exit_code, "Use `audiodiff vocode` (Vocoder in Python)" in result.stderr) == (1, True)
+@pytest.mark.parametrize("label", [[], ["--label", "yes"]])
+def test_a_vocoder_is_no_generator(generate, tiny_vocoder_folder, label):
+    result = generate("-o", "out", *label, model=tiny_vocoder_folder)
+    assert (result.exit_code, "Use `audiodiff vocode`.\n" in result.stderr) == (1, True)
 
 
 @pytest.fixture
@@ -181,6 +224,9 @@ def test_what_the_model_does_not_know_is_refused(generate, told_model, arguments
         ["-o", "out", "--guidance-rescale", 2],
         ["-o", "out", "--vector", "missing.npy"],
         ["-o", "out", "--count", 0],
+        ["-o", "out", "--label", "yes", "--level", "loud"],
+        ["-o", "out", "--label", "yes", "--level", 3],
+        ["-o", "out", "--label", "yes", "--level", -3, "--raw"],
         ["-o", "out", "--seconds", 0],
         ["-o", "out", "--seconds", "long"],
         ["-o", "file.txt"],

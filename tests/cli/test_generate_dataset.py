@@ -74,7 +74,13 @@ def test_it_goes_on_where_it_was_and_grows(generate):
 
 def test_clips_of_other_settings_are_not_mixed_in(generate):
     generate("--count", 1)
-    for option, unlike in ((("--steps", 3), "steps"), (("--seed", 9), "seed"), (("--seconds", 0.2), "seconds")):
+    for option, unlike in (
+        (("--steps", 3), "steps"),
+        (("--seed", 9), "seed"),
+        (("--seconds", 0.2), "seconds"),
+        (("--level", -3), "level"),
+        (("--raw",), "level"),
+    ):
         refused = generate("--count", 1, *option)
         assert (refused.exit_code, f"out holds clips with another {unlike}" in refused.stderr) == (1, True)
     assert generate("--count", 1, "--seconds", 0.2, "--overwrite").exit_code == 0
@@ -103,4 +109,4 @@ def test_what_cannot_be_is_refused(generate, tiny_generator_folder, tiny_vocoder
     config = load_config(tiny_generator_folder).model_copy(update={"labels": ()})
     free = save_random_model(tmp_path / "free", config)
     assert "has no labels" in generate(model=free).stderr
-    assert "Use `audiodiff vocode` (Vocoder in Python)" in generate(model=tiny_vocoder_folder).stderr
+    assert "Use `audiodiff vocode`.\n" in generate(model=tiny_vocoder_folder).stderr

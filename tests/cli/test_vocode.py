@@ -412,7 +412,7 @@ def test_a_model_that_is_none_is_one_error(vocode, good, tiny_generator_folder):
     for model, message in (
         ("no/such/model", "no model 'no/such/model'. Give a bundled model"),
         (".", "has no config.json"),
-        (tiny_generator_folder, "Use `audiodiff generate` (Generator in Python)"),
+        (tiny_generator_folder, "Use `audiodiff generate`.\n"),
     ):
         result = vocode(good, "-o", "out", model=model)
         assert result.exit_code == 1

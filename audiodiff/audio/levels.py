@@ -1,0 +1,131 @@
+"""Generated clips made ready to use: brought to a level, without a click at either end."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from audiodiff.choices import LEVEL, Level
+from audiodiff.errors import needed
+
+_SILENCE_DB = -60.0
+"""Peak below which a clip is silence, in dBFS, and below which its ends are, in dB of its peak."""
+_PLAIN_GAIN_DB = 20.0
+"""Any clip is amplified so far; more only as far as its noise floor stays below the next constant."""
+_NOISE_FLOOR_DB = -40.0
+_FRAME_SECONDS = 0.02
+_PEAK_DB = -1.0
+"""Highest peak of a clip that is brought to a loudness, in dBFS."""
+_FADE_IN_SECONDS, _ATTACK_SECONDS, _FADE_OUT_SECONDS = 1e-3, 2.5e-4, 8e-3
+_ATTACK_DB = -20.0
+"""Where the first millisecond is louder than this, in dB of the peak, a clip begins with its stroke."""
+_BLOCK_SECONDS = 0.4
+"""Of ITU-R BS.1770-4."""
+
+
+class FinishedClip(NamedTuple):
+    """A clip `(channels, time)` that is ready to use, and what its listener should know of it, if anything."""
+
+    audio: Tensor
+    remark: str
+
+
+def parse_level(level: Level | float | str | None) -> Level | None:
+    """Return a level, once it is known that it can be measured.
+
+    Args:
+        level: Such as -1 (peak in dBFS) or "-16LUFS" (loudness); None is none.
+
+    Raises:
+        ConfigError: If it is no level, or loudness is asked for and the extra `eval` is not installed.
+    """
+    if level is None:
+        return None
+    parsed: Level = LEVEL.check("level", level)
+    if parsed.unit == "LUFS":
+        with needed("eval", "a level in LUFS"):
+            import pyloudnorm  # noqa: F401
+    return parsed
+
+
+def finish_clip(audio: Tensor, sample_rate: int, level: Level) -> FinishedClip:
+    """Fade the ends of a clip where they are not silent, and bring it to a level.
+
+    Every clip is amplified by up to 20 dB. One that needs more is amplified as far as its noise floor, the quietest
+    sixth of its 20 ms frames, stays below -40 dBFS. Silence, a peak below -60 dBFS, is left as it is. A loudness is
+    reached as far as the peak stays below -1 dBFS.
+
+    Args:
+        audio: Samples `(channels, time)`.
+        sample_rate: In Hz.
+        level: The peak, or the loudness.
+
+    Returns:
+        The clip, and in its remark why it is not at the level.
+    """
+    faded = fade_ends(audio, sample_rate)
+    peak = _decibels(float(faded.abs().max()))
+    if peak < _SILENCE_DB:
+        return FinishedClip(audio, f"silence (peak {peak:.0f} dBFS), left as it is")
+    highest = level.value if level.unit == "dBFS" else _PEAK_DB
+    gain = level.value - loudness(faded, sample_rate) if level.unit == "LUFS" else math.inf
+    most = max(_PLAIN_GAIN_DB, _NOISE_FLOOR_DB - _noise_floor(faded, sample_rate))
+    remark = ""
+    if gain > highest - peak:
+        gain = highest - peak
+        remark = "" if level.unit == "dBFS" else f"no louder, as its peak is at {_PEAK_DB:g} dBFS"
+    if gain > most:
+        gain, remark = most, f"quiet and noisy: peak {peak + most:.1f} dBFS, as more would bring up its noise"
+    return FinishedClip((faded * 10 ** (gain / 20)).clamp(-1, 1), remark)
+
+
+def fade_ends(audio: Tensor, sample_rate: int) -> Tensor:
+    """Fade a clip `(channels, time)` in and out by half a cosine where it does not begin or end in silence.
+
+    It is faded out over 8 ms, and in over 1 ms, or a quarter of that where the first millisecond holds the attack.
+    """
+    audio, envelope = audio.clone(), audio.abs().amax(0)
+    silent, loud = (float(envelope.max()) * 10 ** (decibels / 20) for decibels in (_SILENCE_DB, _ATTACK_DB))
+    n_in, n_attack, n_out = (
+        min(round(seconds * sample_rate) + 1, audio.shape[-1] // 2)
+        for seconds in (_FADE_IN_SECONDS, _ATTACK_SECONDS, _FADE_OUT_SECONDS)
+    )
+    if envelope[0] > silent:
+        n_in = n_attack if (envelope[:n_in] > loud).any() else n_in
+        audio[..., :n_in] *= _rise(n_in).to(audio)
+    if (envelope[-n_out:] > silent).any():
+        audio[..., audio.shape[-1] - n_out :] *= _rise(n_out).flip(0).to(audio)
+    return audio
+
+
+def loudness(audio: Tensor, sample_rate: int) -> float:
+    """Return the gated loudness of a clip `(channels, time)` by ITU-R BS.1770-4 in LUFS; minus infinity for none.
+
+    A clip shorter than the 400 ms of a block is one block.
+    """
+    import pyloudnorm
+
+    seconds = (audio.shape[-1] - 0.5) / sample_rate  # half a sample less, lest rounding make it longer than the clip
+    meter = pyloudnorm.Meter(sample_rate, block_size=min(_BLOCK_SECONDS, seconds))
+    with np.errstate(divide="ignore"):
+        return float(meter.integrated_loudness(audio.detach().cpu().double().numpy().T))
+
+
+def _rise(n_samples: int) -> Tensor:
+    """Return half a cosine from 0 to 1 `(n_samples,)`."""
+    return (1 - torch.linspace(0, torch.pi, n_samples, dtype=torch.float64).cos()) / 2
+
+
+def _noise_floor(audio: Tensor, sample_rate: int) -> float:
+    """Return the level of the quietest sixth of the 20 ms frames in dBFS."""
+    length = min(round(_FRAME_SECONDS * sample_rate), audio.shape[-1])
+    power = audio.square().mean(0).unfold(-1, length, length).mean(-1)
+    return _decibels(float(power.sort().values[: -(-len(power) // 6)].mean().sqrt()))
+
+
+def _decibels(amplitude: float) -> float:
+    return 20 * math.log10(amplitude) if amplitude > 0 else -math.inf
