@@ -154,18 +154,18 @@ def _reverse_states(
 @click.argument("models", nargs=-1, metavar="[NAME|FOLDER]...")
 @output_option
 def rbf(*, models: Sequence[str], output: Path) -> None:
-    """Plot the RBF noise-level embeddings of models.
+    """Plot the RBF noise-level embeddings of models, before and after training.
 
-    Without a model, that of the bundled vocoder.
+    Without a model, that of the bundled vocoder. Where the centres began is not known if they were drawn at random.
     """
     from audiodiff.checkpoint import find_model, load_model
     from audiodiff.errors import ModelError
-    from audiodiff.evaluation.plots import plot_radial_basis
+    from audiodiff.evaluation.plots import plot_centres, plot_radial_basis
     from audiodiff.networks.embeddings import RadialBasis
 
     found = [find_model(name) for name in models or (None,)]
-    figure, rows = _figure(len(found), 1, (10, 3 * len(found)))
-    for (axes,), folder in zip(rows, found, strict=True):
+    figure, rows = _figure(len(found), 2, (12, 3 * len(found)), width_ratios=(3, 2))
+    for (axes, movement), folder in zip(rows, found, strict=True):
         network, config = load_model(folder)
         basis = [module for module in network.modules() if isinstance(module, RadialBasis)]
         if not basis:
@@ -176,7 +176,9 @@ def rbf(*, models: Sequence[str], output: Path) -> None:
         plot_radial_basis(axes, basis[0].centres.detach(), basis[0].spread.detach(), **ends)
         if basis[0].domain.domain != "log-snr":
             axes.set_xlabel(f"{basis[0].domain.domain}, stretched to the trained range of log-SNR (shaded)")
-        axes.set_title(folder.name)
+        axes.set_title("/".join(folder.parts[-4:]), fontsize="small")
+        is_drawn = config.network.embedding.initialisation in ("k-means", "random")
+        plot_centres(movement, basis[0], None if is_drawn else RadialBasis(config.network.embedding, config.diffusion))
     _save(figure, output)
 
 

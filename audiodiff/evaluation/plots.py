@@ -1,6 +1,6 @@
 """Plots of models, runs and results.
 
-Reverse process, learned RBFs, schedules, training curves, loss by noise level, score by speed.
+Reverse process, learned RBFs and where they began, schedules, training curves, loss by noise level, score by speed.
 
 Every function draws into axes of matplotlib that it is given; `audiodiff.audio.plots.save_figure` writes PNG and SVG.
 """
@@ -25,6 +25,7 @@ from audiodiff.diffusion.schedules import SCHEDULES, make_schedule
 from audiodiff.errors import DataError
 from audiodiff.evaluation.results import Evaluation
 from audiodiff.evaluation.scoring import METRICS
+from audiodiff.networks.embeddings import RadialBasis
 
 COLOURS = ("#31688e", "#a8327d", "#35b779", "#e8871e", "#5d3a9b", "#777777", "#b5b52f")
 _POINTS = 400
@@ -87,6 +88,31 @@ def plot_radial_basis(axes: Axes, centres: Tensor, spread: Tensor, *, log_snr_mi
     axes.axvspan(log_snr_min, log_snr_max, color="#777777", alpha=0.08, linewidth=0)
     axes.set(xlim=(low, high), ylim=(0, 1.05))
     style_axes(axes, "log-SNR (trained range shaded)", "radial basis function")
+
+
+def plot_centres(axes: Axes, learned: RadialBasis, initial: RadialBasis | None) -> None:
+    """Draw the spread of each RBF over its centre, after and before training, and say how far they have moved.
+
+    Args:
+        axes: Where to draw.
+        learned: What training has made of the functions.
+        initial: The same functions before it; None where nobody knows.
+    """
+    centres, spreads = learned.centres.detach(), learned.spread.detach()
+    if initial is not None:
+        before, wide = initial.centres.detach(), initial.spread.detach()
+        axes.plot(torch.stack([before, centres]), torch.stack([wide, spreads]), color=COLOURS[5], linewidth=0.8)
+        axes.plot(before, wide, "o", color=COLOURS[5], markersize=4, markerfacecolor="none", label="before training")
+        ratio = spreads / wide
+        axes.set_title(
+            f"centres moved by {(centres - before).abs().mean():.2g} (mean), {(centres - before).abs().max():.2g} "
+            f"(most); spreads × {ratio.min():.2f} to {ratio.max():.2f}",
+            fontsize="small",
+        )
+    axes.plot(centres, spreads, ".", color=COLOURS[1], markersize=5, label="after")
+    axes.margins(y=0.2)
+    axes.legend(frameon=False, fontsize="small", ncols=2)
+    style_axes(axes, "centre", "spread")
 
 
 def plot_schedules(

@@ -15,6 +15,7 @@ from audiodiff.diffusion.schedules import SCHEDULES, make_schedule
 from audiodiff.errors import DataError
 from audiodiff.evaluation.plots import (
     group_curves,
+    plot_centres,
     plot_curves,
     plot_radial_basis,
     plot_reverse_process,
@@ -41,6 +42,23 @@ def test_radial_basis_functions_are_those_of_the_network():
     curves = [line.get_data() for line in axes.lines if len(line.get_xdata()) > 1]
     levels = torch.tensor(curves[0][0])
     np.testing.assert_allclose(np.stack([y for _, y in curves], 1), basis(levels).detach().numpy(), atol=1e-6)
+
+
+def test_centres_and_spreads_are_drawn_before_and_after_training():
+    config = EmbeddingConfig(centre_positions=[-2.0, 1.0, 4.0], centre_spreads=[1.0, 2.0, 3.0])
+    initial, learned = (RadialBasis(config, DiffusionConfig(**RANGE)) for _ in range(2))
+    with torch.no_grad():
+        learned.centres.add_(torch.tensor([0.0, 0.0, 0.5]))
+    axes = new_axes()
+    plot_centres(axes, learned, initial)
+    *moves, before, after = axes.lines
+    assert [line.get_xdata().tolist() for line in moves] == [[-2, -2], [1, 1], [4, 4.5]]
+    np.testing.assert_allclose(before.get_xydata(), [[-2, 1], [1, 2], [4, 3]], rtol=1e-6)
+    np.testing.assert_allclose(after.get_xydata(), [[-2, 1], [1, 2], [4.5, 3]], rtol=1e-6)
+    assert axes.get_title() == "centres moved by 0.17 (mean), 0.5 (most); spreads × 1.00 to 1.00"
+    axes = new_axes()
+    plot_centres(axes, learned, None)
+    assert len(axes.lines) == 1
 
 
 def test_schedules_and_scales_are_those_of_the_process():
