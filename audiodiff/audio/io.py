@@ -56,12 +56,14 @@ class AudioInfo:
         n_samples: Length, per channel.
         channels: Number of channels.
         notes: What is amiss with the header, one sentence each.
+        subtype: The encoding as libsndfile names it, such as PCM_16.
     """
 
     sample_rate: int
     n_samples: int
     channels: int
     notes: tuple[str, ...] = ()
+    subtype: str = ""
 
     @property
     def seconds(self) -> float:
@@ -92,7 +94,7 @@ def audio_info(path: Source, *, decode: bool = False) -> AudioInfo:
         for block in file.blocks():
             if len(block):
                 _check_finite(block, file.name)
-    return AudioInfo(file.sample_rate, file.count(), file.channels, tuple(file.notes))
+    return AudioInfo(file.sample_rate, file.count(), file.channels, tuple(file.notes), file.subtype)
 
 
 def load_audio(

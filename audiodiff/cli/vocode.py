@@ -99,10 +99,10 @@ def command(
     """Turn recordings or mel spectrograms into audio.
 
     INPUTS are audio files, mels (.npy, or .pt with one tensor, of shape (n_mels, frames)), folders of both, or
-    manifests (.jsonl). Recordings are turned into mels and back, channel by channel; where a manifest names the mel of
-    a recording, that one is vocoded, and the recording is what --score compares with. Existing files are skipped, so
-    the same command resumes; started several times, also on other machines, the processes share the work. If some
-    inputs fail, the others are done and the exit code is 1.
+    manifests (.jsonl). Recordings are turned into mels and back, with the channels, the stereo image and the bit depth
+    that they had; where a manifest names the mel of a recording, that one is vocoded, and the recording is what --score
+    compares with. Existing files are skipped, so the same command resumes; started several times, also on other
+    machines, the processes share the work. If some inputs fail, the others are done and the exit code is 1.
 
     `-` is a stream: `tts | audiodiff vocode - --output - | ffplay -` plays while the mel is still coming in;
     `--output-format s16le` is for `aplay -f S16_LE -r 22050`. Messages are on stderr.
@@ -162,7 +162,7 @@ def _vocode(jobs: Sequence[Job], ray: str | None, **options: Any) -> list[str]:
                 continue
             scored += [result.scores] if result.scores else []
             with bar.external_write_mode():
-                click.echo(f"{opt.arrow(result.job)}  {_figures(result, score=options['score'])}")
+                click.echo(f"{opt.arrow(result.job)}  {_figures(result, options['model'], score=options['score'])}")
     if len(scored) > 1:
         means = {name: sum(scores[name] for scores in scored) / len(scored) for name in scored[0]}
         click.echo(f"mean of {len(scored)}  {_scores(means)}")
@@ -231,9 +231,12 @@ def _say_conversion(vocoder: Vocoder, convention: MelConfig, *, resample: bool) 
     )
 
 
-def _figures(result: VocodeResult, *, score: bool) -> str:
+def _figures(result: VocodeResult, model: str | None, *, score: bool) -> str:
+    from audiodiff.checkpoint import DEFAULT_MODEL
+
     factor = result.synthesis_seconds / result.seconds
     figures = f"{result.seconds:.2f} s, synthesised in {result.synthesis_seconds:.2f} s, real-time factor {factor:.3f}"
+    figures += f"  {Path(model or DEFAULT_MODEL).name}; {result.conversion}"
     if score:
         figures += f"  {_scores(result.scores) if result.scores else 'no recording to score it against'}"
     return figures

@@ -11,13 +11,19 @@ from pathlib import Path
 
 from torch import Tensor
 
-from audiodiff.audio.io import AUDIO_EXTENSIONS, audio_info, load_audio
+from audiodiff.audio.io import AUDIO_EXTENSIONS, AudioInfo, audio_info, load_audio
 from audiodiff.data.doctor import LARGE_DC
 from audiodiff.data.manifest import Recording, find_audio, read_manifest
 from audiodiff.data.mels import MEL_EXTENSIONS, OTHER_MELS, SAVE_MEL
 from audiodiff.errors import AudiodiffError, AudioError, ConfigError, DataError, MelError, explain_os_error
 
 _OUTPUT_EXTENSIONS = (".wav", ".flac")
+_DEPTHS = {
+    **dict.fromkeys(("PCM_24", "ALAC_20", "ALAC_24"), "PCM_24"),
+    **dict.fromkeys(("PCM_32", "ALAC_32"), "PCM_32"),
+    **dict.fromkeys(("FLOAT", "DOUBLE"), "FLOAT"),
+}
+"""Encodings of recordings with more than 16 bits, and what keeps them."""
 _LOG = logging.getLogger(__name__)
 
 
@@ -148,6 +154,26 @@ def load_recording(path: Path, sample_rate: int, *, resample: bool = False) -> T
     if rate != sample_rate and not resample:
         raise AudioError(f"{path} is {rate} Hz; this model needs {sample_rate} Hz. Use --resample.")
     return load_audio(path, sample_rate=sample_rate, mono=False)
+
+
+def same_depth(source: AudioInfo | None, target: Path) -> str:
+    """Return the encoding that keeps the bit depth of a recording: 16 bits at least, 24 at most in FLAC.
+
+    Args:
+        source: The recording; None, as of a mel, is 16 bits.
+        target: The file to write.
+    """
+    subtype = _DEPTHS.get(source.subtype, "PCM_16") if source else "PCM_16"
+    return "PCM_24" if target.suffix.lower() == ".flac" and subtype != "PCM_16" else subtype
+
+
+def describe(source: AudioInfo | None, sample_rate: int, subtype: str) -> str:
+    """Say what became of a recording, or of a mel: `44,100 → 22,050 Hz, stereo, 24 bit`."""
+    channels = source.channels if source else 1
+    width = {1: "mono", 2: "stereo"}.get(channels, f"{channels} channels")
+    before = "mel → " if source is None else f"{source.sample_rate:,} → " if source.sample_rate != sample_rate else ""
+    depth = "32 bit float" if subtype == "FLOAT" else f"{subtype.removeprefix('PCM_')} bit"
+    return f"{before}{sample_rate:,} Hz, {width}, {depth}"
 
 
 def remove_dc_offset(audio: Tensor, path: Path) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -29,17 +30,32 @@ WHITENING_REACH = 2
 """Hops to either side that whitening and colouring depend on: the lapped transform folds neighbours, and back."""
 
 
+class CommonPhases(NamedTuple):
+    """What the phases of the channels of a recording have in common, a row per channel.
+
+    Attributes:
+        mel: What the phases of each are integrated from `(channels, n_mels, n_frames)`.
+        difference: What is then added to them, in radians, of the same shape.
+    """
+
+    mel: Tensor
+    difference: Tensor
+
+
 class MelInitialisation(nn.Module):
     """Estimates of the whitened signal from mels with one frame per hop.
 
     Args:
         spectrogram: The convention of the mels.
         whitening: What is divided out of the signal.
+        common_phases: Of signals that are channels of one recording; None integrates the phases of each from its mel.
     """
 
-    def __init__(self, spectrogram: MelSpectrogram, whitening: Whitening) -> None:
+    def __init__(
+        self, spectrogram: MelSpectrogram, whitening: Whitening, common_phases: CommonPhases | None = None
+    ) -> None:
         super().__init__()
-        self.spectrogram, self.whitening = spectrogram, whitening
+        self.spectrogram, self.whitening, self.common_phases = spectrogram, whitening, common_phases
 
     def estimate(self, mel: Tensor, seeds: Sequence[int], settings: SynthesisConfig) -> Tensor | None:
         """Estimate whole signals; arguments and result as in `estimates` and `MelEstimates.next`."""
@@ -76,8 +92,8 @@ class MelEstimates:
         self._seeds, self._settings = seeds, settings
         self._hop_length = self._spectrogram.config.hop_length
         self._stft = None if settings.start == "noise" else initialisation.stft
-        self._phases = PhaseGradient(self._hop_length)
-        self._n_read, self._spectra = 0, Window(dim=1)
+        self._phases, self._common = PhaseGradient(self._hop_length), initialisation.common_phases
+        self._n_read, self._magnitudes, self._spectra = 0, Window(dim=1), Window(dim=1)
 
     @torch.no_grad()
     def next(self, mel: Tensor, start: int, *, last: bool) -> Tensor | None:
@@ -107,10 +123,38 @@ class MelEstimates:
         """Read new frames, and note the spectra of those whose phases are then known."""
         magnitude = magnitude_from_mel(mel, self._spectrogram)
         random = random_phases(self._noise(mel, self._n_read), magnitude.shape[2], self._hop_length)
-        self._n_read += mel.shape[2]
-        phases, magnitude = self._phases.push(magnitude, random, last=last)
+        read = slice(self._n_read, self._n_read + mel.shape[2])
+        self._n_read = read.stop
+        if self._common is None:
+            phases, magnitude = self._phases.push(magnitude, random, last=last)
+        else:
+            phases, magnitude = self._integrate_common(self._common, magnitude, random, read, last=last)
         self._spectra.append(torch.polar(magnitude, phases).to(mel.dtype.to_complex()))
+
+    def _integrate_common(
+        self, common: CommonPhases, magnitude: Tensor, random: Tensor, read: slice, *, last: bool
+    ) -> tuple[Tensor, Tensor]:
+        """Integrate the common phases of new frames; return those that are then known, and their own magnitudes."""
+        self._magnitudes.append(magnitude)
+        phases, _ = self._phases.push(magnitude_from_mel(common.mel[..., read], self._spectrogram), random, last=last)
+        if not phases.shape[1]:
+            return phases, magnitude[:, :0]
+        start = self._spectra.end
+        stop = start + phases.shape[1]
+        difference = common.difference[..., start:stop].mT.to(phases) @ bands_to_bins(self._spectrogram).to(phases)
+        own = self._magnitudes.view(start, stop)
+        self._magnitudes.discard_before(stop)
+        return phases + difference, own
 
     def _noise(self, mel: Tensor, start: int) -> Tensor:
         first, n_samples = start * self._hop_length, mel.shape[2] * self._hop_length
         return position_noise(self._seeds, PHASE_DRAW, start=first, n_samples=n_samples, device=mel.device)
+
+
+def bands_to_bins(spectrogram: MelSpectrogram) -> Tensor:
+    """Return weights `(n_mels, n_bins)` that interpolate between mel bands, constant beyond the outermost."""
+    weights = spectrogram.filterbank / spectrogram.filterbank.sum(0).clamp_min(1e-12)
+    covered = weights.sum(0).nonzero()
+    weights[0, : int(covered.min())] = 1
+    weights[-1, int(covered.max()) + 1 :] = 1
+    return weights

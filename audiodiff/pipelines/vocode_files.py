@@ -6,13 +6,14 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from audiodiff.audio.io import make_folder, save_audio
+from audiodiff.audio.io import AudioInfo, audio_info, make_folder, save_audio
 from audiodiff.audio.mel_matching import refuse_unlikely
 from audiodiff.config import MelConfig
 from audiodiff.data.manifest import Recording
@@ -21,7 +22,9 @@ from audiodiff.data.parallel import share
 from audiodiff.engine.choose import Dtype
 from audiodiff.errors import AudiodiffError, ConfigError, needed
 from audiodiff.pipelines.base import SynthesisChanges
-from audiodiff.pipelines.files import Job, explain_failure, load_recording, remove_dc_offset
+from audiodiff.pipelines.channels import common_phases, vocode_channels
+from audiodiff.pipelines.files import Job, describe, explain_failure, load_recording, remove_dc_offset, same_depth
+from audiodiff.pipelines.mel_initialisation import CommonPhases
 from audiodiff.pipelines.vocoder import Vocoder
 
 _BATCHES_READ_AHEAD = 4
@@ -66,6 +69,7 @@ class VocodeResult:
         error: Why there is no output; None if there is.
         seconds: Length of the output.
         synthesis_seconds: How long its synthesis took.
+        conversion: Rates, channels and bits, see `audiodiff.pipelines.files.describe`.
         scores: Of the output against its recording, by name; empty where it was not scored.
     """
 
@@ -73,20 +77,23 @@ class VocodeResult:
     error: str | None = None
     seconds: float = 0.0
     synthesis_seconds: float = 0.0
+    conversion: str = ""
     scores: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class _Clip:
-    """An input: its mel `(channels, n_mels, frames)`, its recording `(channels, time)` if any.
+    """An input: its mel `(channels, n_mels, frames)`, its recording `(channels, time)` and what it was, if any.
 
-    A given mel follows `VocodeOptions.mel_convention`.
+    A given mel follows `VocodeOptions.mel_convention`. Several channels have their phases in common.
     """
 
     job: Job
     mel: Tensor
     reference: Tensor | None
     is_given: bool = False
+    source: AudioInfo | None = None
+    phases: CommonPhases | None = None
 
 
 def vocode_files(
@@ -114,7 +121,7 @@ def vocode_files(
     n_read = 1 if options.batch_size == 1 else _BATCHES_READ_AHEAD * options.batch_size
     by_target = {job.target: job for job in jobs}
     for targets in share(list(by_target), n_read, overwrite=options.overwrite, on_skip=on_progress):
-        groups: dict[tuple[int, bool], list[_Clip]] = {}
+        groups: dict[tuple[int, bool, bool], list[_Clip]] = {}
         for job in map(by_target.__getitem__, targets):
             try:
                 clip = _read(job, vocoder, options)
@@ -122,7 +129,8 @@ def vocode_files(
                 on_progress(1)
                 yield VocodeResult(job, explain_failure(job.source, error))
             else:
-                groups.setdefault((clip.mel.shape[-1], clip.is_given), []).append(clip)
+                alike = clip.mel.shape[-1], clip.is_given, clip.phases is None
+                groups.setdefault(alike, []).append(clip)
         for clips in groups.values():
             yield from _vocode_group(vocoder, clips, options, on_progress)
 
@@ -141,7 +149,9 @@ def _read(job: Job, vocoder: Vocoder, options: VocodeOptions) -> _Clip:
         audio = load_recording(job.source, vocoder.sample_rate, resample=options.resample) if wanted else None
         return _Clip(job, given.unsqueeze(0), None if audio is None else audio.mean(0, keepdim=True))
     audio = load_recording(job.source, vocoder.sample_rate, resample=options.resample)
-    return _Clip(job, vocoder.mel(remove_dc_offset(audio, job.source)), audio)
+    centred = remove_dc_offset(audio, job.source)
+    phases = common_phases(vocoder, centred.to(vocoder.device)) if len(audio) > 1 else None
+    return _Clip(job, vocoder.mel(centred), audio, source=audio_info(job.source), phases=phases)
 
 
 def _vocode_group(
@@ -161,8 +171,10 @@ def _vocode_group(
         except (AudiodiffError, OSError, RuntimeError) as error:
             yield VocodeResult(clip.job, explain_failure(clip.job.source, error))
         else:
-            fraction = len(audio) / sum(map(len, generated))
-            yield VocodeResult(clip.job, None, audio.shape[-1] / vocoder.sample_rate, seconds * fraction, scores)
+            own_seconds = seconds * len(audio) / sum(map(len, generated))
+            depth = same_depth(clip.source, clip.job.target)
+            conversion = describe(clip.source, vocoder.sample_rate, depth)
+            yield VocodeResult(clip.job, None, audio.shape[-1] / vocoder.sample_rate, own_seconds, conversion, scores)
 
 
 def _synthesise(
@@ -171,20 +183,24 @@ def _synthesise(
     """Return the audio of each clip `(channels, time)`, as long as its recording, and the seconds that took in all."""
     if clips[0].is_given and options.mel_convention is not None:
         vocoder = vocoder.with_mel_convention(options.mel_convention, resample=options.resample)
-    batches = torch.cat([clip.mel.to(vocoder.device, torch.float32) for clip in clips]).split(options.batch_size)
+    given = [clip.mel.to(vocoder.device, torch.float32) for clip in clips]
     log_snrs = options.changes.get("log_snrs")
     steps = len(log_snrs) if log_snrs else options.changes.get("steps", vocoder.config.synthesis.steps)
-    n_samples = sum(len(mels) for mels in batches) * clips[0].mel.shape[-1] * vocoder.mel_config.hop_length
+    n_samples = sum(map(len, given)) * clips[0].mel.shape[-1] * vocoder.mel_config.hop_length
 
     def on_step(_step: int, x: Tensor) -> None:
         on_progress(len(clips) * x.numel() / (steps * n_samples))
 
-    def vocode(mels: Tensor) -> Tensor:
+    def vocode(mels: Tensor, phases: CommonPhases | None = None) -> Tensor:
+        bound = vocoder if phases is None else partial(vocode_channels, vocoder, phases=phases)
         chunk, seed = options.chunk_seconds, options.seed
-        return vocoder(mels, seed=seed, chunk_seconds=chunk, on_step=on_step, **options.changes).cpu()
+        return bound(mels, seed=seed, chunk_seconds=chunk, on_step=on_step, **options.changes).cpu()
 
     started = time.perf_counter()
-    audio = torch.cat([vocode(mels) for mels in batches])
+    if clips[0].phases is None:
+        audio = torch.cat([vocode(mels) for mels in torch.cat(given).split(options.batch_size)])
+    else:
+        audio = torch.cat([vocode(mels, clip.phases) for mels, clip in zip(given, clips, strict=True)])
     seconds = time.perf_counter() - started
     per_clip = audio.split([len(clip.mel) for clip in clips])
     # A mel that was given decides how long its clip is.
@@ -206,7 +222,7 @@ def _write(vocoder: Vocoder, clip: _Clip, audio: Tensor, options: VocodeOptions)
 
         figure = comparison_figure(clip.reference[:1], audio[:1], vocoder.sample_rate, vocoder.mel_config)
         save_figure(figure, clip.job.target.with_suffix(".png"))
-    save_audio(clip.job.target, audio, vocoder.sample_rate)
+    save_audio(clip.job.target, audio, vocoder.sample_rate, same_depth(clip.source, clip.job.target))
     return scores
 
 

@@ -22,6 +22,7 @@ from audiodiff.pipelines.vocode_files import VocodeOptions, vocode_files
 
 RATE = 8000
 LINE = r"{} -> {}  \d+\.\d\d s, synthesised in \d+\.\d\d s, real-time factor \d+\.\d\d\d"
+LINE += r"  tiny-vocoder; 8,000 Hz, mono, 16 bit"
 
 
 @pytest.fixture
@@ -120,6 +121,39 @@ def test_channels_stay_apart(vocode, voice):
     both = samples("out/both.wav")
     assert np.abs(both - np.concatenate([samples("out/left.wav"), samples("out/right.wav")])).max() <= 1
     assert not np.array_equal(both[0], both[1])
+
+
+@pytest.mark.parametrize(
+    ("name", "subtype", "target", "expected", "said"),
+    [
+        ("in.wav", "PCM_U8", "out.wav", "PCM_16", "16 bit"),
+        ("in.wav", "PCM_16", "out.wav", "PCM_16", "16 bit"),
+        ("in.wav", "PCM_24", "out.wav", "PCM_24", "24 bit"),
+        ("in.wav", "PCM_32", "out.wav", "PCM_32", "32 bit"),
+        ("in.wav", "FLOAT", "out.wav", "FLOAT", "32 bit float"),
+        ("in.wav", "DOUBLE", "out.wav", "FLOAT", "32 bit float"),
+        ("in.flac", "PCM_24", "out.wav", "PCM_24", "24 bit"),
+        ("in.wav", "PCM_24", "out.flac", "PCM_24", "24 bit"),
+        ("in.wav", "FLOAT", "out.flac", "PCM_24", "24 bit"),
+        ("in.wav", "PCM_16", "out.flac", "PCM_16", "16 bit"),
+        ("in.ogg", "VORBIS", "out.wav", "PCM_16", "16 bit"),
+        ("in.aiff", "PCM_24", "out.wav", "PCM_24", "24 bit"),
+    ],
+)
+def test_bit_depth_is_kept_and_the_line_says_what_became_of_rate_and_channels(
+    vocode, voice, name, subtype, target, expected, said
+):
+    soundfile.write(name, np.stack([voice(0.3, 16000)] * 2, 1), 16000, subtype=subtype)
+    result = vocode(name, "-o", target, "--resample")
+    assert result.exit_code == 0, result.stderr
+    assert result.stdout.endswith(f"  tiny-vocoder; 16,000 → 8,000 Hz, stereo, {said}\n")
+    info = soundfile.info(target)
+    assert (info.subtype, info.channels, info.samplerate) == (expected, 2, 8000)
+
+
+def test_the_line_of_a_mel_says_so(vocode, good, vocoder):
+    np.save("m.npy", vocoder.mel(load_audio(good, sample_rate=RATE))[0].numpy())
+    assert vocode("m.npy", "-o", "out.wav").stdout.endswith("  tiny-vocoder; mel → 8,000 Hz, mono, 16 bit\n")
 
 
 @pytest.mark.parametrize("save", ["2d.npy", "3d.npy", "float16.npy", "big-endian.npy", "2d.pt", "3d.pt"])
@@ -482,7 +516,7 @@ def test_score_without_the_extra_says_so(vocode, good, monkeypatch):
     result = vocode(good, "-o", "out", "--score")
     assert result.exit_code == 0
     assert "pip install 'audiodiff[eval]'" in result.stderr
-    assert re.search(r"real-time factor \S+  M-STFT \S+  log-mel \S+$", result.stdout)
+    assert re.search(r"real-time factor \S+  tiny-vocoder; .*  M-STFT \S+  log-mel \S+$", result.stdout)
 
 
 def test_a_mel_has_nothing_to_be_scored_by(vocode):
