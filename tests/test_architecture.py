@@ -25,7 +25,7 @@ LAYERS = (
     {"diffusion", "networks"},
     {"engine", "data", "checkpoint"},
     {"pipelines", "training", "evaluation", "interop", "benchmark", "search"},
-    {"server"},
+    {"server", "project"},
     {"cli"},
     {"__init__", "__main__"},
 )

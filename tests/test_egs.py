@@ -38,7 +38,7 @@ def run(script, *arguments, folder, timeout=20):
 
 
 def test_the_egs_are_there():
-    expected = "quick/vocoder ljspeech/vocoder libritts/vocoder vctk/vocoder music/vocoder folder/finetune "
+    expected = "quick/vocoder ljspeech/vocoder libritts/vocoder vctk/vocoder music/vocoder "
     expected += "speech_commands/generation fsdd/generation piano/generation drums/generation"
     assert {name(path) for path in EGS} >= set(expected.split())
 

@@ -106,6 +106,11 @@ def _systems_options(function: Any) -> Any:
 )
 @click.option("--csv", "csv_path", type=opt.FILE, metavar="FILE", help="Store a line per recording as CSV.")
 @click.option(
+    "--nearest",
+    is_flag=True,
+    help="For generators: pair each recording with the most similar clip of its label, at any length and delay.",
+)
+@click.option(
     "--report",
     type=opt.FOLDER,
     metavar="DIR",
@@ -159,7 +164,8 @@ def pairs(*, generated: Path, reference: Path, name: str | None, others: Sequenc
     rate and cut to the shorter length. What cannot be compared is listed, is in no mean, and makes the exit code 1.
     """
     from audiodiff.evaluation.evaluate import AlignmentOptions, evaluate, read_timings
-    from audiodiff.evaluation.listing import match_files
+    from audiodiff.evaluation.listing import list_recordings, match_files
+    from audiodiff.evaluation.nearest import match_nearest
     from audiodiff.evaluation.scoring import resolve_metrics
 
     if options["report"]:
@@ -172,17 +178,23 @@ def pairs(*, generated: Path, reference: Path, name: str | None, others: Sequenc
     metrics, notes = resolve_metrics(names + (["timing"] if timings else []))
     for note in notes:
         click.echo(note, err=True)
-    n_pairs = sum(len(match_files(path, reference)[0]) for path in systems.values())
+    alignment = AlignmentOptions(options["max_length_difference"], options["max_lag"], options["align"])
+    if options["nearest"]:
+        alignment = AlignmentOptions(max_length_difference=3600.0, max_lag_ms=60_000.0)
+        n_pairs = len(systems) * len(list_recordings(reference))
+    else:
+        n_pairs = sum(len(match_files(path, reference)[0]) for path in systems.values())
     with opt.progress_bar(n_pairs) as bar:
         evaluation = evaluate(
             systems,
             reference,
             metrics,
-            alignment=AlignmentOptions(options["max_length_difference"], options["max_lag"], options["align"]),
+            alignment=alignment,
             mcd_alignment=options["mcd_alignment"],
             timings=timings,
             jobs=options["workers"],
             on_progress=bar.update,
+            match=match_nearest if options["nearest"] else match_files,
         )
     _finish(evaluation, **{key: options[key] for key in ("json_path", "latex", "csv_path", "report", "report_items")})
 

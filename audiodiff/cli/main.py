@@ -24,6 +24,7 @@ VERBS = {
     "serve": ("audiodiff.cli.serve:command", "Serve a vocoder by HTTP and WebSocket."),
     "generate": ("audiodiff.cli.generate:command", "Generate clips, of a class or unconditionally."),
     "repair": ("audiodiff.cli.repair:command", "Restore damaged recordings with a pretrained model."),
+    "new": ("audiodiff.cli.new:command", "Train a model of your own sound, and hear what it gains."),
     "prepare": ("audiodiff.cli.prepare:command", "Split recordings into train, valid and test manifests."),
     "doctor": ("audiodiff.cli.doctor:command", "Check recordings before training on them."),
     "train": ("audiodiff.cli.train:command", "Train or fine-tune a model from a YAML configuration."),

@@ -78,6 +78,7 @@ def evaluate(
     timings: Mapping[str, float] | None = None,
     jobs: int | None = None,
     on_progress: Callable[[int], object] = lambda n_done: None,
+    match: Callable[[Path, Path], tuple[list[Match], list[tuple[str, str]]]] = match_files,
 ) -> Evaluation:
     """Score the recordings of one or several systems against the same originals.
 
@@ -90,6 +91,7 @@ def evaluate(
         timings: Path of a generated file to the seconds its synthesis took, for the real-time factor.
         jobs: Processes; None takes one per core, and fewer for a handful of files.
         on_progress: Called with 1 for every pair done.
+        match: What pairs the recordings of a system with the originals: by name, or `match_nearest`.
 
     Returns:
         The document. What could not be compared or scored is in it with its reason, and in no mean.
@@ -100,12 +102,12 @@ def evaluate(
     alignment = alignment or AlignmentOptions()
     results, tasks = [], []
     for number, (name, path) in enumerate(systems.items()):
-        matches, unmatched = match_files(path, reference)
+        matches, unmatched = match(path, reference)
         excluded = [Excluded(name=item, reason=reason) for item, reason in unmatched]
         results.append(SystemResult(name=name, path=str(path), excluded=excluded))
-        for match in matches:
-            seconds = (timings or {}).get(os.path.abspath(match.generated))
-            tasks.append((number, Task(match, tuple(metrics), alignment, mcd_alignment, seconds)))
+        for found in matches:
+            seconds = (timings or {}).get(os.path.abspath(found.generated))
+            tasks.append((number, Task(found, tuple(metrics), alignment, mcd_alignment, seconds)))
     for number, result in _run(tasks, jobs):
         on_progress(1)
         if isinstance(result, FileResult):

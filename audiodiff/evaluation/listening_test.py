@@ -24,6 +24,7 @@ from audiodiff.errors import AudioError, DataError, needed
 from audiodiff.evaluation.results import Estimate, Evaluation, estimate, proportion
 from audiodiff.evaluation.scoring import METRICS
 from audiodiff.evaluation.tables import comparison_rows, summary_rows
+from audiodiff.evaluation.verdict import judge
 from audiodiff.text import read_csv, text_table
 
 REFERENCE = "reference"
@@ -173,7 +174,13 @@ def _plot_clips(clips: Sequence[Tensor], sample_rate: int) -> list[bytes]:
 
 
 def _tables(evaluation: Evaluation) -> str:
-    parts = [_table("Means and 95 % intervals", summary_rows(evaluation))]
+    verdicts = (judge(evaluation, 0, number) for number in range(1, len(evaluation.systems)))
+    parts = [
+        f"<p class=verdict><strong>{html.escape(verdict.headline)}</strong> {html.escape(verdict.reason)}</p>"
+        for verdict in verdicts
+        if verdict
+    ]
+    parts.append(_table("Means and 95 % intervals", summary_rows(evaluation)))
     if len(evaluation.systems) > 1:
         caption = f"Against {evaluation.systems[0].name}, recording by recording (sign-flip test)"
         parts.append(_table(caption, comparison_rows(evaluation)))

@@ -10,6 +10,7 @@ from audiodiff.audio.io import replacing
 from audiodiff.errors import DataError
 from audiodiff.evaluation.results import Evaluation, SystemResult, read_json
 from audiodiff.evaluation.scoring import METRICS
+from audiodiff.evaluation.verdict import judge
 from audiodiff.text import latex_table, markdown_table, text_table
 
 BLOCK = re.compile(
@@ -47,6 +48,8 @@ def text_summary(evaluation: Evaluation) -> str:
     if evaluation.metrics and len(evaluation.systems) > 1:
         lines.append(f"\npaired differences from {evaluation.systems[0].name} (sign-flip test):")
         lines.append(text_table(comparison_rows(evaluation)))
+        verdicts = (judge(evaluation, 0, number) for number in range(1, len(evaluation.systems)))
+        lines += [f"\n{verdict.headline} {verdict.reason}" for verdict in verdicts if verdict]
     return "\n".join(lines)
 
 

@@ -36,6 +36,8 @@ _ADDED = tuple(
     f"network.{name}" for name in ("branches", "mel_encoder_layers", "mel_encoder_channels", "look_ahead", "n_fft")
 )
 """Parts of a network that weights as a starting point may lack or have otherwise; see `_extended`."""
+_NAMED_ROWS = {"labels": "label.table.weight", "speakers": "speaker.table.weight"}
+"""Names that a starting point may have otherwise, and the table with a row for each and a last one for none."""
 STATISTICS_CROPS = 256
 _BATCH = 16
 _SMOOTHED_OVER = 9
@@ -138,10 +140,12 @@ def initialise(
             network, initial = load_model(find_model(name))
         except ModelError as error:
             raise ModelError(f"training.initial_model: {error}") from error
-        refuse_other_model(initial, config.model, f"the initial model {name}", _MAY_CHANGE + _NOISE_LEVELS + _ADDED)
+        others = tuple(names for names in _NAMED_ROWS if getattr(initial, names) and getattr(config.model, names))
+        may_differ = _MAY_CHANGE + _NOISE_LEVELS + _ADDED + others
+        refuse_other_model(initial, config.model, f"the initial model {name}", may_differ)
         model = _keep_measured(config.model, initial)
-        if initial.network != model.network:
-            network = _extended(network, config)
+        if initial.network != model.network or any(getattr(initial, key) != getattr(model, key) for key in others):
+            network = _extended(network, initial, config)
         return TrainState(network, model, training, distributed, mel_noise_db)
     network = _fresh_network(config)
     model = measure_statistics(stream, config.model, on_failure).applied_to(network, config.model)
@@ -154,10 +158,18 @@ def _fresh_network(config: RunConfig) -> Network:
         return build_network(config.model)
 
 
-def _extended(trained: Network, config: RunConfig) -> Network:
-    """Return the network of a run with all trained weights that have the same shape there."""
+def _extended(trained: Network, initial: ModelConfig, config: RunConfig) -> Network:
+    """Return the network of a run with all trained weights that have the same shape there.
+
+    Labels and speakers keep their rows by name; a new one begins as none at all.
+    """
     network = _fresh_network(config)
     fresh, weights = network.state_dict(), trained.state_dict()
+    for names, table in _NAMED_ROWS.items():
+        theirs, ours = getattr(initial, names), getattr(config.model, names)
+        if theirs != ours and table in weights:
+            rows = [theirs.index(name) if name in theirs else len(theirs) for name in ours]
+            weights[table] = weights[table][[*rows, len(theirs)]]
     if lost := sorted(weights.keys() - fresh.keys()):
         raise TrainingError(
             f"the initial model has weights that this configuration has no place for, such as {lost[0]}. Add what is "

@@ -26,7 +26,7 @@ VALUES = (
     "synthesis.steps=1e9", "x={", "x=*a",
 )  # fmt: skip
 PLAIN = ("--help", "--debug", "--version")
-SLOW = {"bench", "search schedule", "search rbf", "evaluate classifier"}
+SLOW = {"new", "bench", "search schedule", "search rbf", "evaluate classifier"}
 """Commands that take seconds where they work; they are drawn less often."""
 
 
@@ -125,6 +125,10 @@ def _base(words: str, world: World, folder: Path) -> tuple[list[str], Check | No
         "repair": ([clip, "-o", "out.wav", "--model", vocoder, "--steps", "1", "--gap", "0.1-0.12"], audio),
         "prepare": ([str(world.corpus), "out", "--workers", "1"], has_files("out/train.jsonl")),
         "doctor": ([str(world.manifest), "--workers", "1"], says_no_nan),
+        "new": (
+            ["out", str(world.corpus), "--kind", "voice", "--minutes", "5", "--model", vocoder, "--no-training"],
+            has_files("out/conf.yaml", "out/commands.sh"),
+        ),
         "train": ([str(world.conf), "--dry-run", "--run", "run"], says_no_nan),
         "search schedule": (
             [
