@@ -4,6 +4,7 @@ The public names are loaded when they are first asked for (PEP 562), so that imp
 and does not import torch.
 """
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -27,6 +28,9 @@ else:
     def __getattr__(name):
         if name not in _HOMES:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        # Threads that sleep while they wait: spinning, OpenMP's default, costs several times the CPU time on a busy
+        # machine. It has an effect if torch has not been imported yet.
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
         value = globals()[name] = getattr(import_module(_HOMES[name]), name)
         return value
 

@@ -164,6 +164,7 @@ class Audiodiff(click.Group):
     def invoke(self, ctx: click.Context) -> object:
         """Run the verb; a stated or unexpected error becomes one line on stderr and exit code 1, Ctrl-C becomes 130."""
         os.environ["MPLBACKEND"] = "agg"  # files only, whatever a notebook has set for its children
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads sleep while they wait, they do not spin
         with _logging_to_stderr(), warnings_logged():
             try:
                 result = super().invoke(ctx)

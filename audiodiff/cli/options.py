@@ -112,7 +112,12 @@ mel_convention = click.option(
     help="What given mels follow, such as parallel_wavegan; they are converted to the model's convention. A file holds "
     "the fields of audiodiff.config.MelConfig, or `base: NAME` and those that differ.  [default: the model's]",
 )
-threads = expert("--threads", type=THREADS, metavar="N", help="CPU threads.  [default: torch's choice]")
+threads = expert(
+    "--threads",
+    type=THREADS,
+    metavar="N",
+    help="At most so many CPU threads; short clips take one, as more would gain nothing.  [default: one per core]",
+)
 device = _all(
     expert("--device", default="auto", metavar="DEVICE", show_default=True, help="auto, cpu, cuda, cuda:1 ..."), threads
 )

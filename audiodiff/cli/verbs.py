@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import logging
-import os
 import sys
 from functools import partial
 from importlib import import_module
@@ -28,7 +27,6 @@ class Verb(click.Command):
         """Run the command. If it computes (it has `--threads`), import torch in the way that takes least CPU time."""
         if "threads" in ctx.params:
             threads = ctx.params.pop("threads")
-            os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads sleep while they wait, they do not spin
             if "torch" not in sys.modules:
                 gc.disable()  # a quarter of the import is looking for garbage; the freezing saves it at the end as well
                 import_module("audiodiff.pipelines")

@@ -259,6 +259,11 @@ class NetworkConfig(Config):
             return self.hop_length
         return self.patch * (math.prod(self.factors) if self.kind == "unet" else 1)
 
+    @property
+    def samples_per_position(self) -> int:
+        """Samples that are one position of the layers, of a U-Net those of the finest resolution."""
+        return self.hop_length if self.kind == "stft" else self.patch
+
     @model_validator(mode="after")
     def _check(self) -> NetworkConfig:
         if self.kind != "unet":

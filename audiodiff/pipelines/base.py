@@ -34,6 +34,7 @@ from audiodiff.diffusion.variance import prediction_from
 from audiodiff.engine.choose import Dtype, Engine, choose_dtype, make_engine
 from audiodiff.engine.graphs import Inputs, Process
 from audiodiff.engine.streaming import Signal, Stages, ThreadPipeline, n_pipeline_threads
+from audiodiff.engine.threads import torch_threads, with_torch_threads, worthwhile_threads
 from audiodiff.networks import Network
 from audiodiff.networks.conditioning import check_guidance, make_conditions
 
@@ -304,7 +305,13 @@ class Pipeline:
             x = self.engine.graphs(process, Inputs(x, condition, global_condition), noise)
             return x.clamp(-1, 1) if settings.clamp else x
         predict = self.guided(partial(self._engine_predictor, condition), global_condition, settings)
-        return self._sample(predict, x, noise, settings, on_step)
+        with torch_threads(self._n_threads(x.numel())):
+            return self._sample(predict, x, noise, settings, on_step)
+
+    def _n_threads(self, n_samples: int) -> int:
+        """Return how many CPU threads to use for network calls on so many samples, of all clips together."""
+        network = self.config.network
+        return worthwhile_threads(n_samples / network.samples_per_position * network.channels)
 
     def _sample_in_pieces(
         self,
@@ -314,6 +321,7 @@ class Pipeline:
         *,
         global_condition: Tensor | None,
         on_step: StepCallback | None,
+        chunk: int,
         in_threads: bool,
     ) -> Iterator[Tensor]:
         """Run the reverse process on a signal in pieces.
@@ -324,6 +332,7 @@ class Pipeline:
             settings: The reverse process.
             global_condition: What the network's `embed` returned of the conditions `(batch, width)`, or None.
             on_step: Called with (step, x) after every step of every piece, by one thread at a time.
+            chunk: Length of most pieces, in frames.
             in_threads: Whether threads may share the network calls, so that pieces of the result come out later.
 
         Yields:
@@ -344,7 +353,8 @@ class Pipeline:
         n_threads = torch.get_num_threads()
         size = n_pipeline_threads(n_threads, len(stages)) if in_threads and self.engine.has_short_operations else 1
         if size == 1:
-            yield from stages.read(result)
+            n_samples = len(seeds) * chunk * self.config.hop_length
+            yield from with_torch_threads(self._n_threads(n_samples), stages.read(result))
             return
         pieces.source.advance()  # the first chunk is estimated by all threads together
         with ThreadPipeline(size, n_threads // size) as threads:

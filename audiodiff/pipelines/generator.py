@@ -135,7 +135,13 @@ class Generator(Pipeline):
             [Piece(first * hop_length, min(size, n_frames - first) * hop_length)] for first in range(0, n_frames, size)
         )
         sampled = self._sample_in_pieces(
-            pieces, seeds, settings, global_condition=global_condition, on_step=on_step, in_threads=True
+            pieces,
+            seeds,
+            settings,
+            global_condition=global_condition,
+            on_step=on_step,
+            chunk=size,
+            in_threads=True,
         )
         return torch.cat(list(sampled), dim=-1)
 

@@ -331,6 +331,7 @@ class Vocoder(Pipeline):
             settings,
             global_condition=self._expanded_condition(len(seeds)),
             on_step=on_step,
+            chunk=chunk,
             in_threads=in_threads,
         )
 
