@@ -12,6 +12,7 @@ import click
 
 from audiodiff.choices import COUNT, SECONDS, STEPS, Number, Numbers
 from audiodiff.cli import options as opt
+from audiodiff.cli.progress import above_the_line, progress_bar
 from audiodiff.cli.verbs import Verb
 
 if TYPE_CHECKING:
@@ -119,7 +120,15 @@ def command(*, models: tuple[str, ...], json_path: str | None, table: Path | Non
         if json_path is not None and json_path != "-":
             _write(report, json_path)
 
-    report = run_benchmark(_plan(models, **options), shlex.join(["audiodiff", *sys.argv[1:]]), _show, save)
+    with progress_bar(0, "starting") as bar:
+
+        def show(name: str, number: int, total: int) -> None:
+            with above_the_line():
+                click.echo(f"{number} of {total}: {name}", err=True)
+            bar.what = "measuring"
+            bar.set(number - 1, total)
+
+        report = run_benchmark(_plan(models, **options), shlex.join(["audiodiff", *sys.argv[1:]]), show, save)
     if json_path is not None:
         _write(report, json_path)
     if json_path != "-":
@@ -173,10 +182,6 @@ def _plan(
         against=against is not None,
         square=usual["square"] if where.type == "cpu" else None,
     )
-
-
-def _show(name: str, number: int, total: int) -> None:
-    click.echo(f"{number} of {total}: {name}", err=True)
 
 
 def _rendered(report: Report, *, markdown: bool) -> str:

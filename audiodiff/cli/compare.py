@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from audiodiff.cli import options as opt
+from audiodiff.cli.progress import loading
 from audiodiff.cli.verbs import Verb
 
 
@@ -29,10 +30,11 @@ def command(*, runs: tuple[Path, ...], metric: str, latex: bool, plot: Path | No
     Runs that differ in their seed alone are one row. Each row is compared with the first, seed by seed; a difference
     that the seeds alone could make (its 95 % interval includes zero) is not called better or worse.
     """
-    from audiodiff.evaluation.runs import compare_runs, comparison_rows, plot_runs
-    from audiodiff.text import latex_table, markdown_table
+    with loading("the runs"):
+        from audiodiff.evaluation.runs import compare_runs, comparison_rows, plot_runs
+        from audiodiff.text import latex_table, markdown_table
 
-    comparison = compare_runs(runs, metric)
+        comparison = compare_runs(runs, metric)
     click.echo((latex_table if latex else markdown_table)(comparison_rows(comparison)))
     if plot is not None:
         from matplotlib.figure import Figure

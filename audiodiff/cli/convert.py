@@ -8,6 +8,7 @@ import click
 
 from audiodiff.choices import DILATION_CYCLE, SAMPLE_RATE, Number, Numbers
 from audiodiff.cli import options as opt
+from audiodiff.cli.progress import loading
 from audiodiff.cli.verbs import Verb
 
 _BETA = Number(float, above=0, below=1)
@@ -34,6 +35,7 @@ _BETA = Number(float, above=0, below=1)
     metavar="FIRST:LAST:COUNT",
     help="Linear beta schedule it was trained with, such as 1e-4:0.05:50, where the file does not say.",
 )
+@opt.threads
 def command(
     *,
     checkpoint: Path,
@@ -61,7 +63,8 @@ def command(
 
     process = None if betas is None else linear_betas(betas[1], betas[2], first=betas[0])
     metadata = CheckpointMetadata(sample_rate, dilation_cycle, process)
-    network, config = convert_checkpoint(checkpoint, None if project == "auto" else project, metadata)
+    with loading(checkpoint.name):
+        network, config = convert_checkpoint(checkpoint, None if project == "auto" else project, metadata)
     save_model(folder, network.state_dict(), config)
     kind = f"vocoder for {config.mel.name} mels" if config.mel else "generator"
     shape = f"{config.network.channels} channels, {config.network.layers} layers, {config.sample_rate} Hz"

@@ -13,6 +13,7 @@ import click
 
 from audiodiff.choices import SECONDS
 from audiodiff.cli import options as opt
+from audiodiff.cli.progress import loading, progress_bar
 from audiodiff.cli.verbs import Verb
 
 if TYPE_CHECKING:
@@ -47,10 +48,11 @@ def command(*, data: tuple[Path, ...], crop_seconds: float, workers: int | None,
     workers = workers or default_workers()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # what the library warns of is among the findings
-        sources = [source for path in data for source in _open(path, workers)]
+        with loading("the recordings"):
+            sources = [source for path in data for source in _open(path, workers)]
         recordings = [recording for source in sources for recording in source.recordings]
         total = len({recording.audio for recording in recordings}) + sum(bool(one.mel) for one in recordings)
-        with opt.progress_bar(total) as bar:
+        with progress_bar(total, "examining") as bar:
             report = examine(sources, crop_seconds, workers, bar.update)
     click.echo(printable_json(_facts(report)) if as_json else "\n".join(_lines(report)))
     if report.is_error:

@@ -15,6 +15,7 @@ import click
 
 from audiodiff.choices import COUNT, WORKERS, Number
 from audiodiff.cli import options as opt
+from audiodiff.cli.progress import loading, progress_bar
 from audiodiff.cli.verbs import VerbGroup
 
 if TYPE_CHECKING:
@@ -163,10 +164,11 @@ def pairs(*, generated: Path, reference: Path, name: str | None, others: Sequenc
     GENERATED and REFERENCE are folders, manifests (.jsonl) or single files. Recordings are resampled to the reference's
     rate and cut to the shorter length. What cannot be compared is listed, is in no mean, and makes the exit code 1.
     """
-    from audiodiff.evaluation.evaluate import AlignmentOptions, evaluate, read_timings
-    from audiodiff.evaluation.listing import list_recordings, match_files
-    from audiodiff.evaluation.nearest import match_nearest
-    from audiodiff.evaluation.scoring import resolve_metrics
+    with loading("the metrics"):
+        from audiodiff.evaluation.evaluate import AlignmentOptions, evaluate, read_timings
+        from audiodiff.evaluation.listing import list_recordings, match_files
+        from audiodiff.evaluation.nearest import match_nearest
+        from audiodiff.evaluation.scoring import resolve_metrics
 
     if options["report"]:
         from audiodiff.evaluation.listening_test import check_report
@@ -184,7 +186,7 @@ def pairs(*, generated: Path, reference: Path, name: str | None, others: Sequenc
         n_pairs = len(systems) * len(list_recordings(reference))
     else:
         n_pairs = sum(len(match_files(path, reference)[0]) for path in systems.values())
-    with opt.progress_bar(n_pairs) as bar:
+    with progress_bar(n_pairs, "scoring") as bar:
         evaluation = evaluate(
             systems,
             reference,
@@ -233,9 +235,10 @@ def sets(
     GENERATED and REFERENCE are folders or manifests (.jsonl); REFERENCE holds the training clips. Real clips that were
     not trained on, given with --compare, show what can be reached. `audiodiff evaluate classifier` trains a classifier.
     """
-    from audiodiff.evaluation.classifier import load_classifier
-    from audiodiff.evaluation.listing import list_recordings
-    from audiodiff.evaluation.sets import SetOptions, evaluate_sets
+    with loading("the measures"):
+        from audiodiff.evaluation.classifier import load_classifier
+        from audiodiff.evaluation.listing import list_recordings
+        from audiodiff.evaluation.sets import SetOptions, evaluate_sets
 
     if not (classifier or options["frechet"] or options["music"]):
         raise click.UsageError("nothing to measure. Give --classifier FILE, --frechet or --music.")
@@ -247,7 +250,7 @@ def sets(
     systems = _systems(name or generated.stem, generated, others)
     n_passes = bool(classifier) + options["music"]
     total = n_passes * sum(len(list_recordings(path)) for path in (reference, *systems.values()))
-    with opt.progress_bar(total) as bar:
+    with progress_bar(total, "measuring") as bar:
         evaluation = evaluate_sets(systems, reference, set_options, bar.update)
     _finish(evaluation, json_path, latex=latex)
 
@@ -273,10 +276,11 @@ def classifier(*, output: Path, clips: Sequence[Path], held_out: Path | None, up
 
     CLIPS are folders or manifests of labelled recordings.
     """
-    from audiodiff.evaluation.classifier import save_classifier, train_classifier
+    with loading("the classifier"):
+        from audiodiff.evaluation.classifier import save_classifier, train_classifier
 
     length: dict[str, Any] = {} if updates is None else {"epochs": 1, "min_updates": updates}
-    with opt.progress_bar(1) as bar:
+    with progress_bar(1, "training") as bar:
         trained = train_classifier(clips, held_out=held_out, on_progress=bar.update, **length)
     save_classifier(output, trained)
     config = trained.config
@@ -370,7 +374,7 @@ def _finish(
         write_csv(csv_path, evaluation)
     if report:
         page = report / "index.html"
-        with opt.progress_bar(1) as bar:
+        with progress_bar(1, "writing the report") as bar:
             write_report(page, evaluation, report_items, bar.update)
         click.echo(f"report: {click.format_filename(page)}", err=True)
     if evaluation.problems:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from audiodiff.cli import options as opt
+from audiodiff.cli.progress import above_the_line, loading, progress_bar
 from audiodiff.cli.verbs import Verb
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     help="Facts to add to the model's provenance: data, licences, hours, scores.",
 )
 @opt.settings("synthesis.steps=4")
+@opt.threads
 def command(
     *,
     model: str,
@@ -66,7 +68,8 @@ def command(
         raise click.UsageError("--int8 is for --format onnx.")
     if form != "folder":
         _check_graph_options(form, half or private or provenance is not None or str(target).startswith(hub.PREFIX))
-    network, config = load_model(find_model(model))
+    with loading(model):
+        network, config = load_model(find_model(model))
     values = config.model_dump(mode="json")
     if provenance is not None:
         notes = read_yaml(provenance, ConfigError)
@@ -75,7 +78,9 @@ def command(
         values["provenance"] = values["provenance"] | notes
     config = parse_config(ModelConfig, change(values, settings), "--set")
     if str(target).startswith(hub.PREFIX):
-        click.echo(push_model(str(target), network.state_dict(), config, half=half, private=private or None))
+        with progress_bar(0, "sending"):
+            address = push_model(str(target), network.state_dict(), config, half=half, private=private or None)
+        click.echo(address)
         return
     if form == "folder":
         _save(target, network, config, half)
@@ -103,6 +108,8 @@ def _save_graphs(folder: Path, network: Network, config: ModelConfig, form: str,
     from audiodiff.pipelines import Generator, Vocoder
 
     pipeline = (Vocoder if config.mel else Generator)(network, config, "fp32")
-    for path, difference in export_graphs(pipeline, folder, form, name, int8=int8):
-        size = path.stat().st_size / 1e6
-        click.echo(f"{path}: {size:.1f} MB, differs from PyTorch by at most {difference:.1g}")
+    with progress_bar(0, "exporting"):
+        for path, difference in export_graphs(pipeline, folder, form, name, int8=int8):
+            size = path.stat().st_size / 1e6
+            with above_the_line():
+                click.echo(f"{path}: {size:.1f} MB, differs from PyTorch by at most {difference:.1g}")

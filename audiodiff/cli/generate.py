@@ -10,6 +10,7 @@ import click
 
 from audiodiff.choices import COUNT, FRACTION, GUIDANCE, LEVEL, LOG_SNR, SECONDS, Level
 from audiodiff.cli import options as opt
+from audiodiff.cli.progress import above_the_line, loading, progress_bar
 from audiodiff.cli.verbs import Verb
 
 if TYPE_CHECKING:
@@ -128,10 +129,10 @@ def _generate(
             click.echo(f"{click.format_filename(path)}  skipped: it exists")
     if pending:
         generator, _ = _load(**model)
-        with opt.progress_bar(len(pending)) as bar:
+        with progress_bar(len(pending), "generating") as bar:
             for clip in generate_files(generator, pending, label, how, bar.update, overwrite=overwrite):
                 factor = clip.synthesis_seconds / clip.seconds
-                with bar.external_write_mode():
+                with above_the_line():
                     click.echo(
                         f"{click.format_filename(clip.path)}  {clip.seconds:.2f} s, "
                         f"synthesised in {clip.synthesis_seconds:.2f} s, real-time factor {factor:.3f}"
@@ -147,10 +148,8 @@ def _generate_dataset(
 
     generator, folder = _load(**model)
     dataset = Dataset(output, folder, count, seed, how, training)
-    with opt.progress_bar(0) as bar:
-        result = generate_dataset(
-            generator, dataset, overwrite=overwrite, on_progress=lambda done, total: opt.set_progress(bar, done, total)
-        )
+    with progress_bar(0, "generating") as bar:
+        result = generate_dataset(generator, dataset, overwrite=overwrite, on_progress=bar.set)
     if result.similarities:
         line = f"nearest training clip: similarity {_median_and_largest(result.similarities)}"
         if result.training_similarities:
@@ -171,5 +170,6 @@ def _load(*, model: str, device: str, dtype: Dtype) -> Any:
     from audiodiff.checkpoint import find_model
     from audiodiff.pipelines import Generator
 
-    folder = find_model(model)
-    return Generator.from_pretrained(folder, device, dtype), folder
+    with loading(model):
+        folder = find_model(model)
+        return Generator.from_pretrained(folder, device, dtype), folder

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from audiodiff.cli.progress import loading
 from audiodiff.cli.verbs import Verb
 
 if TYPE_CHECKING:
@@ -33,7 +34,8 @@ def command(*, model: str | None, as_json: bool) -> None:
     """
     from audiodiff.text import printable_json
 
-    facts = describe_machine() if model is None else describe_model(model)
+    with loading(model or "torch"):
+        facts = describe_machine() if model is None else describe_model(model)
     click.echo(printable_json(facts) if as_json else "\n".join(_lines(facts)))
 
 

@@ -8,12 +8,13 @@ import sys
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from importlib import import_module
-from typing import Any
+from typing import Any, TextIO
 
 import click
 
 from audiodiff import __version__
 from audiodiff.cli.options import warnings_logged
+from audiodiff.cli.progress import above_the_line
 from audiodiff.cli.verbs import global_options, with_global_options
 from audiodiff.errors import AudiodiffError, escape_unprintable, explain_os_error
 
@@ -54,6 +55,14 @@ RENAMED_COMMANDS = {"levels": "loss-by-noise-level"}
 _logger = logging.getLogger("audiodiff")
 
 
+class _Handler(logging.StreamHandler[TextIO]):
+    """Writes lines to stderr, above a bar if there is one."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        with above_the_line():
+            super().emit(record)
+
+
 class _LineFormatter(logging.Formatter):
     """Plain lines for progress, `warning: …` and `error: …` for the rest."""
 
@@ -64,7 +73,7 @@ class _LineFormatter(logging.Formatter):
 
 @contextmanager
 def _logging_to_stderr() -> Iterator[None]:
-    handler = logging.StreamHandler()
+    handler = _Handler()
     handler.setFormatter(_LineFormatter())
     _logger.addHandler(handler)
     if _logger.level == logging.NOTSET:

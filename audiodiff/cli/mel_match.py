@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from audiodiff.cli import options as opt
+from audiodiff.cli.progress import progress_bar
 from audiodiff.cli.verbs import Verb
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ SHOWN = 4
 )
 @opt.model
 @click.option("--output", type=opt.FILE, metavar="FILE", help="Write the likeliest as YAML, for --mel-convention.")
+@opt.threads
 def command(
     *, mels: tuple[Path, ...], list_all: bool, audio: tuple[Path, ...], model: str | None, output: Path | None
 ) -> None:
@@ -87,7 +89,8 @@ def _by_values(mels: Sequence[Values], config: MelConfig) -> dict[str, Any]:
     from audiodiff.audio.mel_fitting import fit_values
     from audiodiff.audio.mel_matching import evidence, likeliest, match_all
 
-    matches = match_all(mels, config)
+    with progress_bar(0, "comparing"):
+        matches = match_all(mels, config)
     best = likeliest(matches)
     for found in matches[: max(SHOWN, len(best))]:
         turned = ", transposed" if found.transposed else ""
@@ -96,7 +99,8 @@ def _by_values(mels: Sequence[Values], config: MelConfig) -> dict[str, Any]:
         click.echo(f"{found.candidate.name}{turned}: {odds}; {evidence(mels[0], found)}")
     if len(best) > 1:
         click.echo(f"The first {len(best)} cannot be told apart by values alone. Give --audio.", err=True)
-    fields = fit_values(mels, best[0], config)
+    with progress_bar(0, "fitting"):
+        fields = fit_values(mels, best[0], config)
     if best[0].candidate.to_fit:
         click.echo("Mean and standard deviation are estimates from usual speech. --audio fits them.", err=True)
     return fields
@@ -108,7 +112,8 @@ def _by_audio(
     """Print the ranking by agreement with recordings, and return the fields of the best."""
     from audiodiff.audio.mel_fitting import match_audio
 
-    matches = match_audio([(mel, *_recording(path, audio)) for path, mel in zip(paths, mels, strict=True)], config)
+    with progress_bar(0, "comparing"):
+        matches = match_audio([(mel, *_recording(path, audio)) for path, mel in zip(paths, mels, strict=True)], config)
     for found in matches[:SHOWN]:
         late = f"; the mel is {found.shift:+d} frames late" if found.shift else ""
         click.echo(f"{found.name}: {found.error_db:.2f} dB from the mel of the audio{late}")

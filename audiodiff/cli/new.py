@@ -8,7 +8,6 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from shlex import join, quote
 from typing import TYPE_CHECKING
@@ -17,6 +16,7 @@ import click
 
 from audiodiff.choices import MINUTES
 from audiodiff.cli import options as opt
+from audiodiff.cli.progress import progress_bar
 from audiodiff.cli.verbs import Verb
 
 if TYPE_CHECKING:
@@ -110,9 +110,9 @@ def _begin(
     if not recordings:
         raise click.UsageError(f"Missing argument 'RECORDINGS...': {folder} holds no project yet.")
     check_folder(folder, recordings)
-    with warnings.catch_warnings(), opt.progress_bar(0) as bar:
+    with warnings.catch_warnings(), progress_bar(0, "looking at the recordings") as bar:
         warnings.simplefilter("ignore", UserWarning)  # what the library warns of is said below
-        found = look(recordings, folder, workers or default_workers(), partial(opt.set_progress, bar))
+        found = look(recordings, folder, workers or default_workers(), bar.set)
     for line in found.left_out:
         click.echo(f"left out: {click.format_filename(line)}", err=True)
     if not found.usable:

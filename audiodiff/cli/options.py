@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -34,8 +33,6 @@ from audiodiff.cli.verbs import ExpertOption
 from audiodiff.errors import needed
 
 if TYPE_CHECKING:
-    from tqdm import tqdm
-
     from audiodiff.pipelines.files import Job
 
 SAMPLERS, SCHEDULES, STARTS, DTYPES = (get_args(choice) for choice in (Sampler, Schedule, Start, Dtype))
@@ -291,23 +288,6 @@ def report_failures(n_jobs: int, n_skipped: int, failures: Sequence[str]) -> Non
         for reason in failures:
             click.echo(f"  {click.format_filename(reason)}", err=True)
         click.get_current_context().exit(1)
-
-
-def progress_bar(total: int) -> tqdm[Any]:
-    """Return a bar on stderr that appears after two seconds, and never where stderr is no terminal.
-
-    Lines are printed beside it within `tqdm.external_write_mode()`.
-    """
-    from tqdm import tqdm
-
-    layout = "{percentage:3.0f} % |{bar}| {elapsed} elapsed, {remaining} left"
-    return tqdm(total=total, disable=not sys.stderr.isatty(), delay=2, leave=False, bar_format=layout)
-
-
-def set_progress(bar: tqdm[Any], done: int, total: int) -> None:
-    """Move a bar to where the work is."""
-    bar.total = total
-    bar.update(done - bar.n)
 
 
 @contextmanager

@@ -10,6 +10,7 @@ import click
 
 from audiodiff.choices import LOG_SNR, SECONDS, STEPS
 from audiodiff.cli import options as opt
+from audiodiff.cli.progress import loading, progress_bar
 from audiodiff.cli.verbs import VerbGroup
 
 if TYPE_CHECKING:
@@ -48,8 +49,9 @@ def command() -> None:
 @output_option
 def waveform(*, recording: Path, output: Path) -> None:
     """Plot the waveform of a recording, channel by channel."""
-    from audiodiff.audio.io import audio_info, load_audio
-    from audiodiff.audio.plots import plot_waveform
+    with loading("the plots"):
+        from audiodiff.audio.io import audio_info, load_audio
+        from audiodiff.audio.plots import plot_waveform
 
     audio = load_audio(recording, mono=False)
     figure, rows = _figure(len(audio), 1, (10, 2.5 * len(audio)))
@@ -70,11 +72,12 @@ def waveform(*, recording: Path, output: Path) -> None:
 @output_option
 def mel(*, recording: Path, convention: str | None, output: Path) -> None:
     """Plot the mel spectrogram of a recording, channel by channel."""
-    from audiodiff.audio.io import audio_info, load_audio
-    from audiodiff.audio.mel import MelSpectrogram
-    from audiodiff.audio.plots import display_mel, plot_mel
-    from audiodiff.config import MEL_CONVENTIONS
-    from audiodiff.errors import AudioError
+    with loading("the plots"):
+        from audiodiff.audio.io import audio_info, load_audio
+        from audiodiff.audio.mel import MelSpectrogram
+        from audiodiff.audio.plots import display_mel, plot_mel
+        from audiodiff.config import MEL_CONVENTIONS
+        from audiodiff.errors import AudioError
 
     if convention is not None and convention not in MEL_CONVENTIONS:
         raise click.UsageError(f"no mel convention {convention!r}; choose from {', '.join(MEL_CONVENTIONS)}.")
@@ -108,18 +111,22 @@ def mel(*, recording: Path, convention: str | None, output: Path) -> None:
 @opt.sampler
 @opt.schedule
 @opt.start
+@opt.threads
 def steps(*, recording: Path, model: str | None, seed: int, seconds: float, output: Path, **options: Any) -> None:
     """Plot the reverse process of a vocoder step by step."""
-    from audiodiff.audio.io import audio_info, load_audio
-    from audiodiff.evaluation.plots import plot_reverse_process
-    from audiodiff.pipelines import Vocoder
+    with loading("the plots"):
+        from audiodiff.audio.io import audio_info, load_audio
+        from audiodiff.evaluation.plots import plot_reverse_process
+        from audiodiff.pipelines import Vocoder
 
     n_samples = min(round(seconds * audio_info(recording).sample_rate), audio_info(recording).n_samples)
     if n_samples < 1:
         raise click.UsageError(f"--seconds {seconds:g} is less than a sample.")
-    vocoder = Vocoder.from_pretrained(model)
+    with loading(model or "the bundled vocoder"):
+        vocoder = Vocoder.from_pretrained(model)
     audio = load_audio(recording, vocoder.sample_rate, n_samples=n_samples)
-    states = _reverse_states(vocoder, audio, seed, opt.changes(**options))
+    with progress_bar(0, "vocoding"):
+        states = _reverse_states(vocoder, audio, seed, opt.changes(**options))
     figure, rows = _figure(
         2, len(states), (3.6 * len(states) + 1, 5), height_ratios=(1, 1.6), sharex=True, sharey="row"
     )
@@ -158,10 +165,11 @@ def rbf(*, models: Sequence[str], output: Path) -> None:
 
     Without a model, that of the bundled vocoder. Where the centres began is not known if they were drawn at random.
     """
-    from audiodiff.checkpoint import find_model, load_model
-    from audiodiff.errors import ModelError
-    from audiodiff.evaluation.plots import plot_centres, plot_radial_basis
-    from audiodiff.networks.embeddings import RadialBasis
+    with loading("the plots"):
+        from audiodiff.checkpoint import find_model, load_model
+        from audiodiff.errors import ModelError
+        from audiodiff.evaluation.plots import plot_centres, plot_radial_basis
+        from audiodiff.networks.embeddings import RadialBasis
 
     found = [find_model(name) for name in models or (None,)]
     figure, rows = _figure(len(found), 2, (12, 3 * len(found)), width_ratios=(3, 2))
@@ -208,8 +216,9 @@ def schedule(*, names: Sequence[str], steps: int, log_snr_min: float, log_snr_ma
     SCHEDULE is a name that `audiodiff vocode --help` lists; all are plotted unless some are named. Dots on the
     right are the steps of the first schedule.
     """
-    from audiodiff.diffusion.schedules import make_schedule
-    from audiodiff.evaluation.plots import plot_scales, plot_schedules
+    with loading("the plots"):
+        from audiodiff.diffusion.schedules import make_schedule
+        from audiodiff.evaluation.plots import plot_scales, plot_schedules
 
     if log_snr_min >= log_snr_max:
         raise click.UsageError(f"--log-snr-min {log_snr_min:g} must be below --log-snr-max {log_snr_max:g}.")
@@ -229,7 +238,8 @@ def training(*, runs: Sequence[Path], output: Path) -> None:
 
     RUNS are run folders; of several, the losses are plotted side by side.
     """
-    from audiodiff.evaluation.plots import group_curves, plot_curves, read_curves
+    with loading("the plots"):
+        from audiodiff.evaluation.plots import group_curves, plot_curves, read_curves
 
     if len(runs) > 1:
         read = {run: read_curves(run) for run in runs}
@@ -259,7 +269,8 @@ def loss_by_noise_level(*, runs: Sequence[Path], output: Path) -> None:
     Where training used a grid of noise levels (model.diffusion.n_levels), dots mark them, and the means on the grid and
     between its levels are printed. With training.validation_levels = 2 * grid - 1, those between lie halfway.
     """
-    from audiodiff.evaluation.plots import plot_loss_by_noise_level, read_loss_by_noise_level
+    with loading("the plots"):
+        from audiodiff.evaluation.plots import plot_loss_by_noise_level, read_loss_by_noise_level
 
     read = {str(run): read_loss_by_noise_level(run) for run in runs}
     figure, ((axes,),) = _figure(1, 1, (8, 4.5))
@@ -278,8 +289,9 @@ def quality(*, evaluations: Sequence[Path], metric: str, output: Path) -> None:
 
     EVALUATIONS are files that `audiodiff evaluate pairs --timings --json` stored.
     """
-    from audiodiff.evaluation.plots import plot_score_by_speed
-    from audiodiff.evaluation.results import read_json
+    with loading("the plots"):
+        from audiodiff.evaluation.plots import plot_score_by_speed
+        from audiodiff.evaluation.results import read_json
 
     figure, ((axes,),) = _figure(1, 1, (7, 4.5))
     plot_score_by_speed(axes, [read_json(path) for path in evaluations], metric)

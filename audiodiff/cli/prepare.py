@@ -10,6 +10,7 @@ import click
 
 from audiodiff.choices import FRACTION_BELOW_1, SEED, Number
 from audiodiff.cli import options as opt
+from audiodiff.cli.progress import progress_bar
 from audiodiff.cli.verbs import Verb
 
 if TYPE_CHECKING:
@@ -45,11 +46,10 @@ def _scan(
         return decode_with_ffmpeg(path, converted / kind / path.relative_to(folder).with_suffix(".flac"))
 
     workers = workers or default_workers()
-    with opt.warnings_logged(), opt.progress_bar(0) as bar:
-        show = partial(opt.set_progress, bar)
+    with opt.warnings_logged(), progress_bar(0, "reading") as bar:
         read = partial(scan_folder, without=converted, decode=not headers_only)
-        scan = read(folder, workers, show, convert=convert if ffmpeg else None)
-        return note_bandwidth(scan, workers, show) if bandwidth else scan
+        scan = read(folder, workers, bar.set, convert=convert if ffmpeg else None)
+        return note_bandwidth(scan, workers, bar.set) if bandwidth else scan
 
 
 def _with_mels(scan: Scan, folder: Path, out_dir: Path, mels: Path, convention: str, workers: int | None) -> Scan:
@@ -73,7 +73,7 @@ def _with_mels(scan: Scan, folder: Path, out_dir: Path, mels: Path, convention: 
         _count([recording.audio for recording in pairing.without], f"recordings are left out, without a mel in {mels}")
     if pairing.left_over:
         _count(pairing.left_over, f"mels have no recording in {folder}")
-    with opt.progress_bar(len(pairing.recordings)) as bar:
+    with progress_bar(len(pairing.recordings), "reading mels") as bar:
         unfit = unfit_mels(pairing.recordings, config, workers or default_workers(), bar.update)
     bad = {recording.audio for recording, _ in unfit}
     unreadable = [*scan.unreadable, *((recording.audio, reason) for recording, reason in unfit)]

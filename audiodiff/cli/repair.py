@@ -10,6 +10,7 @@ import click
 
 from audiodiff.choices import DPS_STRENGTH, HERTZ, LOG_SNR, POSITION, ROUNDS, SNR_DB, Number, Numbers
 from audiodiff.cli import options as opt
+from audiodiff.cli.progress import above_the_line, loading, progress_bar
 from audiodiff.cli.verbs import Verb
 
 if TYPE_CHECKING:
@@ -127,14 +128,15 @@ def _repair(
 
     failures = []
     how = _options(try_folder, opt.changes(**options))
-    with opt.progress_bar(len(jobs)) as bar:
-        for result in repair_files(load_pipeline(model, device, dtype), jobs, how):
-            bar.update(1)
+    with loading(model or "the bundled vocoder"):
+        pipeline = load_pipeline(model, device, dtype)
+    with progress_bar(len(jobs), "repairing") as bar:
+        for result in repair_files(pipeline, jobs, how, bar.update):
             if result.error is not None:
                 failures.append(result.error)
                 continue
             scores = [f"  {name} SNR {snr:.2f} dB, LSD {lsd:.2f} dB" for name, (snr, lsd) in result.scores.items()]
-            with bar.external_write_mode():
+            with above_the_line():
                 click.echo(opt.arrow(result.job) + "".join(scores))
     return failures
 

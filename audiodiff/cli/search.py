@@ -10,6 +10,7 @@ import click
 
 from audiodiff.choices import COUNT, SECONDS, SEED, STEPS, Number, Numbers, shown
 from audiodiff.cli import options as opt
+from audiodiff.cli.progress import above_the_line, loading, progress_bar
 from audiodiff.cli.verbs import VerbGroup
 
 if TYPE_CHECKING:
@@ -96,8 +97,9 @@ def schedule(
     The search begins with evenly spaced log-SNRs, so on these recordings it never ends worse. The best levels are
     stored in the model's folder per number of steps, start and sampler; `vocode --schedule searched` uses them.
     """
-    from audiodiff.search.schedule import SearchConfig, as_searched, search_levels, store
-    from audiodiff.search.study import Study
+    with loading("the metrics"):
+        from audiodiff.search.schedule import SearchConfig, as_searched, search_levels, store
+        from audiodiff.search.study import Study
 
     folder, target = _folders(model, output)
     chosen = {name: options.pop(name) for name in ("method", "trials")}
@@ -105,14 +107,14 @@ def schedule(
     trials = Study(study, scorer.fingerprint(folder))
     found: dict[int, SearchResult] = {}
     best: Levels = ()
-    with opt.progress_bar(len(steps) * chosen["trials"]) as bar:
+    with progress_bar(len(steps) * chosen["trials"], "searching") as bar:
         for number, n in enumerate(steps):
             more = [_stretched(best, n)] if best else []
             found[n] = search_levels(scorer, SearchConfig(n, seed=options["seed"], **chosen), trials, more, bar.update)
             best = found[n].best.levels
             store(folder, target, as_searched(found[n], scorer, words))
-            bar.update((number + 1) * chosen["trials"] - bar.n)
-            with bar.external_write_mode():
+            bar.set((number + 1) * chosen["trials"], bar.total)
+            with above_the_line():
                 click.echo(_line(found[n], scorer))
     if plot is not None:
         _draw(found, scorer, plot)
@@ -153,7 +155,8 @@ def _scorer(
     resolve_metrics([metric])
     if metric not in METRICS or METRICS[metric].better == "neither" or METRICS[metric].belongs_to == "timing":
         raise ConfigError(f"{metric!r} cannot rank recordings. Choose a metric such as m_stft.")
-    vocoder = Vocoder.from_pretrained(folder, device, dtype)
+    with loading(folder.name):
+        vocoder = Vocoder.from_pretrained(folder, device, dtype)
     clips = read_clips(open_source(data), vocoder.sample_rate, seconds=seconds, resample=resample)
     length = sum(clip.audio.shape[-1] for clip in clips) / vocoder.sample_rate
     words = f"{len(clips)} recordings, {length:.0f} s, of {Path(data).name}"
@@ -251,7 +254,9 @@ def rbf(
 
     from audiodiff.audio.io import replacing
     from audiodiff.config import load_run_config
-    from audiodiff.search.rbf import SEARCH_PARAMETERS, SearchConfig, search_rbf, with_embedding
+
+    with loading("the search"):
+        from audiodiff.search.rbf import SEARCH_PARAMETERS, SearchConfig, search_rbf, with_embedding
 
     names = [parameter.name for parameter in SEARCH_PARAMETERS]
     if unknown := [name for name in over if name not in names]:
@@ -262,7 +267,7 @@ def rbf(
     steps, trials = options["trial_steps"], 1 if options["method"] == "gradient" else options["trials"]
     over = over or tuple(names)
     search = SearchConfig(config, options["method"], trials, steps, options["seed"], over, seeds or ())
-    with opt.progress_bar(trials * steps * len(search.seeds)) as bar:
+    with progress_bar(trials * steps * len(search.seeds), "searching") as bar:
         found = search_rbf(search, study, lambda: bar.update(1))
     document = with_embedding(config, found.embedding).model_dump(mode="json")
     loss = _mean(found.losses)

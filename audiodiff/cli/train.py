@@ -12,6 +12,7 @@ import click
 
 from audiodiff.choices import MINUTES, SEED, WORKERS, FilePath, Numbers
 from audiodiff.cli import options as opt
+from audiodiff.cli.progress import above_the_line, loading, progress_bar
 from audiodiff.cli.verbs import Verb
 
 if TYPE_CHECKING:
@@ -92,16 +93,18 @@ def command(
     """
     import signal
 
-    from audiodiff.config import load_run_config
-    from audiodiff.training.loss_curve import load_curve
-    from audiodiff.training.trainer import train
+    with loading("the trainer"):
+        from audiodiff.config import load_run_config
+        from audiodiff.training.dry_run import format_cost, measure_cost
+        from audiodiff.training.loss_curve import load_curve
+        from audiodiff.training.trainer import train
 
     options = {"data.train": data, "training.minutes": minutes}
     config = load_run_config(conf, settings | {key: value for key, value in options.items() if value is not None})
     if dry_run:
-        from audiodiff.training.dry_run import format_cost, measure_cost
-
-        click.echo("\n".join(format_cost(measure_cost(config))))
+        with progress_bar(1, "measuring") as bar:
+            cost = measure_cost(config, bar.update)
+        click.echo("\n".join(format_cost(cost)))
         return
     run_dir = run_dir or Path("exp") / conf.stem
     if vary or seeds:
@@ -146,10 +149,10 @@ def _sweep(
     words = [word for key, value in settings.items() for word in ("--set", f"{key}={json.dumps(value)}")]
     words += ["--allow-changes"] * allow_changes
     failed = []
-    with opt.progress_bar(len(runs)) as bar:
+    with progress_bar(len(runs), "training") as bar:
         for run, code in run_sweep(runs, conf, words, workers):
             failed += [run] if code else []
-            with bar.external_write_mode():
+            with above_the_line():
                 outcome = f"failed with exit code {code}, see {run.folder / LOG}" if code else str(read_run(run.folder))
                 click.echo(f"{run.folder}: {outcome}", err=bool(code))
             bar.update()

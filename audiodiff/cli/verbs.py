@@ -11,6 +11,8 @@ from typing import Any
 
 import click
 
+from audiodiff.cli.progress import loading
+
 
 class ExpertOption(click.Option):
     """An option that help lists under "Expert options"."""
@@ -24,14 +26,15 @@ class Verb(click.Command):
     """A command whose help lists the common options first, and the expert and global ones in sections of their own."""
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the command. If it computes (it has `--threads`), import torch in the way that takes least CPU time."""
-        if "threads" in ctx.params:
-            threads = ctx.params.pop("threads")
+        """Run the command. If it computes or reads much audio, import torch in the way that takes least CPU time."""
+        if {"threads", "workers"} & ctx.params.keys():
+            threads = ctx.params.pop("threads", None)
             if "torch" not in sys.modules:
-                gc.disable()  # a quarter of the import is looking for garbage; the freezing saves it at the end as well
-                import_module("audiodiff.pipelines")
-                gc.freeze()
-                gc.enable()
+                with loading("torch"):
+                    gc.disable()  # a quarter of the import is looking for garbage; freezing saves it at the end as well
+                    import_module("audiodiff.pipelines")
+                    gc.freeze()
+                    gc.enable()
             if threads is not None:
                 import_module("torch").set_num_threads(threads)
         return super().invoke(ctx)

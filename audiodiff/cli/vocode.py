@@ -14,6 +14,7 @@ import click
 
 from audiodiff.choices import SECONDS, WORKERS, InputFormat, Number, OutputFormat
 from audiodiff.cli import options as opt
+from audiodiff.cli.progress import above_the_line, loading, progress_bar
 from audiodiff.cli.verbs import Verb
 
 if TYPE_CHECKING:
@@ -138,7 +139,8 @@ def _stream(
     from audiodiff.pipelines import Vocoder
     from audiodiff.pipelines.vocode_stream import ByteReader, vocode_stream
 
-    vocoder = Vocoder.from_pretrained(options.pop("model"), options.pop("device"), options.pop("dtype"))
+    with loading(options["model"] or "the bundled vocoder"):
+        vocoder = Vocoder.from_pretrained(options.pop("model"), options.pop("device"), options.pop("dtype"))
     if convention := _convention(options):
         vocoder = vocoder.with_mel_convention(convention, resample=options["resample"])
         _say_conversion(vocoder, convention, resample=options["resample"])
@@ -154,14 +156,14 @@ def _stream(
 def _vocode(jobs: Sequence[Job], ray: str | None, **options: Any) -> list[str]:
     """Vocode, print a line per result, and return the reasons of those that failed."""
     failures, scored = [], []
-    with opt.progress_bar(len(jobs)) as bar:
+    with progress_bar(len(jobs), "vocoding") as bar:
         results = _on_ray(jobs, ray, bar.update, **options) if ray else _here(jobs, bar.update, **options)
         for result in results:
             if result.error is not None:
                 failures.append(result.error)
                 continue
             scored += [result.scores] if result.scores else []
-            with bar.external_write_mode():
+            with above_the_line():
                 click.echo(f"{opt.arrow(result.job)}  {_figures(result, options['model'], score=options['score'])}")
     if len(scored) > 1:
         means = {name: sum(scores[name] for scores in scored) / len(scored) for name in scored[0]}
@@ -180,7 +182,8 @@ def _here(
             raise click.UsageError(f"--{name} is for --ray. Add --ray local, or leave it out.")
     rtf = options.pop("rtf")
     how = _options(1, **options)
-    vocoder = Vocoder.from_pretrained(model, device, dtype)
+    with loading(model or "the bundled vocoder"):
+        vocoder = Vocoder.from_pretrained(model, device, dtype)
     if how.mel_convention:
         _say_conversion(vocoder, how.mel_convention, resample=how.resample)
     if rtf is not None:

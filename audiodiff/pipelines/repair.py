@@ -8,6 +8,7 @@ baseline.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal, NamedTuple
@@ -26,8 +27,8 @@ from audiodiff.choices import ANY_SEED, DPS_STRENGTH, ROUNDS
 from audiodiff.config import SynthesisConfig, parse_config
 from audiodiff.diffusion.inverse_problems import consistent, dps, resampled
 from audiodiff.diffusion.noise import position_noise
-from audiodiff.diffusion.process import diffuse
-from audiodiff.diffusion.samplers import SAMPLERS
+from audiodiff.diffusion.process import Prediction, diffuse
+from audiodiff.diffusion.samplers import SAMPLERS, Predictor
 from audiodiff.errors import AudioError, ConfigError
 from audiodiff.networks.base import isolated
 from audiodiff.networks.conditioning import check_guidance, make_conditions
@@ -90,6 +91,7 @@ def repair(
     speaker: str | None = None,
     vector: ArrayLike | None = None,
     seed: int = 0,
+    on_progress: Callable[[float], object] = lambda fraction: None,
     **changes: Unpack[SynthesisChanges],
 ) -> Tensor:
     """Repair a recording.
@@ -105,6 +107,7 @@ def repair(
         speaker: Who is to be heard, for a model with speakers.
         vector: What the model was trained to follow `(vector_width,)`.
         seed: What the noise is made from; channel i takes seed + i.
+        on_progress: Called after every network call with the fraction of the work done since the last.
         **changes: What is to differ from the model's own `SynthesisConfig`. Its levels are for another start: unless
             told otherwise the schedule is uniform, steps and first level are those of
             `GAP_DEFAULTS` or `OTHER_DEFAULTS`, and where the
@@ -130,11 +133,23 @@ def repair(
         predict = dps(predict, known.residual, config.dps_strength)
     if config.replace:
         predict = consistent(predict, known.fit)
+    predict = _reporting(predict, 1 / (rounds * pipeline.network_calls(settings)), on_progress)
     log_snrs, seeds = pipeline.noise_levels(settings), range(seed, seed + len(audio))
     noise = partial(position_noise, seeds, n_samples=known.estimate.shape[-1], device=pipeline.device)
     x = noise(0) if config.start == "noise" else diffuse(known.estimate, noise(0), log_snrs[0])
     sampler, corrector = SAMPLERS[settings.sampler], make_corrector(settings)
     return known.audio(resampled(sampler, predict, x, log_snrs, noise, rounds=rounds, corrector=corrector))
+
+
+def _reporting(predict: Predictor, fraction: float, on_progress: Callable[[float], object]) -> Predictor:
+    """Return a predictor that reports a fraction of the work after each of its calls."""
+
+    def reporting(x: Tensor, log_snr: Tensor) -> Prediction:
+        prediction = predict(x, log_snr)
+        on_progress(fraction)
+        return prediction
+
+    return reporting
 
 
 def _recording(audio: ArrayLike) -> Tensor:

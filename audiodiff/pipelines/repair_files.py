@@ -104,13 +104,19 @@ def clipping_at_peak(audio: Tensor) -> Clipping:
     return Clipping(level)
 
 
-def repair_files(pipeline: Vocoder | Generator, jobs: Sequence[Job], options: RepairOptions) -> Iterator[RepairResult]:
+def repair_files(
+    pipeline: Vocoder | Generator,
+    jobs: Sequence[Job],
+    options: RepairOptions,
+    on_progress: Callable[[float], object] = lambda n_files: None,
+) -> Iterator[RepairResult]:
     """Repair recordings one after the other.
 
     Args:
         pipeline: The model.
         jobs: Recordings, and where the repaired ones go; see `audiodiff.pipelines.files.collect_jobs`.
         options: How.
+        on_progress: Called with the number of files, or the fraction of one, done since the last call.
 
     Yields:
         One result per job, as it is written; none of a file that another process makes, see
@@ -120,10 +126,10 @@ def repair_files(pipeline: Vocoder | Generator, jobs: Sequence[Job], options: Re
         ConfigError: If a setting is impossible, whatever the recording.
     """
     by_target = {job.target: job for job in jobs}
-    for [target] in share(list(by_target), overwrite=options.overwrite):
+    for [target] in share(list(by_target), overwrite=options.overwrite, on_skip=on_progress):
         job = by_target[target]
         try:
-            scores = _repair_one(pipeline, job, options)
+            scores = _repair_one(pipeline, job, options, on_progress)
         except ConfigError:
             raise
         except (AudiodiffError, OSError, RuntimeError) as error:
@@ -132,7 +138,9 @@ def repair_files(pipeline: Vocoder | Generator, jobs: Sequence[Job], options: Re
             yield RepairResult(job, None, scores)
 
 
-def _repair_one(pipeline: Vocoder | Generator, job: Job, options: RepairOptions) -> dict[str, RepairScores]:
+def _repair_one(
+    pipeline: Vocoder | Generator, job: Job, options: RepairOptions, on_progress: Callable[[float], object]
+) -> dict[str, RepairScores]:
     audio = load_recording(job.source, pipeline.sample_rate, resample=options.resample).to(pipeline.device)
     degradation, degraded = options.degradation(audio, pipeline.sample_rate), audio
     if options.try_folder is not None:
@@ -146,6 +154,7 @@ def _repair_one(pipeline: Vocoder | Generator, job: Job, options: RepairOptions)
         label=options.label,
         speaker=options.speaker,
         seed=options.seed,
+        on_progress=on_progress,
         **options.changes,
     )
     _save(job.target, repaired, pipeline.sample_rate)

@@ -12,7 +12,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -156,10 +156,14 @@ def _report_the_rest(event: TrainEvent) -> None:
 
 @contextmanager
 def progress_bar(first_step: int, total_steps: int, meter: ThroughputMeter) -> Iterator[Callback]:
-    """Show a bar on stderr with loss, samples/s and time left; log lines appear above it."""
+    """Show a bar on stderr with loss, samples/s and time left; log lines appear above it.
+
+    A thread draws it anew, so that it shows life in long steps and between steps too.
+    """
     with ExitStack() as stack:
         bar = stack.enter_context(tqdm(total=total_steps, initial=first_step, unit="step", file=sys.stderr))
         stack.enter_context(logging_redirect_tqdm([logging.getLogger("audiodiff")]))
+        stack.enter_context(_refreshing(bar))
 
         def report(event: TrainEvent) -> None:
             if event.kind in ("step", "skipped"):
@@ -174,6 +178,37 @@ def progress_bar(first_step: int, total_steps: int, meter: ThroughputMeter) -> I
         yield report
 
 
+def _is_terminal() -> bool:
+    return sys.stderr.isatty() and logging.getLogger("audiodiff").level < logging.WARNING
+
+
+@contextmanager
+def preparing() -> Iterator[None]:
+    """Say on a terminal that a run is being prepared, and for how long, until it is."""
+    layout = "preparing data and model ... {elapsed}"
+    bar = tqdm(total=1, leave=False, disable=not _is_terminal(), file=sys.stderr, bar_format=layout)
+    with bar, logging_redirect_tqdm([logging.getLogger("audiodiff")]), _refreshing(bar):
+        yield
+
+
+@contextmanager
+def _refreshing(bar: tqdm[Any]) -> Iterator[None]:
+    """Draw a bar every half second meanwhile."""
+    end = threading.Event()
+
+    def refresh() -> None:
+        while not end.wait(0.5):
+            bar.refresh()
+
+    thread = threading.Thread(target=refresh, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        end.set()
+        thread.join()
+
+
 @contextmanager
 def progress(
     first_step: int,
@@ -181,9 +216,9 @@ def progress(
     samples_per_step: int,
     seconds_left: Callable[[], float | None] = lambda: None,
 ) -> Iterator[Callback]:
-    """Yield the callback that suits stderr: a bar on a terminal, lines elsewhere."""
+    """Yield the callback that suits stderr: a bar on a terminal, lines elsewhere and where logging is quiet."""
     meter = ThroughputMeter(samples_per_step)
-    if sys.stderr.isatty():
+    if _is_terminal():
         with progress_bar(first_step, total_steps, meter) as bar:
             yield bar
     else:

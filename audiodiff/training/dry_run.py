@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -59,11 +60,12 @@ class Cost:
 
 
 @isolated("on")
-def measure_cost(config: RunConfig) -> Cost:
+def measure_cost(config: RunConfig, on_progress: Callable[[float], object] = lambda fraction: None) -> Cost:
     """Take three steps of a run and forget them.
 
     Args:
         config: The run.
+        on_progress: Called with the fraction of the work done since the last call.
 
     Returns:
         What it would cost here.
@@ -77,8 +79,11 @@ def measure_cost(config: RunConfig) -> Cost:
         if stream.reader.mel is not None:
             check_mels([*stream.recordings, *corpus.validation], stream.reader.mel)
         state = initialise(config, stream, distributed)
-        step_seconds, waiting_fraction, saved, peak = _measure_steps(state, config, stream)
+        report = partial(on_progress, 1 / (MEASURED_STEPS + 3))  # data and model, all steps, the counting
+        report()
+        step_seconds, waiting_fraction, saved, peak = _measure_steps(state, config, stream, report)
         flops = _count_flops(state, stream)
+        report()
     weights = _bytes(state.ema.state_dict())
     stored = _bytes(state.state_dict())
     trained = [parameter for parameter in state.network.parameters() if parameter.requires_grad]
@@ -100,7 +105,9 @@ def measure_cost(config: RunConfig) -> Cost:
     )
 
 
-def _measure_steps(state: TrainState, config: RunConfig, stream: CropStream) -> tuple[float, float, int, int]:
+def _measure_steps(
+    state: TrainState, config: RunConfig, stream: CropStream, report: Callable[[], object]
+) -> tuple[float, float, int, int]:
     """Return seconds per step, waiting fraction, bytes kept for the backward pass, and peak bytes on a GPU (or 0)."""
     device = state.distributed.device
     on_gpu = device.type == "cuda"
@@ -110,6 +117,7 @@ def _measure_steps(state: TrainState, config: RunConfig, stream: CropStream) -> 
     batches = islice(source, MEASURED_STEPS + 1)
     with _counting_saved() as saved:  # the first step, which also warms up
         state.step(next(batches))
+    report()
     steps, waits = [], []
     while True:
         began = time.perf_counter()
@@ -121,6 +129,7 @@ def _measure_steps(state: TrainState, config: RunConfig, stream: CropStream) -> 
         state.flush()
         steps.append(time.perf_counter() - fetched)
         waits.append(fetched - began)
+        report()
     source.close()
     peak = torch.cuda.max_memory_allocated(device) if on_gpu else 0
     return sorted(steps)[len(steps) // 2], sum(waits) / (sum(waits) + sum(steps)), saved[0], peak

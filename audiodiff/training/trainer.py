@@ -20,7 +20,7 @@ from audiodiff.data.dataset import BadRecordings, validation_crops
 from audiodiff.data.manifest import Recording
 from audiodiff.errors import AudiodiffError, TrainingError
 from audiodiff.networks.base import isolated
-from audiodiff.training.callbacks import Callback, TrainEvent, progress, tensorboard
+from audiodiff.training.callbacks import Callback, TrainEvent, preparing, progress, tensorboard
 from audiodiff.training.checkpoints import Checkpointer, RunFolder
 from audiodiff.training.distributed import init_distributed
 from audiodiff.training.initialisation import resume_or_initialise
@@ -96,7 +96,7 @@ def train(
     with ExitStack() as stack:
         stop_signal = stack.enter_context(StopSignal())
         distributed = stack.enter_context(init_distributed(config.training.device))
-        corpus = open_corpus(config, distributed.device)
+        corpus = preparing()(open_corpus)(config, distributed.device)
         folder = RunFolder(run_dir)
         if distributed.is_main_process:
             stack.enter_context(folder.claimed())
@@ -105,7 +105,7 @@ def train(
             folder.bad_recordings, n_recordings, config.data.max_bad_fraction, write=distributed.is_main_process
         )
         start = (config, folder, resume, corpus.training, distributed, bad.note)
-        state = resume_or_initialise(*start, allow_changes=allow_changes)
+        state = preparing()(resume_or_initialise)(*start, allow_changes=allow_changes)
         budget = TimeBudget(config.training.minutes, state.progress.seconds, clock, began)
         callbacks: list[Callback] = []
         if distributed.is_main_process:
