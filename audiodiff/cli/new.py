@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 _OFFERED = (5, 20, 60)
 """Minutes that a terminal is offered."""
+_FEW_STEPS = 30
+"""Steps below which little is learned; see egs/folder/finetune."""
 _KINDS = ("voice", "instrument", "one-shots")
 
 
@@ -66,7 +68,7 @@ def command(
     to resume, without RECORDINGS if you like; with more --minutes it trains on.
     """
     from audiodiff.errors import TrainingError
-    from audiodiff.project.plan import MODEL, PAGE, SCORES, Project
+    from audiodiff.project.plan import MODEL, PAGE, SCORES, Project, title
 
     project = Project.read(folder)
     if project is None:
@@ -79,11 +81,18 @@ def command(
         click.echo(f"{click.format_filename(folder)}: going on, {project.kind} from {project.model}")
     project = replace(project, minutes=minutes or project.minutes or _minutes(project))
     project.write(folder)
-    commands = project.commands(folder.resolve().name)
+    commands = project.commands(title(folder))
     lines = [f"cd {quote(click.format_filename(folder))}", *(join(["audiodiff", *words]) for words in commands)]
     click.echo("\n".join(lines) + "\n")
     for line in project.missing:
         click.echo(line, err=True)
+    steps = 60 * (project.minutes or 0) / project.step_seconds
+    if steps < _FEW_STEPS:
+        click.echo(
+            f"note: {project.minutes:g} minutes are some {steps:.0f} steps here; {_FEW_STEPS} or more are advisable. "
+            "Give more --minutes, now or later, or begin with a smaller --model.",
+            err=True,
+        )
     if no_training:
         return
     with _inside(folder):

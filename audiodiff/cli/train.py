@@ -80,7 +80,7 @@ def command(
     workers: int | None,
     settings: dict[str, object],
 ) -> None:
-    """Train or fine-tune a model from CONF.yaml.
+    """Train or fine-tune a model from CONF.yaml. `audiodiff new` writes one for recordings of your own, and runs it.
 
     Rerun the same command to resume, with the same settings. SIGTERM, SIGUSR1, SIGHUP and Ctrl-C save a checkpoint
     first, and make the exit code 143, 138, 129 or 130. Where CONF.curve.json exists, the validation loss is compared

@@ -28,7 +28,7 @@ STATE, CONF, COMMANDS, SCORES, PAGE = "project.json", "conf.yaml", "commands.sh"
 MODEL = "run/last"
 NAMES = frozenset({STATE, CONF, COMMANDS, SCORES, "page", "lists", "pieces", "converted", "run", "before", "after"})
 """What a project's folder holds."""
-_CLIPS = 8
+_CLIPS = 4
 """Generated clips of each label."""
 _FULL_BAND = 10_000
 """Hz that a recording must reach for its band above 8 kHz to be scored."""
@@ -42,7 +42,7 @@ _VOCODER: dict[str, dict[str, Any]] = {
         "batch_size": 8,
         "learning_rate": 4e-4,
         "final_learning_rate": 1e-5,
-        "warmup_steps": 10,
+        "warmup_steps": 5,
         "ema_decay": 0.95,
     },
 }
@@ -121,7 +121,7 @@ class Project:
             "#!/bin/sh",
             "# What `audiodiff new` does once it has written lists/ and conf.yaml. Change them, and go on from here.",
             'set -e; cd "$(dirname "$0")"',
-            *(shlex.join(["audiodiff", *words]) for words in self.commands(folder.resolve().name)),
+            *(shlex.join(["audiodiff", *words]) for words in self.commands(title(folder))),
         ]
         with replacing(folder / COMMANDS) as part:
             part.write_text("\n".join(lines) + "\n", encoding="utf-8")
@@ -167,6 +167,11 @@ class Project:
         if reason := missing_for_page():
             lines.append(f"There will be scores and a verdict, but no page: {reason} Rerun to make it later.")
         return lines
+
+
+def title(folder: Path) -> str:
+    """Return what a project's model is called: the name of the folder, in characters that can be written."""
+    return os.fsencode(folder.resolve().name).decode(errors="replace") or "mine"
 
 
 def missing_for_page() -> str | None:

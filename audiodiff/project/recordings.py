@@ -38,6 +38,8 @@ _STEADY = 0.82
 """Median likeness of spectra 0.1 s apart from which recordings are taken for notes of an instrument."""
 _LEAST = 3
 """Recordings that make a project: one to train on, one to watch training with, one to score."""
+_ALONE = 40.0
+"""Seconds from which one recording is cut into so many pieces at least."""
 _NOTED = {"clipped", "beyond full scale", "quiet", "offset", "silent ends"}
 """Findings of the doctor that are worth a line here; others are dealt with, or do not matter."""
 
@@ -245,7 +247,7 @@ def hold_out(recordings: Sequence[Recording], origins: Sequence[str], kind: Kind
     if len(recordings) < _LEAST:
         raise DataError(
             f"{len(recordings)} usable recordings are too few: one is trained on, one watched, one scored. Give "
-            f"{_LEAST} or more, or one of {LONG:g} s or more, which is cut into pieces. Twenty are a good beginning."
+            f"{_LEAST} or more, or one of {_ALONE:g} s or more, which is cut into pieces. Twenty are a good beginning."
         )
     keys = list(origins) if len(set(origins)) >= 10 else [str(recording.audio.name) for recording in recordings]
     order = sorted(set(keys), key=lambda key: blake2b(key.encode(errors="surrogateescape"), digest_size=8).digest())

@@ -95,6 +95,13 @@ def test_a_long_recording_is_cut_where_it_is_quiet_and_nothing_is_lost(tmp_path)
     assert all(6 <= piece.seconds <= 18 for piece in pieces)
 
 
+@pytest.mark.parametrize("seconds", [40, 47, 61])
+def test_one_recording_of_forty_seconds_is_enough(tmp_path, save_voice, seconds):
+    (one,) = look([save_voice(tmp_path / "talk.wav", seconds)], tmp_path / "out", 1).usable
+    pieces = cut(one, tmp_path / "pieces", "voice", as_it_is=True)
+    assert all(hold_out(pieces, [one.name] * len(pieces), "voice").values())
+
+
 def test_a_short_recording_stays_and_a_one_shot_is_copied_at_one_peak(tmp_path, save_voice):
     path = save_voice(tmp_path / "a.wav", 1)
     (one,) = look([path], tmp_path / "out", 1).usable
@@ -146,5 +153,5 @@ def test_a_label_keeps_a_sound_to_train_on(tmp_path):
 
 @pytest.mark.parametrize("n", [0, 1, 2])
 def test_too_few_recordings_are_refused_with_what_would_do(n):
-    with pytest.raises(DataError, match=rf"{n} usable recordings are too few.*one of 20 s or more"):
+    with pytest.raises(DataError, match=rf"{n} usable recordings are too few.*one of 40 s or more"):
         hold_out(recordings(n), [str(i) for i in range(n)], "voice")
