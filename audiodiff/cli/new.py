@@ -99,9 +99,9 @@ def command(
         for words in commands:
             _run(words)
             if not Path(MODEL).is_dir():
-                minutes = f"{project.minutes:g} minutes of training"
                 raise TrainingError(
-                    f"{minutes} ended before the first step. Give more --minutes, or a smaller --model."
+                    f"{project.minutes:g} minutes of training ended before the first step. Give more --minutes, or a "
+                    "smaller --model."
                 )
     _conclude(folder / SCORES, folder / PAGE, folder / MODEL)
 

@@ -178,7 +178,9 @@ def _extended(trained: Network, initial: ModelConfig, config: RunConfig) -> Netw
     fitting = {name: weights[name] for name in fresh if name in weights and weights[name].shape == fresh[name].shape}
     network.load_state_dict(fresh | fitting)
     new = sorted(fresh.keys() - fitting.keys())
-    _LOG.info("%d of %d weights are those of the initial model; new: %s", len(fitting), len(fresh), ", ".join(new))
+    _LOG.info(
+        "%d of %d weights are those of the initial model; new: %s", len(fitting), len(fresh), ", ".join(new) or "none"
+    )
     return network
 
 

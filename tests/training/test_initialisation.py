@@ -152,6 +152,18 @@ def test_an_initial_model_lends_weights_and_calibration(tiny_run_config, dataset
     assert (state.progress.step, state.optimiser.state_dict()["state"]) == (0, {})
 
 
+def test_labels_of_an_initial_model_keep_their_rows_by_name(tiny_run_config, dataset, tmp_path):
+    theirs = changed(tiny_run_config, labels=("kick", "snare")).model
+    network = build_network(theirs)
+    save_model(tmp_path / "model", network.state_dict(), theirs)
+    config = changed(training(tiny_run_config, initial_model=str(tmp_path / "model")), labels=("bell", "snare", "kick"))
+    state = initialise(config, dataset, DISTRIBUTED)
+    kick, snare, none = network.label.table.weight
+    assert torch.equal(state.network.label.table.weight, torch.stack([none, snare, kick, none]))
+    rest = [name for name in network.state_dict() if name != "label.table.weight"]
+    assert all(torch.equal(network.state_dict()[name], state.network.state_dict()[name]) for name in rest)
+
+
 def test_an_initial_model_of_another_shape_is_refused(tiny_run_config, dataset, tmp_path):
     other = changed(tiny_run_config, network__embedding=EmbeddingConfig(width=8, centres=8)).model
     save_model(tmp_path / "model", build_network(other).state_dict(), other)
