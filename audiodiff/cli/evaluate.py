@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import os
 import shlex
@@ -15,8 +16,8 @@ import click
 
 from audiodiff.choices import COUNT, WORKERS, Number
 from audiodiff.cli import options as opt
+from audiodiff.cli.earlier_spellings import EvaluateGroup
 from audiodiff.cli.progress import loading, progress_bar
-from audiodiff.cli.verbs import VerbGroup
 
 if TYPE_CHECKING:
     from audiodiff.evaluation.results import Evaluation
@@ -24,44 +25,7 @@ if TYPE_CHECKING:
 _LOG = logging.getLogger(__name__)
 
 
-class _Evaluate(VerbGroup):
-    """The group; an earlier spelling, in which options chose between the commands, still works with a warning."""
-
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Find the command, or the one that an earlier spelling means."""
-        if args[0] in self.commands:
-            return super().resolve_command(ctx, args)
-        words = _spelled_as_command(args)
-        _LOG.warning("`audiodiff evaluate %s ...` is now `audiodiff evaluate %s ...`.", args[0], " ".join(words[:2]))
-        return super().resolve_command(ctx, words)
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Leave options of an earlier spelling to the command that it means."""
-        known = {name for parameter in self.get_params(ctx) for name in parameter.opts}
-        if args and args[0].startswith("-") and args[0] not in known:
-            args = ["--", *args]
-        return super().parse_args(ctx, args)
-
-
-def _spelled_as_command(args: Sequence[str]) -> list[str]:
-    """Return the command that an earlier spelling means, and its arguments."""
-    words = [part for word in args for part in (word.split("=", 1) if word.startswith("--") else [word])]
-    if "--list" in words:
-        return ["metrics", *(word for word in words if word != "--list")]
-    if "--ratings" in words:
-        return ["ratings", *(word for word in words if word != "--ratings")]
-    for option, command in (("--table", "tables"), ("--train-classifier", "classifier")):
-        if option in words:
-            i = words.index(option)
-            return [command, *words[i + 1 : i + 2], *words[:i], *words[i + 2 :]]
-    if all(word.endswith(".json") for word in words):
-        return ["show", *words]
-    return ["sets" if {"--classifier", "--frechet", "--music"} & {*words} else "pairs", *words]
-
-
-@click.group("evaluate", cls=_Evaluate)
+@click.group("evaluate", cls=EvaluateGroup)
 def command() -> None:
     """Score generated audio, compare systems, run listening tests, and print stored results.
 
@@ -103,7 +67,7 @@ def _systems_options(function: Any) -> Any:
     metavar="NAME,...",
     default="default,eval",
     show_default=True,
-    help="Metrics, or sets of them; `audiodiff evaluate metrics` lists them.",
+    help="Metrics, sets of them, or MODULE:FUNCTION of your own; `audiodiff evaluate metrics` explains them.",
 )
 @click.option("--csv", "csv_path", type=opt.FILE, metavar="FILE", help="Store a line per recording as CSV.")
 @click.option(
@@ -150,6 +114,11 @@ def _systems_options(function: Any) -> Any:
     help="How frames are matched for MCD.",
 )
 @opt.expert(
+    "--recogniser",
+    metavar="MODULE:FUNCTION",
+    help="For wer, cer, dwer, dcer: your own (samples, rate) to text.  [default: PocketSphinx, English alone, weak]",
+)
+@opt.expert(
     "--timings",
     type=opt.EXISTING_FILE,
     metavar="FILE",
@@ -176,8 +145,7 @@ def pairs(*, generated: Path, reference: Path, name: str | None, others: Sequenc
         check_report()
     systems = _systems(name or generated.stem, generated, others)
     timings = read_timings(options["timings"]) if options["timings"] else None
-    names = [metric.strip() for metric in options["metrics"].split(",")]
-    metrics, notes = resolve_metrics(names + (["timing"] if timings else []))
+    metrics, notes = resolve_metrics(options["metrics"].replace(" ", "").split(",") + ["timing"] * bool(timings))
     for note in notes:
         click.echo(note, err=True)
     alignment = AlignmentOptions(options["max_length_difference"], options["max_lag"], options["align"])
@@ -193,6 +161,7 @@ def pairs(*, generated: Path, reference: Path, name: str | None, others: Sequenc
             metrics,
             alignment=alignment,
             mcd_alignment=options["mcd_alignment"],
+            recogniser=options["recogniser"],
             timings=timings,
             jobs=options["workers"],
             on_progress=bar.update,
@@ -201,21 +170,32 @@ def pairs(*, generated: Path, reference: Path, name: str | None, others: Sequenc
     _finish(evaluation, **{key: options[key] for key in ("json_path", "latex", "csv_path", "report", "report_items")})
 
 
+def _embedder(ctx: click.Context, param: click.Parameter, value: str | None) -> Path | str | None:
+    from audiodiff.evaluation.plugin import load_function, names_function
+
+    if value and names_function(value):
+        load_function(value)
+        return value
+    return None if value is None else Path(str(opt.EXISTING_FILE.convert(value, param, ctx)))
+
+
 @command.command("sets")
 @_systems_options
 @click.option(
     "--classifier",
     type=opt.EXISTING_FILE,
     metavar="FILE",
-    help="Accuracy, inception score, diversity, distinct bins and nearest training clip by this classifier.",
+    help="Accuracy, inception scores (IS, mIS), AM, NDB, diversity and nearest training clip by this classifier.",
 )
-@click.option("--frechet", is_flag=True, help="Fréchet distance of the classifier's or --embedder's features.")
+@click.option(
+    "--frechet", is_flag=True, help="Fréchet distance of the classifier's (FID) or --embedder's features (FAD)."
+)
 @click.option("--music", is_flag=True, help="Compare onsets and pitches.")
 @opt.expert(
     "--embedder",
-    type=opt.EXISTING_FILE,
-    metavar="FILE",
-    help="A TorchScript model for --frechet, from (1, time) at 16 kHz to features.",
+    callback=_embedder,
+    metavar="FILE|MODULE:FUNCTION",
+    help="For --frechet: TorchScript, (1, time) at 16 kHz to (windows, features), or your own of (samples, rate).",
 )
 @opt.expert("--force", is_flag=True, help="Allow --frechet on fewer than 1,000 clips, which is mostly noise.")
 @opt.threads
@@ -248,7 +228,7 @@ def sets(
         raise click.UsageError("--embedder and --force are for --frechet. Add it, or leave them out.")
     set_options = SetOptions(load_classifier(classifier) if classifier else None, **options)
     systems = _systems(name or generated.stem, generated, others)
-    n_passes = bool(classifier) + options["music"]
+    n_passes = bool(classifier) + options["music"] + bool(options["embedder"])
     total = n_passes * sum(len(list_recordings(path)) for path in (reference, *systems.values()))
     with progress_bar(total, "measuring") as bar:
         evaluation = evaluate_sets(systems, reference, set_options, bar.update)
@@ -289,7 +269,8 @@ def classifier(*, output: Path, clips: Sequence[Path], held_out: Path | None, up
 
 @command.command("metrics")
 def metrics() -> None:
-    """List the metrics: what each measures, costs, and where it misleads."""
+    """List the metrics: what each measures, costs, and where it misleads; and how to add your own."""
+    from audiodiff.evaluation import plugin
     from audiodiff.evaluation.scoring import METRICS
 
     directions = {"higher": "higher is better", "lower": "lower is better", "neither": "near the best is better"}
@@ -299,6 +280,7 @@ def metrics() -> None:
         click.echo(f"    range    {metric.range}; {directions[metric.better]}{best}")
         click.echo(f"    cost     {metric.cost:g} s per second of audio")
         click.echo(textwrap.indent(metric.description, "    "))
+    click.echo(f"MODULE:FUNCTION\n{textwrap.indent(inspect.cleandoc(plugin.__doc__ or ''), '    ')}")
 
 
 @command.command("show")

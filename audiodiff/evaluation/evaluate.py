@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 from torch.nn import functional
@@ -18,11 +19,12 @@ from audiodiff import __version__
 from audiodiff.audio.io import audio_info, load_audio
 from audiodiff.audio.resample import resample
 from audiodiff.data.parallel import process_map
-from audiodiff.errors import AudiodiffError, AudioError, DataError
+from audiodiff.errors import AudiodiffError, AudioError, ConfigError, DataError
 from audiodiff.evaluation.listing import Match, match_files
-from audiodiff.evaluation.pair import Pair
-from audiodiff.evaluation.results import Evaluation, Excluded, FileResult, SystemResult
-from audiodiff.evaluation.scoring import METRICS, score_pair
+from audiodiff.evaluation.pair import POCKETSPHINX, Pair
+from audiodiff.evaluation.plugin import load_function
+from audiodiff.evaluation.results import SEED, Evaluation, Excluded, FileResult, SystemResult
+from audiodiff.evaluation.scoring import ERROR_RATES, find_metric, score_pair
 from audiodiff.evaluation.signal import SILENCE, lag_ms
 from audiodiff.evaluation.speech import McdAlignment, mcd
 from audiodiff.text import read_lines
@@ -58,6 +60,7 @@ class Task:
         metrics: Names.
         alignment: How far the two may be apart.
         mcd_alignment: How frames are matched for MCD.
+        recogniser: What recognises speech for WER.
         synthesis_seconds: How long making the recording took, if that is known.
     """
 
@@ -65,6 +68,7 @@ class Task:
     metrics: tuple[str, ...]
     alignment: AlignmentOptions
     mcd_alignment: McdAlignment = "none"
+    recogniser: str = POCKETSPHINX
     synthesis_seconds: float | None = None
 
 
@@ -75,6 +79,7 @@ def evaluate(
     *,
     alignment: AlignmentOptions | None = None,
     mcd_alignment: McdAlignment = "none",
+    recogniser: str | None = None,
     timings: Mapping[str, float] | None = None,
     jobs: int | None = None,
     on_progress: Callable[[int], object] = lambda n_done: None,
@@ -85,9 +90,10 @@ def evaluate(
     Args:
         systems: Name of each system, and its recordings: a folder, a manifest (.jsonl) or a file.
         reference: The originals, likewise.
-        metrics: Names of `audiodiff.evaluation.scoring.METRICS`; see `choose_metrics`.
+        metrics: Names of `audiodiff.evaluation.scoring.METRICS`, or functions of your own; see `resolve_metrics`.
         alignment: How far two recordings may be apart; None takes the defaults.
         mcd_alignment: How frames are matched for MCD.
+        recogniser: MODULE:FUNCTION of what recognises speech (`audiodiff.evaluation.plugin`); None takes PocketSphinx.
         timings: Path of a generated file to the seconds its synthesis took, for the real-time factor.
         jobs: Processes; None takes one per core, and fewer for a handful of files.
         on_progress: Called with 1 for every pair done.
@@ -97,9 +103,11 @@ def evaluate(
         The document. What could not be compared or scored is in it with its reason, and in no mean.
 
     Raises:
+        ConfigError: If there is no such recogniser, or nothing that needs one.
         DataError: If there are no pairs at all.
     """
     alignment = alignment or AlignmentOptions()
+    recogniser = _choose_recogniser(recogniser, metrics)
     results, tasks = [], []
     for number, (name, path) in enumerate(systems.items()):
         matches, unmatched = match(path, reference)
@@ -107,7 +115,7 @@ def evaluate(
         results.append(SystemResult(name=name, path=str(path), excluded=excluded))
         for found in matches:
             seconds = (timings or {}).get(os.path.abspath(found.generated))
-            tasks.append((number, Task(found, tuple(metrics), alignment, mcd_alignment, seconds)))
+            tasks.append((number, Task(found, tuple(metrics), alignment, mcd_alignment, recogniser, seconds)))
     for number, result in _run(tasks, jobs):
         on_progress(1)
         if isinstance(result, FileResult):
@@ -121,14 +129,29 @@ def evaluate(
         created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         reference=str(reference),
         metrics=list(metrics),
-        settings={"alignment": asdict(alignment), "mcd_alignment": mcd_alignment, "versions": _versions(metrics)},
+        settings={"alignment": asdict(alignment), "mcd_alignment": mcd_alignment, **_settings(metrics, recogniser)},
         systems=results,
     )
 
 
+def _choose_recogniser(requested: str | None, metrics: Sequence[str]) -> str:
+    """Return the recogniser that was requested, or the default, once it can be imported and something needs it."""
+    if requested and not ERROR_RATES & {*metrics}:
+        raise ConfigError(
+            f"a recogniser serves {', '.join(sorted(ERROR_RATES))}. Measure one of them, or leave it out."
+        )
+    load_function(requested or POCKETSPHINX)
+    return requested or POCKETSPHINX
+
+
+def _settings(metrics: Sequence[str], recogniser: str) -> dict[str, Any]:
+    recognised = {"recogniser": recogniser} if ERROR_RATES & {*metrics} else {}
+    return {"versions": _versions(metrics), "seed": SEED, **recognised}
+
+
 def _versions(metrics: Sequence[str]) -> dict[str, str]:
     found = {"audiodiff": __version__}
-    for package in ("torch", "soxr", *(package for name in metrics for package in METRICS[name].packages)):
+    for package in ("torch", "soxr", *(package for name in metrics for package in find_metric(name).packages)):
         try:
             found[package] = version(package)
         except PackageNotFoundError:  # pragma: no cover - installed without metadata
@@ -154,7 +177,7 @@ def _score_numbered(task: tuple[int, Task]) -> FileResult | Excluded:
 def score_files(task: Task) -> FileResult | Excluded:
     """Read, check and score one pair."""
     try:
-        loaded = load_pair(task.match, task.alignment)
+        loaded = load_pair(task.match, task.alignment, task.recogniser)
     except AudiodiffError as error:
         return Excluded(name=task.match.name, reason=str(error))
     pair = loaded.pair
@@ -171,6 +194,7 @@ def score_files(task: Task) -> FileResult | Excluded:
         notes=loaded.notes,
         scores=scores.values,
         failures=scores.failures,
+        weights=scores.weights,
     )
 
 
@@ -191,12 +215,13 @@ class LoadedPair:
     notes: list[str]
 
 
-def load_pair(match: Match, alignment: AlignmentOptions) -> LoadedPair:
+def load_pair(match: Match, alignment: AlignmentOptions, recogniser: str = POCKETSPHINX) -> LoadedPair:
     """Read two files and bring them to the reference's rate and the shorter one's length.
 
     Args:
         match: The files.
         alignment: How far the two may be apart.
+        recogniser: MODULE:FUNCTION of what recognises speech.
 
     Returns:
         The pair, and notes on what was changed and what is odd.
@@ -229,7 +254,8 @@ def load_pair(match: Match, alignment: AlignmentOptions) -> LoadedPair:
     if excess:
         notes.append(f"{abs(excess)} samples of the {'generated' if excess > 0 else 'reference'} cut to equal length")
     n_samples = min(generated.shape[1], reference.shape[1])
-    pair = Pair(generated[:, :n_samples], reference[:, :n_samples], rate)
+    generated, reference = generated[:, :n_samples], reference[:, :n_samples]
+    pair = Pair(generated, reference, rate, text=match.text, recogniser=recogniser)
     return _check_lag(pair, match, alignment, notes)
 
 
@@ -240,7 +266,8 @@ def _check_lag(pair: Pair, match: Match, alignment: AlignmentOptions, notes: lis
         # Positive: the generated is late, so its beginning goes, and zeros take the place of what comes after its end.
         moved = functional.pad(pair.generated, (-shift, shift))
         notes.append(f"moved by {-lag:.1f} ms")
-        return LoadedPair(Pair(moved, pair.reference, pair.sample_rate), notes)
+        pair = Pair(moved, pair.reference, pair.sample_rate, text=pair.text, recogniser=pair.recogniser)
+        return LoadedPair(pair, notes)
     if abs(lag) > alignment.max_lag_ms:
         raise AudioError(
             f"{match.generated} comes {lag:.0f} ms after its reference; beyond {alignment.max_lag_ms:g} ms metrics "

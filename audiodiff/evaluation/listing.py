@@ -26,18 +26,20 @@ class Match:
         name: The path within both folders, without extension.
         generated: The generated file.
         reference: The original.
+        text: What is said, as a manifest states it.
     """
 
     name: str
     generated: Path
     reference: Path
+    text: str | None = None
 
 
 def match_files(generated: Path, reference: Path) -> tuple[list[Match], list[tuple[str, str]]]:
     """Pair the recordings of two folders, manifests (.jsonl) or files by their names without extension.
 
     Where both are folders, subfolders count too: `a/1.wav` belongs to `a/1.flac`. Two single files always belong
-    together.
+    together. Texts are those of the manifest of originals, or else of the other.
 
     Returns:
         The pairs, sorted by name, and name and reason for every file that has no partner.
@@ -56,13 +58,22 @@ def match_files(generated: Path, reference: Path) -> tuple[list[Match], list[tup
     unmatched += [
         (name, f"{outputs[name]} has no partner in {reference}.") for name in sorted(set(outputs) - set(originals))
     ]
-    matches = [Match(name, outputs[name], originals[name]) for name in sorted(set(outputs) & set(originals))]
+    texts = _texts(generated) | _texts(reference)
+    matches = [
+        Match(name, outputs[name], originals[name], texts.get(originals[name], texts.get(outputs[name])))
+        for name in sorted(set(outputs) & set(originals))
+    ]
     if not matches:
         raise DataError(
             f"no file of {generated} ({_examples(outputs)}) has the name of one of {reference} "
             f"({_examples(originals)}). Files are paired by name without extension; rename one set."
         )
     return matches, unmatched
+
+
+def _texts(path: Path) -> dict[Path, str]:
+    recordings = read_manifest(path) if path.suffix == ".jsonl" else []
+    return {recording.audio: recording.text for recording in recordings if recording.text is not None}
 
 
 def _examples(files: dict[str, Path]) -> str:

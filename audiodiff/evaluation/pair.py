@@ -16,6 +16,9 @@ from audiodiff.errors import AudioError
 Samples = NDArray[np.float64]
 _T = TypeVar("_T")
 
+POCKETSPHINX = "audiodiff.evaluation.recognition:pocketsphinx"
+"""The default recogniser, named as your own would be."""
+
 WORLD_FRAME_SECONDS = 0.005
 """Hop of WORLD's analysis, its default."""
 
@@ -39,18 +42,30 @@ class Pair:
         generated: Samples in [-1, 1] `(channels, time)`.
         reference: The original, of the same shape.
         sample_rate: In Hz.
+        text: What is said, if that is known.
+        recogniser: MODULE:FUNCTION of what recognises speech; see `audiodiff.evaluation.plugin`.
 
     Raises:
         AudioError: If the shapes differ or are not `(channels, time)`.
     """
 
-    def __init__(self, generated: Tensor, reference: Tensor, sample_rate: int) -> None:
+    def __init__(
+        self,
+        generated: Tensor,
+        reference: Tensor,
+        sample_rate: int,
+        *,
+        text: str | None = None,
+        recogniser: str = POCKETSPHINX,
+    ) -> None:
         if generated.ndim != 2 or generated.shape != reference.shape or not generated.numel():
             shapes = f"{tuple(generated.shape)} and {tuple(reference.shape)}"
             raise AudioError(f"recordings have shapes {shapes}; expected the same, (channels, time), not empty.")
         self.generated = generated.detach().cpu().float()
         self.reference = reference.detach().cpu().float()
         self.sample_rate = sample_rate
+        self.text = text
+        self.recogniser = recogniser
         self._cache: dict[str, object] = {}
 
     @property

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,11 +15,14 @@ from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
 from audiodiff import text
 from audiodiff.audio.io import replacing
 from audiodiff.errors import DataError
+from audiodiff.evaluation.scoring import find_metric
 
 FORMAT = 1
 CONFIDENCE = 0.95
 _N_RESAMPLES = 9999
 """Random sign flips where not all can be tried; p-values are then no lower than 0.0001."""
+SEED = 0
+"""Of the sign flips."""
 
 
 class Estimate(NamedTuple):
@@ -94,7 +97,7 @@ def compare(first: Sequence[float], second: Sequence[float]) -> Difference:
     from scipy.stats import permutation_test
 
     test = permutation_test(
-        (differences,), np.mean, permutation_type="samples", n_resamples=_N_RESAMPLES, rng=np.random.default_rng(0)
+        (differences,), np.mean, permutation_type="samples", n_resamples=_N_RESAMPLES, rng=np.random.default_rng(SEED)
     )
     return Difference(mean, low, high, n, float(test.pvalue))
 
@@ -124,6 +127,7 @@ class FileResult(_Part):
         notes: What was done to the recordings and what is odd about them.
         scores: By name.
         failures: Reasons for the scores it cannot have, by name.
+        weights: What scores weigh in a mean, by name; 1 where nothing is stated.
     """
 
     name: str
@@ -134,6 +138,7 @@ class FileResult(_Part):
     notes: list[str] = []
     scores: dict[str, float]
     failures: dict[str, str] = {}
+    weights: dict[str, float] = {}
 
 
 class Excluded(_Part):
@@ -164,9 +169,33 @@ class SystemResult(_Part):
         """Return the scores of a metric by the name of the recording."""
         return {file.name: file.scores[metric] for file in self.files if metric in file.scores}
 
+    def contributions(self, metric: str, names: Collection[str] | None = None) -> list[float]:
+        """Return numbers whose plain mean is that of the set, one per recording that has a score, in order of names.
+
+        They are the scores themselves where all weigh alike. Else they are the mean m of the set, and how the recording
+        moves it: m + w / mean(w) (x^p - m^p) / (p m^(p - 1)), so that intervals and tests follow (the delta method).
+
+        Args:
+            metric: Its name.
+            names: Of the recordings that count; None for all.
+        """
+        files = sorted((file for file in self.files if metric in file.scores), key=lambda file: file.name)
+        files = [file for file in files if names is None or file.name in names]
+        scores = np.array([file.scores[metric] for file in files])
+        weights = np.array([file.weights.get(metric, 1.0) for file in files])
+        power = find_metric(metric).power
+        if not files or (power == 1 and (weights == weights[0]).all()):
+            return list(scores)
+        mean = float(np.average(scores**power, weights=weights)) ** (1 / power)
+        slope = power * mean ** (power - 1)
+        if not slope:
+            return list(scores)
+        moves = weights / weights.mean() * (scores**power - mean**power) / slope
+        return list(mean + moves)
+
     def summary(self, metric: str) -> Estimate | None:
         """Return mean, interval and number of scores; None if there is no score."""
-        values = list(self.scores(metric).values())
+        values = self.contributions(metric)
         return estimate(values) if values else None
 
     def n_failed(self, metric: str) -> int:
@@ -195,9 +224,9 @@ class Evaluation(_Part):
 
     def comparison(self, metric: str, first: int, second: int) -> Difference | None:
         """Compare two systems by their numbers on the recordings that both have scores of; None if there is none."""
-        one, other = (self.systems[number].scores(metric) for number in (first, second))
-        common = sorted(one.keys() & other.keys())
-        return compare([one[name] for name in common], [other[name] for name in common]) if common else None
+        one, other = (self.systems[number] for number in (first, second))
+        common = one.scores(metric).keys() & other.scores(metric).keys()
+        return compare(one.contributions(metric, common), other.contributions(metric, common)) if common else None
 
     @property
     def problems(self) -> list[str]:

@@ -1,4 +1,4 @@
-"""Metrics of a set of generated clips as a whole: by a classifier's outputs, by notes, by the nearest training clip.
+"""Metrics of a set of generated clips as a whole: by a classifier's outputs and by notes.
 
 Inception score, diversity and accuracy reward what the classifier was trained on, whatever it sounds like; compare with
 what real clips reach by the same classifier.
@@ -12,23 +12,15 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
-from torch.nn import functional
 
 from audiodiff.audio.io import load_audio
-from audiodiff.audio.mel import MelSpectrogram
-from audiodiff.config import MelConfig
 from audiodiff.errors import DataError
 
 MIN_CLIPS_FOR_FRECHET = 1000
-_N_MELS = 40
-_FRAMES_PER_SECOND = 100
-_DYNAMIC_RANGE = 8.0
-"""Nepers below a clip's loudest bin (70 dB) where its spectrogram is cut, so that silence is like silence."""
-_BATCH = 256
-"""Clips that one is compared with at once."""
+PUBLISHED_BINS = 50
+"""Of NDB on SC09 (Goel et al. 2022)."""
+_LEAST_PROBABILITY = 1e-12
 MUSIC_RATE = 22050
 _F0_MIN, _F0_MAX = 55.0, 1760.0
 """Hz: A1 to A6."""
@@ -40,14 +32,44 @@ Array = NDArray[np.float64]
 def inception_score(probabilities: Array) -> float:
     """Return exp of the mean Kullback-Leibler divergence of p(label | clip) from p(label) (Salimans et al. 2016).
 
-    1 where all clips look alike, the number of labels where each is clearly one and all are equally frequent.
+    1 where all clips look alike, the number of labels where each is clearly one and all are equally frequent. The code
+    that Goel et al. 2022 published for SC09 sums over clips where it should over labels.
 
     Args:
         probabilities: Of each class `(clips, labels)`.
     """
-    clipped = np.maximum(probabilities, 1e-12)
+    clipped = np.maximum(probabilities, _LEAST_PROBABILITY)
     marginal = clipped.mean(0)
     return float(np.exp((clipped * np.log(clipped / marginal)).sum(1).mean()))
+
+
+def modified_inception_score(probabilities: Array) -> float:
+    """Return exp of the mean divergence of p(label | clip) from that of another clip (Gurumurthy et al. 2017).
+
+    All pairs of clips count, each with itself too; the code of Goel et al. 2022 draws 10,000. It measures diversity
+    within labels too, and hangs on how small a classifier's probabilities get (1e-12 is the least here).
+
+    Args:
+        probabilities: Of each class `(clips, labels)`.
+    """
+    clipped = np.maximum(probabilities, _LEAST_PROBABILITY)
+    logarithm = np.log(clipped)
+    return float(np.exp((clipped * logarithm).sum(1).mean() - clipped.mean(0) @ logarithm.mean(0)))
+
+
+def am_score(real: Array, generated: Array) -> float:
+    """Return the AM score: divergence of p(label) of real from generated clips, plus the mean entropy of the latter.
+
+    0 is best: each clip is clearly one label, and labels are as frequent as in real clips (Zhou et al. 2018; the
+    direction of the divergence is that of Kong et al. 2021).
+
+    Args:
+        real: Probabilities of each class of real clips `(clips, labels)`.
+        generated: Those of generated clips.
+    """
+    marginal, other = (np.maximum(of.mean(0), _LEAST_PROBABILITY) for of in (real, generated))
+    clipped = np.maximum(generated, _LEAST_PROBABILITY)
+    return float((marginal * np.log(marginal / other)).sum() - (clipped * np.log(clipped)).sum(1).mean())
 
 
 def accuracy(probabilities: Array, targets: Sequence[int]) -> float:
@@ -93,7 +115,7 @@ def _unit(embeddings: Array) -> Array:
     return unit
 
 
-def ndb(reference: Array, generated: Array, *, n_bins: int = 20, seed: int = 0) -> float:
+def ndb(reference: Array, generated: Array, *, n_bins: int = 20, scaled: bool = True, seed: int = 0) -> float:
     """Return the fraction of statistically different bins (NDB/K of Richardson and Weiss 2018).
 
     The reference is divided in bins by k-means; a bin differs where the fractions of reference and generated clips in
@@ -103,6 +125,7 @@ def ndb(reference: Array, generated: Array, *, n_bins: int = 20, seed: int = 0) 
         reference: Embeddings of real clips `(clips, features)`.
         generated: Embeddings of generated clips.
         n_bins: Number of bins, lowered to one per five real clips.
+        scaled: Whether each feature is divided by its standard deviation first.
         seed: Of the first centres.
 
     Returns:
@@ -112,7 +135,7 @@ def ndb(reference: Array, generated: Array, *, n_bins: int = 20, seed: int = 0) 
     from scipy.spatial.distance import cdist
 
     n_bins = max(2, min(n_bins, len(reference) // 5))
-    deviation = np.maximum(reference.std(0), 1e-6)
+    deviation = np.maximum(reference.std(0), 1e-6) if scaled else np.ones(reference.shape[1])
     scaled, other = reference / deviation, generated / deviation
     centres, bins = kmeans2(scaled, n_bins, minit="++", seed=np.random.default_rng(seed))
     first = np.bincount(bins, minlength=n_bins)
@@ -150,28 +173,29 @@ def nearest_neighbours(generated: Array, training: Array) -> NearestNeighbours:
     return NearestNeighbours(index, np.sqrt(np.maximum(2 - 2 * highest, 0)))
 
 
-def frechet_distance(reference: Array, generated: Array, *, force: bool = False) -> float:
+def frechet_distance(reference: Array, generated: Array, *, force: bool = False, of: str = "clips") -> float:
     """Return the Fréchet distance of two Gaussians fitted to embeddings (Heusel et al. 2017; Kilgour et al. 2019).
 
     Args:
-        reference: Embeddings of real clips `(clips, features)`.
+        reference: Embeddings of real clips, or of their windows `(clips, features)`.
         generated: Embeddings of generated clips.
         force: Whether it is measured on few clips too.
+        of: What has an embedding: clips or windows.
 
     Returns:
         |mean difference|^2 + trace(A + B - 2 sqrt(A B)), 0 or more.
 
     Raises:
-        DataError: If one of the sets has fewer than 1,000 clips, unless forced.
+        DataError: If one of the sets has fewer than 1,000 clips, unless forced, or fewer than two.
     """
     fewest = min(len(reference), len(generated))
     if fewest < MIN_CLIPS_FOR_FRECHET and not force:
         raise DataError(
-            f"a Fréchet distance on {fewest} clips is mostly noise: two halves of one set can be further apart than "
+            f"a Fréchet distance on {fewest} {of} is mostly noise: two halves of one set can be further apart than "
             f"real and generated clips. Give {MIN_CLIPS_FOR_FRECHET} or more of each, or --force it."
         )
     if fewest < 2:
-        raise DataError("a Fréchet distance needs at least two clips of each.")
+        raise DataError(f"a Fréchet distance needs at least two {of} of each.")
     difference = reference.mean(0) - generated.mean(0)
     first, second = np.cov(reference, rowvar=False), np.cov(generated, rowvar=False)
     first, second = np.atleast_2d(first), np.atleast_2d(second)
@@ -253,100 +277,3 @@ def compare_music(reference: MusicStatistics, generated: MusicStatistics) -> dic
         if len(reference.pitches):
             found["pitch_distance"] = float(ks_2samp(reference.pitches, generated.pitches).statistic)
     return found
-
-
-class NearestClip(NamedTuple):
-    """The clip that another is most similar to.
-
-    Attributes:
-        path: The clip.
-        similarity: Correlation of the log-mels where they are aligned best: 1 is a copy, whatever its level or start.
-    """
-
-    path: Path
-    similarity: float
-
-
-class NearestClipSearch:
-    """Find the most similar clip of a set.
-
-    Similarity is the largest correlation coefficient of two log-mel spectrograms (40 bands, 10 ms) over shifts of up to
-    half a clip, each less its mean and padded with zeros.
-
-    Args:
-        paths: The clips to search.
-        sample_rate: Hz to compare at.
-        seconds: Length to compare; longer clips are cut around their middle, shorter ones padded.
-        on_clip: Called after each clip that has been read.
-
-    Raises:
-        DataError: If there are no clips.
-    """
-
-    def __init__(
-        self, paths: Sequence[Path], sample_rate: int, seconds: float, on_clip: Callable[[], object] = lambda: None
-    ) -> None:
-        if not paths:
-            raise DataError("there are no training clips to compare with. Give a manifest that lists some.")
-        n_fft = 2 ** round(torch.log2(torch.tensor(0.032 * sample_rate)).item())
-        self._spectrogram = MelSpectrogram(
-            MelConfig(
-                name="nearest",
-                sample_rate=sample_rate,
-                n_fft=n_fft,
-                hop_length=sample_rate // _FRAMES_PER_SECOND,
-                win_length=n_fft,
-                n_mels=_N_MELS,
-                f_min=0,
-                f_max=sample_rate / 2,
-            )
-        )
-        self._paths, self._sample_rate = list(paths), sample_rate
-        self._n_samples = max(round(seconds * sample_rate), n_fft)
-        spectra = []
-        for path in self._paths:
-            spectra.append(self._spectrum(path))
-            on_clip()
-        self._spectra = torch.stack(spectra)
-
-    def __call__(self, path: Path, *, exclude: int | None = None) -> NearestClip:
-        """Find the clip that a recording is most similar to.
-
-        Args:
-            path: The clip.
-            exclude: Index of a clip of the set to leave out: itself, where it is one of them.
-
-        Returns:
-            The most similar clip, and how similar it is.
-        """
-        spectrum = self._spectrum(path)
-        similarities = torch.cat([self._correlate(spectrum, part) for part in self._spectra.split(_BATCH)])
-        if exclude is not None:
-            similarities[exclude] = -torch.inf
-        best = int(similarities.argmax())
-        return NearestClip(self._paths[best], float(similarities[best]))
-
-    def leave_one_out(self) -> list[float]:
-        """Return the similarity of each clip of the set to the nearest other one, to compare generated clips with."""
-        if len(self._paths) < 2:
-            return []
-        return [self(path, exclude=index).similarity for index, path in enumerate(self._paths)]
-
-    def _spectrum(self, path: Path) -> Tensor:
-        """Return the Fourier transform over time of a clip's log-mel, of unit energy `(bands, frequencies)`."""
-        audio = load_audio(path, self._sample_rate)[0]
-        before = (audio.shape[-1] - self._n_samples) // 2
-        fitted = functional.pad(audio, (-before, before + self._n_samples - audio.shape[-1]))
-        mel = self._spectrogram(fitted)
-        mel = mel.clamp_min(mel.max() - _DYNAMIC_RANGE)
-        mel = mel - mel.mean()
-        mel = mel / mel.norm().clamp_min(1e-6)
-        self._max_shift = mel.shape[-1] // 2
-        spectrum: Tensor = torch.fft.rfft(mel, 2 * mel.shape[-1])
-        return spectrum
-
-    def _correlate(self, spectrum: Tensor, others: Tensor) -> Tensor:
-        """Return the highest correlation with each of the others `(clips, bands, frequencies)` over all shifts."""
-        products = torch.einsum("bf,cbf->cf", spectrum.conj(), others)
-        correlation = torch.fft.irfft(products)
-        return torch.cat([correlation[:, : self._max_shift + 1], correlation[:, -self._max_shift :]], 1).amax(1)

@@ -9,7 +9,7 @@ from pathlib import Path
 from audiodiff.audio.io import replacing
 from audiodiff.errors import DataError
 from audiodiff.evaluation.results import Evaluation, SystemResult, read_json
-from audiodiff.evaluation.scoring import METRICS
+from audiodiff.evaluation.scoring import find_metric
 from audiodiff.evaluation.verdict import judge
 from audiodiff.text import latex_table, markdown_table, text_table
 
@@ -27,11 +27,14 @@ def summary_rows(evaluation: Evaluation) -> list[list[str]]:
     """
     rows = [["", *(system.name for system in evaluation.systems)]]
     for metric in evaluation.metrics:
-        arrow = {"higher": "↑", "lower": "↓", "neither": " "}[METRICS[metric].better]
-        rows.append([f"{METRICS[metric].title} {arrow}", *(cell(system, metric) for system in evaluation.systems)])
+        arrow = {"higher": "↑", "lower": "↓", "neither": " "}[find_metric(metric).better]
+        rows.append([f"{find_metric(metric).title} {arrow}", *(cell(system, metric) for system in evaluation.systems)])
     for name in dict.fromkeys(name for system in evaluation.systems for name in system.set_scores):
         values = (system.set_scores.get(name) for system in evaluation.systems)
-        rows.append([name.replace("_", " "), *("n/a" if value is None else f"{value:.4g}" for value in values)])
+        title = name.replace("_", " ")
+        if name == "frechet_distance" and (embedder := evaluation.settings.get("frechet_embedder")):
+            title += f" ({embedder})"
+        rows.append([title, *("n/a" if value is None else f"{value:.4g}" for value in values)])
     return rows
 
 
@@ -43,6 +46,8 @@ def text_summary(evaluation: Evaluation) -> str:
     lines.append(text_table(summary_rows(evaluation)))
     if "classifier_accuracy" in evaluation.settings:
         lines.append(f"classifier's accuracy on held-out real clips: {evaluation.settings['classifier_accuracy']:.3f}")
+    if recogniser := evaluation.settings.get("recogniser"):
+        lines.append(f"speech recogniser: {recogniser}")
     if "mcd" in evaluation.metrics:
         lines.append(f"MCD13: order 13, alpha 0.65, without c0, alignment {evaluation.settings['mcd_alignment']}")
     if evaluation.metrics and len(evaluation.systems) > 1:
@@ -55,16 +60,22 @@ def text_summary(evaluation: Evaluation) -> str:
 
 def latex_summary(evaluation: Evaluation) -> str:
     """Return a LaTeX table with a row per system, for booktabs; comments before it say how the numbers were made."""
-    known = {"audiodiff": evaluation.settings.get("versions", {}).get("audiodiff"), "created": evaluation.created}
-    known |= {name: evaluation.settings.get(name) for name in ("commit", "command", "seed", "machine")}
-    comments = [f"% {name}: {value}" for name, value in known.items() if value is not None]
+    comments = [f"% {line}" for line in _provenance(evaluation)]
     rows = list(zip(*summary_rows(evaluation), strict=True))
     return "\n".join([*comments, latex_table([[cell.strip() for cell in row] for row in rows])])
 
 
+def _provenance(evaluation: Evaluation) -> list[str]:
+    """Return how the numbers were made, in lines; what is not known is left out."""
+    known = {"audiodiff": evaluation.settings.get("versions", {}).get("audiodiff"), "created": evaluation.created}
+    names = ("commit", "command", "seed", "machine", "recogniser", "frechet_embedder", "classifier_accuracy")
+    known |= {name: evaluation.settings.get(name) for name in names}
+    return [f"{name}: {value}" for name, value in known.items() if value is not None]
+
+
 def cell(system: SystemResult, metric: str, *, interval: bool = True) -> str:
     """Return the mean of a metric in words, with the 95 % interval and how many recordings it lacks."""
-    summary, decimals = system.summary(metric), METRICS[metric].decimals
+    summary, decimals = system.summary(metric), find_metric(metric).decimals
     if summary is None:
         return "n/a"
     text = f"{summary.mean:.{decimals}f}"
@@ -83,12 +94,12 @@ def comparison_rows(evaluation: Evaluation) -> list[list[str]]:
             difference = evaluation.comparison(metric, 0, number)
             if difference is None:
                 continue
-            decimals = METRICS[metric].decimals
+            decimals = find_metric(metric).decimals
             interval = p_value = "n/a"
             if difference.low is not None and difference.high is not None and difference.p_value is not None:
                 interval = f"{difference.low:+.{decimals}f} to {difference.high:+.{decimals}f}"
                 p_value = f"{difference.p_value:.4f}"
-            title = f"{METRICS[metric].title}, {system.name} - {first}"
+            title = f"{find_metric(metric).title}, {system.name} - {first}"
             rows.append([title, f"{difference.mean:+.{decimals}f}", interval, p_value, str(difference.n)])
     return rows
 
@@ -99,10 +110,7 @@ def score_table(evaluations: Sequence[Evaluation], metrics: Sequence[str]) -> st
     Raises:
         DataError: If a metric is unknown.
     """
-    unknown = [metric for metric in metrics if metric not in METRICS]
-    if unknown:
-        raise DataError(f"no metric {unknown[0]!r}; choose from {', '.join(METRICS)}.")
-    rows = [["", *(METRICS[metric].title for metric in metrics)]]
+    rows = [["", *(find_metric(metric).title for metric in metrics)]]
     for evaluation in evaluations:
         for system in evaluation.systems:
             cells = [cell(system, metric, interval=False) if metric in evaluation.metrics else "" for metric in metrics]
@@ -134,7 +142,8 @@ def rewrite_tables(path: Path) -> int:
 
     def table(block: re.Match[str]) -> str:
         evaluations = [read_json(file) for file in _files(path.parent, block["sources"].split())]
-        return f"{block['open']}\n{score_table(evaluations, block['metrics'].split())}\n{block['close']}"
+        made = "\n".join(dict.fromkeys(f"<!-- {'; '.join(_provenance(evaluation))} -->" for evaluation in evaluations))
+        return f"{block['open']}\n{score_table(evaluations, block['metrics'].split())}\n{made}\n{block['close']}"
 
     fresh, n_tables = BLOCK.subn(table, text)
     if not n_tables:

@@ -6,7 +6,7 @@ import math
 from typing import NamedTuple
 
 from audiodiff.evaluation.results import Difference, Evaluation, SystemResult
-from audiodiff.evaluation.scoring import METRICS
+from audiodiff.evaluation.scoring import find_metric
 
 _DECISIVE = ("m_stft", "log_mel", "pesq_wb")
 """What decides: the first of these that was measured. One score alone, since of many some differ by chance; M-STFT
@@ -47,7 +47,7 @@ def judge(evaluation: Evaluation, first: int = 0, second: int = 1) -> Verdict | 
     differences = {
         name: difference
         for name in evaluation.metrics
-        if METRICS[name].better != "neither" and (difference := evaluation.comparison(name, first, second))
+        if find_metric(name).better != "neither" and (difference := evaluation.comparison(name, first, second))
     }
     main = next((name for name in _DECISIVE if name in differences), None)
     if main is None:
@@ -61,7 +61,7 @@ def judge(evaluation: Evaluation, first: int = 0, second: int = 1) -> Verdict | 
     elif differences[main].low is None:
         headline = f"Stay with {old.name}: one recording does not tell whether {new} is better."
     elif gains[main] >= _LEAST:
-        headline = f"Stay with {old.name}: {new} is better in {METRICS[main].title}, but worse in another score."
+        headline = f"Stay with {old.name}: {new} is better in {find_metric(main).title}, but worse in another score."
     elif gains[main] > 0:
         headline = f"Stay with {old.name}: {new} is better by less than 1 %."
     elif main in worse:
@@ -69,7 +69,7 @@ def judge(evaluation: Evaluation, first: int = 0, second: int = 1) -> Verdict | 
     else:
         headline = f"Stay with {old.name}: {new} is not significantly better."
     said = [_said(name, differences[name]) for name in dict.fromkeys([main, *worse])]
-    return Verdict(is_better, headline, f"{'; '.join(said)}. {_RULE.format(new=new, title=METRICS[main].title)}")
+    return Verdict(is_better, headline, f"{'; '.join(said)}. {_RULE.format(new=new, title=find_metric(main).title)}")
 
 
 def _gain(name: str, difference: Difference, system: SystemResult) -> float:
@@ -77,14 +77,14 @@ def _gain(name: str, difference: Difference, system: SystemResult) -> float:
     summary = system.summary(name)
     if difference.low is None or difference.high is None or summary is None or difference.low <= 0 <= difference.high:
         return 0.0
-    gain = difference.mean if METRICS[name].better == "higher" else -difference.mean
+    gain = difference.mean if find_metric(name).better == "higher" else -difference.mean
     return gain / abs(summary.mean) if summary.mean else math.copysign(math.inf, gain)
 
 
 def _said(name: str, difference: Difference) -> str:
-    title, decimals = METRICS[name].title, METRICS[name].decimals
+    title, decimals = find_metric(name).title, find_metric(name).decimals
     text = f"{title} {difference.mean:+.{decimals}f}"
     if difference.low is None or difference.high is None:
         return f"{text} on one recording"
     low, high = f"{difference.low:+.{decimals}f}", f"{difference.high:+.{decimals}f}"
-    return f"{text} ({METRICS[name].better} is better; 95 % interval {low} to {high}, {difference.n} recordings)"
+    return f"{text} ({find_metric(name).better} is better; 95 % interval {low} to {high}, {difference.n} recordings)"

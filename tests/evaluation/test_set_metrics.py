@@ -6,16 +6,16 @@ import math
 
 import numpy as np
 import pytest
-import soundfile
-from scipy import linalg
+from scipy import linalg, stats
 
 from audiodiff.errors import DataError
 from audiodiff.evaluation.set_metrics import (
-    NearestClipSearch,
     accuracy,
+    am_score,
     diversity,
     frechet_distance,
     inception_score,
+    modified_inception_score,
     ndb,
     nearest_neighbours,
 )
@@ -30,6 +30,49 @@ def test_inception_score_is_one_when_all_is_alike_and_the_number_of_labels_at_be
     assert inception_score(np.eye(5)[[2] * 9]) == pytest.approx(1)
     assert inception_score(np.full((9, 5), 0.2)) == pytest.approx(1)
     assert inception_score(np.eye(5)[[0, 1, 2] * 4]) == pytest.approx(3)  # two modes are missing
+
+
+def some_probabilities(n: int, labels: int, seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).dirichlet(np.linspace(0.2, 1, labels), n)
+
+
+def test_scores_of_labels_are_their_definitions():
+    """By the sums of Kong et al. 2021, term by term, with scipy's entropy."""
+    real, made = some_probabilities(40, 10, 0), some_probabilities(30, 10, 1)
+    to_marginal = [stats.entropy(row, made.mean(0)) for row in made]
+    assert inception_score(made) == pytest.approx(np.exp(np.mean(to_marginal)))
+    pairs = [stats.entropy(first, second) for first in made for second in made]
+    assert modified_inception_score(made) == pytest.approx(np.exp(np.mean(pairs)))
+    expected = stats.entropy(real.mean(0), made.mean(0)) + np.mean([stats.entropy(row) for row in made])
+    assert am_score(real, made) == pytest.approx(expected)
+
+
+def test_scores_of_labels_have_their_known_values():
+    sure = np.eye(10)[np.arange(40) % 10]
+    assert am_score(sure, sure) == pytest.approx(0, abs=1e-9)
+    assert am_score(sure, np.full((5, 10), 0.1)) == pytest.approx(math.log(10))  # any label, equally often
+    assert am_score(sure, np.eye(10)[[0, 1, 2, 3, 4] * 2]) > 10  # half of the labels never come
+    assert modified_inception_score(sure[:1].repeat(9, 0)) == pytest.approx(1)
+    assert modified_inception_score(np.full((5, 10), 0.1)) == pytest.approx(1)
+    soft = 0.9 * np.eye(2) + 0.05  # the divergence of one from the other is 0.9 log 19; half of the pairs are equal
+    assert modified_inception_score(soft) == pytest.approx(19**0.45)
+    assert modified_inception_score(sure) < 1e12  # finite, though probabilities are 0
+
+
+def test_published_bins_differ_where_a_test_of_proportions_says_so():
+    """50 clusters far apart: which one a clip is in is known, and so is the two-sample z test of each."""
+    centres = 1000.0 * np.eye(50)
+    counts = np.random.default_rng(0).integers(5, 60, 50)
+    other = np.where(np.arange(50) < 20, counts, counts[::-1])
+    real, made = (centres[np.repeat(np.arange(50), n)] + normal(n.sum(), 3, 50) for n in (counts, other))
+    pooled = (counts + other) / (counts.sum() + other.sum())
+    z = (counts / counts.sum() - other / other.sum()) / np.sqrt(
+        pooled * (1 - pooled) * (1 / counts.sum() + 1 / other.sum())
+    )
+    expected = (2 * stats.norm.cdf(-np.abs(z)) < 0.05).mean()
+    assert 0.2 < expected < 0.8
+    assert ndb(real, made, n_bins=50, scaled=False) == pytest.approx(expected, abs=0.1)  # k-means may miss a centre
+    assert ndb(real, real, n_bins=50, scaled=False) == 0
 
 
 def test_accuracy_is_a_share():
@@ -82,41 +125,3 @@ def test_a_frechet_distance_on_few_clips_is_refused_unless_forced():
     assert halves > 20 * frechet_distance(normal(2000), normal(2000, 1))  # of one distribution both
     with pytest.raises(DataError, match="at least two clips"):
         frechet_distance(normal(2000), normal(1), force=True)
-
-
-RATE = 8000
-
-
-@pytest.fixture
-def clips(tmp_path, save_voice):
-    return [save_voice(tmp_path / f"{seed}.wav", 0.6, RATE, seed) for seed in range(6)]
-
-
-def test_a_copy_is_found_though_quieter_and_later(clips, tmp_path):
-    samples = soundfile.read(clips[3])[0]
-    soundfile.write(tmp_path / "copy.wav", 0.2 * np.concatenate([np.zeros(800), samples[:-800]]), RATE, subtype="FLOAT")
-    nearest = NearestClipSearch(clips, RATE, 0.6)
-    found = nearest(tmp_path / "copy.wav")
-    assert found.path == clips[3]
-    assert found.similarity > max(0.8, *nearest.leave_one_out())  # a sixth of it was cut off
-
-
-def test_itself_is_one_and_others_are_less(clips):
-    nearest = NearestClipSearch(clips, RATE, 0.6)
-    assert nearest(clips[2]).similarity == pytest.approx(1, abs=1e-4)
-    among = nearest.leave_one_out()
-    assert len(among) == len(clips)
-    assert max(among) < 0.98
-    assert nearest(clips[2], exclude=2).similarity == pytest.approx(among[2])
-    assert NearestClipSearch(clips[:1], RATE, 0.6).leave_one_out() == []
-
-
-def test_the_length_that_is_compared_counts(clips):
-    assert NearestClipSearch(clips, RATE, 0.2)(clips[0], exclude=0).similarity != pytest.approx(
-        NearestClipSearch(clips, RATE, 0.6)(clips[0], exclude=0).similarity
-    )
-
-
-def test_nothing_to_compare_with_is_refused():
-    with pytest.raises(DataError, match="no training clips"):
-        NearestClipSearch([], RATE, 0.5)
