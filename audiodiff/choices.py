@@ -286,6 +286,8 @@ LOG_SNR = Number(float, low=-50, high=50, unit="log-SNR")
 FRACTION = Number(float, low=0, high=1)
 FRACTION_BELOW_1 = Number(float, low=0, below=1)
 RATIO = Number(float, above=0, below=1)
+EMA_WIDTH = Number(float, low=0.005, high=0.28)
+"""Standard deviation of a power-function average, as a fraction of the steps; with powers below 0 it has no more."""
 CORRECTOR_STEPS = Number(int, low=0, high=1000)
 ITERATIONS = Number(int, low=0, high=10_000)
 GUIDANCE = Number(float, low=0, high=100)

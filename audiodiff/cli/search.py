@@ -1,4 +1,4 @@
-"""`audiodiff search`: the noise levels of few steps, or the embedding of the noise level."""
+"""`audiodiff search`: the noise levels of few steps, the embedding of the noise level, or the width of the EMA."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from audiodiff.choices import COUNT, SECONDS, SEED, STEPS, Number, Numbers, shown
+from audiodiff.choices import COUNT, EMA_WIDTH, SECONDS, SEED, STEPS, Number, Numbers, shown
 from audiodiff.cli import options as opt
 from audiodiff.cli.progress import above_the_line, loading, progress_bar
 from audiodiff.cli.verbs import VerbGroup
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @click.group("search", cls=VerbGroup)
 def command() -> None:
-    """Search the noise levels of few steps, or the embedding of the noise level.
+    """Search the noise levels of few steps, the embedding of the noise level, or the width of the EMA.
 
     `audiodiff search COMMAND --help` explains one.
     """
@@ -310,3 +310,39 @@ def _verdict(found: RBFSearchResult) -> str:
         return f"not distinguishable from the embedding of the configuration: {interval} is within seed noise"
     among = f", but it is the best of {found.trials}: compare the two with other seeds" if found.trials > 2 else ""
     return f"better than the embedding of the configuration: {interval}{among}"
+
+
+@command.command("ema")
+@click.argument("run", metavar="RUN", type=opt.EXISTING_FOLDER)
+@click.option("--output", "-o", required=True, type=opt.FOLDER, metavar="DIR", help="Folder for the best model.")
+@click.option(
+    "--widths",
+    type=Numbers(EMA_WIDTH, example="0.05,0.08,0.1"),
+    default="0.015,0.02,0.03,0.04,0.05,0.07,0.1,0.14,0.2,0.25",
+    show_default=True,
+    metavar="WIDTH,...",
+    help="Widths to try: the standard deviation of the average, as a fraction of the steps.",
+)
+@click.option("--data", metavar="FOLDER|MANIFEST", help="Recordings to validate on.  [default: those of the run]")
+@opt.device
+def ema(*, run: Path, output: Path, widths: tuple[float, ...], data: str | None, device: str) -> None:
+    """Search the width of the EMA of a training run, after training.
+
+    RUN is the folder of a run with training.post_hoc_ema. Its snapshots are combined to an average of each width
+    (Karras et al. 2024), and that with the lowest validation loss is written. Widths that the snapshots do not resolve
+    are left out.
+    """
+    from audiodiff.search.ema import LARGEST_ERROR, open_run, search_widths
+
+    with loading(run.name):
+        opened = open_run(run, data, device)
+    with progress_bar(len(widths), "searching") as bar:
+        found = search_widths(opened, widths, output, lambda: bar.update(1))
+    for width, error, loss in found.tried:
+        said = f"validation loss {loss:.5f}" if error <= LARGEST_ERROR else f"left out: its profile is {error:.0%} off"
+        click.echo(f"width {width:<6g} {said}")
+    for name, loss in found.plain.items():
+        click.echo(f"{name:<12} validation loss {loss:.5f}, the EMA of training")
+    if found.best.loss > min(found.plain.values()):
+        click.echo("No width is better than the EMA of training.", err=True)
+    click.echo(f"{click.format_filename(output)}: width {found.best.width:g}, validation loss {found.best.loss:.5f}")

@@ -11,6 +11,7 @@ from pydantic import Field, field_validator, model_validator
 
 from audiodiff.choices import (
     COUNT,
+    EMA_WIDTH,
     FRACTION,
     FRACTION_BELOW_1,
     MINUTES,
@@ -31,6 +32,7 @@ _Fade = Annotated[float, Number(float, low=0, high=3600, unit="seconds")]
 _Gain = Annotated[float, Number(float, low=-200, high=200, unit="dB")]
 _Speed = Annotated[float, Number(float, low=0.25, high=4)]
 _Decay = Annotated[float, FRACTION_BELOW_1]
+_Width = Annotated[float, EMA_WIDTH]
 
 
 class TransformConfig(Config):
@@ -146,6 +148,24 @@ class AdapterConfig(Config):
     )
 
 
+class PostHocEMAConfig(Config):
+    """Averages of which `audiodiff search ema` makes one of any width after training (Karras et al. 2024)."""
+
+    widths: tuple[_Width, _Width] = Field(
+        (0.05, 0.10),
+        description="standard deviations of their profiles, as fractions of the steps done",
+    )
+    snapshot_every: Annotated[int, _TRAINING_STEPS] = Field(
+        1000, description="steps; 40 snapshots or more in a run reach widths from 0.015 to 0.25. A run keeps them all"
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> PostHocEMAConfig:
+        if self.widths[0] == self.widths[1]:
+            raise ValueError(f"widths must differ, got {self.widths}")
+        return self
+
+
 class TrainingConfig(Config):
     """Optimisation settings."""
 
@@ -191,7 +211,10 @@ class TrainingConfig(Config):
     gradient_clip: Annotated[float, Number(float, above=0, high=1e9)] | None = Field(
         1.0, description="largest L2 norm of the gradient; null for any"
     )
-    ema_decay: _Decay = 0.999
+    ema_decay: _Decay = Field(0.999, description="of the averaged weights, which are validated and used")
+    post_hoc_ema: PostHocEMAConfig | None = Field(
+        None, description="keep averages beside those, to choose their length after training: {} for the usual ones"
+    )
     loss: Literal["l2", "l1"] = Field(
         "l2",
         description="of the error of what the network predicts: mean square; or mean absolute value, as lmnt-com/"

@@ -4,6 +4,7 @@
     history.jsonl                settings that changed since, and after which step; absent if none did
     checkpoints/step-00001000/   a model folder (the averaged weights), and training.pt with all that resuming needs
     best/  last/                 model folders
+    snapshots/step-00001000.safetensors    averages that `audiodiff search ema` combines; absent without post_hoc_ema
     tensorboard/                 curves, pictures and sounds
     curve.json                   validation losses, and the settings they belong to
     bad_recordings.jsonl         recordings that could not be read, and why; absent if there are none
@@ -89,6 +90,7 @@ class RunFolder:
         self.path = Path(path)
         self.best = self.path / "best"
         self.last = self.path / "last"
+        self.snapshots = self.path / "snapshots"
         self.tensorboard = self.path / "tensorboard"
         self.config = self.path / "config.yaml"
         self.curve = self.path / "curve.json"

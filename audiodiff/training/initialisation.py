@@ -23,6 +23,7 @@ from audiodiff.training.checkpoints import Checkpoint, RunFolder, load_checkpoin
 from audiodiff.training.distributed import Distributed
 from audiodiff.training.loss_curve import compare_settings, measured_settings, write_history
 from audiodiff.training.objective import Objective
+from audiodiff.training.post_hoc_ema import keep_snapshots
 from audiodiff.training.state import TrainState, check_state_dict
 
 _MAY_CHANGE = ("whitening.gain", "mel.name", "synthesis", "provenance", "clip_seconds", "condition_dropout")
@@ -86,6 +87,7 @@ def resume_or_initialise(
         if distributed.is_main_process:
             folder.save_config(config)
             write_history(folder.history, [])
+            keep_snapshots(folder.snapshots, folder.snapshots, 0)
         return state
     refuse_other_model(checkpoint.config, config.model, f"the checkpoint {checkpoint.path}", _MAY_CHANGE)
     model = _keep_measured(config.model, checkpoint.config)
@@ -104,6 +106,8 @@ def resume_or_initialise(
         if not folder.config.is_file():
             folder.save_config(config)
         write_history(folder.history, history)
+        theirs = RunFolder(checkpoint.path.resolve().parent.parent).snapshots
+        keep_snapshots(theirs, folder.snapshots, state.progress.step)
     _LOG.info("resuming from %s", checkpoint.path)
     return state
 

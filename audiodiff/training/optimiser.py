@@ -7,7 +7,7 @@ forward pass of a layer. Here it is the weight that is adapted, so that merging 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import partial
 from itertools import groupby
 from operator import attrgetter
@@ -92,15 +92,14 @@ def ema_decay(n_updates: Tensor, config: TrainingConfig) -> Tensor:
 
 
 @torch.no_grad()
-def update_ema(ema: nn.Module, network: nn.Module, weight: Tensor) -> None:
-    """Move an exponential moving average of the weights towards a network's, in place.
+def update_ema(averages: Mapping[str, Tensor], network: nn.Module, weight: Tensor) -> None:
+    """Move an average of the weights towards a network's, in place.
 
     Args:
-        ema: A network of the same shape without adapters, which holds the average.
+        averages: Parameter names, of a network of the same shape without adapters, to what is moved.
         network: The network in training; adapters count as merged into its weights.
         weight: How far, from 0 (not at all) to 1; a scalar on their device, so that the host need not know it.
     """
-    averages: dict[str, Tensor] = dict(ema.named_parameters())
     way = list(torch._foreach_sub(merged_weights(network, averages), list(averages.values())))
     torch._foreach_mul_(way, weight.float())
     torch._foreach_add_(list(averages.values()), way)

@@ -33,6 +33,7 @@ from audiodiff.training.optimiser import (
     set_trainable,
     update_ema,
 )
+from audiodiff.training.post_hoc_ema import PowerAverages
 from audiodiff.training.randomness import draw_noise, draw_seeds, drop_conditions, mel_noise
 
 _RENAMED = {"ends": "all_but_trunk"}
@@ -135,6 +136,7 @@ class TrainState:
         mel_noise_db: Standard deviation of the noise on mels, in dB.
 
     Attributes:
+        power_averages: Averages for the search after training, or None.
         lag: Steps after which a step's figures are read: 1 on a GPU, 0 elsewhere. It changes no weight.
     """
 
@@ -154,6 +156,8 @@ class TrainState:
         self.network = copy.deepcopy(ema).to(distributed.device).train()
         set_trainable(self.network, training)
         self.ema = copy.deepcopy(ema).to(distributed.device).eval().requires_grad_(False)
+        post_hoc = training.post_hoc_ema
+        self.power_averages = None if post_hoc is None else PowerAverages(self.ema, post_hoc.widths)
         bf16 = choose_dtype(training.precision, distributed.device) == torch.bfloat16
         self.objective = Objective(config, distributed.device, bf16=bf16)
         self._weighting = LossWeighting(training, config.diffusion.target)
@@ -237,7 +241,9 @@ class TrainState:
         self.optimiser.step()
         self._updates += finite
         weight = (1 - ema_decay(self._updates, self.training)) * finite
-        update_ema(self.ema, self.network, weight)
+        update_ema(dict(self.ema.named_parameters()), self.network, weight)
+        if self.power_averages is not None:
+            self.power_averages.update(self.network, self._updates, finite)
 
     def _agreed_elapsed(self) -> float:
         """Return the fraction of time used `lag` steps before, which all processes know, also if one has flushed."""
@@ -278,13 +284,15 @@ class TrainState:
             "network": self.network.state_dict(),
             "optimiser": self.optimiser.state_dict()["state"],
         }
+        if self.power_averages is not None:
+            state["power_averages"] = self.power_averages.state_dict()
         return state
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from what `state_dict` returned; settings of the optimiser are those of this run, not of that one.
 
         Raises:
-            TrainingError: If other parts of the network were trained.
+            TrainingError: If other parts of the network were trained, or other averages kept.
         """
         theirs, ours = state_dict.get("trained", "all"), describe_trainable(self.training)
         theirs = _RENAMED.get(theirs, theirs)
@@ -298,4 +306,6 @@ class TrainState:
             self._elapsed = deque([(0, min(self.progress.seconds / (60 * self.training.minutes), 1.0))])
         self._updates.fill_(self.progress.step - self.progress.skipped)
         self.network.load_state_dict(state_dict["network"])
+        if self.power_averages is not None:
+            self.power_averages.load_state_dict(state_dict.get("power_averages"))
         self.optimiser.load_state_dict(self.optimiser.state_dict() | {"state": state_dict["optimiser"]})

@@ -25,6 +25,7 @@ from audiodiff.training.checkpoints import Checkpointer, RunFolder
 from audiodiff.training.distributed import init_distributed
 from audiodiff.training.initialisation import resume_or_initialise
 from audiodiff.training.loss_curve import LossCurve, LossMonitor, LossPoint, check_terminal_snr
+from audiodiff.training.post_hoc_ema import save_snapshot, snapshot_path
 from audiodiff.training.state import StepResult, TrainState
 from audiodiff.training.stopping import Clock, StopSignal, TimeBudget
 from audiodiff.training.trackers import trackers
@@ -165,7 +166,7 @@ class Trainer:
         self._corpus = corpus
         self._bad = bad
         self._callbacks = callbacks
-        self._best = folder.best
+        self._folder = folder
         self._checkpointer = Checkpointer(folder, state, config.training, corpus.training, self._notify)
         self._last_step = config.training.steps
         self._validated_step = state.progress.step
@@ -192,9 +193,9 @@ class Trainer:
             Whether it was the end of patience.
         """
         done = self._state.progress
-        if math.isfinite(done.best_loss) and is_damaged(self._best):
+        if math.isfinite(done.best_loss) and is_damaged(self._folder.best):
             done.best_loss = math.inf
-            _LOG.warning("%s is damaged. The next validation writes it anew; until then use last.", self._best)
+            _LOG.warning("%s is damaged. The next validation writes it anew; until then use last.", self._folder.best)
         if done.step >= self._config.steps:
             _LOG.info("%d steps are done, training.steps is %d: nothing to do", done.step, self._config.steps)
         elif self._budget.is_over:
@@ -203,11 +204,14 @@ class Trainer:
             _LOG.info("training on %s, steps %d to %d", self._state.distributed.device, done.step, self._config.steps)
             self._train(stop_signal)
         if self._state.distributed.is_main_process:
-            self._save_last()
-            if done.step < self._config.steps and not (self._budget.is_over or self._ran_out_of_patience()):
+            finished = done.step >= self._config.steps or self._budget.is_over or self._ran_out_of_patience()
+            if finished:
+                self._save_snapshot()
+            else:
                 stop_signal.received = stop_signal.received or signal.SIGTERM  # which another process has received
         if stop_signal.received:
             _LOG.info("%s: stopped after step %d, saved", stop_signal.received.name, done.step)
+            self._save_last()
         elif self._ran_out_of_patience():
             _LOG.info("no better validation for %d steps: stopped after step %d", done.step - done.best_step, done.step)
             return True
@@ -252,11 +256,14 @@ class Trainer:
         last = step == config.steps
         validate, sample = (last or step % every == 0 for every in (config.validate_every, config.sample_every))
         save = self._checkpointer.is_due
-        if not (validate or sample or save) or not self._state.distributed.is_main_process:
+        snapshot = config.post_hoc_ema is not None and step % config.post_hoc_ema.snapshot_every == 0
+        if not (validate or sample or save or snapshot) or not self._state.distributed.is_main_process:
             return
         self._flush()
         if validate:
             self._validate_and_keep_best()
+        if snapshot:
+            self._save_snapshot()  # before a checkpoint, from which a resumed run would not come by here again
         if sample and self._budget.allows("samples"):
             self._sample(step)
         if save:
@@ -286,6 +293,15 @@ class Trainer:
 
     def _ran_out_of_patience(self) -> bool:
         done, patience = self._state.progress, self._config.patience
+    def _save_snapshot(self) -> None:
+        done, averages = self._state.progress, self._state.power_averages
+        if averages is None or done.step == done.skipped:
+            return
+        try:
+            save_snapshot(snapshot_path(self._folder.snapshots, done.step), averages, done.step - done.skipped)
+        except OSError as error:
+            _LOG.warning("step %d: %s `search ema` will do without this snapshot.", done.step, error)
+
         return patience is not None and done.step - done.best_step >= patience * self._config.validate_every
 
     def _sample(self, step: int) -> None:

@@ -26,7 +26,7 @@ VALUES = (
     "synthesis.steps=1e9", "x={", "x=*a",
 )  # fmt: skip
 PLAIN = ("--help", "--debug", "--version")
-SLOW = {"new", "bench", "search schedule", "search rbf", "evaluate classifier"}
+SLOW = {"new", "bench", "search schedule", "search rbf", "search ema", "evaluate classifier"}
 """Commands that take seconds where they work; they are drawn less often."""
 
 
@@ -154,6 +154,7 @@ def _base(words: str, world: World, folder: Path) -> tuple[list[str], Check | No
             [str(world.conf), "--study", "study.json", "-o", "best.yaml", "--trials", "1", "--trial-steps", "1"],
             has_files("study.json", "best.yaml"),
         ),
+        "search ema": ([run, "-o", "best", "--widths", "0.1"], has_files("best/config.json", "best/model.safetensors")),
         "evaluate pairs": ([clip, clip, "--metrics", "m_stft", "-j", "1"], says_no_nan),
         "evaluate sets": ([str(world.corpus), str(world.corpus), "--music"], None),
         "evaluate classifier": (["classifier.pt", str(world.words), "--updates", "1"], has_files("classifier.pt")),

@@ -73,6 +73,7 @@ class World:
         run_config = conftest.tiny_run_config.__wrapped__(self.manifest, config)
         values = run_config.model_dump(mode="json")
         values["training"] |= {"steps": 4, "checkpoint_every": 2, "validate_every": 2, "sample_every": 1000}
+        values["training"]["post_hoc_ema"] = {"snapshot_every": 2}
         self.conf.write_text(yaml.safe_dump(values, sort_keys=False))
         self._call("-q", "train", str(self.conf), "--run", str(self.run))
         timings, generated = self.folder / "timings.txt", self.folder / "generated" / "clip.wav"

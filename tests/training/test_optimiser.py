@@ -42,9 +42,9 @@ def test_average_is_a_weighted_sum_of_all_weights_so_far():
         history.append(network.weight.detach().clone())
         decay = ema_decay(torch.tensor(n, dtype=torch.float64), config)
         assert float(decay) == min(0.5, (1 + n) / (10 + n))
-        update_ema(average, network, 1 - decay)
+        update_ema(dict(average.named_parameters()), network, 1 - decay)
         before = average.weight.clone()
-        update_ema(average, network, 0 * decay)
+        update_ema(dict(average.named_parameters()), network, 0 * decay)
         assert torch.equal(average.weight, before)
         decay = float(decay)
         expected = decay * expected + (1 - decay) * history[-1]
