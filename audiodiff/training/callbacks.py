@@ -74,16 +74,31 @@ Callback = Callable[[TrainEvent], None]
 """Called with everything that happens in a run."""
 
 
+FullSpeed = Callable[[], float | None]
+"""Tells how many samples per second are an MFU of 1, see `audiodiff.training.utilisation`; None is unknown."""
+
+
+def _unknown() -> None:
+    """Return that a speed is not known."""
+
+
 class ThroughputMeter:
     """Mean losses and throughput over the steps since the last reading.
 
     Args:
         samples_per_step: Audio samples in a batch.
         clock: Seconds, from any start.
+        full_speed: Samples per second at a model FLOPs utilisation of 1; None where that is not known.
     """
 
-    def __init__(self, samples_per_step: int, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        samples_per_step: int,
+        clock: Callable[[], float] = time.monotonic,
+        full_speed: FullSpeed = _unknown,
+    ) -> None:
         self._samples_per_step = samples_per_step
+        self._full_speed = full_speed
         self._clock = clock
         self._began = clock()
         self._values: list[dict[str, float]] = []
@@ -101,13 +116,15 @@ class ThroughputMeter:
         return self._clock() - self._began
 
     def read(self) -> dict[str, float]:
-        """Return the means, `samples_per_second` and `steps_per_second`, and start again."""
+        """Return the means, `samples_per_second`, `steps_per_second` and, if it is known, `mfu`, and start again."""
         n_steps, seconds = len(self._values), max(self.seconds, 1e-9)
         means = {name: sum(values[name] for values in self._values) / n_steps for name in self._values[0]}
         means |= {
             "samples_per_second": n_steps * self._samples_per_step / seconds,
             "steps_per_second": n_steps / seconds,
         }
+        if (full_speed := self._full_speed()) is not None:
+            means["mfu"] = means["samples_per_second"] / full_speed
         self._values, self._began = [], self._clock()
         return means
 
@@ -131,11 +148,13 @@ def log_lines(
                 if left is None:
                     left = (total_steps - event.step) / means["steps_per_second"]
                 _LOG.info(
-                    "step %d of %d: loss %.4f, %.0f samples/s, %s left",
+                    "step %d of %d: loss %.4f, gradient norm %.3g, %.0f samples/s%s, %s left",
                     event.step,
                     total_steps,
                     means["loss"],
+                    means["gradient_norm"],
                     means["samples_per_second"],
+                    f", MFU {means['mfu']:.1%}" if "mfu" in means else "",
                     tqdm.format_interval(max(left, 0)),
                 )
         _report_the_rest(event)
@@ -215,9 +234,10 @@ def progress(
     total_steps: int,
     samples_per_step: int,
     seconds_left: Callable[[], float | None] = lambda: None,
+    full_speed: FullSpeed = _unknown,
 ) -> Iterator[Callback]:
     """Yield the callback that suits stderr: a bar on a terminal, lines elsewhere and where logging is quiet."""
-    meter = ThroughputMeter(samples_per_step)
+    meter = ThroughputMeter(samples_per_step, full_speed=full_speed)
     if _is_terminal():
         with progress_bar(first_step, total_steps, meter) as bar:
             yield bar
@@ -273,6 +293,7 @@ def tensorboard(
     samples_per_step: int,
     sample_rate: int,
     settings: Mapping[str, object] = MappingProxyType({}),
+    full_speed: FullSpeed = _unknown,
 ) -> Iterator[Callback]:
     """Yield a callback that writes curves, pictures and sounds for TensorBoard.
 
@@ -282,6 +303,7 @@ def tensorboard(
         samples_per_step: Audio samples in a batch.
         sample_rate: Of the sounds, in Hz.
         settings: Dotted key to value, for the tab HParams, where runs are compared by their last scores.
+        full_speed: For the curve of the MFU.
 
     Yields:
         The callback; one that does nothing, after a warning, where TensorBoard is not installed.
@@ -301,7 +323,7 @@ def tensorboard(
         yield lambda event: None
         return
     _write_settings(writer, settings)
-    meter = ThroughputMeter(samples_per_step)
+    meter = ThroughputMeter(samples_per_step, full_speed=full_speed)
     broken: list[OSError] = []
 
     def report(event: TrainEvent) -> None:

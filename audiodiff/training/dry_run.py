@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
-from torch.utils.flop_counter import FlopCounterMode
 
 from audiodiff.config import RunConfig
 from audiodiff.data.corpus import CropStream, open_corpus
@@ -23,6 +22,7 @@ from audiodiff.networks.base import isolated
 from audiodiff.training.distributed import init_distributed
 from audiodiff.training.initialisation import initialise
 from audiodiff.training.state import TrainState
+from audiodiff.training.utilisation import count_flops, full_speed
 
 MEASURED_STEPS = 3
 
@@ -36,6 +36,8 @@ class Cost:
         trained_parameters: How many the optimiser moves; `training.trained` may leave most as they are.
         flops_per_second: Floating-point operations of one network call, per second of audio; a multiplication and
             an addition count as two, as `torch.utils.flop_counter` counts them.
+        step_flops: Those of a training step, over all processes; without the few-step loss.
+        mfu: Fraction of what the device can do that the measured steps did; None where that is not known.
         memory: Bytes at the peak of a step: on a GPU measured, elsewhere weights, average, gradient, optimiser and what
             the backward pass needs of the forward pass.
         step_seconds: Seconds per step, without waiting for data: the median.
@@ -50,6 +52,8 @@ class Cost:
     parameters: int
     trained_parameters: int
     flops_per_second: float
+    step_flops: float
+    mfu: float | None
     memory: int
     step_seconds: float
     waiting_fraction: float
@@ -82,7 +86,9 @@ def measure_cost(config: RunConfig, on_progress: Callable[[float], object] = lam
         report = partial(on_progress, 1 / (MEASURED_STEPS + 3))  # data and model, all steps, the counting
         report()
         step_seconds, waiting_fraction, saved, peak = _measure_steps(state, config, stream, report)
-        flops = _count_flops(state, stream)
+        n_samples = stream.reader.n_samples
+        flops, training_flops = (count_flops(state.ema, state.config, n_samples, of) for of in (None, config.training))
+        speed = full_speed(state, n_samples)()
         report()
     weights = _bytes(state.ema.state_dict())
     stored = _bytes(state.state_dict())
@@ -90,18 +96,20 @@ def measure_cost(config: RunConfig, on_progress: Callable[[float], object] = lam
     gradient = sum(parameter.numel() * parameter.element_size() for parameter in trained)
     checkpoint = weights + stored
     n_clips = config.training.crops_per_step * distributed.world_size
-    crop_seconds = stream.reader.n_samples / stream.reader.sample_rate
+    crop_seconds = n_samples / stream.reader.sample_rate
     return Cost(
         parameters=sum(parameter.numel() for parameter in state.ema.parameters()),
         trained_parameters=sum(parameter.numel() for parameter in trained),
         flops_per_second=flops / crop_seconds,
+        step_flops=float(n_clips * training_flops),
+        mfu=None if speed is None else n_clips * n_samples / step_seconds / speed,
         memory=peak or weights + stored + gradient + saved,
         step_seconds=step_seconds,
         waiting_fraction=waiting_fraction,
         epoch_steps=stream.seconds / (n_clips * crop_seconds),
         steps=config.training.steps,
         checkpoint_bytes=checkpoint,
-        disk_bytes=checkpoint * (config.training.keep + 1) + 2 * weights,
+        disk_bytes=checkpoint * (config.training.keep + 1) + 2 * weights + _snapshot_bytes(state),
     )
 
 
@@ -152,23 +160,20 @@ def _counting_saved() -> Iterator[list[int]]:
         yield total
 
 
-def _count_flops(state: TrainState, stream: CropStream) -> int:
-    """Return the floating-point operations of one network call on one crop, its condition included."""
-    batch = next(stream.batches(0, 1))
-    prepared = state.objective.prepare(batch)
-    log_snr = torch.zeros(1, device=state.distributed.device)
-    counter = FlopCounterMode(display=False)
-    with torch.no_grad(), counter:
-        condition = None if prepared.mel is None else state.ema.encode(prepared.mel)
-        state.ema(prepared.clean, log_snr, condition, state.ema.embed(prepared.global_conditions))
-    return counter.get_total_flops()
+def _snapshot_bytes(state: TrainState) -> int:
+    """Return the size of all snapshots of a run."""
+    averages, settings = state.power_averages, state.training.post_hoc_ema
+    if averages is None or settings is None:
+        return 0
+    return sum(map(_bytes, averages.averages)) * math.ceil(state.training.steps / settings.snapshot_every)
 
 
 def _bytes(value: Any) -> int:
-    """Return the size of all tensors in nested mappings."""
+    """Return the size of all tensors in nested mappings and lists."""
     if isinstance(value, Tensor):
         return value.numel() * value.element_size()
-    return sum(map(_bytes, value.values())) if isinstance(value, dict) else 0
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return sum(map(_bytes, inner))
 
 
 def format_cost(cost: Cost) -> list[str]:
@@ -177,6 +182,8 @@ def format_cost(cost: Cost) -> list[str]:
     return [
         f"parameters            {cost.parameters / 1e6:.2f} M, {cost.trained_parameters / 1e6:.2f} M trained",
         f"FLOPs                 {cost.flops_per_second / 1e9:.2f} GFLOP per second of audio and network call",
+        f"training step         {cost.step_flops / 1e9:.2f} GFLOP"
+        + ("" if cost.mfu is None else f", MFU {cost.mfu:.1%}"),
         f"memory                {_size(cost.memory)}",
         f"step                  {cost.step_seconds:.3f} s; {cost.waiting_fraction:.1%} of the time waits for data",
         f"epoch                 {math.ceil(cost.epoch_steps)} steps, {_duration(epoch)}",

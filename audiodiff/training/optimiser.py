@@ -151,10 +151,14 @@ def set_trainable(network: Network, config: TrainingConfig) -> None:
         return
     network.requires_grad_(False)
     generator = torch.Generator().manual_seed(config.seed)
-    for layer in list(network.trunk.modules()):
-        if isinstance(layer, nn.Linear | nn.Conv1d):
-            adapter = LoRA(layer.weight, config.adapters.rank, config.adapters.alpha, generator)
-            parametrize.register_parametrization(layer, "weight", adapter)
+    for layer in adapted_layers(network):
+        adapter = LoRA(layer.weight, config.adapters.rank, config.adapters.alpha, generator)
+        parametrize.register_parametrization(layer, "weight", adapter)
+
+
+def adapted_layers(network: Network) -> list[nn.Linear | nn.Conv1d]:
+    """Return the layers of the trunk whose weights get adapters."""
+    return [layer for layer in network.trunk.modules() if isinstance(layer, nn.Linear | nn.Conv1d)]
 
 
 def describe_trainable(config: TrainingConfig) -> str:

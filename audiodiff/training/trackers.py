@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from audiodiff.errors import ConfigError, MissingPackageError, needed
-from audiodiff.training.callbacks import Callback, ThroughputMeter, TrainEvent, curve_points
+from audiodiff.training.callbacks import Callback, FullSpeed, ThroughputMeter, TrainEvent, curve_points
 
 PROJECT = "audiodiff"
 """What a run belongs to, where the tracker's own environment variables do not say."""
@@ -24,7 +24,11 @@ _LOG = logging.getLogger(__name__)
 
 @contextmanager
 def trackers(
-    names: Sequence[str], folder: Path, settings: Mapping[str, Any], samples_per_step: int
+    names: Sequence[str],
+    folder: Path,
+    settings: Mapping[str, Any],
+    samples_per_step: int,
+    full_speed: FullSpeed = lambda: None,
 ) -> Iterator[Callback]:
     """Yield a callback that logs the curves of a run to experiment trackers, and its settings as hyper-parameters.
 
@@ -33,6 +37,7 @@ def trackers(
         folder: Of the run, which is called like it.
         settings: Dotted key to value.
         samples_per_step: Audio samples in a batch.
+        full_speed: For the curve of the MFU.
 
     Yields:
         The callback. A tracker that fails later is left out with a warning: that is no reason to lose the run.
@@ -47,7 +52,7 @@ def trackers(
             started[name] = tracker = _start(name, folder)
             stack.callback(_unless_broken, name, tracker.finish)
             _unless_broken(name, tracker.store_init_configuration, _plain(settings))
-        meter = ThroughputMeter(samples_per_step)
+        meter = ThroughputMeter(samples_per_step, full_speed=full_speed)
 
         def report(event: TrainEvent) -> None:
             values = curve_points(event, meter)

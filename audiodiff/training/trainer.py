@@ -29,6 +29,7 @@ from audiodiff.training.post_hoc_ema import save_snapshot, snapshot_path
 from audiodiff.training.state import StepResult, TrainState
 from audiodiff.training.stopping import Clock, StopSignal, TimeBudget
 from audiodiff.training.trackers import trackers
+from audiodiff.training.utilisation import full_speed
 from audiodiff.training.validation import Validator, choose_samples, make_clips
 
 _LOG = logging.getLogger(__name__)
@@ -126,12 +127,13 @@ def _reporters(
     stack: ExitStack, config: RunConfig, folder: RunFolder, corpus: Corpus, state: TrainState, budget: TimeBudget
 ) -> Iterator[Callback]:
     step = state.progress.step
-    samples_per_step = state.distributed.world_size * config.training.crops_per_step * corpus.training.reader.n_samples
-    yield stack.enter_context(progress(step, config.training.steps, samples_per_step, lambda: budget.left))
-    rate, settings = corpus.training.reader.sample_rate, flattened(config.model_dump(mode="json"))
-    yield stack.enter_context(tensorboard(folder.tensorboard, step, samples_per_step, rate, settings))
+    reader, settings = corpus.training.reader, flattened(config.model_dump(mode="json"))
+    size = state.distributed.world_size * config.training.crops_per_step * reader.n_samples
+    speed = full_speed(state, reader.n_samples)
+    yield stack.enter_context(progress(step, config.training.steps, size, lambda: budget.left, speed))
+    yield stack.enter_context(tensorboard(folder.tensorboard, step, size, reader.sample_rate, settings, speed))
     if config.training.trackers:
-        yield stack.enter_context(trackers(config.training.trackers, folder.path, settings, samples_per_step))
+        yield stack.enter_context(trackers(config.training.trackers, folder.path, settings, size, speed))
 
 
 class Trainer:
@@ -209,9 +211,9 @@ class Trainer:
                 self._save_snapshot()
             else:
                 stop_signal.received = stop_signal.received or signal.SIGTERM  # which another process has received
+            self._save_last()
         if stop_signal.received:
             _LOG.info("%s: stopped after step %d, saved", stop_signal.received.name, done.step)
-            self._save_last()
         elif self._ran_out_of_patience():
             _LOG.info("no better validation for %d steps: stopped after step %d", done.step - done.best_step, done.step)
             return True
@@ -260,10 +262,10 @@ class Trainer:
         if not (validate or sample or save or snapshot) or not self._state.distributed.is_main_process:
             return
         self._flush()
-        if validate:
-            self._validate_and_keep_best()
         if snapshot:
             self._save_snapshot()  # before a checkpoint, from which a resumed run would not come by here again
+        if validate:
+            self._validate_and_keep_best()
         if sample and self._budget.allows("samples"):
             self._sample(step)
         if save:
@@ -291,8 +293,6 @@ class Trainer:
                 done.best_loss, done.best_step = result.loss, done.step
                 self._checkpointer.save_best(result.loss)
 
-    def _ran_out_of_patience(self) -> bool:
-        done, patience = self._state.progress, self._config.patience
     def _save_snapshot(self) -> None:
         done, averages = self._state.progress, self._state.power_averages
         if averages is None or done.step == done.skipped:
@@ -302,6 +302,8 @@ class Trainer:
         except OSError as error:
             _LOG.warning("step %d: %s `search ema` will do without this snapshot.", done.step, error)
 
+    def _ran_out_of_patience(self) -> bool:
+        done, patience = self._state.progress, self._config.patience
         return patience is not None and done.step - done.best_step >= patience * self._config.validate_every
 
     def _sample(self, step: int) -> None:

@@ -53,14 +53,14 @@ def test_the_meter_gives_means_and_speed_and_begins_anew():
 
 def test_lines_come_now_and_then_with_loss_speed_and_time_left(caplog):
     clock = Clock()
-    report = log_lines(1000, ThroughputMeter(1000, clock))
+    report = log_lines(1000, ThroughputMeter(1000, clock, lambda: 8000.0))
     with caplog.at_level(logging.INFO):
         for number in range(1, 71):
             clock.now += 1
             report(step(number))
     assert [record.message for record in caplog.records] == [
-        "step 31 of 1000: loss 0.5000, 1000 samples/s, 16:09 left",
-        "step 62 of 1000: loss 0.5000, 1000 samples/s, 15:38 left",
+        "step 31 of 1000: loss 0.5000, gradient norm 1, 1000 samples/s, MFU 12.5%, 16:09 left",
+        "step 62 of 1000: loss 0.5000, gradient norm 1, 1000 samples/s, MFU 12.5%, 15:38 left",
     ]
 
 
@@ -99,7 +99,7 @@ def test_the_bar_shows_loss_and_speed(monkeypatch):
 def test_tensorboard_gets_curves_pictures_and_sounds(tmp_path):
     clip = Clip("anna", torch.zeros(1, 800), torch.ones(1, 800), {"m_stft": 1.0})
     other = replace(clip, name="bert", scores={"m_stft": 2.0})
-    with tensorboard(tmp_path, 0, 1000, 8000) as report:
+    with tensorboard(tmp_path, 0, 1000, 8000, full_speed=lambda: 1e9) as report:
         for number in range(1, 21):
             report(step(number, number))
         report(TrainEvent("skipped", 21, {"skipped": 1}))
@@ -114,6 +114,7 @@ def test_tensorboard_gets_curves_pictures_and_sounds(tmp_path):
     assert set(tags["scalars"]) == {
         "training/loss",
         "training/gradient_norm",
+        "training/mfu",
         "training/learning_rate",
         "training/samples_per_second",
         "training/steps_per_second",

@@ -55,7 +55,8 @@ def test_memory_grows_with_the_batch_and_shrinks_with_checkpointing(tiny_run_con
 
 def test_lines_have_units(cost):
     lines = format_cost(cost)
-    assert len(lines) == 8
+    assert len(lines) == 9
     assert lines[0] == f"parameters            {cost.parameters / 1e6:.2f} M, {cost.parameters / 1e6:.2f} M trained"
     assert any("GFLOP per second of audio" in line for line in lines)
+    assert lines[2] == f"training step         {cost.step_flops / 1e9:.2f} GFLOP, MFU {cost.mfu:.1%}"
     assert sum("MB" in line for line in lines) == 3
