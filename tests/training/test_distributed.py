@@ -57,14 +57,16 @@ def test_alone_nothing_of_it_is_imported(tmp_path, tiny_run_config):
     assert result.stdout == "False\n"
 
 
-def launched(tmp_path: Path, config: RunConfig, run: Path, *options: str) -> list[subprocess.Popen]:
+def launched(
+    tmp_path: Path, config: RunConfig, run: Path, *options: str, program: tuple[str, ...] = ("-m", "audiodiff")
+) -> list[subprocess.Popen]:
     """Start two processes as `accelerate launch` and torchrun do: through their environment."""
     path = tmp_path / f"{run.name}.yaml"
     path.write_text(yaml.safe_dump(config.model_dump(mode="json")))
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "WORLD_SIZE": "2"}
-    command = [sys.executable, "-m", "audiodiff", "train", path, "--run", run, *options]
+    command = [sys.executable, *program, "train", path, "--run", run, *options]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "cwd": ROOT}
     ranks = [{"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(2)]
     return [subprocess.Popen(command, env=os.environ | address | rank, **pipes) for rank in ranks]
@@ -111,6 +113,51 @@ def test_two_processes_that_accumulate_train_as_one_with_four_times_the_batch(tm
     config = changed(tiny_run_config, data={"mel_noise_db": 1.0}, sample_every=100)
     train(changed(config, batch_size=8), tmp_path / "one")
     ended(launched(tmp_path, changed(config, batch_size=2, gradient_accumulation_steps=2), tmp_path / "two"))
+    torch.testing.assert_close(weights(tmp_path / "two"), weights(tmp_path / "one"), atol=2e-5, rtol=1e-3)
+
+
+SLOW_VALIDATION = """
+import os, sys, time
+import torch
+from audiodiff.__main__ import main
+from audiodiff.training.state import TrainState
+from audiodiff.training.validation import Validator
+
+def say(*words):
+    print(*words, time.time(), flush=True)
+
+step, validate = TrainState.step, Validator.__call__
+
+def timed_step(state, *arguments, **named):
+    results = step(state, *arguments, **named)
+    say("rank", os.environ["RANK"], "step", state.progress.step)
+    return results
+
+def slow_validation(validator, network):
+    say("validation begins")
+    time.sleep(2)
+    result = validate(validator, network)
+    say("validation ends")
+    return result
+
+TrainState.step, Validator.__call__ = timed_step, slow_validation
+main()
+"""
+
+
+@pytest.mark.slow
+def test_the_others_wait_for_a_slow_validation(tmp_path, tiny_run_config):
+    config = changed(tiny_run_config, sample_every=100)
+    train(changed(config, batch_size=8), tmp_path / "one")
+    stdout, _ = ended(launched(tmp_path, config, tmp_path / "two", program=("-c", SLOW_VALIDATION)))
+    said = [line.split() for line in stdout.splitlines()]
+    begins, ends = (
+        [float(line[-1]) for line in said if line[:2] == ["validation", what]] for what in ("begins", "ends")
+    )
+    steps = {(line[1], int(line[3])): float(line[-1]) for line in said if line[0] == "rank"}
+    assert len(begins) == len(ends) == 4  # twice, each on validation and on training crops
+    assert ("1", 8) in steps
+    assert steps["0", 4] < begins[0] < ends[1] < steps["1", 5]  # the other has waited in the middle of a step
     torch.testing.assert_close(weights(tmp_path / "two"), weights(tmp_path / "one"), atol=2e-5, rtol=1e-3)
 
 
