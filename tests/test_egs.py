@@ -146,7 +146,7 @@ def test_a_stopped_training_ends_every_eg(eg, tmp_path):
     stub.parent.mkdir()
     stub.write_text(f'#!/bin/sh\necho "$1" >> {tmp_path}/called\n[ "$1" != train ] || exit 143\n')
     stub.chmod(0o755)
-    usage = re.search(r"usage=(\S+|\"[^\"]*\")", (eg / "run.sh").read_text(encoding="utf-8"))
+    usage = re.search(r"usage=(\"[^\"]*\"|\S+)", (eg / "run.sh").read_text(encoding="utf-8"))
     words = [str(tmp_path)] * len(usage[1].strip('"').split() if usage else [])
     environment = os.environ | {"PATH": f"{stub.parent}:{os.environ['PATH']}"}
     command = ["bash", str(eg / "run.sh"), *words, "--stage", "1"]

@@ -1,49 +1,50 @@
 #!/usr/bin/env bash
-# RBF against sinusoidal noise-level embedding, three seeds each; with a small network also Fourier features, training on
-# grids of noise levels, and what else can be switched.
-here=$(dirname "$0") usage=FOLDER_WITH_RECORDINGS exp=exp/embedding
-conf=("$here/conf/rbf.yaml" "$here/conf/sinusoidal.yaml")
-data() { audiodiff prepare "$1" "$exp/data" --valid-fraction 0.1 --test-fraction 0.1; }
-each_run() { # calls a function with the configuration, the seed and the folder of each run
-  local file seed
-  for file in "${conf[@]}"; do
-    for seed in 0 1 2; do "$1" "$file" "$seed" "$exp/$(basename "$file" .yaml)-$seed"; done
-  done
+# What the RBF noise-level embedding buys: one thing at a time is varied in a vocoder and in a generator of spoken digits,
+# with three seeds; the embeddings also in a larger vocoder, and in training on a grid of noise levels.
+here=$(dirname "$0") usage="READER FSDD" exp=exp/embedding
+conf=()
+embedding=model.network.embedding
+data() {
+  audiodiff prepare "$1" "$exp/data" --valid-fraction 0.1 --test-fraction 0.1
+  python -m recipes.fsdd "$2" "$exp/digits-data"
 }
-train_one() { audiodiff train "$1" --run "$3" ${settings[@]+"${settings[@]}"} --set "training.seed=$2"; }
-vocode_one() {
-  echo "== $(basename "$1" .yaml), seed $2"
-  audiodiff vocode "$exp/data/test.jsonl" --model "$3/last" --output "$3/wav" --resample --overwrite ${score:+--score}
-}
-small() { # a name, and settings
-  local name=$1
+sweep() { # a configuration, and what varies
+  local file=$1
   shift
-  audiodiff train "$here/conf/small.yaml" --run "$exp/small-$name" ${settings[@]+"${settings[@]}"} "$@"
+  audiodiff train "$here/conf/$file" --run "$exp/${file%.yaml}" --seeds 0,1,2 ${settings[@]+"${settings[@]}"} "$@"
+}
+sweep_all() { # the first, kind=rbf, is what the others are compared with
+  sweep "$1" --vary $embedding.kind=rbf,sinusoidal,fourier
+  sweep "$1" --vary $embedding.fourier_scale=2 --set $embedding.kind=fourier
+  sweep "$1" --vary $embedding.centres=4,8,16,64
+  sweep "$1" --vary $embedding.spread=4
+  sweep "$1" --vary $embedding.initialisation=quantiles,random,k-means
+  sweep "$1" --vary $embedding.learnable=false
 }
 train_on_grids() { # validation at the levels of the grid and halfway between
-  local levels kind
-  for levels in 50 9; do
-    for kind in rbf fourier sinusoidal; do
-      small "$levels-$kind" --set "model.network.embedding.kind=$kind" --set "model.diffusion.n_levels=$levels" \
-        --set "training.validation_levels=$((2 * levels - 1))"
-    done
+  local kind
+  for kind in rbf fourier sinusoidal; do
+    audiodiff train "$here/conf/vocoder.yaml" --run "$exp/grid/$kind" ${settings[@]+"${settings[@]}"} --set training.steps=600 \
+      --set $embedding.kind=$kind --set model.diffusion.n_levels=50 --set training.validation_levels=99
   done
 }
-train_switched() {
-  small plain
-  small rbf-layers --set model.network.activation=rbf
-  small min-snr --set training.loss_weighting=min-snr
-}
-train() { # on lines of their own: a failure before && would not end the script
-  each_run train_one
+train() {
+  sweep_all vocoder.yaml
+  sweep_all digits.yaml
+  sweep vocoder.yaml --vary model.network.activation=rbf
+  sweep large.yaml --vary $embedding.kind=rbf,sinusoidal
   train_on_grids
-  train_switched
 }
-synthesise() { each_run vocode_one; }
-evaluate() {
-  score=yes each_run vocode_one
-  for what in 50-{rbf,fourier,sinusoidal} 9-{rbf,fourier,sinusoidal} plain rbf-layers min-snr; do
-    audiodiff plot loss-by-noise-level "$exp/small-$what" --output "$exp/levels-$what.svg"
+synthesise() { # scores go to scores.txt of each folder
+  local run
+  for run in "$exp"/vocoder/{kind,fourier_scale,activation}=*/seed=* "$exp"/large/*/seed=*; do
+    audiodiff vocode "$exp/data/test.jsonl" --model "$run/last" --output "$run/wav" --resample --overwrite --score | tee "$run/scores.txt"
   done
+}
+evaluate() {
+  local name
+  for name in vocoder digits large; do audiodiff compare "$exp/$name/kind=rbf" "$exp/$name"; done
+  audiodiff plot rbf "$exp"/{vocoder,digits}/kind=rbf/seed=0/last --output "$exp/centres.svg"
+  audiodiff plot loss-by-noise-level "$exp"/grid/* --output "$exp/levels.svg"
 }
 source "$here/../../run.sh"
