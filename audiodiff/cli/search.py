@@ -229,7 +229,7 @@ def _draw(found: Mapping[int, SearchResult], scorer: Scorer, plot: Path) -> None
     "--seeds",
     type=Numbers(SEED, example="0,1,2"),
     metavar="N,...",
-    help="Train each trial with each seed, and rank by the mean.  [default: training.seed of the file]",
+    help="Training seeds: each trial is trained with each, and ranked by the mean.  [default: training.seed]",
 )
 @opt.expert("--over", multiple=True, metavar="FIELD", help="Search only this field; may be repeated.")
 @opt.threads

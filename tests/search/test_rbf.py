@@ -269,14 +269,3 @@ def test_a_run_that_has_nothing_to_search_is_refused(search, tmp_path, changes, 
     other = parse_config(type(config), change(config.model_dump(mode="json"), changes), "a test")
     with pytest.raises(ConfigError, match=message):
         search_rbf(SearchConfig(other, "random", 2, 3), tmp_path / "s.log")
-
-
-def test_a_short_run_is_decided_by_configuration_and_seed(tiny_run_config):
-    steps = []
-    loss, basis = short_run(tiny_run_config, 3, lambda: steps.append(1))
-    assert short_run(tiny_run_config, 3) == (loss, basis)
-    assert len(steps) == 3
-    assert len(basis.centres) == 8
-    assert len(set(basis.spreads)) > 1
-    other, _ = short_run(with_embedding(tiny_run_config, {"spread": 4.0}), 3)
-    assert other != loss
