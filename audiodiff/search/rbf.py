@@ -119,12 +119,20 @@ class SearchConfig:
     @property
     def fingerprint(self) -> dict[str, Any]:
         """What results depend on, for a study file."""
+        return self._fingerprint(self.config.model_dump(mode="json", exclude_defaults=True))
+
+    @property
+    def old_fingerprint(self) -> dict[str, Any]:
+        """The same as studies had it that spelt defaults out; what they did not know is left out where it is empty."""
         plain = self.config.model_dump(mode="json")
         embedding = plain["model"]["network"]["embedding"]
-        for name in ("centre_positions", "centre_spreads"):  # left out if empty, as in studies from before them
+        for name in ("centre_positions", "centre_spreads"):
             if not embedding[name]:
                 del embedding[name]
-        checksum = blake2b(json.dumps(plain, sort_keys=True).encode(), digest_size=8).hexdigest()
+        return self._fingerprint(plain)
+
+    def _fingerprint(self, config: Mapping[str, Any]) -> dict[str, Any]:
+        checksum = blake2b(json.dumps(config, sort_keys=True).encode(), digest_size=8).hexdigest()
         return {"study": "rbf", "config": checksum, "trial_steps": self.steps, "over": list(self.over)}
 
 
@@ -307,11 +315,12 @@ def _open_study(path: Path, search: SearchConfig) -> optuna.Study:
     name = f"{search.method}, seed {search.seed}"
     study = optuna.create_study(storage=storage, study_name=name, load_if_exists=True)
     known = study.user_attrs.get("fingerprint")
-    if known not in (None, search.fingerprint):
+    if known not in (None, search.fingerprint, search.old_fingerprint):
         raise ConfigError(
             f"{path} belongs to another search: {known} there, {search.fingerprint} here. Choose another --study file."
         )
-    study.set_user_attr("fingerprint", search.fingerprint)
+    if known is None:
+        study.set_user_attr("fingerprint", search.fingerprint)
     return study
 
 
@@ -356,7 +365,8 @@ def _suggest(trial: optuna.Trial, parameter: SearchParameter, value: Value) -> N
 def _by_gradient(search: SearchConfig, path: Path, on_step: OnStep) -> SearchResult:
     """Train centres and spreads from where the configuration puts them; what the best seed's became is the result."""
     config = with_embedding(search.config, {"learnable": True})
-    study = Study(path, search.fingerprint | {"method": "gradient"})
+    method = {"method": "gradient"}
+    study = Study(path, search.fingerprint | method, search.old_fingerprint | method)
     done = {trial.get("seed", config.training.seed): trial for trial in study}
     for seed in search.seeds:
         if seed in done:

@@ -39,12 +39,15 @@ class Study:
     Args:
         path: The file; made if it is not there.
         fingerprint: What the results depend on, as plain values; a file that belongs to something else is refused.
+        old_fingerprint: The same as files from earlier versions have it.
 
     Raises:
         ConfigError: If the file cannot be read, or belongs to another search.
     """
 
-    def __init__(self, path: Path, fingerprint: Mapping[str, Any]) -> None:
+    def __init__(
+        self, path: Path, fingerprint: Mapping[str, Any], old_fingerprint: Mapping[str, Any] | None = None
+    ) -> None:
         self._path = path
         self._trials: list[dict[str, Any]] = []
         plain = json.loads(json.dumps(dict(fingerprint)))
@@ -54,7 +57,7 @@ class Study:
             return
         first, *self._trials = self._read()
         differing = sorted(name for name in plain.keys() | first.keys() if plain.get(name) != first.get(name))
-        if differing:
+        if differing and first != old_fingerprint:
             what = "; ".join(f"{name} is {first.get(name)!r} there and {plain.get(name)!r} here" for name in differing)
             raise ConfigError(f"{path} belongs to another search: {what}. Choose another --study file.")
 

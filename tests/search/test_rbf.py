@@ -1,7 +1,9 @@
 """A search of the embedding: short runs that differ in it alone, kept through a kill, the best written down."""
 
 import itertools
+import json
 import sys
+from hashlib import blake2b
 
 import pytest
 
@@ -197,7 +199,7 @@ def test_a_study_from_before_several_seeds_is_continued(search, losses, tmp_path
     optuna = pytest.importorskip("optuna")
     backend = optuna.storages.journal.JournalFileBackend(str(tmp_path / "s.log"))
     study = optuna.create_study(storage=optuna.storages.JournalStorage(backend), study_name="random, seed 0")
-    study.set_user_attr("fingerprint", search(trials=2).fingerprint)
+    study.set_user_attr("fingerprint", search(trials=2).old_fingerprint)
     study.enqueue_trial({"centres": 8, "spread": 1.0}, user_attrs={"number": 0})
     trial = study.ask()
     trial.suggest_int("centres", 2, 4096, log=True)
@@ -210,18 +212,22 @@ def test_a_study_from_before_several_seeds_is_continued(search, losses, tmp_path
 
 def test_a_gradient_study_from_before_several_seeds_is_continued(search, losses, tmp_path):
     old = {"loss": -1.0, "spread": 1.1, "centres": [0.5] * 8, "spreads": [1.25] * 8}
-    Study(tmp_path / "g.jsonl", search("gradient").fingerprint | {"method": "gradient"}).add(old)
+    Study(tmp_path / "g.jsonl", search("gradient").old_fingerprint | {"method": "gradient"}).add(old)
     found = search_rbf(search("gradient", training_seeds=(0, 1)), tmp_path / "g.jsonl")
     assert found.losses == {0: -1.0, 1: 1.5}
     assert len(losses) == 1
     assert found.embedding["centre_spreads"] == [1.25] * 8  # those of the seed with the lowest loss
 
 
-def test_fields_that_are_new_and_empty_do_not_change_the_fingerprint_of_a_study(search):
-    embedding = search().config.model_dump(mode="json")["model"]["network"]["embedding"]
-    assert {"centre_positions", "centre_spreads"} <= embedding.keys()
-    given = with_embedding(search().config, {"centre_spreads": [1.0] * 8})
-    assert SearchConfig(given, "random", 4, 3, over=("domain",)).fingerprint["config"] != search().fingerprint["config"]
+def test_what_a_study_belongs_to_does_not_change_with_fields_that_are_new(search):
+    plain = search().config.model_dump(mode="json")
+    for name in ("centre_positions", "centre_spreads"):
+        del plain["model"]["network"]["embedding"][name]  # as in versions that had neither
+    checksum = blake2b(json.dumps(plain, sort_keys=True).encode(), digest_size=8).hexdigest()
+    assert search().old_fingerprint["config"] == checksum
+    given = SearchConfig(with_embedding(search().config, {"centre_spreads": [1.0] * 8}), "random", 4, 3)
+    for name in ("fingerprint", "old_fingerprint"):
+        assert getattr(given, name)["config"] != getattr(search(), name)["config"]
 
 
 def test_what_gradient_search_learned_is_what_the_next_run_begins_with(search, tmp_path):
