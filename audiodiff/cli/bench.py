@@ -49,11 +49,18 @@ def _dtype(word: str) -> str:
     return word
 
 
-@click.command("bench", cls=Verb)
+@click.command(
+    "bench",
+    cls=Verb,
+    examples=(
+        "audiodiff bench --quick",
+        "audiodiff bench speech-22k --lengths 1,10 --json speed.json",
+    ),
+)
 @click.argument("models", nargs=-1, metavar="[MODEL ...]")
-@click.option("--quick", is_flag=True, help="Half a minute: one short clip, small training batches, few repeats.")
+@click.option("--quick", is_flag=True, help="Take half a minute: one short clip, small training batches, few repeats.")
 @click.option("--against", type=click.Choice(["diffwave"]), help="Compare with this PyPI package on the same weights.")
-@click.option("--memory/--no-memory", default=True, show_default=True, help="Measure memory in comparisons too.")
+@opt.expert("--memory/--no-memory", default=True, show_default=True, help="Measure memory in comparisons too.")
 @click.option("--training/--no-training", default=True, show_default=True, help="Benchmark training steps too.")
 @click.option("--streaming/--no-streaming", default=True, show_default=True, help="Benchmark streams too.")
 @click.option(
@@ -66,7 +73,7 @@ def _dtype(word: str) -> str:
     "--lengths",
     type=Numbers(SECONDS, example="5,60"),
     metavar="SECONDS,...",
-    help="Lengths of a clip.  [default: 5,60; quick: 1]",
+    help="Lengths of the clips.  [default: 5,60; quick: 1]",
 )
 @opt.expert(
     "--batches",
@@ -95,7 +102,9 @@ def _dtype(word: str) -> str:
 )
 @opt.expert("--all", "every_combination", is_flag=True, help="Measure every combination, not one varied at a time.")
 @opt.device
-@opt.expert("--repeats", type=COUNT, metavar="N", help="Most repeats of a measurement.  [default: 5; quick: 2]")
+@opt.expert(
+    "--repeats", type=COUNT, metavar="N", help="Maximum number of repeats of a measurement.  [default: 5; quick: 2]"
+)
 def command(*, models: tuple[str, ...], json_path: str | None, table: Path | None, **options: Any) -> None:
     """Benchmark synthesis and training on this machine. Stop other programs first.
 

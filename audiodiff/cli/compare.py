@@ -11,7 +11,14 @@ from audiodiff.cli.progress import loading
 from audiodiff.cli.verbs import Verb
 
 
-@click.command("compare", cls=Verb)
+@click.command(
+    "compare",
+    cls=Verb,
+    examples=(
+        "audiodiff compare exp/vocoder/",
+        "audiodiff compare exp/a exp/b --plot losses.png",
+    ),
+)
 @click.argument("runs", nargs=-1, required=True, type=opt.EXISTING_FOLDER, metavar="RUNS...")
 @click.option(
     "--metric", default="loss", show_default=True, metavar="NAME", help="loss, m_stft, log_mel, pesq_wb, estoi ..."

@@ -14,7 +14,14 @@ from audiodiff.cli.verbs import Verb
 _BETA = Number(float, above=0, below=1)
 
 
-@click.command("convert", cls=Verb)
+@click.command(
+    "convert",
+    cls=Verb,
+    examples=(
+        "audiodiff convert weights.pt my_vocoder/",
+        "audiodiff vocode recording.wav -o out.wav --model my_vocoder/ --clamp",
+    ),
+)
 @click.argument("checkpoint", metavar="CHECKPOINT", type=opt.PATH)
 @click.argument("folder", metavar="FOLDER", type=opt.FOLDER)
 @click.option(
@@ -25,7 +32,7 @@ _BETA = Number(float, above=0, below=1)
     show_default=True,
     help="Project of the checkpoint; auto judges by the names of its tensors.",
 )
-@opt.expert("--sample-rate", type=SAMPLE_RATE, metavar="HZ", help="Where the file does not say.")
+@opt.expert("--sample-rate", type=SAMPLE_RATE, metavar="HZ", help="Sample rate, where the file does not say.")
 @opt.expert(
     "--dilation-cycle", type=DILATION_CYCLE, metavar="N", help="Layers per dilation cycle, where the file does not say."
 )

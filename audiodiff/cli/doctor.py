@@ -23,7 +23,14 @@ _NAMED = 3
 """How many files a line names before it only counts."""
 
 
-@click.command("doctor", cls=Verb)
+@click.command(
+    "doctor",
+    cls=Verb,
+    examples=(
+        "audiodiff doctor recordings/",
+        "audiodiff doctor data/train.jsonl data/valid.jsonl data/test.jsonl",
+    ),
+)
 @click.argument("data", nargs=-1, required=True, metavar="DATA...", type=opt.EXISTING)
 @click.option("--json", "as_json", is_flag=True, help="Print everything as JSON, with all file names.")
 @opt.expert(

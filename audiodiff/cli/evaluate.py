@@ -59,7 +59,7 @@ def _systems_options(function: Any) -> Any:
     return function
 
 
-@command.command("pairs")
+@command.command("pairs", examples=("audiodiff evaluate pairs generated/ recordings/ --report page/",))
 @_systems_options
 @click.option(
     "--metrics",
@@ -69,7 +69,7 @@ def _systems_options(function: Any) -> Any:
     show_default=True,
     help="Metrics, sets of them, or MODULE:FUNCTION of your own; `audiodiff evaluate metrics` explains them.",
 )
-@click.option("--csv", "csv_path", type=opt.FILE, metavar="FILE", help="Store a line per recording as CSV.")
+@opt.expert("--csv", "csv_path", type=opt.FILE, metavar="FILE", help="Store a line per recording as CSV.")
 @click.option(
     "--nearest",
     is_flag=True,
@@ -95,7 +95,7 @@ def _systems_options(function: Any) -> Any:
     metavar="SECONDS",
     default=0.1,
     show_default=True,
-    help="Pairs that differ more in length are not compared; the longer is cut.",
+    help="Largest difference in length: of a pair within it the longer is cut, others are left out.",
 )
 @opt.expert(
     "--max-lag",
@@ -103,7 +103,7 @@ def _systems_options(function: Any) -> Any:
     metavar="MS",
     default=50.0,
     show_default=True,
-    help="Pairs with a larger delay are not compared.",
+    help="Largest delay; pairs with a larger one are left out.",
 )
 @opt.expert("--align", is_flag=True, help="Undo the delay of each recording first.")
 @opt.expert(
@@ -135,14 +135,13 @@ def pairs(*, generated: Path, reference: Path, name: str | None, others: Sequenc
     """
     with loading("the metrics"):
         from audiodiff.evaluation.evaluate import AlignmentOptions, evaluate, read_timings
+        from audiodiff.evaluation.listening_test import check_report
         from audiodiff.evaluation.listing import list_recordings, match_files
         from audiodiff.evaluation.nearest import match_nearest
         from audiodiff.evaluation.scoring import resolve_metrics
 
-    if options["report"]:
-        from audiodiff.evaluation.listening_test import check_report
-
-        check_report()
+        if options["report"]:
+            check_report()
     systems = _systems(name or generated.stem, generated, others)
     timings = read_timings(options["timings"]) if options["timings"] else None
     metrics, notes = resolve_metrics(options["metrics"].replace(" ", "").split(",") + ["timing"] * bool(timings))
@@ -179,7 +178,7 @@ def _embedder(ctx: click.Context, param: click.Parameter, value: str | None) -> 
     return None if value is None else Path(str(opt.EXISTING_FILE.convert(value, param, ctx)))
 
 
-@command.command("sets")
+@command.command("sets", examples=("audiodiff evaluate sets generated/ data/train.jsonl --classifier classifier.pt",))
 @_systems_options
 @click.option(
     "--classifier",

@@ -16,7 +16,14 @@ if TYPE_CHECKING:
     from audiodiff.networks import Network
 
 
-@click.command("export", cls=Verb)
+@click.command(
+    "export",
+    cls=Verb,
+    examples=(
+        "audiodiff export exp/vocoder/best my_vocoder/ --half",
+        "audiodiff export exp/vocoder/best graphs/ --format onnx",
+    ),
+)
 @click.argument("model", metavar="MODEL")
 @click.argument("target", metavar="FOLDER|hub:OWNER/NAME", type=opt.FOLDER)
 @click.option(

@@ -17,36 +17,48 @@ if TYPE_CHECKING:
     from audiodiff.engine.choose import Dtype
     from audiodiff.pipelines.generate_files import GenerateOptions
 
+EXAMPLES = (
+    "audiodiff generate --model drums-22k --label kick --count 4 -o kicks/",
+    "audiodiff generate --model words-16k --label yes --seed 7 -o words/",
+)
 
-@click.command("generate", cls=Verb)
+
+@click.command("generate", cls=Verb, examples=EXAMPLES)
 @click.option(
-    "--model", required=True, metavar="NAME|FOLDER", help="A bundled model, a model folder or hub:OWNER/NAME."
+    "--model",
+    required=True,
+    metavar="NAME|FOLDER",
+    help="A bundled generator (`audiodiff info` lists them), a model folder or hub:OWNER/NAME.",
 )
 @click.option("--output", "-o", required=True, type=opt.FOLDER, metavar="DIR", help="Folder for the clips.")
-@click.option("--label", metavar="NAME", help="Class; `audiodiff info MODEL` lists a model's labels.")
+@click.option("--label", metavar="NAME", help="What to generate; `audiodiff info MODEL` lists a model's labels.")
 @click.option("--count", type=COUNT, default=1, show_default=True, metavar="N", help="How many clips.")
-@click.option("--seconds", type=SECONDS, metavar="SECONDS", help="Length of each clip.")
+@click.option("--seconds", type=SECONDS, metavar="SECONDS", help="Length of each clip.  [default: the model's]")
+@opt.seed("of the first clip; each further clip takes the next")
 @click.option(
     "--level",
     type=LEVEL,
     metavar="DB",
     help="Peak of each clip in dBFS, or its loudness, such as -16LUFS.  [default: -1]",
 )
-@click.option(
+@opt.expert_steps
+@opt.expert_overwrite
+@opt.expert(
     "--raw", is_flag=True, help="Leave level and ends of the clips as they come, in 32-bit floating-point files."
 )
-@click.option(
+@opt.expert(
     "--guidance",
     type=GUIDANCE,
     metavar="SCALE",
-    help="Classifier-free guidance scale: 1 is none; 2 to 4 gives clearer, less varied clips at twice the cost.",
+    help="Classifier-free guidance scale: 1 is none; 2 to 4 gives clearer, less varied clips at twice the cost.  "
+    "[default: the model's]",
 )
 @opt.expert("--speaker", metavar="NAME", help="Speaker; `audiodiff info MODEL` lists a model's speakers.")
 @opt.expert(
     "--vector",
     type=opt.EXISTING_FILE,
     metavar="FILE.npy",
-    help="Embedding to condition on, of the model's vector_width.",
+    help="Embedding to condition on, for a model that takes one.",
 )
 @opt.expert(
     "--guidance-rescale",

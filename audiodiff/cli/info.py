@@ -24,7 +24,14 @@ UNUSED = {
 PACKAGES = ("torch", "torchaudio", "librosa", "soundfile", "numpy")
 
 
-@click.command("info", cls=Verb)
+@click.command(
+    "info",
+    cls=Verb,
+    examples=(
+        "audiodiff info",
+        "audiodiff info drums-22k",
+    ),
+)
 @click.argument("model", required=False, metavar="[MODEL]")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(*, model: str | None, as_json: bool) -> None:

@@ -202,5 +202,5 @@ class Audiodiff(click.Group):
 def main() -> None:
     """Audio generation by waveform diffusion.
 
-    `audiodiff COMMAND --help` explains a command.
+    `audiodiff COMMAND --help` explains a command, with examples at its end.
     """

@@ -21,7 +21,14 @@ if TYPE_CHECKING:
 SHOWN = 4
 
 
-@click.command("mel-match", cls=Verb)
+@click.command(
+    "mel-match",
+    cls=Verb,
+    examples=(
+        "audiodiff mel-match mels/",
+        "audiodiff mel-match a.npy --audio a.wav --output convention.yaml",
+    ),
+)
 @click.argument("mels", nargs=-1, type=opt.EXISTING, metavar="MELS...")
 @click.option("--list", "list_all", is_flag=True, help="List the conventions of the table, and who makes such mels.")
 @click.option(

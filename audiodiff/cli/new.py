@@ -30,7 +30,14 @@ _FEW_STEPS = 30
 _KINDS = ("voice", "instrument", "one-shots")
 
 
-@click.command("new", cls=Verb)
+@click.command(
+    "new",
+    cls=Verb,
+    examples=(
+        "audiodiff new my_voice/ recordings/ --minutes 20",
+        "audiodiff vocode recording.wav -o out.wav --model my_voice/model",
+    ),
+)
 @click.argument("folder", metavar="FOLDER", type=opt.FOLDER)
 @click.argument("recordings", metavar="RECORDINGS...", nargs=-1, type=opt.EXISTING)
 @click.option("--kind", type=click.Choice(_KINDS), help="What the recordings are.  [default: guessed, and said]")

@@ -88,7 +88,7 @@ def values(kind: Callable[[str], Any], expected: str) -> Callable[..., Any]:
 
 def _files(path: FilePath, more: str = "") -> Callable[[_Function], _Function]:
     """Return the files that go in, and where the audio goes."""
-    text = f"A folder; or, for one input file, a .wav or .flac file{more}."
+    text = f"Folder for the results; for one input also a .wav or .flac file{more}."
     return _all(
         click.argument("inputs", nargs=-1, required=True, type=path, metavar="INPUTS..."),
         click.option("--output", "-o", required=True, type=path, metavar="PATH", help=text),
@@ -100,14 +100,24 @@ files, files_or_streams = _files(PATH), _files(StreamPath(path_type=Path), ", or
 model = click.option(
     "--model",
     metavar="NAME|FOLDER",
-    help="A bundled model, a model folder or hub:OWNER/NAME.  [default: the bundled vocoder]",
+    help="A bundled model (`audiodiff info` lists them), a model folder or hub:OWNER/NAME.  [default: speech-22k]",
 )
-resample = click.option("--resample", is_flag=True, help="Resample recordings to the model's sample rate.")
-mel_convention = click.option(
+
+
+def _both(*names: str, **settings: Any) -> tuple[Callable[[Any], Any], Callable[[Any], Any]]:
+    """Return an option as a common and as an expert one."""
+    return click.option(*names, **settings), expert(*names, **settings)
+
+
+resample, expert_resample = _both("--resample", is_flag=True, help="Resample recordings to the model's sample rate.")
+overwrite, expert_overwrite = _both(
+    "--overwrite", is_flag=True, help="Replace existing files, which are skipped otherwise."
+)
+mel_convention = expert(
     "--mel-convention",
     metavar="NAME|FILE.yaml",
-    help="What given mels follow, such as parallel_wavegan; they are converted to the model's convention. A file holds "
-    "the fields of audiodiff.config.MelConfig, or `base: NAME` and those that differ.  [default: the model's]",
+    help="How given mels were computed: a name from `audiodiff mel-match --list`, or a file that `audiodiff mel-match "
+    "--output` wrote. They are converted to the model's convention.  [default: the model's]",
 )
 threads = expert(
     "--threads",
@@ -116,7 +126,14 @@ threads = expert(
     help="At most so many CPU threads; short clips take one, as more would gain nothing.  [default: one per core]",
 )
 device = _all(
-    expert("--device", default="auto", metavar="DEVICE", show_default=True, help="auto, cpu, cuda, cuda:1 ..."), threads
+    expert(
+        "--device",
+        default="auto",
+        metavar="DEVICE",
+        show_default=True,
+        help="Where to compute: auto, cpu, cuda, cuda:1 ...",
+    ),
+    threads,
 )
 dtype = expert(
     "--dtype",
@@ -125,19 +142,29 @@ dtype = expert(
     show_default=True,
     help="Precision of the network's matrix products; auto is bf16 where the hardware has it.",
 )
-workers = expert("--workers", type=WORKERS, metavar="N", help="Parallel processes.  [default: one per core]")
-steps = click.option("--steps", type=STEPS, metavar="N", help="Denoising steps.")
-sampler = expert("--sampler", type=click.Choice(SAMPLERS), metavar="NAME", help=", ".join(SAMPLERS) + ".")
+workers = expert(
+    "--workers", type=WORKERS, metavar="N", help="Files that are read or scored at a time.  [default: one per core]"
+)
+steps, expert_steps = _both(
+    "--steps", type=STEPS, metavar="N", help="Denoising steps; fewer are faster.  [default: the model's]"
+)
+sampler = expert(
+    "--sampler",
+    type=click.Choice(SAMPLERS),
+    metavar="NAME",
+    help=f"How a step is taken: {', '.join(SAMPLERS)}.  [default: the model's]",
+)
 schedule = expert(
     "--schedule",
     type=click.Choice(SCHEDULES_OF_MODELS),
     metavar="NAME",
-    help=f"{', '.join(SCHEDULES_OF_MODELS)}; searched is what `audiodiff search schedule` found.",
+    help=f"Noise levels of the steps: {', '.join(SCHEDULES_OF_MODELS)}; searched is what `audiodiff search schedule` "
+    "found.  [default: the model's]",
 )
 start = expert(
     "--start",
     type=click.Choice(STARTS),
-    help="Initial signal: noise, or a waveform estimated from the mel by this method.",
+    help="Initial signal: noise, or a waveform estimated from the mel by this method.  [default: the model's]",
 )
 initialisation = _all(
     start,
@@ -145,7 +172,7 @@ initialisation = _all(
         "--griffin-lim-iterations",
         type=ITERATIONS,
         metavar="N",
-        help="Griffin-Lim iterations of the estimate; fewer are faster and lower the latency.",
+        help="Griffin-Lim iterations of the estimate; fewer are faster and lower the latency.  [default: the model's]",
     ),
 )
 """What a vocoder starts from."""
@@ -159,47 +186,49 @@ def need_plots(_context: click.Context, parameter: click.Parameter, value: Any) 
     return value
 
 
-def seed(what: str = "of the noise") -> Callable[[_Function], _Function]:
+def seed(what: str = "of the noise", option: Callable[..., Any] = click.option) -> Callable[[_Function], _Function]:
     """Return the option of the random seed."""
-    return click.option("--seed", type=SEED, default=0, metavar="N", show_default=True, help=f"Random seed {what}.")
+    decorate: Callable[[_Function], _Function] = option(
+        "--seed", type=SEED, default=0, metavar="N", show_default=True, help=f"Random seed {what}."
+    )
+    return decorate
 
 
 synthesis = _all(
-    steps,
-    seed(),
-    click.option("--overwrite", is_flag=True, help="Replace existing files; else they are skipped."),
     sampler,
     schedule,
     expert(
         "--log-snrs",
         type=Numbers(LOG_SNR, example="-2,1,4,8"),
         metavar="LOG_SNR,...",
-        help="Log-SNR of each step, noisiest first, instead of --steps and --schedule.",
+        help="Log signal-to-noise ratio of each step, noisiest first, instead of --steps and --schedule.",
     ),
     expert(
         "--zero-terminal/--no-zero-terminal",
         default=None,
-        help="Stretch the schedule down to the lowest trained log-SNR, for a start from noise.",
+        help="Stretch the schedule down to the lowest trained log-SNR, for a start from noise.  [default: the model's]",
     ),
     expert(
         "--corrector-steps",
         type=CORRECTOR_STEPS,
         metavar="N",
-        help="Langevin steps at every noise level, each one more network call.",
+        help="Langevin steps at every noise level, each one more network call.  [default: the model's]",
     ),
     expert(
         "--corrector-snr",
         type=RATIO,
         metavar="RATIO",
-        help="Signal-to-noise ratio of the Langevin step.",
+        help="Signal-to-noise ratio of the Langevin step.  [default: the model's]",
     ),
     expert(
-        "--clamp/--no-clamp", default=None, help="Clamp to ±1 after every step, as the inference of lmnt-com/diffwave."
+        "--clamp/--no-clamp",
+        default=None,
+        help="Clamp to ±1 after every step, as lmnt-com/diffwave does.  [default: the model's]",
     ),
     device,
     dtype,
 )
-"""The reverse process; `changes` picks the options that were given out of the arguments."""
+"""Expert options of the reverse process; `changes` picks those that were given out of the arguments."""
 
 study = _all(
     click.option(
@@ -207,7 +236,7 @@ study = _all(
         required=True,
         type=FILE,
         metavar="FILE",
-        help="File of the trials; rerun the same command to resume from it.",
+        help="File that keeps the trials; rerun the same command to resume.",
     ),
     seed("of all trials"),
 )

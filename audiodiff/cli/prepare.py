@@ -102,7 +102,14 @@ def _count(paths: Sequence[Path], words: str) -> None:
     click.echo(f"{len(paths)} {words} ({named}{', ...' if len(paths) > 3 else ''})", err=True)
 
 
-@click.command("prepare", cls=Verb)
+@click.command(
+    "prepare",
+    cls=Verb,
+    examples=(
+        "audiodiff prepare recordings/ data/",
+        "audiodiff doctor data/",
+    ),
+)
 @click.argument("folder", metavar="FOLDER", type=opt.EXISTING_FOLDER)
 @click.argument("out_dir", metavar="OUT_DIR", type=opt.FOLDER)
 @click.option(

@@ -21,9 +21,13 @@ if TYPE_CHECKING:
     from audiodiff.pipelines.repair_files import RepairOptions
 
 _KINDS = ("gaps", "declip", "denoise", "extend")
+EXAMPLES = (
+    "audiodiff repair clipped.wav -o mended.wav --declip",
+    "audiodiff repair dropout.wav -o mended.wav --gap 1.20-1.25",
+)
 
 
-@click.command("repair", cls=Verb)
+@click.command("repair", cls=Verb, examples=EXAMPLES)
 @opt.files
 @click.option(
     "--gap",
@@ -54,7 +58,10 @@ _KINDS = ("gaps", "declip", "denoise", "extend")
     help="Extend the bandwidth of a recording that ends at this frequency.",
 )
 @opt.model
-@opt.resample
+@opt.overwrite
+@opt.expert_steps
+@opt.seed(option=opt.expert)
+@opt.expert_resample
 @opt.expert("--label", metavar="NAME", help="Class of the recordings, for a model with labels.")
 @opt.expert("--speaker", metavar="NAME", help="Speaker, for a model with speakers.")
 @opt.expert(

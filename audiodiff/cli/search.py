@@ -41,7 +41,10 @@ class StepCounts(Numbers):
         return tuple(sorted({n for pair in ends for n in range(pair[0], pair[-1] + 1)}))
 
 
-@command.command("schedule")
+@command.command(
+    "schedule",
+    examples=("audiodiff search schedule exp/vocoder/best --data data/valid.jsonl --steps 1-8 --study trials.jsonl",),
+)
 @click.argument("model", metavar="NAME|FOLDER")
 @click.option("--data", required=True, metavar="FOLDER|MANIFEST", help="Validation recordings, none of the test set.")
 @click.option(
@@ -50,7 +53,7 @@ class StepCounts(Numbers):
     default="4",
     show_default=True,
     metavar="N|N-N",
-    help="Numbers of steps.",
+    help="Numbers of denoising steps to find levels for.",
 )
 @opt.study
 @click.option(
@@ -74,7 +77,7 @@ class StepCounts(Numbers):
     default=60,
     show_default=True,
     metavar="N",
-    help="For each number of steps.",
+    help="Trials for each number of steps.",
 )
 @opt.expert("--metric", metavar="NAME", help="Metric to optimise.  [default: PESQ-WB if installed, else M-STFT]")
 @opt.expert("--seconds", type=SECONDS, metavar="SECONDS", help="Use the beginning of each recording only.")
@@ -203,7 +206,7 @@ def _draw(found: Mapping[int, SearchResult], scorer: Scorer, plot: Path) -> None
     click.echo(click.format_filename(plot))
 
 
-@command.command("rbf")
+@command.command("rbf", examples=("audiodiff search rbf conf/vocoder.yaml --study trials.db --output conf/best.yaml",))
 @click.argument("conf", metavar="CONF.yaml", type=opt.EXISTING_FILE)
 @opt.study
 @click.option(
@@ -224,7 +227,9 @@ def _draw(found: Mapping[int, SearchResult], scorer: Scorer, plot: Path) -> None
     help="grid and random draw configurations; gradient trains centres and spreads and writes where they went.",
 )
 @opt.expert("--trials", type=COUNT, default=20, show_default=True, metavar="N", help="Trials of grid or random.")
-@opt.expert("--trial-steps", type=COUNT, default=300, show_default=True, metavar="N", help="Steps of each run.")
+@opt.expert(
+    "--trial-steps", type=COUNT, default=300, show_default=True, metavar="N", help="Training steps of each run."
+)
 @opt.expert(
     "--seeds",
     type=Numbers(SEED, example="0,1,2"),

@@ -23,16 +23,38 @@ class _Serve(Verb):
         return super().invoke(ctx)
 
 
-@click.command("serve", cls=_Serve)
+EXAMPLES = (
+    "audiodiff serve --port 8000",
+    "curl --data-binary @in.wav 'http://127.0.0.1:8000/vocode?resample=true&seed=1' -o out.wav",
+)
+
+
+@click.command("serve", cls=_Serve, examples=EXAMPLES)
 @opt.model
 @opt.mel_convention
 @opt.expert("--resample", is_flag=True, help="Take a --mel-convention of another sample rate or hop; no streams then.")
-@click.option("--host", default="127.0.0.1", show_default=True, help="Address; 0.0.0.0 or :: for other machines too.")
 @click.option(
-    "--port", type=Number(int, low=0, high=65535), default=8000, show_default=True, help="0 takes a free one."
+    "--host",
+    default="127.0.0.1",
+    metavar="ADDRESS",
+    show_default=True,
+    help="Where to listen; 0.0.0.0 or :: is reached from other machines too.",
+)
+@click.option(
+    "--port",
+    type=Number(int, low=0, high=65535),
+    default=8000,
+    metavar="PORT",
+    show_default=True,
+    help="Port to listen on; 0 takes a free one.",
 )
 @opt.expert(
-    "--max-seconds", type=SECONDS, default=120.0, metavar="SECONDS", show_default=True, help="Of a request's audio."
+    "--max-seconds",
+    type=SECONDS,
+    default=120.0,
+    metavar="SECONDS",
+    show_default=True,
+    help="Longest audio of a request.",
 )
 @opt.expert(
     "--max-body",
@@ -40,7 +62,7 @@ class _Serve(Verb):
     default=8_000_000,
     metavar="BYTES",
     show_default=True,
-    help="Of a request.",
+    help="Largest request.",
 )
 @opt.expert(
     "--max-clients",
@@ -48,7 +70,7 @@ class _Serve(Verb):
     default=64,
     metavar="N",
     show_default=True,
-    help="Requests and streams at once; others get 503.",
+    help="Requests and streams at a time; others are answered with 503.",
 )
 @opt.expert(
     "--timeout",
@@ -56,7 +78,7 @@ class _Serve(Verb):
     default=60.0,
     metavar="SECONDS",
     show_default=True,
-    help="To send, to read, and to wait for audio.",
+    help="Longest time to send, to read, and to wait for audio.",
 )
 @opt.device
 @opt.dtype
@@ -71,11 +93,7 @@ def command(
     dtype: Any,
     **limits: Any,
 ) -> None:
-    r"""Serve a vocoder by HTTP and WebSocket.
-
-    \b
-    curl --data-binary @mel.npy http://127.0.0.1:8000/vocode -o out.wav
-    curl --data-binary @in.wav 'http://127.0.0.1:8000/vocode?resample=true&seed=1' -o out.wav
+    """Serve a vocoder by HTTP and WebSocket.
 
     POST /vocode takes a mel, as .npy or as float32 frames (application/octet-stream), or audio; ?seed, ?steps, ?format
     (wav, s16le), ?resample, ?mel_convention and ?force. The WebSocket /stream takes JSON settings if any (seed, steps,

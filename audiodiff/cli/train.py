@@ -19,7 +19,14 @@ if TYPE_CHECKING:
     from audiodiff.training.trainer import TrainResult
 
 
-@click.command("train", cls=Verb)
+@click.command(
+    "train",
+    cls=Verb,
+    examples=(
+        "audiodiff train conf/vocoder.yaml --dry-run",
+        "audiodiff train conf/vocoder.yaml --data data/ --minutes 60",
+    ),
+)
 @click.argument("conf", metavar="CONF.yaml", type=opt.EXISTING_FILE)
 @click.option("--data", metavar="FOLDER|MANIFEST|SHARDS", help="Training data, instead of data.train of the file.")
 @click.option(
@@ -34,7 +41,7 @@ if TYPE_CHECKING:
     "--minutes",
     metavar="MINUTES",
     type=MINUTES,
-    help="End after this time, and let the learning rate follow it: training.minutes of the file.",
+    help="End after this time, and let the learning rate decay with it: training.minutes of the file.",
 )
 @opt.settings("training.steps=20000")
 @click.option("--dry-run", is_flag=True, help="Take three steps, print the cost of the run, and write nothing.")
@@ -56,9 +63,10 @@ if TYPE_CHECKING:
     "--vary",
     metavar="KEY=VALUE,...",
     multiple=True,
-    help="Train a run per value, in DIR/KEY=VALUE/seed=N; of several, a run per combination. `compare DIR` compares.",
+    help="Train a run for each of these values, in DIR/KEY=VALUE/seed=N; repeated, for each combination. `audiodiff "
+    "compare DIR` compares them.",
 )
-@opt.expert("--seeds", type=Numbers(SEED, example="0,1,2"), metavar="N,...", help="Train a run per seed.")
+@opt.expert("--seeds", type=Numbers(SEED, example="0,1,2"), metavar="N,...", help="Train a run for each seed.")
 @opt.expert(
     "--workers", type=WORKERS, metavar="N", help="Runs at a time, of --vary and --seeds.  [default: one per core]"
 )

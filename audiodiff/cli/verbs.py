@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import logging
 import sys
+from collections.abc import Sequence
 from functools import partial
 from importlib import import_module
 from typing import Any
@@ -23,7 +24,17 @@ class GlobalOption(click.Option):
 
 
 class Verb(click.Command):
-    """A command whose help lists the common options first, and the expert and global ones in sections of their own."""
+    """A command whose help lists the common options first, and the expert and global ones in sections of their own.
+
+    Args:
+        arguments: As for a click command.
+        examples: Command lines that end the help.
+        settings: As for a click command.
+    """
+
+    def __init__(self, *arguments: Any, examples: Sequence[str] = (), **settings: Any) -> None:
+        super().__init__(*arguments, **settings)
+        self.examples = examples
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command. If it computes or reads much audio, import torch in the way that takes least CPU time."""
@@ -52,6 +63,13 @@ class Verb(click.Command):
             if records:
                 with formatter.section(title):
                     formatter.write_dl(records)
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the examples."""
+        if self.examples:
+            with formatter.section("Examples"):
+                for example in self.examples:
+                    formatter.write(f"{'':{formatter.current_indent}}{example}\n")
 
 
 class VerbGroup(Verb, click.Group):

@@ -28,14 +28,21 @@ SHOWN_SCORES = ("pesq_wb", "estoi", "distillmos", "m_stft", "log_mel")
 BATCH_SIZE_ON_RAY = 16
 INPUT_FORMATS, OUTPUT_FORMATS = get_args(InputFormat), get_args(OutputFormat)
 STREAM = Path("-")
+EXAMPLES = (
+    "audiodiff vocode recording.wav -o copy.wav --resample --score",
+    "audiodiff vocode mels/ -o audio/ --model speech-22k-tiny",
+)
 
 
-@click.command("vocode", cls=Verb)
+@click.command("vocode", cls=Verb, examples=EXAMPLES)
 @opt.files_or_streams
 @opt.model
-@opt.mel_convention
+@opt.steps
+@opt.seed()
 @opt.resample
-@click.option("--score", is_flag=True, help="Score each output against its recording.")
+@click.option("--score", is_flag=True, help="Print scores of each output against its recording.")
+@opt.overwrite
+@opt.mel_convention
 @opt.expert("--force", is_flag=True, help="Vocode mels that look like another convention; their values are clipped.")
 @opt.expert(
     "--plot",
@@ -54,28 +61,29 @@ STREAM = Path("-")
     type=SECONDS,
     metavar="SECONDS",
     help="Length of the chunks that long audio and streams are made in; shorter ones of a stream come out earlier and "
-    "cost more.  [default: of a stream 0.5]",
+    "cost more.  [default: 0.5 for a stream, else 5]",
 )
 @opt.expert(
     "--input-format",
     type=click.Choice(INPUT_FORMATS),
     default="auto",
     show_default=True,
-    help="Of a stream: .npy arrays of consecutive pieces, raw float32 frames of a mel, WAV, or raw 16-bit samples at "
-    "the model's rate. auto knows .npy and WAV by their first bytes and takes the rest for a raw mel.",
+    help="What a stream holds: .npy arrays of consecutive pieces, raw float32 frames of a mel, WAV, or raw 16-bit "
+    "samples at the model's rate. auto knows .npy and WAV by their first bytes and takes the rest for a raw mel.",
 )
 @opt.expert(
     "--output-format",
     type=click.Choice(OUTPUT_FORMATS),
     default="wav",
     show_default=True,
-    help="Of a stream: WAV, or raw 16-bit samples.",
+    help="What a stream becomes: WAV, or raw 16-bit samples.",
 )
 @opt.expert(
     "--rtf",
     type=Number(float, above=0, high=1000),
     metavar="FACTOR",
-    help="Keep this real-time factor: take fewer steps or a faster dtype if a short trial says so.",
+    help="Keep this real-time factor (seconds of computing per second of audio): take fewer steps or a faster dtype "
+    "if a short trial says so.",
 )
 @opt.expert("--ray", metavar="ADDRESS|local", help="Vocode on all machines of a Ray cluster, or with Ray on this one.")
 @opt.expert("--processes", type=WORKERS, metavar="N", help="With --ray: processes, each with the model.  [default: 1]")

@@ -241,7 +241,7 @@ _CHECKS: tuple[_Check, ...] = (
         False,
         lambda one: bool(one.measured.notes),
         "have a header that was never finished or is wrong; what is there is read",
-        "Write them again with load_audio and save_audio; other programs may read less of them.",
+        "Write them again, for example with `ffmpeg -i in.wav out.wav`; other programs may read less of them.",
     ),
     (
         "beyond full scale",

@@ -303,4 +303,5 @@ def test_every_verb_that_computes_takes_threads():
     have = {name for name, found in every.items() if any("--threads" in option.opts for option in found.params)}
     computing = {"vocode", "generate", "serve", "train", "search schedule", "search rbf", "search ema", "bench"}
     computing |= {"evaluate pairs", "evaluate sets", "evaluate classifier"}
+    computing |= {"mel-match", "plot steps", "convert", "export", "new"}
     assert have == computing | {name for name in every if name.startswith("repair")}
