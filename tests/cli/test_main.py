@@ -19,6 +19,7 @@ from click.testing import CliRunner
 
 from audiodiff import __version__
 from audiodiff.cli.main import VERBS, main
+from audiodiff.cli.verbs import idle_threads
 from audiodiff.errors import AudioError
 
 VERBS_WITH_A_FILE = [verb for verb, (place, _) in VERBS.items() if find_spec(place.partition(":")[0])]
@@ -305,3 +306,21 @@ def test_every_verb_that_computes_takes_threads():
     computing |= {"evaluate pairs", "evaluate sets", "evaluate classifier"}
     computing |= {"mel-match", "plot steps", "convert", "export", "new"}
     assert have == computing | {name for name in every if name.startswith("repair")}
+
+
+@pytest.mark.parametrize(
+    ("most", "running", "cores", "threads"), [(2, 0, 2, 2), (2, 1, 2, 1), (2, 9, 2, 1), (4, 30, 64, 4), (8, 3, 8, 5)]
+)
+def test_synthesis_takes_idle_cores(most, running, cores, threads):
+    assert idle_threads(most, running, cores) == threads
+
+
+@pytest.mark.parametrize(("busy", "words", "threads"), [(9, [], 1), (0, [], 2), (9, ["--threads", "2"], 2)])
+def test_a_busy_machine_gets_one_thread_unless_told_otherwise(busy, words, threads, clip, tmp_path):
+    code = "import torch; torch.set_num_threads(2)\nfrom audiodiff.cli import verbs\n"
+    code += f"verbs.running_elsewhere = lambda: {busy}; verbs.os.cpu_count = lambda: 2\n"
+    code += command("vocode", clip, "-o", tmp_path / "out.wav", "--model", "speech-22k-tiny", *words)
+    code += "import json; print(json.dumps(torch.get_num_threads()))"
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    assert json.loads(done.stdout.splitlines()[-1]) == threads
