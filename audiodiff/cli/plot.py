@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from torch import Tensor
 
-    from audiodiff.pipelines import SynthesisChanges, Vocoder
-
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
@@ -118,6 +116,7 @@ def steps(*, recording: Path, model: str | None, seed: int, seconds: float, outp
         from audiodiff.audio.io import audio_info, load_audio
         from audiodiff.evaluation.plots import plot_reverse_process
         from audiodiff.pipelines import Vocoder
+        from audiodiff.pipelines.reverse_states import reverse_states
 
     n_samples = min(round(seconds * audio_info(recording).sample_rate), audio_info(recording).n_samples)
     if n_samples < 1:
@@ -125,36 +124,15 @@ def steps(*, recording: Path, model: str | None, seed: int, seconds: float, outp
     with loading(model or "the bundled vocoder"):
         vocoder = Vocoder.from_pretrained(model)
     audio = load_audio(recording, vocoder.sample_rate, n_samples=n_samples)
+    states: list[tuple[float, Tensor]] = []
     with progress_bar(0, "vocoding"):
-        states = _reverse_states(vocoder, audio, seed, opt.changes(**options))
+        clean = reverse_states(vocoder, audio, seed, lambda *state: states.append(state), **opt.changes(**options))
+    states.append((float("inf"), clean))
     figure, rows = _figure(
         2, len(states), (3.6 * len(states) + 1, 5), height_ratios=(1, 1.6), sharex=True, sharey="row"
     )
     plot_reverse_process(rows, states, vocoder.mel_config)
     _save(figure, output)
-
-
-def _reverse_states(
-    vocoder: Vocoder, audio: Tensor, seed: int, changes: SynthesisChanges
-) -> list[tuple[float, Tensor]]:
-    """Return log-SNR and audio `(time,)` before every step, and the clean end."""
-    import torch
-
-    from audiodiff.audio.mel import align_to_hops
-    from audiodiff.diffusion.process import Prediction
-
-    settings = vocoder.settings(changes)
-    frames = align_to_hops(vocoder.mel(audio), vocoder.mel_config)
-    states: list[tuple[float, Tensor]] = []
-    with torch.inference_mode():
-        predictor = vocoder.plain_predictor(vocoder.network.encode(frames), None)
-
-        def predict(x: Tensor, log_snr: Tensor) -> Prediction:
-            states.append((float(log_snr), vocoder.colour(x, frames)[0, 0]))
-            return predictor(x, log_snr)
-
-        clean = vocoder.synthesise(frames, [seed], settings=settings, predictor=predict)
-    return [*states, (float("inf"), clean[0, 0])]
 
 
 @command.command("rbf")

@@ -73,14 +73,15 @@ def test_the_last_state_is_what_the_vocoder_makes(tiny_vocoder_folder, plot):
     import torch
 
     from audiodiff import Vocoder, load_audio
-    from audiodiff.cli.plot import _reverse_states
+    from audiodiff.pipelines.reverse_states import reverse_states
 
     vocoder = Vocoder.from_pretrained(tiny_vocoder_folder, "cpu", dtype="fp32")
     audio = load_audio("a.wav")
-    states = _reverse_states(vocoder, audio, 3, {"steps": 4})
-    assert len(states) == 5
+    states = []
+    clean = reverse_states(vocoder, audio, 3, lambda *state: states.append(state), steps=4)
     assert [level for level, _ in states] == sorted(level for level, _ in states)
-    torch.testing.assert_close(states[-1][1], vocoder(vocoder.mel(audio), seed=3, steps=4)[0], rtol=0, atol=1e-5)
+    assert [tuple(state.shape) for _, state in states] == [tuple(clean.shape)] * 4
+    torch.testing.assert_close(clean, vocoder(vocoder.mel(audio), seed=3, steps=4), rtol=0, atol=1e-5)
 
 
 def test_training_curves_of_one_run_and_of_two(plot):
