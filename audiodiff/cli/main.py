@@ -23,6 +23,7 @@ VERBS = {
     "vocode": ("audiodiff.cli.vocode:command", "Turn recordings or mel spectrograms into audio."),
     "mel-match": ("audiodiff.cli.mel_match:command", "Name the convention that mels follow."),
     "serve": ("audiodiff.cli.serve:command", "Serve a vocoder by HTTP and WebSocket."),
+    "ui": ("audiodiff.cli.ui:command", "Serve a page to vocode, generate and repair in a browser."),
     "generate": ("audiodiff.cli.generate:command", "Generate clips, of a class or unconditionally."),
     "repair": ("audiodiff.cli.repair:command", "Restore damaged recordings with a pretrained model."),
     "new": ("audiodiff.cli.new:command", "Train a model of your own sound, and hear what it gains."),

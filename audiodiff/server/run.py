@@ -55,14 +55,22 @@ class _Server(uvicorn.Server):
         yield
 
 
-async def serve(app: ASGIApp, listening: socket.socket, limits: Limits, ready: Callable[[], object]) -> None:
-    """Serve until SIGTERM or SIGINT; what clients have asked for by then is finished within `GRACE_SECONDS`.
+async def serve(
+    app: ASGIApp,
+    listening: socket.socket,
+    limits: Limits,
+    ready: Callable[[], object],
+    *,
+    grace_seconds: int = GRACE_SECONDS,
+) -> None:
+    """Serve until SIGTERM or SIGINT.
 
     Args:
         app: See `audiodiff.server.app`.
         listening: See `bind`.
         limits: Of the server.
         ready: Called once it answers.
+        grace_seconds: What clients have asked for by then is finished within this time.
     """
     config = uvicorn.Config(
         app,
@@ -77,7 +85,7 @@ async def serve(app: ASGIApp, listening: socket.socket, limits: Limits, ready: C
         proxy_headers=False,
         server_header=False,
         h11_max_incomplete_event_size=_HEADERS,
-        timeout_graceful_shutdown=GRACE_SECONDS,
+        timeout_graceful_shutdown=grace_seconds,
     )
     server = _Server(config)
 

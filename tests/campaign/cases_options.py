@@ -182,6 +182,7 @@ def _base(words: str, world: World, folder: Path) -> tuple[list[str], Check | No
         "info": ([vocoder], says_no_nan),
         "compare": ([run], says_no_nan),
         "mel-match": ([str(world.mel), "--model", vocoder], says_no_nan),
+        "ui": (["--model", vocoder, "--host", "192.0.2.1", "--port", str(_listening().getsockname()[1])], None),
         "serve": (["--model", vocoder, "--host", "192.0.2.1", "--port", str(_listening().getsockname()[1])], None),
     }
     argv, check = bases[words]

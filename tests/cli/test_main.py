@@ -302,7 +302,7 @@ def test_every_verb_that_computes_takes_threads():
     loaded = [main.get_command(click.Context(main), verb) for verb in VERBS_WITH_A_FILE]
     every = dict(leaf for name, found in zip(VERBS_WITH_A_FILE, loaded, strict=True) for leaf in leaves(name, found))
     have = {name for name, found in every.items() if any("--threads" in option.opts for option in found.params)}
-    computing = {"vocode", "generate", "serve", "train", "search schedule", "search rbf", "search ema", "bench"}
+    computing = {"vocode", "generate", "serve", "ui", "train", "search schedule", "search rbf", "search ema", "bench"}
     computing |= {"evaluate pairs", "evaluate sets", "evaluate classifier"}
     computing |= {"mel-match", "plot steps", "convert", "export", "new"}
     assert have == computing | {name for name in every if name.startswith("repair")}

@@ -1,0 +1,78 @@
+"""`audiodiff ui`: a page in the browser to vocode, generate and repair."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from typing import Any
+
+import click
+
+from audiodiff.choices import SECONDS, Number
+from audiodiff.cli import options as opt
+from audiodiff.cli.verbs import Verb
+
+
+class _Ui(Verb):
+    def invoke(self, ctx: click.Context) -> Any:
+        """Ask for the packages before torch is imported."""
+        from audiodiff.errors import needed
+
+        with needed("ui", "audiodiff ui"):
+            for package in ("gradio", "uvicorn", "websockets", "matplotlib"):
+                if find_spec(package) is None:
+                    raise ModuleNotFoundError(f"No module named {package!r}", name=package)
+        return super().invoke(ctx)
+
+
+@click.command("ui", cls=_Ui)
+@click.option(
+    "--model",
+    "models",
+    multiple=True,
+    metavar="NAME|FOLDER",
+    help="A model of your own, beside the bundled ones; may be repeated.",
+)
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address; 0.0.0.0 or :: for other machines too.")
+@click.option(
+    "--port", type=Number(int, low=0, high=65535), default=7860, show_default=True, help="0 takes a free one."
+)
+@click.option("--open/--no-open", "open_page", default=False, show_default=True, help="Open the page in a browser.")
+@opt.expert("--max-seconds", type=SECONDS, default=60.0, metavar="SECONDS", show_default=True, help="Of a recording.")
+@opt.device
+@opt.dtype
+def command(
+    *,
+    models: tuple[str, ...],
+    host: str,
+    port: int,
+    open_page: bool,
+    max_seconds: float,
+    device: str,
+    dtype: Any,
+) -> None:
+    """Serve a page to vocode, generate and repair in a browser.
+
+    Drop or record audio, hear and see what a model makes of it, and play generated sounds on a pad. Everything is
+    computed here; no other machine is asked for anything. One computation runs at a time, others wait. What is uploaded
+    is kept in a temporary folder for an hour at most. Nothing is encrypted and nobody is asked for a password: leave
+    --host as it is, or put a proxy before it; browsers record only at this machine's own address, or through HTTPS.
+    """
+    from audiodiff.data.parallel import exit_on_signals
+    from audiodiff.server.run import bind, url
+
+    with exit_on_signals():
+        listening = bind(host, port)
+        click.echo("loading …", err=True)
+        from audiodiff.ui.models import Models
+        from audiodiff.ui.serve import serve_page
+
+        offered = Models(models, device, dtype)
+        address = url(host, listening.getsockname()[1])
+
+        def ready() -> None:
+            click.echo(f"the page is at {address}", err=True)
+            if open_page:
+                click.launch(address)
+
+        serve_page(offered, listening, ready, max_seconds=max_seconds)
+    click.echo("stopped", err=True)
