@@ -123,7 +123,8 @@ threads = expert(
     "--threads",
     type=THREADS,
     metavar="N",
-    help="At most so many CPU threads; short clips take one, as more would gain nothing.  [default: one per core, for synthesis one per idle core]",
+    help="At most so many CPU threads; short clips take one, as more would gain nothing.  [default: one per core, for "
+    "synthesis one per idle core]",
 )
 device = _all(
     expert(
