@@ -43,9 +43,9 @@ generate_each() { # labels
   done
 }
 examine() { audiodiff doctor "$exp/wav" --crop-seconds 0.1; } # silence, clipping, copies, levels
-recognise() { # by a classifier of the real clips, which never hears those held out
+recognise() { # by a classifier of the real clips, which never hears those held out; further options of `evaluate sets`
   audiodiff evaluate classifier "$exp/real.safetensors" "$exp/data/train.jsonl" --held-out "$exp/data/test.jsonl"
-  audiodiff evaluate sets "$exp/wav" "$exp/data/train.jsonl" --classifier "$exp/real.safetensors" -c "real=$exp/data/test.jsonl" |
+  audiodiff evaluate sets "$exp/wav" "$exp/data/train.jsonl" --classifier "$exp/real.safetensors" -c "real=$exp/data/test.jsonl" "$@" |
     tee "$exp/scores.txt"
 }
 

@@ -3,6 +3,9 @@
 Papers on vocoders since then (BigVGAN, Vocos) report these. At 16 kHz: reflection of 419 samples at both ends, CREPE's
 full network each 185 samples between 50 and 550 Hz, Viterbi decoding of 1,024 frames at a time, periodicity 0 under
 -60 dB (A-weighted), both tracks interpolated to a frame each 256 samples of 22,050 Hz, voicing by hysteresis.
+
+On 1.25 s of three LJ Speech recordings and their vocoded versions CARGAN's own code (package cargan 0.0.4) finds
+periodicity 0.06626 and F1 0.971, this 0.06625 and 0.968. Resampling to 16 kHz differs, and its pitch has random dither.
 """
 
 from __future__ import annotations

@@ -201,7 +201,7 @@ def _error_rate(
 ) -> Metric:
     limits = "0 %, and more than 100 % where words are added"
     return Metric(
-        title, rate, "lower", best, limits, 1.0, "eval-asr", _ASR, needs_sound=False, decimals=1, weight=length
+        title, rate, "lower", best, limits, 0.7, "eval-asr", _ASR, needs_sound=False, decimals=1, weight=length
     )
 
 
@@ -263,7 +263,7 @@ METRICS: dict[str, Metric] = {
         "higher",
         1,
         "0 to 1",
-        3.0,
+        7.0,
         "eval-pitch",
         ("torchcrepe",),
         weight=cargan.n_voiced,

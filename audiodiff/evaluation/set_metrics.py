@@ -136,8 +136,8 @@ def ndb(reference: Array, generated: Array, *, n_bins: int = 20, scaled: bool = 
 
     n_bins = max(2, min(n_bins, len(reference) // 5))
     deviation = np.maximum(reference.std(0), 1e-6) if scaled else np.ones(reference.shape[1])
-    scaled, other = reference / deviation, generated / deviation
-    centres, bins = kmeans2(scaled, n_bins, minit="++", seed=np.random.default_rng(seed))
+    points, other = reference / deviation, generated / deviation
+    centres, bins = kmeans2(points, n_bins, minit="++", seed=np.random.default_rng(seed))
     first = np.bincount(bins, minlength=n_bins)
     second = np.bincount(cdist(other, centres).argmin(1), minlength=n_bins)
     pooled = (first + second) / (len(reference) + len(generated))

@@ -187,6 +187,67 @@ def test_sets_of_clips_without_pairs(evaluate, voice):
     )
 
 
+MY_METRICS = """
+import numpy as np
+
+def level(samples, sample_rate): return np.abs(samples).mean()
+def hears(samples, sample_rate): return "größer als" if len(samples) > 1000 else None
+def moments(samples, sample_rate):
+    if samples.std() < 0.01:
+        raise LookupError("too quiet")
+    return [[part.std(), np.abs(part).max()] for part in np.array_split(samples, 3)]
+"""
+
+
+def test_functions_of_users_are_metrics_recognisers_and_embedders(evaluate):
+    pytest.importorskip("jiwer")
+    Path("my_metrics.py").write_text(MY_METRICS, encoding="utf-8")
+    lines = [
+        {"audio": f"real/{i}.wav", "seconds": 0.6, "sample_rate": RATE, "text": text}
+        for i, text in enumerate(["Größer, als!", "kleiner als", "..."])
+    ]
+    Path("real.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    command = ("good", "real.jsonl", "-m", "my_metrics:level,wer", "--recogniser", "my_metrics:hears", "-j", "1")
+    result = evaluate("pairs", *command, "--json", "x.json")
+    assert result.exit_code == 1
+    assert "good, 2: no wer: the text '...' has no words." in result.stderr
+    rows = {line.split("  ")[0].strip(): line for line in result.stdout.splitlines()}
+    assert float(rows["my_metrics:level"].split()[1]) > 0
+    assert "25.0" in rows["WER (%) ↓"]  # one word in four
+    assert "(2 of 3)" in rows["WER (%) ↓"]
+    assert "speech recogniser: my_metrics:hears" in result.stdout
+    assert "% recogniser: my_metrics:hears" in evaluate("show", "x.json", "--latex").stdout
+    found = evaluate("sets", "good", "real", "--frechet", "--force", "--embedder", "my_metrics:moments")
+    assert found.exit_code == 0, found.output
+    assert "frechet distance (my_metrics:moments)" in found.stdout
+    soundfile.write("good/0.wav", np.zeros(9600), RATE)
+    partly = evaluate("sets", "good", "real", "--frechet", "--force", "--embedder", "my_metrics:moments")
+    assert partly.exit_code == 1
+    assert "good, 0: my_metrics:moments failed: LookupError: too quiet" in partly.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("pairs", "good", "real", "-m", "nowhere:level"), "nowhere:level cannot be imported"),
+        (("pairs", "good", "real", "-m", "peak", "--recogniser", "a:b"), "a recogniser serves cer, dcer, dwer, wer."),
+        (
+            ("pairs", "good", "real", "-m", "wer", "--recogniser", "whisper"),
+            "'whisper' names no function; expected MOD",
+        ),
+        (("sets", "good", "real", "--frechet", "--embedder", "no:where"), "no:where cannot be imported"),
+        (("sets", "good", "real", "--frechet", "--embedder", "none.pt"), "'none.pt' does not exist"),
+    ],
+)
+def test_a_function_that_is_not_there_is_said_before_anything_is_computed(evaluate, arguments, message):
+    pytest.importorskip("jiwer")
+    pytest.importorskip("pocketsphinx")
+    result = evaluate(*arguments)
+    assert result.exit_code in (1, 2)
+    assert result.stdout == ""
+    assert message in result.stderr
+
+
 def test_music_is_compared(evaluate):
     assert "onset distance" in evaluate("sets", "good", "real", "--music").stdout
 

@@ -170,6 +170,9 @@ def test_a_set_that_repeats_training_clips_is_told_from_a_fresh_one(classifier, 
     assert good["accuracy"] > 0.8
     assert good["inception_score"] > 1.2 > bad["inception_score"]
     assert good["ndb"] < bad["ndb"]
+    assert "ndb_50" not in good  # 60 real clips are too few for 50 bins
+    assert good["modified_inception_score"] > bad["modified_inception_score"] >= 1
+    assert good["am_score"] < bad["am_score"]
     assert good["within_class_diversity"] > bad["within_class_diversity"]
     assert good["nearest_training_clip"] > bad["nearest_training_clip"] < 1e-3
     assert "between_class_diversity" not in bad  # there is one class only
