@@ -59,7 +59,7 @@ _GENERATOR: dict[str, dict[str, Any]] = {
     },
     "training": {
         "condition_dropout": 0.1,
-        "batch_size": 16,
+        "batch_size": 8,
         "learning_rate": 4e-4,
         "final_learning_rate": 1e-5,
         "warmup_steps": 20,

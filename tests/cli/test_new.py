@@ -19,6 +19,8 @@ from audiodiff.cli import new
 from audiodiff.cli.main import main
 from audiodiff.data.manifest import read_manifest
 from audiodiff.project import plan
+from audiodiff.training import trainer
+from audiodiff.training.trainer import TrainResult
 
 ROOT = Path(__file__).parents[2]
 MINUTES = "5"  # at most: it ends after so many steps
@@ -140,6 +142,16 @@ def test_it_resumes_after_a_kill(tmp_path, voices, tiny_vocoder_folder, stage, m
     assert (folder / "page" / "index.html").is_file()
 
 
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_that_ends_training_ends_it_all(tmp_path, voices, tiny_vocoder_folder, monkeypatch, number, code):
+    ended = TrainResult(step=3, skipped=0, best_loss=1.0, best_step=3, stopped_by=number)
+    monkeypatch.setattr(trainer, "train", lambda *given, **named: ended)
+    folder = tmp_path / "v"
+    result = run(folder, voices, "--kind", "voice", "--minutes", MINUTES, "--model", tiny_vocoder_folder)
+    assert result.exit_code == code
+    assert not (folder / "before").exists()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -9)])
 def test_a_signal_in_training_loses_nothing(tmp_path, voices, tiny_vocoder_folder, number, code):
@@ -153,10 +165,10 @@ def test_a_signal_in_training_loses_nothing(tmp_path, voices, tiny_vocoder_folde
                 break
         time.sleep(3)
         process.send_signal(number)
-        process.communicate(timeout=60)
+        process.communicate(timeout=300)
     assert process.returncode == code
     saved = sorted((folder / "run" / "checkpoints").glob("step-*")) if code != -9 else []
-    done = subprocess.run(command_line(folder), env=environment, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command_line(folder), env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     assert bool(saved) == ("resuming from" in done.stderr)
     assert (folder / "page" / "index.html").is_file()
