@@ -317,7 +317,7 @@ def _verdict(found: RBFSearchResult) -> str:
     return f"better than the embedding of the configuration: {interval}{among}"
 
 
-@command.command("ema")
+@command.command("ema", examples=("audiodiff search ema exp/vocoder --output exp/vocoder/best-ema",))
 @click.argument("run", metavar="RUN", type=opt.EXISTING_FOLDER)
 @click.option("--output", "-o", required=True, type=opt.FOLDER, metavar="DIR", help="Folder for the best model.")
 @click.option(
