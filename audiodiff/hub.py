@@ -154,8 +154,8 @@ def _code(config: ModelConfig, model_id: str) -> str:
 
 vocoder = Vocoder.from_pretrained("{PREFIX}{model_id}")
 save_audio("out.wav", vocoder(mel), vocoder.sample_rate)  # mel: (n_mels, frames)"""
-    given = repr(config.labels[0]) if config.labels else ""
+    given = f"{config.labels[0]!r}, " if config.labels else ""
     return f"""from audiodiff import Generator, save_audio
 
 generator = Generator.from_pretrained("{PREFIX}{model_id}")
-save_audio("out.wav", generator.generate({given})[0], generator.sample_rate)"""
+save_audio("out.wav", generator.generate({given}level=-1)[0], generator.sample_rate)"""

@@ -105,7 +105,7 @@ def command(
     is the model's own.
 
     Each clip is brought to --level by itself, and its ends are faded where they are not silent. A clip that would need
-    more than 20 dB is amplified only as far as its noise floor stays below -40 dBFS, and its line says so.
+    more than 24 dB is amplified only as far as its noise floor stays below -36 dBFS, and its line says so.
 
     With --as-dataset the manifest records each clip's label, seed, model and SHA-256.
     """

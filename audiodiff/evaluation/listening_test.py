@@ -17,8 +17,8 @@ import soundfile
 from torch import Tensor
 from torch.nn import functional
 
+from audiodiff.audio.finishing import loudness
 from audiodiff.audio.io import audio_info, load_audio, replacing
-from audiodiff.audio.levels import loudness
 from audiodiff.audio.mel import MelSpectrogram
 from audiodiff.errors import AudioError, DataError, needed
 from audiodiff.evaluation.results import Estimate, Evaluation, estimate, proportion

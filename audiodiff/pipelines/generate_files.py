@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
+from audiodiff.audio.finishing import parse_level
 from audiodiff.audio.io import make_folder, replacing, save_audio
-from audiodiff.audio.levels import finish_clip, parse_level
 from audiodiff.checkpoint import CONFIG, WEIGHTS
 from audiodiff.choices import Level
 from audiodiff.config import ModelConfig
@@ -44,7 +44,7 @@ class GenerateOptions:
         speaker: One of the model's speakers.
         vector: A .npy file with as many numbers as the model's vector_width.
         seconds: Length of each clip; None is the model's own.
-        level: What each clip is brought to, its ends faded, see `audiodiff.audio.levels`; None leaves it as it comes,
+        level: What each clip is brought to, its ends faded, see `audiodiff.audio.finishing`; None leaves it as it is,
             in a 32-bit floating-point file, so that nothing is clipped.
         changes: What differs from the model's own synthesis settings.
     """
@@ -138,6 +138,7 @@ def _generate(
     def on_step(_step: int, x: Tensor) -> None:
         on_progress(x.numel() / (steps * n_samples))
 
+    _ = generator.engine  # made before the first clip is timed
     for seeds in _batches(targets):
         started = time.perf_counter()
         own: dict[str, Any] = {"seed": seeds[0], "on_step": on_step, **conditions, **options.changes}
@@ -145,17 +146,17 @@ def _generate(
         elapsed = (time.perf_counter() - started) / len(seeds)
         for path, audio in zip((targets[seed] for seed in seeds), clips, strict=True):
             make_folder(path.parent)
-            remark = _save(path, audio, generator.sample_rate, level)
+            remark = _save(path, audio, generator, level)
             yield GeneratedClip(path, audio.shape[-1] / generator.sample_rate, elapsed, remark)
 
 
-def _save(path: Path, audio: Tensor, sample_rate: int, level: Level | None) -> str:
+def _save(path: Path, audio: Tensor, generator: Generator, level: Level | None) -> str:
     """Write a clip at a level, or as it is; return what is to be remarked."""
     if level is not None:
-        audio, remark = finish_clip(audio, sample_rate, level)
-        save_audio(path, audio, sample_rate)
+        audio, remark = generator.finish(audio, level)
+        save_audio(path, audio, generator.sample_rate)
         return remark
-    save_audio(path, audio, sample_rate, "FLOAT")
+    save_audio(path, audio, generator.sample_rate, "FLOAT")
     peak = float(audio.abs().max())
     return f"beyond full scale: peak {20 * math.log10(peak):.1f} dBFS" if peak > 1 else ""
 

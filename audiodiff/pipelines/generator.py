@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor
 from typing_extensions import Unpack
 
-from audiodiff.audio.levels import finish_clip, parse_level
+from audiodiff.audio.finishing import FinishedClip, finish_clip, parse_level
 from audiodiff.audio.transforms import ArrayLike
 from audiodiff.audio.whitening import Whitening
 from audiodiff.checkpoint import choose_device, find_model, load_model
@@ -52,6 +53,7 @@ class Generator(Pipeline):
         super().__init__(network, config, dtype)
         check_generates(config)
         self.whitening = Whitening(config.whitening, None).to(self.device)
+        self._warned_of_length = False
 
     @classmethod
     def from_pretrained(cls, name: str | Path, device: str = "auto", dtype: Dtype = "auto") -> Generator:
@@ -83,7 +85,7 @@ class Generator(Pipeline):
             vector: What the model was trained to follow `(vector_width,)`; None as for `label`.
             seed: Clip i is made from seed + i, so it is the same whatever the count.
             level: Peak of every clip in dBFS, such as -1, or its loudness, such as "-16LUFS": it is brought there, and
-                its ends are faded, see `audiodiff.audio.levels.finish_clip`. None leaves clips as they come, at any
+                its ends are faded, see `audiodiff.audio.finishing.finish_clip`. None leaves clips as they come, at any
                 level and with samples beyond ±1.
             on_step: Called with (step, x) after every step of every piece of the signals.
             **changes: What is to differ from the model's own `SynthesisConfig`, for example `steps=50, guidance=2.0`.
@@ -96,6 +98,7 @@ class Generator(Pipeline):
         """
         settings = self.settings(changes)
         n_samples, level = self.n_samples(seconds), parse_level(level)
+        self._warn_of_length(n_samples)
         if settings.start != "noise":
             raise ConfigError(f"start {settings.start!r} needs a mel, which this model has not; use 'noise'.")
         count, seed = COUNT.check("count", count), ANY_SEED.check("seed", seed)
@@ -110,9 +113,7 @@ class Generator(Pipeline):
             expanded = None if global_condition is None else global_condition.expand(len(seeds), -1)
             clips.append(self._clips(seeds, n_samples, expanded, settings, on_step))
         audio = self.whitening.colour(torch.cat(clips), None)[..., :n_samples]
-        return (
-            audio if level is None else torch.stack([finish_clip(clip, self.sample_rate, level)[0] for clip in audio])
-        )
+        return audio if level is None else torch.stack([self.finish(clip, level).audio for clip in audio])
 
     def _clips(
         self,
@@ -144,6 +145,23 @@ class Generator(Pipeline):
             in_threads=True,
         )
         return torch.cat(list(sampled), dim=-1)
+
+    def finish(self, audio: Tensor, level: Level) -> FinishedClip:
+        """Make a clip `(1, time)` ready to use, see `audiodiff.audio.finishing.finish_clip`."""
+        return finish_clip(audio, self.sample_rate, level, self.config.network.patch)
+
+    def _warn_of_length(self, n_samples: int) -> None:
+        """Say once that clips are longer than those of training."""
+        own = self.config.clip_seconds or 0
+        trained = max(round(own * self.sample_rate), self.config.provenance.get("training", {}).get("crop_samples", 0))
+        if 0 < trained < n_samples and not self._warned_of_length:
+            self._warned_of_length = True
+            seconds, longest = n_samples / self.sample_rate, trained / self.sample_rate
+            warnings.warn(
+                f"clips of {seconds:g} s are longer than those this model was trained on ({longest:.3g} s); what comes "
+                "beyond is seldom of use: echoes, repetitions or noise. Make shorter clips and join them.",
+                stacklevel=4,  # the caller of generate, beyond torch's wrapper for inference mode
+            )
 
     def n_samples(self, seconds: float | None = None) -> int:
         """Return the length of a clip in samples; None is the model's own length.

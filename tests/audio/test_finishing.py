@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from audiodiff.audio.levels import fade_ends, finish_clip, loudness, parse_level
+from audiodiff.audio.finishing import fade_ends, finish_clip, loudness, parse_level, remove_patch_pattern
 from audiodiff.choices import LEVEL, Level
 from audiodiff.errors import ConfigError
 
@@ -35,8 +35,8 @@ def test_a_clip_is_brought_to_its_peak(peak, level):
     ("floor", "gain"),
     [
         (-90.0, 38),  # to the level
-        (-70.0, 31),  # the quietest frames are a dB below the floor
-        (-50.0, 20),  # always allowed
+        (-70.0, 35),  # the quietest frames are a dB below the floor
+        (-50.0, 24),  # always allowed
     ],
 )
 def test_a_quiet_clip_is_amplified_as_far_as_its_noise_allows(floor, gain):
@@ -77,6 +77,31 @@ def test_ends_are_faded_where_they_are_not_silent():
     assert torch.equal(fade_ends(tone(-1), RATE), tone(-1))
     decay = sound * torch.exp(-torch.arange(RATE) / 1000)
     assert torch.equal(fade_ends(decay, RATE)[:, 20:], decay[:, 20:])
+
+
+def line_db(audio, k):
+    """Return the level of the line at k eighths of the rate in the second half of a clip, in dBFS."""
+    half = audio[0, RATE // 2 :]
+    return float(20 * torch.fft.rfft(half).abs()[k * len(half) // 8].mul(2 / len(half)).log10())
+
+
+def test_the_pattern_of_the_patches_is_taken_out_of_silence_and_the_sound_stays():
+    pattern = torch.randn(8, generator=torch.Generator().manual_seed(1)) * 10 ** (-75 / 20)
+    sound = tone(-1, -95)
+    sound[:, 4000:8000] *= torch.exp(-torch.arange(4000) / 400)
+    sound[:, 8000:12000] = sound[:, :4000]
+    dirty = sound + pattern.repeat(RATE // 8)
+    clean = remove_patch_pattern(dirty, 8)
+    for k in (1, 2, 3):
+        assert line_db(clean, k) < line_db(dirty, k) - 20
+    assert peak_db(clean - dirty) < -58
+    assert torch.equal(remove_patch_pattern(dirty, 1), dirty)
+    assert torch.equal(remove_patch_pattern(dirty[:, :2000], 8), dirty[:, :2000])
+
+
+def test_a_note_at_an_eighth_of_the_rate_is_no_pattern():
+    note = 0.5 * torch.sin(torch.arange(RATE) * torch.pi / 4)[None]
+    assert line_db(remove_patch_pattern(note, 8), 1) == pytest.approx(line_db(note, 1), abs=0.02)
 
 
 def test_an_attack_is_faded_in_faster_than_a_sound_that_goes_on():

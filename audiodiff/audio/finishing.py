@@ -1,4 +1,4 @@
-"""Generated clips made ready to use: brought to a level, without a click at either end."""
+"""Generated clips made ready to use: without the lines of the patch grid or a click at an end, brought to a level."""
 
 from __future__ import annotations
 
@@ -8,15 +8,16 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import avg_pool1d, conv1d
 
 from audiodiff.choices import LEVEL, Level
 from audiodiff.errors import needed
 
 _SILENCE_DB = -60.0
 """Peak below which a clip is silence, in dBFS, and below which its ends are, in dB of its peak."""
-_PLAIN_GAIN_DB = 20.0
+_PLAIN_GAIN_DB = 24.0
 """Any clip is amplified so far; more only as far as its noise floor stays below the next constant."""
-_NOISE_FLOOR_DB = -40.0
+_NOISE_FLOOR_DB = -36.0
 _FRAME_SECONDS = 0.02
 _PEAK_DB = -1.0
 """Highest peak of a clip that is brought to a loudness, in dBFS."""
@@ -25,6 +26,10 @@ _ATTACK_DB = -20.0
 """Where the first millisecond is louder than this, in dB of the peak, a clip begins with its stroke."""
 _BLOCK_SECONDS = 0.4
 """Of ITU-R BS.1770-4."""
+_PATTERN_PATCHES, _POWER_PATCHES = 257, 33
+"""Over how many patches their common pattern, and the power that weights them, are averaged."""
+_PATTERN_DB = -60.0
+"""Largest pattern that is taken out, in dB of the peak."""
 
 
 class FinishedClip(NamedTuple):
@@ -52,22 +57,23 @@ def parse_level(level: Level | float | str | None) -> Level | None:
     return parsed
 
 
-def finish_clip(audio: Tensor, sample_rate: int, level: Level) -> FinishedClip:
-    """Fade the ends of a clip where they are not silent, and bring it to a level.
+def finish_clip(audio: Tensor, sample_rate: int, level: Level, patch: int = 1) -> FinishedClip:
+    """Take the lines of the patch grid out of a clip, fade its ends where they are not silent, bring it to a level.
 
-    Every clip is amplified by up to 20 dB. One that needs more is amplified as far as its noise floor, the quietest
-    sixth of its 20 ms frames, stays below -40 dBFS. Silence, a peak below -60 dBFS, is left as it is. A loudness is
+    Every clip is amplified by up to 24 dB. One that needs more is amplified as far as its noise floor, the quietest
+    sixth of its 20 ms frames, stays below -36 dBFS. Silence, a peak below -60 dBFS, is left as it is. A loudness is
     reached as far as the peak stays below -1 dBFS.
 
     Args:
         audio: Samples `(channels, time)`.
         sample_rate: In Hz.
         level: The peak, or the loudness.
+        patch: Samples that were one position of the network which made the clip.
 
     Returns:
         The clip, and in its remark why it is not at the level.
     """
-    faded = fade_ends(audio, sample_rate)
+    faded = fade_ends(remove_patch_pattern(audio, patch), sample_rate)
     peak = _decibels(float(faded.abs().max()))
     if peak < _SILENCE_DB:
         return FinishedClip(audio, f"silence (peak {peak:.0f} dBFS), left as it is")
@@ -81,6 +87,37 @@ def finish_clip(audio: Tensor, sample_rate: int, level: Level) -> FinishedClip:
     if gain > most:
         gain, remark = most, f"quiet and noisy: peak {peak + most:.1f} dBFS, as more would bring up its noise"
     return FinishedClip((faded * 10 ** (gain / 20)).clamp(-1, 1), remark)
+
+
+def remove_patch_pattern(audio: Tensor, patch: int) -> Tensor:
+    """Take out what all patches around a place have in common: lines at multiples of the sample rate over the patch.
+
+    The samples of a patch come from weights of their own, so what little a network leaves in silence repeats with every
+    patch. Quiet patches tell it, so they count more; a pattern above -60 dB of the peak is sound, and only so much of
+    it is taken out.
+
+    Args:
+        audio: Samples `(channels, time)`.
+        patch: Samples of a patch.
+    """
+    n_patches = audio.shape[-1] // patch
+    if patch == 1 or n_patches < _PATTERN_PATCHES:
+        return audio
+    patches = audio[..., : n_patches * patch].double().unflatten(-1, (n_patches, patch)).transpose(1, 2)
+    peak = float(audio.abs().max())
+    power = avg_pool1d(patches.square().mean(1, keepdim=True), _POWER_PATCHES, 1, _POWER_PATCHES // 2)
+    weights = 1 / (power + 1e-10 * peak**2 + torch.finfo(torch.float64).tiny)
+    window = torch.hann_window(_PATTERN_PATCHES + 2, periodic=False, dtype=torch.float64, device=audio.device)[1:-1]
+
+    def smooth(values: Tensor) -> Tensor:
+        return conv1d(values.flatten(0, 1)[:, None], window.view(1, 1, -1), padding="same").view_as(values)
+
+    pattern = smooth(patches * weights) / smooth(weights)
+    pattern -= pattern.mean(1, keepdim=True)  # which is the sound's own
+    rms = pattern.square().mean(1, keepdim=True).sqrt()
+    pattern *= (peak * 10 ** (_PATTERN_DB / 20) / rms).clamp_max(1)
+    rest = audio[..., n_patches * patch :]
+    return torch.cat([audio[..., : n_patches * patch] - pattern.transpose(1, 2).flatten(1).to(audio), rest], -1)
 
 
 def fade_ends(audio: Tensor, sample_rate: int) -> Tensor:
