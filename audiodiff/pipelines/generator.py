@@ -156,7 +156,7 @@ class Generator(Pipeline):
         trained = max(round(own * self.sample_rate), self.config.provenance.get("training", {}).get("crop_samples", 0))
         if 0 < trained < n_samples and not self._warned_of_length:
             self._warned_of_length = True
-            seconds, longest = n_samples / self.sample_rate, trained / self.sample_rate
+            seconds, longest = n_samples / self.sample_rate, own or trained / self.sample_rate
             warnings.warn(
                 f"clips of {seconds:g} s are longer than those this model was trained on ({longest:.3g} s); what comes "
                 "beyond is seldom of use: echoes, repetitions or noise. Make shorter clips and join them.",
