@@ -135,17 +135,15 @@ def pairs(*, generated: Path, reference: Path, name: str | None, others: Sequenc
     """
     with loading("the metrics"):
         from audiodiff.evaluation.evaluate import AlignmentOptions, evaluate, read_timings
-        from audiodiff.evaluation.listening_test import check_report
+        from audiodiff.evaluation.listening_test import missing_packages
         from audiodiff.evaluation.listing import list_recordings, match_files
         from audiodiff.evaluation.nearest import match_nearest
         from audiodiff.evaluation.scoring import resolve_metrics
 
-        if options["report"]:
-            check_report()
     systems = _systems(name or generated.stem, generated, others)
     timings = read_timings(options["timings"]) if options["timings"] else None
     metrics, notes = resolve_metrics(options["metrics"].replace(" ", "").split(",") + ["timing"] * bool(timings))
-    for note in notes:
+    for note in notes + (missing_packages() if options["report"] else []):
         click.echo(note, err=True)
     alignment = AlignmentOptions(options["max_length_difference"], options["max_lag"], options["align"])
     if options["nearest"]:
@@ -364,13 +362,11 @@ def _finish(
 
 def _print(evaluation: Evaluation, *, latex: bool) -> None:
     """Print tables on stdout; notes and problems on stderr."""
-    from audiodiff.evaluation.tables import latex_summary, text_summary
+    from audiodiff.evaluation.tables import latex_summary, note_lines, text_summary
 
     click.echo((latex_summary if latex else text_summary)(evaluation))
-    for system in evaluation.systems:
-        for file in system.files:
-            for note in file.notes:
-                click.echo(f"note: {system.name}, {file.name}: {note}", err=True)
+    for note in note_lines(evaluation):
+        click.echo(f"note: {note}", err=True)
     if evaluation.problems:
         click.echo(f"{len(evaluation.problems)} problems, in no mean:", err=True)
     for problem in evaluation.problems:

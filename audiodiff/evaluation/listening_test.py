@@ -7,9 +7,10 @@ import html
 import io
 import json
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ from torch.nn import functional
 from audiodiff.audio.finishing import loudness
 from audiodiff.audio.io import audio_info, load_audio, replacing
 from audiodiff.audio.mel import MelSpectrogram
-from audiodiff.errors import AudioError, DataError, needed
+from audiodiff.errors import AudioError, DataError
 from audiodiff.evaluation.results import Estimate, Evaluation, estimate, proportion
 from audiodiff.evaluation.scoring import METRICS
 from audiodiff.evaluation.tables import comparison_rows, summary_rows
@@ -36,6 +37,23 @@ COLUMNS = ("test", "listener", "item", "system", "other", "x", "answer", "score"
 _LOG = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True)
+class PageItem:
+    """One recording of a page.
+
+    Attributes:
+        name: Of the recording.
+        sample_rate: In Hz.
+        clips: One per system, mono `(time,)`.
+        words: What is said under each.
+    """
+
+    name: str
+    sample_rate: int
+    clips: Sequence[Tensor]
+    words: Sequence[str]
+
+
 def write_report(
     path: Path,
     evaluation: Evaluation,
@@ -44,8 +62,8 @@ def write_report(
 ) -> None:
     """Write the listening page of an evaluation.
 
-    All clips of a recording are brought to the loudness of the original (ITU-R BS.1770-4, by pyloudnorm), then turned
-    down together if one of them would peak above full scale; the page says so.
+    All clips of a recording are brought to the loudness of the original (ITU-R BS.1770-4, by pyloudnorm; without that
+    package to its mean power), then turned down together if one of them would peak above full scale; the page says so.
 
     Args:
         path: The HTML file.
@@ -54,28 +72,65 @@ def write_report(
         on_progress: Called with the fraction of the work done since the last call.
 
     Raises:
-        MissingPackageError: If the extra `eval` or `plots` is not installed.
         AudioError: If no recording was scored for every system, or one is no longer there.
     """
-    check_report()
     names = _choose(evaluation, n_items)
     systems = [REFERENCE, *(system.name for system in evaluation.systems)]
-    articles = []
-    for name in names:
-        articles.append(_article(evaluation, name, systems))
-        on_progress(1 / len(names))
+    measure = "loudness of the original (ITU-R BS.1770-4)" if find_spec("pyloudnorm") else "mean power of the original"
+    note = (
+        f"All clips of a recording have the {measure}; where one would then be clipped, all are turned down together."
+    )
+    if "rms_ratio_db" in evaluation.metrics:
+        note += f" Levels as they were made are under “{METRICS['rms_ratio_db'].title}” above."
+
+    def items() -> Iterator[PageItem]:
+        for name in names:
+            yield _item(evaluation, name)
+            on_progress(1 / len(names))
+
+    facts = (
+        f"{len(names)} of {len(evaluation.systems[0].files)} recordings, evaluated {evaluation.created[:10]} with "
+        f"audiodiff {evaluation.settings['versions']['audiodiff']}"
+    )
+    write_page(path, " · ".join(systems[1:]), systems, items(), facts=facts, note=note, tables=_tables(evaluation))
+
+
+def write_page(
+    path: Path,
+    title: str,
+    systems: Sequence[str],
+    items: Iterable[PageItem],
+    *,
+    facts: str,
+    note: str,
+    tables: str = "",
+) -> None:
+    """Write a page with players, pictures and listening tests, whatever the clips are.
+
+    Args:
+        path: The HTML file.
+        title: What it is headed.
+        systems: Names of the versions of each recording, in the order of `PageItem.clips`.
+        items: The recordings.
+        facts: One line below the title, without a full stop.
+        note: What was done to the clips.
+        tables: HTML to go above the clips.
+    """
+    names, articles = [], []
+    for item in items:
+        names.append(item.name)
+        articles.append(_article(item, systems))
     page = _asset("page.html")
     parts = {
         "style": _asset("page.css"),
         "script": _asset("page.js"),
-        "title": html.escape(" · ".join(systems[1:])),
-        "facts": html.escape(
-            f"{len(names)} of {len(evaluation.systems[0].files)} recordings, evaluated {evaluation.created[:10]} with "
-            f"audiodiff {evaluation.settings['versions']['audiodiff']}"
-        ),
-        "tables": _tables(evaluation),
+        "title": html.escape(title),
+        "facts": html.escape(facts),
+        "note": html.escape(note),
+        "scores": '<a href="#scores">Scores</a>' if tables else "",
+        "tables": f'<section id="scores"><h2>Scores</h2>\n{tables}\n</section>' if tables else "",
         "articles": "\n".join(articles),
-        "data": json.dumps({"systems": systems, "items": names}).replace("<", "\\u003c"),
+        "data": json.dumps({"systems": list(systems), "items": names}).replace("<", "\\u003c"),
     }
     for key, text in parts.items():
         page = page.replace(f"[[{key}]]", text)
@@ -83,14 +138,13 @@ def write_report(
         part.write_text(page, encoding="utf-8")
 
 
-def check_report() -> None:
-    """Refuse to begin what would end in `write_report` where that lacks a package.
-
-    Raises:
-        ConfigError: If the extra `eval` or `plots` is not installed.
-    """
-    with needed("eval,plots", "--report"):
-        import pyloudnorm  # noqa: F401
+def missing_packages() -> list[str]:
+    """Return what a page will lack here, one sentence for each package that is not installed."""
+    lacks = {
+        "matplotlib": "The page has no pictures: `pip install 'audiodiff[plots]'` brings them.",
+        "pyloudnorm": "Clips are matched by mean power: `pip install 'audiodiff[eval]'` brings loudness.",
+    }
+    return [sentence for package, sentence in lacks.items() if not find_spec(package)]
 
 
 def _asset(name: str) -> str:
@@ -106,33 +160,47 @@ def _choose(evaluation: Evaluation, n_items: int) -> list[str]:
     return [common[i * len(common) // n_items] for i in range(n_items)] if len(common) > n_items else common
 
 
-def _article(evaluation: Evaluation, name: str, systems: Sequence[str]) -> str:
-    """Return the HTML of one recording: a player, a image and the scores of every system beside each other."""
+def _item(evaluation: Evaluation, name: str) -> PageItem:
+    """Read one recording in all versions, equally loud, with their scores in words."""
     results = [next(file for file in system.files if file.name == name) for system in evaluation.systems]
     rate = audio_info(results[0].reference).sample_rate
     paths = [results[0].reference, *(result.generated for result in results)]
-    clips = match_loudness([load_audio(path, rate)[0] for path in paths], rate)
-    scores: list[dict[str, float]] = [{}, *(result.scores for result in results)]
-    figures = []
-    for system, clip, image, values in zip(systems, clips, _plot_clips(clips, rate), scores, strict=True):
-        shown = [key for key in _PAGE_METRICS if key in values]
-        words = " · ".join(f"{METRICS[key].title} {values[key]:.{METRICS[key].decimals}f}" for key in shown)
-        label = html.escape(system)
-        figures.append(
-            f'<figure><figcaption>{label}</figcaption><img alt="waveform and mel spectrogram, {label}" '
-            f'src="{_uri("image/webp", image)}"><audio controls preload="metadata" '
-            f'aria-label="{label}" data-item="{html.escape(name)}" data-system="{label}" '
-            f'src="{_uri("audio/flac", _flac(clip, rate))}"></audio><p>{html.escape(words)}</p></figure>'
+    words = [""]
+    for result in results:
+        shown = [key for key in _PAGE_METRICS if key in result.scores]
+        words.append(
+            " · ".join(f"{METRICS[key].title} {result.scores[key]:.{METRICS[key].decimals}f}" for key in shown)
         )
-    return f"<article><h3>{html.escape(name)}</h3><div class=clips>{''.join(figures)}</div></article>"
+    return PageItem(name, rate, match_loudness([load_audio(path, rate)[0] for path in paths], rate), words)
+
+
+def _article(item: PageItem, systems: Sequence[str]) -> str:
+    """Return the HTML of one recording: a player, an image and words of every system beside each other."""
+    pictures = _plot_clips(item.clips, item.sample_rate) if find_spec("matplotlib") else [b""] * len(item.clips)
+    figures = []
+    for system, clip, picture, words in zip(systems, item.clips, pictures, item.words, strict=True):
+        label = html.escape(system)
+        image = (
+            f'<img alt="waveform and mel spectrogram, {label}" src="{_uri("image/webp", picture)}">' if picture else ""
+        )
+        figures.append(
+            f'<figure><figcaption>{label}</figcaption>{image}<audio controls preload="metadata" '
+            f'aria-label="{label}" data-item="{html.escape(item.name)}" data-system="{label}" '
+            f'src="{_uri("audio/flac", _flac(clip, item.sample_rate))}"></audio><p>{html.escape(words)}</p></figure>'
+        )
+    return f"<article><h3>{html.escape(item.name)}</h3><div class=clips>{''.join(figures)}</div></article>"
 
 
 def match_loudness(clips: Sequence[Tensor], sample_rate: int) -> list[Tensor]:
     """Bring clips `(time,)` to the loudness of the first, then all down together if one peaks above 0.99.
 
-    Loudness is the gated one of ITU-R BS.1770-4; a clip in which nothing passes the gate keeps its level.
+    Loudness is the gated one of ITU-R BS.1770-4, without pyloudnorm the mean power; a clip that has none keeps its
+    level.
     """
-    levels = [loudness(clip[None], sample_rate) for clip in clips]
+    if find_spec("pyloudnorm"):
+        levels = [loudness(clip.unsqueeze(0), sample_rate) for clip in clips]
+    else:
+        levels = [float(20 * clip.square().mean().sqrt().log10()) for clip in clips]
     gains = [10 ** ((levels[0] - own) / 20) if np.isfinite(levels[0] - own) else 1.0 for own in levels]
     matched = [clip * gain for clip, gain in zip(clips, gains, strict=True)]
     peak = max(float(clip.abs().max()) for clip in matched)
@@ -206,7 +274,7 @@ def _table(caption: str, rows: Sequence[Sequence[str]]) -> str:
         for first, *rest in body
     )
     return (
-        f"<div class=scroll><table><caption>{html.escape(caption)}</caption>"
+        f"<div class=scroll><table><caption><span>{html.escape(caption)}</span></caption>"
         f"<thead><tr>{top}</tr></thead><tbody>{lines}</tbody></table></div>"
     )
 

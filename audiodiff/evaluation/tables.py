@@ -58,6 +58,20 @@ def text_summary(evaluation: Evaluation) -> str:
     return "\n".join(lines)
 
 
+def note_lines(evaluation: Evaluation) -> list[str]:
+    """Return the notes on recordings, one line for all of a system that differ in their numbers alone."""
+    alike: dict[tuple[str, str], list[str]] = {}
+    for system in evaluation.systems:
+        for file in system.files:
+            for note in file.notes:
+                alike.setdefault((system.name, re.sub(r"[\d.]+", "#", note)), []).append(f"{file.name}: {note}")
+    more = " (and {} more recordings like it)"
+    return [
+        f"{system}, {notes[0]}{more.format(len(notes) - 1) if len(notes) > 1 else ''}"
+        for (system, _), notes in alike.items()
+    ]
+
+
 def latex_summary(evaluation: Evaluation) -> str:
     """Return a LaTeX table with a row per system, for booktabs; comments before it say how the numbers were made."""
     comments = [f"% {line}" for line in _provenance(evaluation)]

@@ -17,8 +17,8 @@ from audiodiff.audio.io import replacing
 from audiodiff.checkpoint import find_model, load_config
 from audiodiff.config import ModelConfig, load_run_config
 from audiodiff.data.manifest import Recording
-from audiodiff.errors import ConfigError, DataError, MissingPackageError
-from audiodiff.evaluation.listening_test import check_report
+from audiodiff.errors import ConfigError, DataError
+from audiodiff.evaluation.listening_test import missing_packages
 from audiodiff.evaluation.scoring import METRICS
 from audiodiff.project.recordings import KINDS, Kind
 from audiodiff.text import read_json
@@ -155,7 +155,7 @@ class Project:
             ["train", CONF, "--run", "run", *(["--minutes", f"{self.minutes:g}"] if self.minutes else [])],
             [*make, "--model", self.model, "--output", "before"],
             [*make, "--model", MODEL, "--output", "after", "--overwrite"],
-            score if missing_for_page() else [*score, "--report", "page"],
+            [*score, "--report", "page"],
         ]
 
     @property
@@ -164,23 +164,12 @@ class Project:
         lines = []
         if self.kind == "voice" and "pesq_wb" not in self.metrics:
             lines.append("PESQ is not installed (`pip install 'audiodiff[eval]'`): the gain is measured by M-STFT.")
-        if reason := missing_for_page():
-            lines.append(f"There will be scores and a verdict, but no page: {reason} Rerun to make it later.")
-        return lines
+        return lines + missing_packages()
 
 
 def title(folder: Path) -> str:
     """Return what a project's model is called: the name of the folder, in characters that can be written."""
     return os.fsencode(folder.resolve().name).decode(errors="replace") or "mine"
-
-
-def missing_for_page() -> str | None:
-    """Say what the page lacks, None if nothing."""
-    try:
-        check_report()
-    except MissingPackageError as error:
-        return str(error)
-    return None
 
 
 def nearest_model(kind: Kind, recordings: Sequence[Recording], labels: Sequence[str]) -> str:

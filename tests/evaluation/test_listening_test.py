@@ -18,16 +18,18 @@ import pytest
 import soundfile
 import torch
 
-from audiodiff.errors import AudioError, ConfigError, DataError
+from audiodiff.errors import AudioError, DataError
 from audiodiff.evaluation.listening_test import (
     COLUMNS,
     _plot_clips,
     match_loudness,
     mean_opinion_scores,
+    missing_packages,
     rating_tables,
     read_ratings,
     write_report,
 )
+from audiodiff.evaluation.scoring import METRICS
 
 RATE = 16000
 
@@ -97,10 +99,34 @@ def test_what_cannot_be_shown_is_refused(evaluation, tmp_path, monkeypatch):
     lonely.systems[0].files = []
     with pytest.raises(AudioError, match="no recording was scored for every system"):
         write_report(tmp_path / "x.html", lonely)
-    monkeypatch.setitem(sys.modules, "pyloudnorm", None)
-    with pytest.raises(ConfigError, match="audiodiff.eval,plots"):
-        write_report(tmp_path / "x.html", evaluation)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_base_install_makes_a_page_and_says_what_it_lacks(evaluation, tmp_path, monkeypatch):
+    monkeypatch.setattr("audiodiff.evaluation.listening_test.find_spec", lambda package: None)
+    for package in ("pyloudnorm", "matplotlib", "pesq"):
+        monkeypatch.setitem(sys.modules, package, None)
+    assert [re.search(r"audiodiff\[(\w+)\]", line)[1] for line in missing_packages()] == ["plots", "eval"]
+    write_report(tmp_path / "x.html", evaluation, 1)
+    text = (tmp_path / "x.html").read_text(encoding="utf-8")
+    assert "have the mean power of the original" in text
+    assert "<img" not in text
+    clips = embedded(tmp_path / "x.html")
+    powers = [np.square(clip).mean() for clip in clips.values()]
+    assert powers == pytest.approx([powers[0]] * 3, rel=0.02)
+
+
+def test_the_note_names_a_row_only_where_it_is(page, evaluation, tmp_path):
+    title = METRICS["rms_ratio_db"].title
+    without = evaluation.model_copy(deep=True)
+    without.metrics = [name for name in evaluation.metrics if name != "rms_ratio_db"]
+    write_report(tmp_path / "x.html", without, 1)
+    assert f"“{title}” above" not in (tmp_path / "x.html").read_text(encoding="utf-8")
+    without.metrics = [*without.metrics, "rms_ratio_db"]
+    write_report(tmp_path / "x.html", without, 1)
+    text = (tmp_path / "x.html").read_text(encoding="utf-8")
+    assert f"“{title}” above" in text
+    assert f"<th scope=row>{title}" in text
 
 
 # --- in a browser -----------------------------------------------------------------------------------------------------

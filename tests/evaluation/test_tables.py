@@ -10,6 +10,7 @@ from audiodiff.evaluation.tables import (
     cell,
     comparison_rows,
     latex_summary,
+    note_lines,
     rewrite_tables,
     score_table,
     summary_rows,
@@ -99,3 +100,16 @@ def test_a_wrong_mark_is_an_error_and_leaves_the_file_alone(page, old, new, mess
     with pytest.raises(DataError, match=message):
         rewrite_tables(page)
     assert page.read_text(encoding="utf-8") == MARKED.replace(old, new)
+
+
+def test_notes_that_differ_in_numbers_alone_are_one_line(evaluation):
+    noted = evaluation.model_copy(deep=True)
+    for n, file in enumerate(noted.systems[0].files):
+        file.notes = [f"clipped: {n} samples at full scale"]
+    noted.systems[0].files[0].notes.append("moved by 3.0 ms")
+    name, more = noted.systems[0].name, len(noted.systems[0].files) - 1
+    first = noted.systems[0].files[0].name
+    assert note_lines(noted) == [
+        f"{name}, {first}: clipped: 0 samples at full scale (and {more} more recordings like it)",
+        f"{name}, {first}: moved by 3.0 ms",
+    ]
