@@ -11,6 +11,8 @@ from audiodiff.choices import SECONDS, Number
 from audiodiff.cli import options as opt
 from audiodiff.cli.verbs import Verb
 
+EXAMPLES = ("audiodiff ui --open", "audiodiff ui --model my_voice/ --port 8080")
+
 
 class _Ui(Verb):
     def invoke(self, ctx: click.Context) -> Any:
@@ -24,7 +26,7 @@ class _Ui(Verb):
         return super().invoke(ctx)
 
 
-@click.command("ui", cls=_Ui)
+@click.command("ui", cls=_Ui, examples=EXAMPLES)
 @click.option(
     "--model",
     "models",
@@ -32,9 +34,20 @@ class _Ui(Verb):
     metavar="NAME|FOLDER",
     help="A model of your own, beside the bundled ones; may be repeated.",
 )
-@click.option("--host", default="127.0.0.1", show_default=True, help="Address; 0.0.0.0 or :: for other machines too.")
 @click.option(
-    "--port", type=Number(int, low=0, high=65535), default=7860, show_default=True, help="0 takes a free one."
+    "--host",
+    default="127.0.0.1",
+    metavar="ADDRESS",
+    show_default=True,
+    help="Where to listen; 0.0.0.0 or :: is reached from other machines too.",
+)
+@click.option(
+    "--port",
+    type=Number(int, low=0, high=65535),
+    default=7860,
+    metavar="PORT",
+    show_default=True,
+    help="Port to listen on; 0 takes a free one.",
 )
 @click.option("--open/--no-open", "open_page", default=False, show_default=True, help="Open the page in a browser.")
 @opt.expert("--max-seconds", type=SECONDS, default=60.0, metavar="SECONDS", show_default=True, help="Of a recording.")

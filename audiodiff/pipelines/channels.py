@@ -54,6 +54,13 @@ def common_phases(vocoder: Vocoder, audio: Tensor) -> CommonPhases:
     return CommonPhases(torch.where(related, common, mels), torch.where(related, cosine, 1).arccos())
 
 
+def with_common_phases(vocoder: Vocoder, phases: CommonPhases) -> Vocoder:
+    """Return the same vocoder, for the channels of one recording."""
+    bound = copy.copy(vocoder)
+    bound.initialisation = MelInitialisation(vocoder.spectrogram, vocoder.whitening, phases)
+    return bound
+
+
 def vocode_channels(
     vocoder: Vocoder,
     mels: Tensor,
@@ -84,8 +91,6 @@ def vocode_channels(
     together, made = vocoder.engine.largest_batch or len(mels), []
     for first in range(0, len(mels), together):
         rows = slice(first, first + together)
-        bound = copy.copy(vocoder)
-        common = CommonPhases(*(part[rows] for part in phases))
-        bound.initialisation = MelInitialisation(vocoder.spectrogram, vocoder.whitening, common)
+        bound = with_common_phases(vocoder, CommonPhases(*(part[rows] for part in phases)))
         made.append(bound(mels[rows], seed=seed, chunk_seconds=chunk_seconds, on_step=on_step, **changes))
     return torch.cat(made)

@@ -11,6 +11,7 @@ from typing_extensions import Unpack
 from audiodiff.audio.mel import align_to_hops
 from audiodiff.diffusion.process import Prediction
 from audiodiff.pipelines.base import SynthesisChanges
+from audiodiff.pipelines.channels import common_phases, with_common_phases
 from audiodiff.pipelines.vocoder import Vocoder
 
 
@@ -32,13 +33,16 @@ def reverse_states(
         **changes: As in `Vocoder.__call__`.
 
     Returns:
-        What `vocoder(vocoder.mel(audio), seed=seed, **changes)` is, up to rounding and the precision of its engine.
+        What `vocoder(vocoder.mel(audio), seed=seed, **changes)` is, up to rounding and the precision of its engine;
+        several channels get phases in common, see `audiodiff.pipelines.channels`.
 
     Raises:
         AudioError: If the recording is shorter than a frame.
         ConfigError: If a setting is impossible.
     """
     settings = vocoder.settings(changes)
+    if len(audio) > 1:
+        vocoder = with_common_phases(vocoder, common_phases(vocoder, audio.to(vocoder.device)))
     frames = align_to_hops(vocoder.mel(audio), vocoder.mel_config)
     with torch.inference_mode():
         predictor = vocoder.plain_predictor(vocoder.network.encode(frames), None)
