@@ -58,7 +58,7 @@ def count_flops(network: Network, config: ModelConfig, n_samples: int, training:
         predicted = meta(x, torch.zeros(1, device="meta"), None if mel is None else meta.encode(mel))
         if training is not None:
             predicted.sum().backward()
-    return counter.get_total_flops()
+    return int(counter.get_total_flops())
 
 
 def full_speed(state: TrainState, n_samples: int) -> Callable[[], float | None]:
