@@ -100,7 +100,7 @@ def peak_rate(device: torch.device, *, bf16: bool) -> float | None:
 @cache
 @torch.no_grad()
 def _measured_rate(dtype: torch.dtype) -> float:
-    """Return the FLOP/s of the fastest of a few large products on the CPU, with as many threads as torch takes."""
+    """Return the FLOP/s of the fastest of some large products, with torch's threads; too low on a busy CPU."""
     left, right = (torch.ones(_SQUARE, _SQUARE, dtype=dtype) for _ in range(2))
     seconds = []
     for _ in range(_REPEATS):
