@@ -126,9 +126,10 @@ class SearchConfig:
         """The same as studies had it that spelt defaults out; what they did not know is left out where it is empty."""
         plain = self.config.model_dump(mode="json")
         embedding = plain["model"]["network"]["embedding"]
-        for name in ("centre_positions", "centre_spreads"):
-            if not embedding[name]:
-                del embedding[name]
+        new = ((embedding, "centre_positions"), (embedding, "centre_spreads"), (plain["training"], "post_hoc_ema"))
+        for part, name in new:
+            if not part[name]:
+                del part[name]
         return self._fingerprint(plain)
 
     def _fingerprint(self, config: Mapping[str, Any]) -> dict[str, Any]:
