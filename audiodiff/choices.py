@@ -109,7 +109,7 @@ class Number(click.ParamType):  # type: ignore[type-arg, unused-ignore]
         self.kind = kind
         self.name = "integer" if kind is int else "float"
         self._low, self._high, self._above, self._below = low, high, above, below
-        self._unit = unit
+        self.unit = unit
         self._words = words
 
     @property
@@ -124,7 +124,7 @@ class Number(click.ParamType):  # type: ignore[type-arg, unused-ignore]
         between = " to " if self._high is not None and self._low is not None else " and "
         high = f"at most {high}" if self._high is not None and self._low is None else high
         what = "a whole number" if self.kind is int else "a number"
-        unit = f" ({self._unit})" if self._unit else ""
+        unit = f" ({self.unit})" if self.unit else ""
         return f"{what} {low}{between}{high}{unit}{''.join(f', or {word}' for word in self._words)}"
 
     def parse(self, value: object) -> Any:

@@ -88,8 +88,7 @@ def running_elsewhere() -> int:
 def idle_threads(most: int, running: int, cores: int) -> int:
     """Return how many threads find a core of their own beside other programs.
 
-    On a busy machine threads wait for each other, and matrix products wait by spinning, whatever OpenMP's policy: eight
-    clips of a U-Net took 129 s and 38 s of CPU time with two threads, 38 s and 6 s with one.
+    On a busy machine threads wait for each other, so that two can take longer than one.
     """
     return max(1, min(most, cores - running))
 
