@@ -37,7 +37,7 @@ def reported(compute: Callable[[Callable[[_Report], None]], _Report], closed: th
             done.set_exception(error)
         reports.put(done)
 
-    threading.Thread(target=run, daemon=True).start()
+    threading.Thread(target=run).start()  # no daemon: torch aborts where Python leaves a thread of it behind
     try:
         while not isinstance(item := reports.get(), Future):
             yield item

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import socket
 import threading
@@ -11,15 +12,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import fastapi
-import gradio as gr
 from starlette.types import ASGIApp
 
 from audiodiff.server.limits import Limits
 from audiodiff.server.run import serve
 from audiodiff.ui.guard import Guard
 from audiodiff.ui.models import Models
-from audiodiff.ui.page import asset, make_page, theme
 from audiodiff.ui.studio import Studio
 
 MAX_UPLOAD = 60_000_000
@@ -38,8 +36,13 @@ def page_app(models: Models, max_seconds: float = 60.0) -> Iterator[ASGIApp]:
     """
     before, closed = dict(os.environ), threading.Event()
     with TemporaryDirectory(prefix="audiodiff-ui-", ignore_cleanup_errors=True) as name:
-        os.environ.update(_SETTINGS, GRADIO_TEMP_DIR=name)  # Gradio is told by its environment alone
+        os.environ.update(_SETTINGS, GRADIO_TEMP_DIR=name)  # Gradio reads some as it is imported
         try:
+            import fastapi
+            import gradio as gr
+
+            from audiodiff.ui.page import asset, make_page, theme
+
             studio = Studio(models, Path(name), max_seconds)
             app = gr.mount_gradio_app(
                 fastapi.FastAPI(openapi_url=None),
@@ -67,5 +70,7 @@ def serve_page(
     models: Models, listening: socket.socket, ready: Callable[[], object], *, max_seconds: float = 60.0
 ) -> None:
     """Serve the page until SIGTERM or SIGINT; see `audiodiff.server.run.serve`."""
+    # The streams of open pages have no end of their own, and uvicorn reports as errors that it ended them.
+    logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
     with page_app(models, max_seconds) as app:
         asyncio.run(serve(app, listening, Limits(), ready, grace_seconds=_GRACE_SECONDS))
