@@ -9,7 +9,7 @@ from typing import NamedTuple
 from audiodiff.checkpoint import find_model, load_config
 from audiodiff.data.manifest import Recording, write_manifest
 from audiodiff.errors import DataError
-from audiodiff.project.plan import NAMES, Project, is_full_band, measure_step, nearest_model, write_conf
+from audiodiff.project.plan import NAMES, Project, check_model, is_full_band, measure_step, nearest_model, write_conf
 from audiodiff.project.recordings import Kind, Look, cut, hold_out, labels_of
 
 
@@ -59,6 +59,10 @@ def begin(folder: Path, sources: Sequence[Path], kind: Kind, found: Look, model:
         DataError: If there are too few recordings.
         ConfigError: If the model is of the other kind.
     """
+    if model is not None:
+        check_model(kind, model)
+        if find_model(model).resolve() == Path(model).resolve():
+            model = str(Path(model).resolve())  # the commands run in the project's folder
     stems = [one.recording.audio.stem.casefold() for one in found.usable]
     recordings: list[Recording] = []
     origins: list[str] = []
@@ -76,8 +80,6 @@ def begin(folder: Path, sources: Sequence[Path], kind: Kind, found: Look, model:
     parts = hold_out(recordings, origins, kind)
     for part, held in parts.items():
         write_manifest(folder / "lists" / f"{part}.jsonl", held)
-    if model is not None and find_model(model).resolve() == Path(model).resolve():
-        model = str(Path(model).resolve())  # the commands run in the project's folder
     model = model or nearest_model(kind, recordings, labels)
     write_conf(folder, kind, model, labels, [recording.seconds for recording in recordings])
     project = Project(kind, model, is_full_band(parts["test"]), measure_step(folder))

@@ -185,6 +185,21 @@ def nearest_model(kind: Kind, recordings: Sequence[Recording], labels: Sequence[
     return "drums-22k" if max(recording.sample_rate for recording in recordings) > 16_000 else "words-16k"
 
 
+def check_model(kind: Kind, model: str) -> None:
+    """Refuse a model that such recordings cannot start from.
+
+    Raises:
+        ModelError: If there is no such model.
+        ConfigError: If it is of the other kind.
+    """
+    config = load_config(find_model(model))
+    if (kind == "one-shots") == (config.mel is not None):
+        raise ConfigError(
+            f"{model} is a {'vocoder' if config.mel else 'generator'}, and {kind} need a "
+            f"{'generator' if kind == 'one-shots' else 'vocoder'}. Give another --model, or another --kind."
+        )
+
+
 def write_conf(folder: Path, kind: Kind, model: str, labels: Sequence[str], lengths: Sequence[float]) -> None:
     """Write the configuration of the training.
 
@@ -194,16 +209,8 @@ def write_conf(folder: Path, kind: Kind, model: str, labels: Sequence[str], leng
         model: What to start from.
         labels: Of one-shots.
         lengths: Of the recordings, in seconds.
-
-    Raises:
-        ConfigError: If that model is of the other kind.
     """
     config = load_config(find_model(model))
-    if (kind == "one-shots") == (config.mel is not None):
-        raise ConfigError(
-            f"{model} is a {'vocoder' if config.mel else 'generator'}, and {kind} need a "
-            f"{'generator' if kind == 'one-shots' else 'vocoder'}. Give another --model, or another --kind."
-        )
     plain: dict[str, Any] = _stated(config)
     recipe = _GENERATOR if kind == "one-shots" else _VOCODER
     data = {"train": "lists/train.jsonl", "valid": "lists/valid.jsonl", **recipe["data"]}

@@ -264,15 +264,16 @@ def test_without_the_extras_it_says_so_first_and_measures_what_it_can(
 ):
     for package in ("pesq", "pystoi", "pyloudnorm", "matplotlib"):
         monkeypatch.setitem(sys.modules, package, None)
-    monkeypatch.setattr("audiodiff.evaluation.scoring.find_spec", lambda name: None)
+    for module in ("scoring", "listening_test"):
+        monkeypatch.setattr(f"audiodiff.evaluation.{module}.find_spec", lambda name: None)
     result = run(tmp_path / "v", voices, "--kind", "voice", "--minutes", MINUTES, "--model", tiny_vocoder_folder)
     assert result.exit_code == 0, result.output
     lines = result.stderr.splitlines()
     first = next(i for i, line in enumerate(lines) if "PESQ is not installed" in line)
     assert first < next(i for i, line in enumerate(lines) if "training on" in line)
-    assert any("no page: " in line for line in lines)
+    assert any("The page has no pictures" in line for line in lines[: first + 3])
     assert "M-STFT" in result.stdout
-    assert not (tmp_path / "v" / "page").exists()
+    assert "<audio " in (tmp_path / "v" / "page" / "index.html").read_text(encoding="utf-8")
 
 
 def test_a_damaged_project_is_named(tmp_path, voices):

@@ -96,7 +96,7 @@ def test_a_dry_run_prints_the_cost_and_writes_nothing(conf, tmp_path, monkeypatc
     result = run(conf, "--dry-run")
     assert result.exit_code == 0, result.stderr
     assert [line.split()[0] for line in result.stdout.splitlines()] == [
-        *("parameters", "FLOPs", "memory", "step", "epoch", "run", "checkpoint", "disk"),
+        *("parameters", "FLOPs", "training", "memory", "step", "epoch", "run", "checkpoint", "disk"),
     ]
     assert sorted(tmp_path.rglob("*")) == before
 

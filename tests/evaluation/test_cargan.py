@@ -62,7 +62,7 @@ def test_the_procedure_is_that_of_the_paper(pair):
 
 
 def test_a_recording_against_itself_is_perfect_and_gives_the_same_each_time():
-    speech = load_audio(CLIP, RATE)[:, RATE // 2 :][:, : RATE // 10]  # 0.1 s
+    speech = load_audio(CLIP, RATE)[:, RATE * 8 // 10 :][:, : RATE // 10]  # 0.1 s of a vowel
     scores = [score_pair(Pair(speech, speech, RATE), NAMES) for _ in range(2)]
     assert scores[0].values == {"vuv_f1_cargan": 1, "periodicity_cargan": 0}
     assert scores[0] == scores[1]
