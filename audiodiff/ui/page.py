@@ -63,6 +63,9 @@ def asset(name: str) -> str:
 
 
 def _vocode_tab(studio: Studio, closed: threading.Event) -> None:
+    def own_steps(start: str, model: str) -> int:
+        return 12 if start == "noise" else studio.models.config(model).synthesis.steps
+
     gr.Markdown(
         "A vocoder sees only the mel spectrogram of your recording, and makes the sound again from it. Hear what it "
         "keeps, and watch how noise becomes sound."
@@ -78,17 +81,12 @@ def _vocode_tab(studio: Studio, closed: threading.Event) -> None:
                 value="estimate",
                 label="Begin with",
             )
-            steps = gr.Slider(1, MOST_STEPS, value=1, step=1, label="Steps")
+            steps = gr.Slider(1, MOST_STEPS, value=own_steps("estimate", model.value), step=1, label="Steps")
             seed = _seed()
     run = gr.Button("Vocode", variant="primary")
     shown = _results("Original", "Result")
     example.click(lambda: str(studio.example()), outputs=recording, api_visibility="private")
-    start.change(
-        lambda name, chosen: 12 if name == "noise" else studio.models.config(chosen).synthesis.steps,
-        [start, model],
-        steps,
-        api_visibility="private",
-    )
+    gr.on([start.change, model.change], own_steps, [start, model], steps, api_visibility="private")
 
     def vocode(recording: str | None, model: str, start: Any, steps: int, seed: int) -> Iterator[list[Any]]:
         compute = partial(studio.vocode, recording, model, start, steps, seed)
