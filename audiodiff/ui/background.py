@@ -9,6 +9,8 @@ from queue import SimpleQueue
 from typing import TypeVar
 
 _Report = TypeVar("_Report")
+_NAME = "audiodiff-ui-computation"
+"""Of the threads."""
 
 
 def reported(compute: Callable[[Callable[[_Report], None]], _Report], closed: threading.Event) -> Iterator[_Report]:
@@ -37,10 +39,17 @@ def reported(compute: Callable[[Callable[[_Report], None]], _Report], closed: th
             done.set_exception(error)
         reports.put(done)
 
-    threading.Thread(target=run).start()  # no daemon: torch aborts where Python leaves a thread of it behind
+    threading.Thread(target=run, name=_NAME).start()  # no daemon: torch aborts where Python leaves one behind
     try:
         while not isinstance(item := reports.get(), Future):
             yield item
         yield item.result()
     finally:
         left.set()
+
+
+def join_computations() -> None:
+    """Wait for the threads that have yet to notice that everything ends, and write files until then."""
+    for thread in threading.enumerate():
+        if thread.name == _NAME:
+            thread.join()

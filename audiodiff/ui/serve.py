@@ -16,6 +16,7 @@ from starlette.types import ASGIApp
 
 from audiodiff.server.limits import Limits
 from audiodiff.server.run import serve
+from audiodiff.ui.background import join_computations
 from audiodiff.ui.guard import Guard
 from audiodiff.ui.models import Models
 from audiodiff.ui.studio import Studio
@@ -62,6 +63,7 @@ def page_app(models: Models, max_seconds: float = 60.0) -> Iterator[ASGIApp]:
             yield Guard(app, Path(name), MAX_UPLOAD + 10_000)
         finally:
             closed.set()
+            join_computations()
             os.environ.clear()
             os.environ.update(before)
 
