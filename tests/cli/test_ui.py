@@ -27,7 +27,10 @@ needs_browser = pytest.mark.skipif(
 )
 
 
-@pytest.mark.parametrize("package", ["gradio", "uvicorn", "websockets", "matplotlib"])
+@pytest.mark.parametrize(
+    "package",
+    ["gradio", *(pytest.param(name, marks=needs_gradio) for name in ("uvicorn", "websockets", "matplotlib"))],
+)
 def test_a_missing_package_is_a_sentence_before_anything_is_loaded(package, monkeypatch):
     monkeypatch.setitem(sys.modules, package, None)
     monkeypatch.setattr("audiodiff.cli.verbs.import_module", None)  # which would import torch
