@@ -23,6 +23,7 @@ from audiodiff.choices import (
     WORKERS,
     Dtype,
     FilePath,
+    Number,
     Numbers,
     Sampler,
     Schedule,
@@ -242,6 +243,27 @@ study = _all(
     seed("of all trials"),
 )
 """What all searches have."""
+
+
+def address(port: int) -> Callable[[_Function], _Function]:
+    """Return `--host` and `--port` of a server, with this default port."""
+    return _all(
+        click.option(
+            "--host",
+            default="127.0.0.1",
+            metavar="ADDRESS",
+            show_default=True,
+            help="Where to listen; 0.0.0.0 or :: is reached from other machines too.",
+        ),
+        click.option(
+            "--port",
+            type=Number(int, low=0, high=65535),
+            default=port,
+            metavar="PORT",
+            show_default=True,
+            help="Port to listen on; 0 takes a free one.",
+        ),
+    )
 
 
 def settings(example: str) -> Callable[[_Function], _Function]:

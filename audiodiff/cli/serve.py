@@ -33,21 +33,7 @@ EXAMPLES = (
 @opt.model
 @opt.mel_convention
 @opt.expert("--resample", is_flag=True, help="Take a --mel-convention of another sample rate or hop; no streams then.")
-@click.option(
-    "--host",
-    default="127.0.0.1",
-    metavar="ADDRESS",
-    show_default=True,
-    help="Where to listen; 0.0.0.0 or :: is reached from other machines too.",
-)
-@click.option(
-    "--port",
-    type=Number(int, low=0, high=65535),
-    default=8000,
-    metavar="PORT",
-    show_default=True,
-    help="Port to listen on; 0 takes a free one.",
-)
+@opt.address(port=8000)
 @opt.expert(
     "--max-seconds",
     type=SECONDS,

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from audiodiff.choices import SECONDS, Number
+from audiodiff.choices import SECONDS
 from audiodiff.cli import options as opt
 from audiodiff.cli.verbs import Verb
 
@@ -34,21 +34,7 @@ class _Ui(Verb):
     metavar="NAME|FOLDER",
     help="A model of your own, beside the bundled ones; may be repeated.",
 )
-@click.option(
-    "--host",
-    default="127.0.0.1",
-    metavar="ADDRESS",
-    show_default=True,
-    help="Where to listen; 0.0.0.0 or :: is reached from other machines too.",
-)
-@click.option(
-    "--port",
-    type=Number(int, low=0, high=65535),
-    default=7860,
-    metavar="PORT",
-    show_default=True,
-    help="Port to listen on; 0 takes a free one.",
-)
+@opt.address(port=7860)
 @click.option("--open/--no-open", "open_page", default=False, show_default=True, help="Open the page in a browser.")
 @opt.expert("--max-seconds", type=SECONDS, default=60.0, metavar="SECONDS", show_default=True, help="Of a recording.")
 @opt.device
