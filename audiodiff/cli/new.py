@@ -35,7 +35,7 @@ _KINDS = ("voice", "instrument", "one-shots")
     cls=Verb,
     examples=(
         "audiodiff new my_voice/ recordings/ --minutes 20",
-        "audiodiff vocode recording.wav -o out.wav --model my_voice/model",
+        "audiodiff vocode recording.wav -o out.wav --model my_voice/run/last",
     ),
 )
 @click.argument("folder", metavar="FOLDER", type=opt.FOLDER)

@@ -11,7 +11,7 @@ from audiodiff.choices import SECONDS
 from audiodiff.cli import options as opt
 from audiodiff.cli.verbs import Verb
 
-EXAMPLES = ("audiodiff ui --open", "audiodiff ui --model my_voice/ --port 8080")
+EXAMPLES = ("audiodiff ui --open", "audiodiff ui --model my_voice/run/last --port 8080")
 
 
 class _Ui(Verb):
