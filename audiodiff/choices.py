@@ -38,6 +38,9 @@ InputFormat = Literal["auto", "npy", "mel", "wav", "s16le"]
 OutputFormat = Literal["wav", "s16le"]
 """How audio goes into a stream."""
 
+ProjectKind = Literal["voice", "instrument", "one-shots"]
+"""What the recordings of a project of `audiodiff new` are."""
+
 Dtype = Literal["auto", "fp32", "bf16"]
 """Precision of a network's matrix products."""
 

@@ -10,24 +10,22 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from shlex import join, quote
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 import click
 
-from audiodiff.choices import MINUTES
+from audiodiff.choices import MINUTES, ProjectKind
 from audiodiff.cli import options as opt
 from audiodiff.cli.progress import progress_bar
 from audiodiff.cli.verbs import Verb
 
 if TYPE_CHECKING:
     from audiodiff.project.plan import Project
-    from audiodiff.project.recordings import Kind
 
 _OFFERED = (5, 20, 60)
 """Minutes that a terminal is offered."""
 _FEW_STEPS = 30
 """Steps below which little is learned; see egs/folder/finetune."""
-_KINDS = ("voice", "instrument", "one-shots")
 
 
 @click.command(
@@ -40,7 +38,9 @@ _KINDS = ("voice", "instrument", "one-shots")
 )
 @click.argument("folder", metavar="FOLDER", type=opt.FOLDER)
 @click.argument("recordings", metavar="RECORDINGS...", nargs=-1, type=opt.EXISTING)
-@click.option("--kind", type=click.Choice(_KINDS), help="What the recordings are.  [default: guessed, and said]")
+@click.option(
+    "--kind", type=click.Choice(get_args(ProjectKind)), help="What the recordings are.  [default: guessed, and said]"
+)
 @click.option(
     "--minutes", type=MINUTES, metavar="MINUTES", help="How long to train: 5, 20, 60 ...  [default: asked for]"
 )
@@ -58,7 +58,7 @@ def command(
     *,
     folder: Path,
     recordings: tuple[Path, ...],
-    kind: Kind | None,
+    kind: ProjectKind | None,
     minutes: float | None,
     model: str | None,
     no_training: bool,
@@ -114,7 +114,7 @@ def command(
 
 
 def _begin(
-    folder: Path, recordings: Sequence[Path], kind: Kind | None, model: str | None, workers: int | None
+    folder: Path, recordings: Sequence[Path], kind: ProjectKind | None, model: str | None, workers: int | None
 ) -> Project:
     """Look at the recordings, and say what was found and what will be done."""
     from audiodiff.data.manifest import amount

@@ -167,10 +167,14 @@ def same_depth(source: AudioInfo | None, target: Path) -> str:
     return "PCM_24" if target.suffix.lower() == ".flac" and subtype != "PCM_16" else subtype
 
 
+def name_channels(n_channels: int) -> str:
+    """Return `mono`, `stereo`, or how many channels there are."""
+    return {1: "mono", 2: "stereo"}.get(n_channels, f"{n_channels} channels")
+
+
 def describe(source: AudioInfo | None, sample_rate: int, subtype: str) -> str:
     """Say what became of a recording, or of a mel: `44,100 → 22,050 Hz, stereo, 24 bit`."""
-    channels = source.channels if source else 1
-    width = {1: "mono", 2: "stereo"}.get(channels, f"{channels} channels")
+    width = name_channels(source.channels if source else 1)
     before = "mel → " if source is None else f"{source.sample_rate:,} → " if source.sample_rate != sample_rate else ""
     depth = "32 bit float" if subtype == "FLOAT" else f"{subtype.removeprefix('PCM_')} bit"
     return f"{before}{sample_rate:,} Hz, {width}, {depth}"

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from audiodiff.checkpoint import find_model, load_config
+from audiodiff.choices import ProjectKind
 from audiodiff.data.manifest import Recording, write_manifest
 from audiodiff.errors import DataError
 from audiodiff.project.plan import NAMES, Project, check_model, is_full_band, measure_step, nearest_model, write_conf
-from audiodiff.project.recordings import Kind, Look, cut, hold_out, labels_of
+from audiodiff.project.recordings import Look, cut, hold_out, labels_of
 
 
 class Begun(NamedTuple):
@@ -42,7 +43,7 @@ def check_folder(folder: Path, sources: Sequence[Path]) -> None:
             )
 
 
-def begin(folder: Path, sources: Sequence[Path], kind: Kind, found: Look, model: str | None = None) -> Begun:
+def begin(folder: Path, sources: Sequence[Path], kind: ProjectKind, found: Look, model: str | None = None) -> Begun:
     """Write a project's lists, configuration and commands, and measure a training step.
 
     Args:

@@ -9,18 +9,18 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import yaml
 
 from audiodiff.audio.io import replacing
 from audiodiff.checkpoint import find_model, load_config
+from audiodiff.choices import ProjectKind
 from audiodiff.config import ModelConfig, load_run_config
 from audiodiff.data.manifest import Recording
 from audiodiff.errors import ConfigError, DataError
 from audiodiff.evaluation.listening_test import missing_packages
 from audiodiff.evaluation.scoring import METRICS
-from audiodiff.project.recordings import KINDS, Kind
 from audiodiff.text import read_json
 from audiodiff.training.dry_run import measure_cost
 
@@ -94,7 +94,7 @@ class Project:
         minutes: How long training may take; None as long as nobody has said.
     """
 
-    kind: Kind
+    kind: ProjectKind
     model: str
     full_band: bool
     step_seconds: float
@@ -111,7 +111,11 @@ class Project:
         if not path.is_file():
             return None
         found = read_json(path)
-        if not isinstance(found, dict) or found.keys() != {*cls.__dataclass_fields__} or found["kind"] not in KINDS:
+        if (
+            not isinstance(found, dict)
+            or found.keys() != {*cls.__dataclass_fields__}
+            or found["kind"] not in get_args(ProjectKind)
+        ):
             raise DataError(f"{path} is damaged. Remove it to begin anew; what was trained stays.")
         return cls(**found)
 
@@ -172,7 +176,7 @@ def title(folder: Path) -> str:
     return os.fsencode(folder.resolve().name).decode(errors="replace") or "mine"
 
 
-def nearest_model(kind: Kind, recordings: Sequence[Recording], labels: Sequence[str]) -> str:
+def nearest_model(kind: ProjectKind, recordings: Sequence[Recording], labels: Sequence[str]) -> str:
     """Name the bundled model to start from: for one-shots the generator that knows more of the labels.
 
     Where neither knows any, it is the one of drums, unless no recording reaches above 8 kHz.
@@ -185,7 +189,7 @@ def nearest_model(kind: Kind, recordings: Sequence[Recording], labels: Sequence[
     return "drums-22k" if max(recording.sample_rate for recording in recordings) > 16_000 else "words-16k"
 
 
-def check_model(kind: Kind, model: str) -> None:
+def check_model(kind: ProjectKind, model: str) -> None:
     """Refuse a model that such recordings cannot start from.
 
     Raises:
@@ -200,7 +204,7 @@ def check_model(kind: Kind, model: str) -> None:
         )
 
 
-def write_conf(folder: Path, kind: Kind, model: str, labels: Sequence[str], lengths: Sequence[float]) -> None:
+def write_conf(folder: Path, kind: ProjectKind, model: str, labels: Sequence[str], lengths: Sequence[float]) -> None:
     """Write the configuration of the training.
 
     Args:

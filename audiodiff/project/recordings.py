@@ -10,19 +10,17 @@ from collections.abc import Callable, Iterator, Sequence
 from hashlib import blake2b
 from itertools import pairwise
 from pathlib import Path
-from typing import Literal, NamedTuple, get_args
+from typing import NamedTuple
 
 import torch
 
 from audiodiff.audio.io import load_audio, make_folder, save_audio
+from audiodiff.choices import ProjectKind
 from audiodiff.data.doctor import Examined, Finding, Source, examine
 from audiodiff.data.features import decode_with_ffmpeg
 from audiodiff.data.manifest import Recording, Scan, probe, scan_folder
 from audiodiff.data.measure import Measurement
 from audiodiff.errors import AudioError, DataError
-
-Kind = Literal["voice", "instrument", "one-shots"]
-KINDS = get_args(Kind)
 
 LONG = 20.0
 """Seconds from which a recording is cut into pieces, so that parts of it can be held out and listened to."""
@@ -126,7 +124,7 @@ def _unusable(measured: Measurement) -> str | None:
     return None
 
 
-def guess_kind(usable: Sequence[Examined]) -> tuple[Kind, str]:
+def guess_kind(usable: Sequence[Examined]) -> tuple[ProjectKind, str]:
     """Guess what kind of sound recordings are: their length tells one-shots, steady spectra an instrument.
 
     Returns:
@@ -156,7 +154,7 @@ def _steadiness(path: Path) -> float:
     return float(likeness.median()) if len(likeness) else 0.0
 
 
-def cut(one: Examined, folder: Path, kind: Kind, *, as_it_is: bool) -> list[Recording]:
+def cut(one: Examined, folder: Path, kind: ProjectKind, *, as_it_is: bool) -> list[Recording]:
     """Cut a long recording into pieces of 6 to 12 s, each at the quietest place.
 
     Args:
@@ -227,7 +225,7 @@ def _word(name: str, known: Sequence[str]) -> str:
     return next((word for word in [*joined, *words] if word in known), words[0] if words else "sound")
 
 
-def hold_out(recordings: Sequence[Recording], origins: Sequence[str], kind: Kind) -> dict[str, list[Recording]]:
+def hold_out(recordings: Sequence[Recording], origins: Sequence[str], kind: ProjectKind) -> dict[str, list[Recording]]:
     """Divide recordings into train, valid and test: three in ten to score, up to 12, and one in ten to watch, up to 8.
 
     The order is a hash of the names, so the same folder is always divided alike. Pieces of one recording stay together

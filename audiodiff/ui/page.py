@@ -127,13 +127,13 @@ def _generate_tab(page: Any, studio: Studio) -> None:
             raise _explained(error) from error
 
     def press(model: str, seed: int, guidance: float, event: gr.EventData) -> dict[str, Any]:
-        told = {"labels": studio.models.config(model).labels, "label": event.label, "settings": event.settings}
+        state = {"labels": studio.models.config(model).labels, "label": event.label, "settings": event.settings}
         try:
             path = studio.generate(model, event.label, seed, guidance)
         except (AudiodiffError, OSError, RuntimeError) as error:
             gr.Warning(str(_explained(error)))
-            return told
-        return told | {"sound": _encoded(path), "file": path.name}
+            return state
+        return state | {"sound": _encoded(path), "file": path.name}
 
     settings = [model, seed, guidance]
     model.change(choose, model, [pad, guidance], api_visibility="private", show_progress="hidden")

@@ -21,7 +21,7 @@ from audiodiff.config import MelConfig
 from audiodiff.diffusion.noise import position_noise
 from audiodiff.errors import AudioError, ConfigError
 from audiodiff.pipelines import SynthesisChanges
-from audiodiff.pipelines.files import load_recording, remove_dc_offset
+from audiodiff.pipelines.files import load_recording, name_channels, remove_dc_offset
 from audiodiff.pipelines.generate_files import safe_name
 from audiodiff.pipelines.repair import repair
 from audiodiff.pipelines.repair_files import clipping_at_peak
@@ -249,8 +249,8 @@ class Studio:
         rates = f"{info.sample_rate:,} Hz" + (
             f" → {mel_config.sample_rate:,} Hz" if info.sample_rate != mel_config.sample_rate else ""
         )
-        channels = {1: "mono", 2: "stereo"}.get(info.channels, f"{info.channels} channels")
-        note = f"**{Path(model).name}**: {did}, for {info.seconds:.1f} s of audio ({rates}, {channels})."
+        heard = f"{info.seconds:.1f} s of audio ({rates}, {name_channels(info.channels)})"
+        note = f"**{Path(model).name}**: {did}, for {heard}."
         return replace(pair, note=note, after=after, after_picture=picture)
 
     def _file(self, name: str) -> Path:
