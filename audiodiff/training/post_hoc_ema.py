@@ -61,6 +61,7 @@ class PowerAverages:
 
     def __init__(self, network: nn.Module, widths: Sequence[float]) -> None:
         self.widths = tuple(widths)
+        self._powers = [power_of(width) for width in widths]
         self.averages = [{name: value.clone() for name, value in network.named_parameters()} for _ in widths]
 
     def update(self, network: nn.Module, n_updates: Tensor, finite: Tensor) -> None:
@@ -71,8 +72,8 @@ class PowerAverages:
             n_updates: Its number t, from 1 on, float64, a scalar on the device.
             finite: Whether there was one, likewise.
         """
-        for width, averages in zip(self.widths, self.averages, strict=True):
-            decay = (1 - 1 / n_updates.clamp_min(1)) ** (power_of(width) + 1)
+        for power, averages in zip(self._powers, self.averages, strict=True):
+            decay = (1 - 1 / n_updates.clamp_min(1)) ** (power + 1)
             update_ema(averages, network, (1 - decay) * finite)
 
     def state_dict(self) -> dict[str, Any]:
