@@ -228,9 +228,11 @@ def test_a_damaged_snapshot_is_named(tmp_path, content):
 
 def test_what_was_averaged_before_the_first_update_is_forgotten():
     network = nn.Linear(3, 2)
+    nn.init.constant_(network.weight, 7.0)  # whole numbers, whose differences have no rounding
     averages = PowerAverages(copy.deepcopy(network), [0.05, 0.28])
     averages.update(network, torch.zeros((), dtype=torch.float64), ~TRUE)  # the first step was skipped
-    nn.init.normal_(network.weight)
+    with torch.no_grad():
+        network.weight.copy_(torch.arange(6.0).view(2, 3))
     averages.update(network, torch.ones((), dtype=torch.float64), TRUE)
     for average in averages.averages:
         assert torch.equal(average["weight"], network.weight)
