@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from shlex import join, quote
@@ -75,7 +73,7 @@ def command(
     to resume, without RECORDINGS if you like; with more --minutes it trains on.
     """
     from audiodiff.errors import TrainingError
-    from audiodiff.project.plan import MODEL, PAGE, SCORES, Project, title
+    from audiodiff.project.plan import MODEL, PAGE, SCORES, Project, inside, title
 
     project = Project.read(folder)
     if project is None:
@@ -102,7 +100,7 @@ def command(
         )
     if no_training:
         return
-    with _inside(folder):
+    with inside(folder):
         for words in commands:
             _run(words)
             if not Path(MODEL).is_dir():
@@ -156,18 +154,6 @@ def _minutes(project: Project) -> float:
     """Ask how long training may take."""
     offers = ", ".join(f"{minutes} ({60 * minutes / project.step_seconds:.0f} steps)" for minutes in _OFFERED)
     return float(click.prompt(f"Minutes of training: {offers}", type=MINUTES, default=20, err=True))
-
-
-@contextmanager
-def _inside(folder: Path) -> Iterator[None]:
-    """Work in a folder, as its commands are meant to."""
-    here = os.open(".", os.O_RDONLY)
-    os.chdir(folder)
-    try:
-        yield
-    finally:
-        os.fchdir(here)
-        os.close(here)
 
 
 def _run(words: Sequence[str]) -> None:

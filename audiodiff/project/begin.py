@@ -10,7 +10,16 @@ from audiodiff.checkpoint import find_model, load_config
 from audiodiff.choices import ProjectKind
 from audiodiff.data.manifest import Recording, write_manifest
 from audiodiff.errors import DataError
-from audiodiff.project.plan import NAMES, Project, check_model, is_full_band, measure_step, nearest_model, write_conf
+from audiodiff.project.plan import (
+    GENERATORS,
+    NAMES,
+    Project,
+    check_model,
+    is_full_band,
+    measure_step,
+    nearest_model,
+    write_conf,
+)
 from audiodiff.project.recordings import Look, cut, hold_out, labels_of
 
 
@@ -73,7 +82,7 @@ def begin(folder: Path, sources: Sequence[Path], kind: ProjectKind, found: Look,
         origins += [one.name] * len(pieces)
     labels: list[str] = []
     if kind == "one-shots":
-        known = [label for name in ("drums-22k", "words-16k") for label in load_config(find_model(name)).labels]
+        known = [label for name in GENERATORS for label in load_config(find_model(name)).labels]
         labels = labels_of([Path(origin) for origin in origins], [source.resolve() for source in sources], known)
         recordings = [
             recording.model_copy(update={"label": label}) for recording, label in zip(recordings, labels, strict=True)

@@ -6,7 +6,8 @@ import json
 import os
 import shlex
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, get_args
@@ -28,6 +29,8 @@ STATE, CONF, COMMANDS, SCORES, PAGE = "project.json", "conf.yaml", "commands.sh"
 MODEL = "run/last"
 NAMES = frozenset({STATE, CONF, COMMANDS, SCORES, "page", "lists", "pieces", "converted", "run", "before", "after"})
 """What a project's folder holds."""
+GENERATORS = ("drums-22k", "words-16k")
+"""Bundled models that one-shots may start from."""
 _CLIPS = 4
 """Generated clips of each label."""
 _FULL_BAND = 10_000
@@ -183,7 +186,7 @@ def nearest_model(kind: ProjectKind, recordings: Sequence[Recording], labels: Se
     """
     if kind != "one-shots":
         return "speech-22k"
-    known = {name: len({*labels} & {*load_config(find_model(name)).labels}) for name in ("drums-22k", "words-16k")}
+    known = {name: len({*labels} & {*load_config(find_model(name)).labels}) for name in GENERATORS}
     if any(known.values()):
         return max(known, key=lambda name: known[name])
     return "drums-22k" if max(recording.sample_rate for recording in recordings) > 16_000 else "words-16k"
@@ -247,9 +250,17 @@ def is_full_band(recordings: Sequence[Recording]) -> bool:
 
 def measure_step(folder: Path) -> float:
     """Take a few training steps and return the seconds that one takes on this machine."""
-    here = Path.cwd()
-    os.chdir(folder)  # the configuration's paths are relative to it
-    try:
+    with inside(folder):
         return measure_cost(load_run_config(Path(CONF))).step_seconds
+
+
+@contextmanager
+def inside(folder: Path) -> Iterator[None]:
+    """Work in a project's folder, which the paths of its configuration and commands are relative to."""
+    here = os.open(".", os.O_RDONLY)
+    os.chdir(folder)
+    try:
+        yield
     finally:
-        os.chdir(here)
+        os.fchdir(here)
+        os.close(here)
