@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from audiodiff.config import ModelConfig
 from audiodiff.networks.base import ConditionedNetwork, Stack
 from audiodiff.networks.conditioning import make_conditioner
-from audiodiff.networks.layers import SQRT_HALF, RadialUnit, dilated_taps, zero_projection
+from audiodiff.networks.layers import SQRT_HALF, RadialUnit, dilated_convolution, zero_projection
 
 
 class ResidualLayer(nn.Module):
@@ -51,7 +51,7 @@ class ResidualLayer(nn.Module):
         Returns:
             The new residual stream and the skip output, each `(batch, positions, channels)`.
         """
-        y = self.taps(dilated_taps(h + self.level(embedding).unsqueeze(1), self.dilation, self.look_ahead))
+        y = dilated_convolution(self.taps, h + self.level(embedding).unsqueeze(1), self.dilation, self.look_ahead)
         if condition is not None:
             y = y + condition
         y = gated_unit(y) if self.radial is None else self.radial(y)

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import math
 from contextlib import nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
@@ -45,9 +47,77 @@ def dilated_taps(h: Tensor, dilation: int, look_ahead: int | None = None) -> Ten
     Returns:
         `(batch, positions, 3 * channels)`, from the earliest tap to the latest.
     """
-    n, look_ahead = h.shape[1], dilation if look_ahead is None else look_ahead
-    padded = functional.pad(h, (0, 0, 2 * dilation - look_ahead, look_ahead))
+    look_ahead = dilation if look_ahead is None else look_ahead
+    return _side_by_side(functional.pad(h, (0, 0, 2 * dilation - look_ahead, look_ahead)), dilation)
+
+
+def _side_by_side(padded: Tensor, dilation: int) -> Tensor:
+    n = padded.shape[1] - 2 * dilation
     return torch.cat([padded[:, i * dilation : i * dilation + n] for i in range(3)], dim=2)
+
+
+def dilated_convolution(taps: nn.Linear, h: Tensor, dilation: int, look_ahead: int | None = None) -> Tensor:
+    """Return `taps(dilated_taps(h, dilation, look_ahead))`, on a CPU without laying the taps."""
+    if h.device.type != "cpu" or torch.compiler.is_compiling():  # those who quantise look for matrix products
+        product: Tensor = taps(dilated_taps(h, dilation, look_ahead))
+        return product
+    padding, weight, bias = dilation, taps.weight, taps.bias
+    if look_ahead not in (None, dilation):
+        h, padding = functional.pad(h, (0, 0, 2 * dilation - look_ahead, look_ahead)), 0
+    if torch.is_autocast_enabled("cpu"):
+        h, weight, bias = (tensor.to(torch.get_autocast_dtype("cpu")) for tensor in (h, weight, bias))
+    if torch.is_grad_enabled():
+        convolved: Tensor = _Convolution.apply(h, weight, bias, dilation, padding)
+        return convolved
+    return _convolve(h, weight, bias, dilation, padding)
+
+
+def _convolve(h: Tensor, weight: Tensor, bias: Tensor, dilation: int, padding: int) -> Tensor:
+    image, kernel = _as_image(h), _as_image(weight.unflatten(1, (3, -1)))
+    y = functional.conv2d(image, kernel, bias, padding=(0, padding), dilation=(1, dilation))
+    return y.squeeze(2).mT
+
+
+def _as_image(features: Tensor) -> Tensor:
+    """View `(batch, positions, channels)` as `(batch, channels, 1, positions)`, in memory as oneDNN likes it best."""
+    return features.mT.unsqueeze(2)
+
+
+class _Convolution(torch.autograd.Function):
+    """A dilated convolution of oneDNN; the gradient of its weight is a matrix product, which is faster.
+
+    Taps are laid for a few clips at a time, so that they stay in the cache.
+    """
+
+    ROWS = 1024
+    """Positions whose taps are laid at once; a clip is not cut."""
+
+    @staticmethod
+    def forward(ctx: Any, h: Tensor, weight: Tensor, bias: Tensor, dilation: int, padding: int) -> Tensor:
+        """Convolve features; arguments as in `dilated_convolution`, both ends padded with so many zeros."""
+        ctx.save_for_backward(h, weight)
+        ctx.dilation, ctx.padding = dilation, padding
+        return _convolve(h, weight, bias, dilation, padding)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        """Return the gradients of features, weight and bias."""
+        (h, weight), dilation, padding = ctx.saved_tensors, ctx.dilation, ctx.padding
+        to_features, to_weight, to_bias = ctx.needs_input_grad[:3]
+        grad_h = grad_weight = None
+        if to_features:
+            image = (_as_image(grad), _as_image(h), _as_image(weight.unflatten(1, (3, -1))))
+            options = (None, (1, 1), (0, padding), (1, dilation), False, (0, 0), 1, (True, False, False))
+            grad_h = torch.ops.aten.convolution_backward(*image, *options)[0].squeeze(2).mT
+        if to_weight:
+            grad_weight = torch.zeros_like(weight, dtype=torch.promote_types(weight.dtype, torch.float32))
+            group = max(1, _Convolution.ROWS // grad.shape[1])
+            for part, rows in zip(h.split(group), grad.split(group), strict=True):
+                taps = _side_by_side(functional.pad(part, (0, 0, padding, padding)), dilation)
+                grad_weight += rows.flatten(0, 1).T @ taps.flatten(0, 1)
+            grad_weight = grad_weight.to(weight.dtype)
+        return grad_h, grad_weight, grad.sum((0, 1)) if to_bias else None, None, None
 
 
 class RadialUnit(nn.Module):
@@ -159,10 +229,10 @@ class ResidualBlock(nn.Module):
         Returns:
             The new residual stream.
         """
-        y = self.taps(dilated_taps(functional.silu(self.modulate(h, embedding)), self.dilation))
+        y = dilated_convolution(self.taps, functional.silu(self.modulate(h, embedding)), self.dilation)
         if condition is not None:
             y = y + condition
-        h_next: Tensor = h + self.output(dilated_taps(functional.silu(y), 1))
+        h_next: Tensor = h + dilated_convolution(self.output, functional.silu(y), 1)
         return h_next
 
 

@@ -13,7 +13,7 @@ from audiodiff.config import ModelConfig
 from audiodiff.config.network import BranchConfig
 from audiodiff.networks.conditioning import FrameConditioner
 from audiodiff.networks.diffwave import DilatedNetwork, DilatedStack
-from audiodiff.networks.layers import dilated_taps, zero_projection
+from audiodiff.networks.layers import dilated_convolution, zero_projection
 
 
 class STFTDiffWave(DilatedNetwork):
@@ -177,6 +177,6 @@ class MelEncoder(nn.Module):
         """Map mel features `(batch, frames, n_mels)` to conditions of each branch `(batch, frames, width)`."""
         h = self.input(features)
         for layer in self.layers:
-            h = h + functional.silu(layer(dilated_taps(h, 1, self._ahead)))
+            h = h + functional.silu(dilated_convolution(layer, h, 1, self._ahead))
         split: tuple[Tensor, ...] = self.output(functional.rms_norm(h, (h.shape[2],))).split(self._widths, dim=2)
         return split

@@ -2,12 +2,14 @@
 
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional
 from torch.testing import assert_close
 
+from audiodiff.networks import layers
 from audiodiff.networks.conditioning import FrameConditioner
 from audiodiff.networks.diffwave import DilatedStack, ResidualLayer
-from audiodiff.networks.layers import dilated_taps
+from audiodiff.networks.layers import dilated_convolution, dilated_taps
 
 CHANNELS, EMBEDDING_WIDTH, POSITIONS = 6, 5, 20
 
@@ -43,6 +45,41 @@ def test_taps_are_past_present_and_future_with_zeros_beyond_the_ends(dilation):
         zero = torch.zeros(2, CHANNELS, dtype=torch.float64)
         assert torch.equal(past[:, position], h[:, before] if before >= 0 else zero)
         assert torch.equal(future[:, position], h[:, after] if after < POSITIONS else zero)
+
+
+@pytest.mark.parametrize(("positions", "dilation"), [(20, 1), (20, 4), (20, 16), (5, 8), (1, 1)])
+@pytest.mark.parametrize("look_ahead", [None, 0, 1])
+@pytest.mark.parametrize("rows", [1, 10, 1024])
+def test_a_convolution_and_its_gradients_are_those_of_its_taps(positions, dilation, look_ahead, rows, monkeypatch):
+    monkeypatch.setattr(layers._Convolution, "ROWS", rows)
+    taps = nn.Linear(3 * CHANNELS, 2 * CHANNELS).double()
+    h, direction = normal(5, positions, CHANNELS).requires_grad_(), normal(5, positions, 2 * CHANNELS, seed=1)
+    leaves = [h, taps.weight, taps.bias]
+    expected = taps(dilated_taps(h, dilation, look_ahead))
+    actual = dilated_convolution(taps, h, dilation, look_ahead)
+    assert_close(actual, expected)
+    assert_close(*(torch.autograd.grad(y, leaves, direction) for y in (actual, expected)))
+    with torch.no_grad():
+        assert_close(dilated_convolution(taps, h, dilation, look_ahead), expected)
+
+
+@pytest.mark.parametrize("frozen", [["weight", "bias"], ["bias"], []])
+def test_a_convolution_has_gradients_of_what_is_trained_only(frozen):
+    taps = nn.Linear(3 * CHANNELS, CHANNELS).double()
+    for name in frozen:
+        getattr(taps, name).requires_grad_(False)
+    dilated_convolution(taps, normal(2, POSITIONS, CHANNELS).requires_grad_(), 2).sum().backward()
+    assert [name for name, parameter in taps.named_parameters() if parameter.grad is None] == frozen
+
+
+def test_a_convolution_follows_autocast_with_gradients_in_the_precision_of_the_weights():
+    taps, h = nn.Linear(3 * CHANNELS, CHANNELS), normal(2, POSITIONS, CHANNELS).float()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        y = dilated_convolution(taps, h, 2)
+        assert_close(y, taps(dilated_taps(h, 2)), rtol=0.02, atol=0.02)
+    y.float().sum().backward()
+    assert y.dtype == torch.bfloat16
+    assert {parameter.grad.dtype for parameter in taps.parameters()} == {torch.float32}
 
 
 @pytest.mark.parametrize("dilation", [1, 2, 8, 64])
