@@ -122,13 +122,14 @@ def read_csv(
         raise error(f"{path}:{rows.line_num} is no row of a table: {reason}. Correct the line.") from reason
 
 
-def read_json(path: str | Path, error: Error = DataError) -> Any:
-    """Return what a JSON file holds.
+def read_json(path: str | Path, error: Error = DataError, *, last_line: bool = False) -> Any:
+    """Return what a JSON file holds, or the last line of one that has a document in each.
 
     Raises:
         AudiodiffError: The error of the caller, if the file is missing or no JSON, or too deep or too large.
     """
-    return _parse(parse_json, "JSON", read_text(path, error, "JSON"), str(path), error)
+    text = read_text(path, error, "JSON")
+    return _parse(parse_json, "JSON", text.rstrip().rpartition("\n")[2] if last_line else text, str(path), error)
 
 
 def parse_json(text: str) -> Any:

@@ -30,7 +30,7 @@ from audiodiff.benchmark.jobs import (
     synthesis_changes,
     warm_up,
 )
-from audiodiff.benchmark.machine import MemoryMonitor
+from audiodiff.benchmark.machine import MemoryMonitor, RooflineProbe
 from audiodiff.benchmark.results import Comparison, Entry, Measurement, Memory
 from audiodiff.benchmark.timing import speedup, synchroniser, time_interleaved
 from audiodiff.engine.choose import Dtype
@@ -105,7 +105,8 @@ class SynthesisComparison:
         for dtype in self.dtypes:
             tasks[OURS, dtype](0)
         runs = {str(key): partial(task, timed if key == BASELINE_KEY else steps) for key, task in tasks.items()}
-        times = time_interleaved(runs, self.environment.timing, synchroniser(device))
+        probe = RooflineProbe(device, self.dtypes)
+        times = time_interleaved(runs, self.environment.timing, synchroniser(device), after_round=probe)
         flops = count_flops(pair.ours, pair.config, batch=self.batch, n_frames=mel.shape[-1])
         return Comparison(
             task="synthesis",
@@ -118,6 +119,7 @@ class SynthesisComparison:
             flops=flops.of_loop(steps),
             relative_difference=difference,
             entries=summarise({key: times[str(key)] for key in self.keys}, steps / timed),
+            rooflines=probe.rooflines(),
         )
 
     def memory(self, key: Key) -> Memory:
@@ -199,7 +201,8 @@ class TrainingComparison:
         if device.type == "cuda":
             for step in steps.values():
                 step()
-        times = time_interleaved(steps, self.environment.timing, synchroniser(device))
+        probe = RooflineProbe(device, self.dtypes)
+        times = time_interleaved(steps, self.environment.timing, synchroniser(device), after_round=probe)
         comparison = Comparison(
             task="training",
             baseline=BASELINE,
@@ -211,6 +214,7 @@ class TrainingComparison:
             flops=0,
             relative_difference=difference,
             entries=summarise({key: times[str(key)] for key in self.keys}),
+            rooflines=probe.rooflines(),
         )
         return comparison, f"{self}: done with batch {limits.batch}, {reason}" if reason else ""
 

@@ -13,7 +13,14 @@ import torch
 from torch import Tensor
 
 from audiodiff.benchmark.inputs import count_flops, load_network, load_vocoder, noise_crops, noise_mel, whole_hops
-from audiodiff.benchmark.machine import MemoryMonitor, available_bytes, copy_rate, describe_machine, matmul_rates
+from audiodiff.benchmark.machine import (
+    MemoryMonitor,
+    RooflineProbe,
+    available_bytes,
+    copy_rate,
+    describe_machine,
+    matmul_rates,
+)
 from audiodiff.benchmark.results import (
     Machine,
     MatmulResult,
@@ -23,7 +30,7 @@ from audiodiff.benchmark.results import (
     SynthesisResult,
     TrainingResult,
 )
-from audiodiff.benchmark.timing import TimingOptions, speedup, synchroniser, time_function, time_interleaved
+from audiodiff.benchmark.timing import TimingOptions, speedup, synchroniser, time_interleaved
 from audiodiff.checkpoint import choose_device
 from audiodiff.config import ModelConfig, TrainingConfig
 from audiodiff.engine.choose import Dtype
@@ -34,6 +41,11 @@ from audiodiff.training.state import TrainState
 
 CROP_SAMPLES = 16384
 """Length of a training crop; rounded up to whole hops of a model."""
+
+REFERENCE_SECONDS = 10.0
+"""Length of the clip that the cost of longer ones is compared with."""
+_REFERENCE_SHARE = 0.05
+"""Of the longer clip: so much of it is made before it, and after it, in clips of that length."""
 
 STREAM_SECONDS = 2.0
 """Length of a stream."""
@@ -127,7 +139,10 @@ class SynthesisJob:
         monitor = MemoryMonitor(device)
         mel = noise_mel(vocoder, self.batch, self.seconds)
         warm_up(vocoder, mel, steps)
-        seconds = time_function(lambda: vocoder(mel, steps=steps), self.environment.timing, synchroniser(device))
+        probe = RooflineProbe(device, (self.dtype,), monitor)
+        times = time_interleaved(
+            self._runs(vocoder, mel, steps), self.environment.timing, synchroniser(device), after_round=probe
+        )
         flops = count_flops(vocoder.network, vocoder.config, batch=self.batch, n_frames=mel.shape[-1])
         return SynthesisResult(
             model=self.model,
@@ -135,10 +150,36 @@ class SynthesisJob:
             batch=self.batch,
             clip_seconds=mel.shape[-1] * vocoder.mel_config.hop_length / vocoder.sample_rate,
             steps=steps,
-            seconds=seconds,
+            seconds=Measurement.from_values(times["row"]),
             flops=flops.of_loop(steps),
-            memory=monitor.memory(),
+            memory=probe.memory,
+            rooflines=probe.rooflines(),
+            relative_cost=self._relative_cost(times),
         )
+
+    def _runs(self, vocoder: Vocoder, mel: Tensor, steps: int) -> dict[str, Step]:
+        """Return what takes turns: the row, between clips of the reference's length if it is longer than these."""
+        runs: dict[str, Step] = {"row": lambda: vocoder(mel, steps=steps)}
+        if self.seconds <= REFERENCE_SECONDS:
+            return runs
+        n_clips = self._clips_before()
+        short = noise_mel(vocoder, self.batch, REFERENCE_SECONDS)
+
+        def reference() -> None:
+            for _ in range(n_clips):
+                vocoder(short, steps=steps)
+
+        return {"before": reference, **runs, "after": reference}
+
+    def _clips_before(self) -> int:
+        return max(1, round(_REFERENCE_SHARE * self.seconds / REFERENCE_SECONDS))
+
+    def _relative_cost(self, times: dict[str, list[float]]) -> Measurement | None:
+        if "before" not in times:
+            return None
+        reference = [sum(both) for both in zip(times["before"], times["after"], strict=True)]
+        made = 2 * self._clips_before() * REFERENCE_SECONDS
+        return speedup(reference, times["row"]).scaled(made / self.seconds)
 
 
 def synthesis_changes(steps: int | None) -> SynthesisChanges:
@@ -188,7 +229,8 @@ class StreamingJob:
         timing = self.environment.timing
         timing = replace(timing, max_seconds=min(timing.max_seconds, STREAM_ROW_SECONDS))
         functions = {"offline": lambda: vocoder(mel, **changes), "stream": lambda: [audio.cpu() for audio in stream()]}
-        times = time_interleaved(functions, timing, synchroniser(device))
+        probe = RooflineProbe(device, (self.dtype,))
+        times = time_interleaved(functions, timing, synchroniser(device), after_round=probe)
         return StreamingResult(
             model=self.model,
             dtype=self.dtype,
@@ -200,6 +242,7 @@ class StreamingJob:
             seconds=Measurement.from_values(times["stream"]),
             offline_seconds=Measurement.from_values(times["offline"]),
             cost_ratio=speedup(times["offline"], times["stream"]),
+            rooflines=probe.rooflines(),
         )
 
 
@@ -270,11 +313,16 @@ class TrainingJob:
         step = make_step(batch)
         if device.type == "cuda":
             step()
-        seconds = time_function(step, self.environment.timing, synchronise)
-        n_samples = whole_hops(config, CROP_SAMPLES)
-        memory = monitor.memory()
+        probe = RooflineProbe(device, (self.dtype,), monitor)
+        times = time_interleaved({"": step}, self.environment.timing, synchronise, after_round=probe)[""]
         result = TrainingResult(
-            model=self.model, dtype=self.dtype, batch=batch, n_samples=n_samples, seconds=seconds, memory=memory
+            model=self.model,
+            dtype=self.dtype,
+            batch=batch,
+            n_samples=whole_hops(config, CROP_SAMPLES),
+            seconds=Measurement.from_values(times),
+            memory=probe.memory,
+            rooflines=probe.rooflines(),
         )
         return result, f"{self}: done with batch {batch}, {reason}" if reason else ""
 

@@ -7,21 +7,22 @@ import platform
 import re
 import subprocess
 import sys
-from collections.abc import Iterable
+import time
+from collections.abc import Callable, Iterable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
 
 from audiodiff import __version__
-from audiodiff.benchmark.results import Machine, MatmulResult, Measurement, Memory
+from audiodiff.benchmark.results import Machine, MatmulResult, Measurement, Memory, Roofline
 from audiodiff.benchmark.timing import TimingOptions, synchroniser, time_interleaved
 from audiodiff.engine.choose import cpu_has_bf16
 from audiodiff.interop import published_base_config
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
-_PACKAGES = ("torch", "triton", "numpy", "diffwave")
+_PACKAGES = ("torch", "triton", "numpy", "diffwave", "vocos")
 _SQUARE = {"cpu": 2048, "cuda": 8192}
 """Sides of the square matrices of the roofline: large against every cache and every kernel's tile."""
 _ROWS = {"cpu": 4096, "cuda": 1 << 18}
@@ -30,6 +31,9 @@ _ROWS = {"cpu": 4096, "cuda": 1 << 18}
 
 _COPIED_BYTES = {"cpu": 1 << 28, "cuda": 1 << 32}
 """Size of the copy that measures memory bandwidth."""
+_SIDE_BESIDE_ROWS = {"cpu": 1024, "cuda": 8192}
+_COPIED_BESIDE_ROWS = {"cpu": 1 << 26, "cuda": 1 << 30}
+"""Sizes of the products and copies between the repeats of a row: as small as the rates allow."""
 
 
 def has_bf16(device: torch.device) -> bool:
@@ -170,6 +174,53 @@ def copy_rate(device: torch.device, timing: TimingOptions) -> Measurement:
     target.copy_(source)
     times = time_interleaved({"": lambda: target.copy_(source)}, timing, synchronise)[""]
     return Measurement.from_values([2.0 * source.nbytes / seconds for seconds in times])
+
+
+class RooflineProbe:
+    """Measures the roofline whenever it is called: after every round of a row, under the same load as the row.
+
+    What it needs of memory it frees. The memory of the row is read before that, after the first round.
+
+    Args:
+        device: Where.
+        dtypes: Precisions of the row.
+        monitor: Of the row's memory; None where nobody asks for it.
+    """
+
+    def __init__(self, device: torch.device, dtypes: Iterable[str], monitor: MemoryMonitor | None = None) -> None:
+        self._device, self._monitor = device, monitor
+        self._products: dict[str, list[float]] = {dtype: [] for dtype in dtypes}
+        self._copies: list[float] = []
+        self.memory = Memory()
+
+    @torch.inference_mode()
+    def __call__(self) -> None:
+        """Measure once."""
+        if self._monitor is not None:
+            self.memory, self._monitor = self._monitor.memory(), None
+        side = _SIDE_BESIDE_ROWS[self._device.type]
+        for dtype, rates in self._products.items():
+            left = torch.randn(side, side, device=self._device).to(DTYPES[dtype])
+            product = _Product(left, left, torch.empty_like(left), 1)
+            rates.append(2.0 * side**3 / self._second_run(product))
+        source = torch.ones(_COPIED_BESIDE_ROWS[self._device.type] // 4, device=self._device)
+        target = torch.empty_like(source)
+        self._copies.append(2.0 * source.nbytes / self._second_run(lambda: target.copy_(source)))
+
+    def _second_run(self, run: Callable[[], object]) -> float:
+        synchronise = synchroniser(self._device)
+        run()
+        synchronise()
+        started = time.perf_counter()
+        run()
+        synchronise()
+        return time.perf_counter() - started
+
+    def rooflines(self) -> dict[str, Roofline]:
+        """Return what was measured, by precision."""
+        copies = Measurement.from_values(self._copies)
+        rates = {dtype: Measurement.from_values(values) for dtype, values in self._products.items()}
+        return {dtype: Roofline(matmul_rate=rate, copy_rate=copies) for dtype, rate in rates.items()}
 
 
 class _Product:

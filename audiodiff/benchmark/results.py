@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from statistics import median
 from typing import ClassVar
 
 from pydantic import Field
 
-from audiodiff.config import Config, parse_config
-from audiodiff.errors import ConfigError
-from audiodiff.text import read_json
+from audiodiff.config import Config
 
 FORMAT = 1
 
@@ -82,10 +79,28 @@ class MatmulResult(Config):
     n: int
     dtype: str
     rate: Measurement = Field(description="FLOP/s: a multiplication and an addition count as two")
-    roofline: bool = Field(description="whether utilisation is relative to this one")
+    roofline: bool = Field(
+        description="whether utilisation is relative to this one, for rows of versions that measured none beside them"
+    )
+
+    def __str__(self) -> str:
+        return f"matrix product, {self.name}, {self.dtype}"
 
 
-class SynthesisResult(Config):
+class Roofline(Config):
+    """What the device reached in between the repeats of a row."""
+
+    matmul_rate: Measurement = Field(description="FLOP/s of a large square matrix product in the row's precision")
+    copy_rate: Measurement = Field(description="bytes per second, read and written, of a large copy in memory")
+
+
+class Row(Config):
+    """What all measured rows have."""
+
+    rooflines: dict[str, Roofline] = Field({}, description="by precision; measured between the repeats")
+
+
+class SynthesisResult(Row):
     """One way of making audio; times are of a whole call, from mel to audio."""
 
     model: str
@@ -96,6 +111,9 @@ class SynthesisResult(Config):
     seconds: Measurement
     flops: float = Field(description="of the network over all steps, its condition once")
     memory: Memory
+    relative_cost: Measurement | None = Field(
+        None, description="seconds per second of audio over those of a 10 s clip in turns; None up to 10 s"
+    )
 
     RENAMED_KEYS: ClassVar = {"operations": "flops"}
 
@@ -104,8 +122,12 @@ class SynthesisResult(Config):
         """Seconds of computing per second of audio."""
         return self.seconds.scaled(1 / (self.batch * self.clip_seconds))
 
+    def __str__(self) -> str:
+        task = f"{self.steps} steps, batch {self.batch} x {self.clip_seconds:.3g} s"
+        return f"synthesis, {self.model}, {self.dtype}, {task}"
 
-class StreamingResult(Config):
+
+class StreamingResult(Row):
     """A stream in chunks of one length, timed in turns with a call on the whole mel."""
 
     model: str
@@ -129,6 +151,10 @@ class StreamingResult(Config):
         """That of the call."""
         return self.offline_seconds.scaled(1 / self.clip_seconds)
 
+    def __str__(self) -> str:
+        task = f"{self.steps} steps, chunks of {self.chunk_seconds * 1000:g} ms, threads {self.threads}"
+        return f"stream, {self.model}, {self.dtype}, {task}"
+
 
 class PrecisionResult(Config):
     """How far the result in bfloat16 is from the one in float32, of the same noise."""
@@ -138,8 +164,11 @@ class PrecisionResult(Config):
     clip_seconds: float
     snr_db: float
 
+    def __str__(self) -> str:
+        return f"bf16 against fp32, {self.model}, {self.clip_seconds:.3g} s"
 
-class TrainingResult(Config):
+
+class TrainingResult(Row):
     """One way of training; times are of a whole step."""
 
     model: str
@@ -148,6 +177,9 @@ class TrainingResult(Config):
     n_samples: int = Field(description="of a crop")
     seconds: Measurement
     memory: Memory
+
+    def __str__(self) -> str:
+        return f"training, {self.model}, {self.dtype}, batch {self.batch} x {self.n_samples}"
 
 
 class Entry(Config):
@@ -159,11 +191,12 @@ class Entry(Config):
     dtype: str
     seconds: Measurement = Field(description="of the whole task")
     speedup: Measurement | None = Field(None, description="seconds of the baseline over these; None for the baseline")
+    flops: float | None = Field(None, description="of a baseline whose network is another; None: those of ours")
     memory: Memory = Memory()
 
 
-class Comparison(Config):
-    """Our network and a baseline with the same weights, timed in turns in one process."""
+class Comparison(Row):
+    """Our network and a baseline, timed in turns in one process."""
 
     RENAMED_KEYS: ClassVar = {
         "peer": "baseline",
@@ -174,14 +207,21 @@ class Comparison(Config):
 
     task: str = Field(description="'synthesis' or 'training'")
     baseline: str
+    model: str = Field("diffwave-base", description="of ours")
     batch: int
     n_samples: int = Field(description="of a clip")
     sample_rate: int
     steps: int = Field(description="of the reverse loop; 1 in training")
     baseline_steps_timed: int = Field(description="steps of the baseline that were timed; its time is scaled up to all")
     flops: float = Field(description="of the reverse loop, as in synthesis; 0 in training")
-    relative_difference: float = Field(description="of the two networks' predictions, in float32")
+    relative_difference: float | None = Field(
+        description="of the two networks' predictions, in float32; None where they have other weights"
+    )
     entries: tuple[Entry, ...]
+
+    def __str__(self) -> str:
+        task = f"{self.steps} steps, batch {self.batch} x {self.n_samples} samples"
+        return f"{self.task}, {self.model} against {self.baseline}, {task}"
 
 
 class Report(Config):
@@ -206,24 +246,3 @@ class Report(Config):
     def roofline(self, dtype: str) -> float | None:
         """Return the FLOP/s that utilisation is relative to, or None where they were not measured."""
         return next((row.rate.median for row in self.matmuls if row.roofline and row.dtype == dtype), None)
-
-
-def read_report(path: str | Path) -> Report:
-    """Read a report that `audiodiff bench --json` wrote.
-
-    Args:
-        path: The file.
-
-    Returns:
-        The report.
-
-    Raises:
-        ConfigError: If it cannot be read, or is no such report.
-    """
-    values = read_json(path, ConfigError)
-    found = values.get("audiodiff_benchmark") if isinstance(values, dict) else None
-    if found != FORMAT:
-        raise ConfigError(
-            f"{path} is no report of `audiodiff bench --json` in format {FORMAT} (it says {found!r}). Make it anew."
-        )
-    return parse_config(Report, values, str(path))

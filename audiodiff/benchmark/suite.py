@@ -8,6 +8,7 @@ from datetime import datetime, timezone
 from itertools import product
 from typing import Protocol, TypeVar
 
+from audiodiff.benchmark.baseline import BASELINE
 from audiodiff.benchmark.comparison import Key, SynthesisComparison, TrainingComparison
 from audiodiff.benchmark.jobs import (
     Environment,
@@ -20,7 +21,9 @@ from audiodiff.benchmark.jobs import (
 )
 from audiodiff.benchmark.machine import commit_of_checkout
 from audiodiff.benchmark.results import Comparison, Memory, Report
+from audiodiff.benchmark.tables import row_lines
 from audiodiff.benchmark.timing import JobError, run_in_process
+from audiodiff.benchmark.vocos import VOCOS, VocosComparison
 from audiodiff.engine.choose import Dtype
 
 MAX_BASELINE_SECONDS = {"cpu": 40.0, "cuda": 200.0}
@@ -32,7 +35,7 @@ PRECISION_SECONDS = 5.0
 Progress = Callable[[str, int, int], None]
 """Called with the name of the job that starts, its number from 1, and their total."""
 
-AnyComparison = SynthesisComparison | TrainingComparison
+AnyComparison = SynthesisComparison | TrainingComparison | VocosComparison
 Result = TypeVar("Result")
 Task = TypeVar("Task")
 _Result_co = TypeVar("_Result_co", covariant=True)
@@ -62,7 +65,7 @@ class Plan:
         streams: Models that stream, in the last precision; of synthesis only the first number of steps.
         stream_chunks: Seconds of a stream's chunk.
         training: Limits of training jobs; None leaves training out.
-        against: Whether a baseline is compared with.
+        against: Baselines that are compared with: "diffwave" with DiffWave BASE, "vocos" with `vocoders`.
         memory: Whether the memory of each side of a comparison is measured too, in a process of its own.
         square: Side of the matrices of the roofline, in place of the usual one.
     """
@@ -77,7 +80,8 @@ class Plan:
     streams: tuple[str, ...] = ()
     stream_chunks: tuple[float, ...] = (0.02, 0.1, 0.5)
     training: TrainingLimits | None = field(default_factory=TrainingLimits)
-    against: bool = False
+    against: tuple[str, ...] = ()
+    vocoders: tuple[str, ...] = ()
     memory: bool = True
     square: int | None = None
 
@@ -100,11 +104,9 @@ class Plan:
                 yield SynthesisJob(self.environment, model, dtype, batch, seconds, steps)
 
     def streaming(self) -> Iterator[StreamingJob]:
-        """Yield the jobs of streams; on a CPU with one thread too."""
-        environment = self.environment
-        counts = {1, environment.threads} if environment.device == "cpu" else {environment.threads}
-        for model, threads, chunk in product(self.streams, sorted(counts), self.stream_chunks):
-            yield StreamingJob(replace(environment, threads=threads), model, self.dtypes[-1], chunk, self.steps[0])
+        """Yield the jobs of streams."""
+        for model, chunk in product(self.streams, self.stream_chunks):
+            yield StreamingJob(self.environment, model, self.dtypes[-1], chunk, self.steps[0])
 
     def precision(self) -> Iterator[PrecisionJob]:
         """Yield the jobs of bf16 against fp32, where both are measured."""
@@ -118,19 +120,31 @@ class Plan:
             for model, dtype in product(self.models, self.dtypes):
                 yield TrainingJob(self.environment, model, dtype, self.training)
 
-    def comparisons(self) -> Iterator[SynthesisComparison]:
-        """Yield the jobs of synthesis against the baseline."""
-        if self.against:
-            for batch, seconds, steps in dict.fromkeys(point[:3] for point in self.points()):
-                yield SynthesisComparison(self.environment, self.dtypes, batch, seconds, steps)
+    def comparisons(self) -> Iterator[SynthesisComparison | VocosComparison]:
+        """Yield the jobs of synthesis against a baseline."""
+        points = dict.fromkeys(point[:3] for point in self.points())
+        if VOCOS in self.against:
+            for model, point in product(self.vocoders, points):
+                yield VocosComparison(self.environment, model, self.dtypes, *point)
+        if BASELINE in self.against:
+            for point in points:
+                yield SynthesisComparison(self.environment, self.dtypes, *point)
+
+    @property
+    def training_comparison(self) -> TrainingComparison | None:
+        """Return the job of training against the baseline."""
+        if self.training is None or BASELINE not in self.against:
+            return None
+        return TrainingComparison(self.environment, self.dtypes, self.training)
 
     @property
     def n_jobs(self) -> int:
         """How many processes it takes."""
-        per_comparison = 1 + (len(self.dtypes) + 1) * self.memory  # all taking turns, then the memory of each
-        n_comparisons = len(list(self.comparisons())) + (self.against and self.training is not None)
+        comparisons: list[AnyComparison] = [*self.comparisons(), *filter(None, [self.training_comparison])]
         jobs = (self.synthesis(), self.streaming(), self.precision(), self.train())
-        return 1 + sum(len(list(kind)) for kind in jobs) + n_comparisons * per_comparison
+        # Of a comparison all take turns, then the memory of each is measured.
+        n_compared = sum(1 + len(job.keys) * self.memory for job in comparisons)
+        return 1 + sum(len(list(kind)) for kind in jobs) + n_compared
 
 
 def _run(job: Job[Result]) -> Result:
@@ -144,9 +158,9 @@ def _memory(job: tuple[AnyComparison, Key]) -> Memory:
 class _Runner:
     """Run jobs one after the other, and note those that fail."""
 
-    def __init__(self, n_jobs: int, progress: Progress) -> None:
+    def __init__(self, n_jobs: int, progress: Progress, show: Callable[[str], object]) -> None:
         self._n_jobs, self._progress, self._number = n_jobs, progress, 0
-        self.notes: list[str] = []
+        self._show, self.notes = show, list[str]()
 
     def __call__(self, job: Job[Result]) -> Result | None:
         return self.call(_run, job, str(job))
@@ -157,15 +171,23 @@ class _Runner:
         try:
             return run_in_process(function, job)
         except JobError as error:
-            self.notes.append(f"{name}: not measured, {error}")
+            self.note(f"{name}: not measured, {error}")
             return None
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+        self.show(text)
+
+    def show(self, line: str) -> None:
+        self._show(f"{self._number} of {self._n_jobs}: {line}")
 
     def with_note(self, job: Job[tuple[Result, str]]) -> Result | None:
         answer = self(job)
         if answer is None:
             return None
         result, note = answer
-        self.notes += [note] if note else []
+        if note:
+            self.note(note)
         return result
 
 
@@ -173,6 +195,7 @@ def run_benchmark(
     plan: Plan,
     command: str,
     progress: Progress = lambda _name, _number, _total: None,
+    show: Callable[[str], object] = lambda _line: None,
     save: Callable[[Report], object] = lambda _report: None,
 ) -> Report:
     """Measure everything in a plan.
@@ -181,7 +204,8 @@ def run_benchmark(
         plan: What.
         command: The command line that asked for it, for the report.
         progress: See `Progress`.
-        save: Called after every job with the results so far, so that a run that is killed loses none.
+        show: Called with one line per row as soon as it is measured.
+        save: Called at the same time with the results so far, so that a run that is killed loses none.
 
     Returns:
         The report. Jobs that failed are in its notes, with the reason.
@@ -189,7 +213,7 @@ def run_benchmark(
     Raises:
         JobError: If the machine could not be described.
     """
-    run = _Runner(plan.n_jobs, progress)
+    run = _Runner(plan.n_jobs, progress, show)
     machine = run(MachineJob(plan.environment, plan.dtypes, plan.square))
     if machine is None:
         raise JobError(run.notes[0])
@@ -202,38 +226,46 @@ def run_benchmark(
         copy_rate=machine.copy_rate,
     )
     save(report)
+    for line in row_lines(report, "matmuls", machine.matmuls[0]):
+        run.show(line)
+    compared: list[AnyComparison] = []
     parts: dict[str, Iterator[object]] = {
         "synthesis": map(run, plan.synthesis()),
         "streaming": map(run, plan.streaming()),
         "precision": map(run, plan.precision()),
         "training": map(run.with_note, plan.train()),
-        "comparisons": _comparisons(plan, run),
+        "comparisons": _comparisons(plan, run, compared),
     }
     for name, results in parts.items():
         for result in results:
             found = getattr(report, name) + (() if result is None else (result,))
             report = report.model_copy(update={name: found, "notes": tuple(run.notes)})
             save(report)
+            for line in [] if result is None else row_lines(report, name, result):
+                run.show(line)
+    for number, job in enumerate(compared if plan.memory else ()):
+        comparisons = list(report.comparisons)
+        comparisons[number] = _with_memory(comparisons[number], job, run)
+        report = report.model_copy(update={"comparisons": tuple(comparisons), "notes": tuple(run.notes)})
+        save(report)
     return report.model_copy(update={"notes": tuple(run.notes)})
 
 
-def _comparisons(plan: Plan, run: _Runner) -> Iterator[Comparison]:
+def _comparisons(plan: Plan, run: _Runner, compared: list[AnyComparison]) -> Iterator[Comparison | None]:
+    """Yield comparisons, and list the jobs of those that succeeded."""
     for job in plan.comparisons():
         limit = MAX_BASELINE_SECONDS[plan.environment.device.partition(":")[0]]
-        if job.batch * job.seconds > limit:
-            run.notes.append(f"{job}: left out, the baseline is given {limit:g} s of audio at a time at most")
+        if isinstance(job, SynthesisComparison) and job.batch * job.seconds > limit:
+            run.note(f"{job}: left out, the baseline is given {limit:g} s of audio at a time at most")
         elif (comparison := run(job)) is not None:
-            yield _with_memory(plan, job, comparison, run)
-    if plan.against and plan.training is not None:
-        training = TrainingComparison(plan.environment, plan.dtypes, plan.training)
-        if (comparison := run.with_note(training)) is not None:
-            limits = replace(plan.training, batch=comparison.batch)
-            yield _with_memory(plan, replace(training, limits=limits), comparison, run)
+            compared.append(job)
+            yield comparison
+    if (training := plan.training_comparison) is not None and (comparison := run.with_note(training)) is not None:
+        compared.append(replace(training, limits=replace(training.limits, batch=comparison.batch)))
+        yield comparison
 
 
-def _with_memory(plan: Plan, job: AnyComparison, comparison: Comparison, run: _Runner) -> Comparison:
-    if not plan.memory:
-        return comparison
+def _with_memory(comparison: Comparison, job: AnyComparison, run: _Runner) -> Comparison:
     entries = []
     for key, entry in zip(job.keys, comparison.entries, strict=True):
         memory = run.call(_memory, (job, key), f"memory of {' '.join(key)} in {job}")

@@ -44,6 +44,7 @@ def time_interleaved(
     options: TimingOptions,
     synchronise: Callable[[], None] = lambda: None,
     clock: Callable[[], float] = time.perf_counter,
+    after_round: Callable[[], object] = lambda: None,
 ) -> dict[str, list[float]]:
     """Time each of several functions once per round, in their order.
 
@@ -52,6 +53,7 @@ def time_interleaved(
         options: How many rounds.
         synchronise: Called before each starts, and before its end is timed; see `synchroniser`.
         clock: Seconds.
+        after_round: Called after every round; not timed.
 
     Returns:
         Name to seconds, one value per round.
@@ -65,16 +67,10 @@ def time_interleaved(
             run()
             synchronise()
             times[name].append(clock() - started)
+        after_round()
         if clock() - began >= options.max_seconds:
             break
     return times
-
-
-def time_function(
-    run: Callable[[], object], options: TimingOptions, synchronise: Callable[[], None] = lambda: None
-) -> Measurement:
-    """Time a single function, in seconds."""
-    return Measurement.from_values(time_interleaved({"": run}, options, synchronise)[""])
 
 
 def speedup(ours: list[float], baseline: list[float]) -> Measurement:

@@ -23,7 +23,8 @@ from audiodiff.benchmark.jobs import (
     signal_to_noise,
     step_factory,
 )
-from audiodiff.benchmark.machine import MemoryMonitor
+from audiodiff.benchmark.machine import MemoryMonitor, RooflineProbe
+from audiodiff.benchmark.results import Memory
 from audiodiff.benchmark.timing import TimingOptions
 from audiodiff.diffusion.noise import position_noise
 from audiodiff.errors import ConfigError, ModelError
@@ -70,6 +71,43 @@ def test_synthesis_job(tiny_vocoder_folder):
     assert row.seconds.repeats == 2
     assert row.real_time_factor.median == pytest.approx(row.seconds.median / (3 * row.clip_seconds))
     assert other.flops / row.flops == pytest.approx(2.5, rel=0.1)
+    assert row.rooflines["fp32"].matmul_rate.repeats == 2  # one after each round
+    assert row.rooflines["fp32"].matmul_rate.low > 1e8
+    assert row.relative_cost is None
+    assert row.memory.peak is None or row.memory.peak >= row.memory.before
+
+
+def test_a_long_clip_takes_turns_with_short_ones(tiny_vocoder_folder, monkeypatch):
+    made, original = [], Vocoder.__call__
+
+    def call(self, mel, **settings):
+        made.append(mel.shape[-1])
+        return original(self, mel, **settings)
+
+    monkeypatch.setattr(Vocoder, "__call__", call)
+    monkeypatch.setattr("audiodiff.benchmark.jobs.REFERENCE_SECONDS", 0.1)
+    monkeypatch.setattr("audiodiff.benchmark.jobs.warm_up", lambda *_: None)
+    environment = Environment("cpu", 1, TimingOptions(1, 1.0))
+    row = SynthesisJob(environment, str(tiny_vocoder_folder), "fp32", 1, 4.0, steps=1).run()
+    assert made == [13, 13, 500, 13, 13]  # a twentieth before and after, in clips of 0.1 s
+    assert 0.01 < row.relative_cost.median < 10
+
+
+def test_the_memory_of_a_row_is_not_that_of_its_roofline():
+    order = []
+
+    class Monitor:
+        def memory(self):
+            order.append("memory")
+            return Memory(before=1, peak=2)
+
+    probe = RooflineProbe(CPU, ("fp32",), Monitor())
+    probe._second_run = lambda run: order.append("run") or 1.0
+    probe()
+    probe()
+    assert order == ["memory", *["run"] * 4]
+    assert probe.memory == Memory(before=1, peak=2)
+    assert probe.rooflines()["fp32"].matmul_rate.median == 2.0 * 1024**3
 
 
 def test_streaming_job(tiny_vocoder_folder):
@@ -175,8 +213,6 @@ def test_a_batch_is_as_large_as_time_allows(seconds, batch):
 def test_a_batch_is_as_large_as_memory_allows(monkeypatch):
     class Monitor:
         def memory(self):
-            from audiodiff.benchmark.results import Memory
-
             return Memory(before=100, peak=1100)
 
     monkeypatch.setattr("audiodiff.benchmark.jobs.available_bytes", lambda device: 10_000)

@@ -40,22 +40,28 @@ def test_every_model_has_its_jobs():
     assert list(plan(dtypes=("bf16",)).precision()) == []
 
 
-def test_streams_run_with_one_thread_and_with_the_usual_number():
+def test_streams():
     streaming = plan(streams=("b",), stream_chunks=(0.02, 0.5), environment=Environment("cpu", 4))
     jobs = list(streaming.streaming())
-    assert [(job.environment.threads, job.chunk_seconds) for job in jobs] == [(1, 0.02), (1, 0.5), (4, 0.02), (4, 0.5)]
+    assert [(job.environment.threads, job.chunk_seconds) for job in jobs] == [(4, 0.02), (4, 0.5)]
     assert {(job.model, job.dtype, job.steps) for job in jobs} == {("b", "bf16", None)}
-    assert streaming.n_jobs == plan().n_jobs + 4
-    for environment, threads in ((Environment("cpu", 1), [1]), (Environment("cuda", 4), [4])):
-        jobs = plan(streams=("b",), stream_chunks=(0.1,), environment=environment).streaming()
-        assert [job.environment.threads for job in jobs] == threads
+    assert streaming.n_jobs == plan().n_jobs + 2
     assert list(plan().streaming()) == []
 
 
-def test_the_baseline_is_compared_once_at_every_point():
+@pytest.mark.parametrize(("against", "models"), [("diffwave", [None]), ("vocos", ["v", "w"])])
+def test_a_baseline_is_compared_once_at_every_point(against, models):
     assert list(plan().comparisons()) == []
-    points = [(job.batch, job.seconds, job.steps) for job in plan(against=True).comparisons()]
-    assert points == [(1, 5.0, None), (1, 60.0, None), (16, 5.0, None), (1, 5.0, 50)]
+    jobs = list(plan(against=(against,), vocoders=("v", "w")).comparisons())
+    points = [(1, 5.0, None), (1, 60.0, None), (16, 5.0, None), (1, 5.0, 50)]
+    assert [(job.batch, job.seconds, job.steps) for job in jobs] == points * len(models)
+    assert list(dict.fromkeys(getattr(job, "model", None) for job in jobs)) == models
+
+
+def test_only_diffwave_is_trained_against():
+    assert plan(against=("vocos",)).training_comparison is None
+    assert plan(against=("diffwave",), training=None).training_comparison is None
+    assert plan(against=("vocos", "diffwave")).training_comparison is not None
 
 
 @pytest.fixture
@@ -73,7 +79,7 @@ def asked(monkeypatch):
 
 
 def test_a_job_that_fails_is_noted(asked):
-    wanted = plan(against=True, training=TrainingLimits())
+    wanted = plan(against=("diffwave",), training=TrainingLimits())
     report = run_benchmark(wanted, "audiodiff bench", lambda name, number, total: asked.append((number, total)))
     assert report.synthesis == report.training == report.comparisons == ()
     assert "synthesis, b, bf16, batch 1 x 60 s: not measured, not here" in report.notes
@@ -99,7 +105,7 @@ def test_results_are_saved_as_they_come(monkeypatch, report):
 
 
 def test_memory_may_be_left_out():
-    with_memory, without = (plan(against=True, training=None, memory=memory) for memory in (True, False))
+    with_memory, without = (plan(against=("diffwave",), training=None, memory=memory) for memory in (True, False))
     assert with_memory.n_jobs - without.n_jobs == 3 * len(list(without.comparisons()))
 
 

@@ -2,8 +2,9 @@
 
 import pytest
 
-from audiodiff.benchmark.results import Report, read_report
-from audiodiff.benchmark.tables import as_markdown, as_text, report_tables
+from audiodiff.benchmark.history import read_report
+from audiodiff.benchmark.results import Measurement, Report, Roofline
+from audiodiff.benchmark.tables import as_markdown, as_text, report_tables, row_lines
 from audiodiff.errors import ConfigError
 
 
@@ -22,6 +23,27 @@ def test_synthesis(report):
     assert second["seconds"] == "2.00 (once)"
 
 
+def test_more_than_the_roofline_beside_a_row_is_noise(report):
+    def used(rate):
+        roofline = Roofline(matmul_rate=Measurement.from_values([rate]), copy_rate=Measurement.from_values([7e9]))
+        row = report.synthesis[0].model_copy(update={"rooflines": {"bf16": roofline}})
+        return cells(report.model_copy(update={"synthesis": (row,)}), "Synthesis: ")[0]
+
+    assert (used(1e9)["of roofline"], used(8e9)["of roofline"]) == ("200.0% (noise)", "25.0%")  # 2 GFLOP/s
+    assert used(8e9)["GFLOP/s, GB/s"] == "8.00, 7.00"
+
+
+def test_a_line_has_the_figures_of_one_row(report):
+    (line,) = row_lines(report, "streaming", report.streaming[0])
+    assert line.startswith(
+        "stream, m, fp32, 2 steps, chunks of 20 ms, threads 1: latency, ms 150; real-time factor 0.5"
+    )
+    ours, baseline = row_lines(report, "comparisons", report.comparisons[0])
+    assert "against diffwave, 6 steps, batch 2 x 44100 samples, audiodiff, bf16: seconds 2.00 (1.00-4.00); " in ours
+    assert "times diffwave 8.00 (once)" in ours
+    assert "diffwave, fp32: seconds 16.0 (once)" in baseline
+
+
 def test_streaming(report):
     (row,) = cells(report, "Streaming, ")
     assert (row["threads"], row["chunk, ms"], row["latency, ms"]) == ("1", "20.0", "150")
@@ -36,12 +58,12 @@ def test_training(report):
 
 
 def test_contests(report):
-    ours, baseline = cells(report, "Synthesis of DiffWave BASE")
+    ours, baseline = cells(report, "Synthesis with diffwave-base")
     assert ours["times diffwave"] == "8.00 (once)"
     assert ours["real-time factor"] == "0.500 (0.250-1.00)"  # 2 s for 2 clips of 2 s
     assert ours["of roofline"] == "25.0%"
     assert (baseline["times diffwave"], baseline["real-time factor"]) == ("1", "4.00 (once)")
-    learning, _ = cells(report, "Training of DiffWave BASE")
+    learning, _ = cells(report, "Training with diffwave-base")
     assert learning["samples/s"] == "44,100 (22,050-88,200)"
     titles = [table.title for table in report_tables(report)]
     assert "6 steps (of the baseline 1 timed, and scaled up)" in titles[-3]

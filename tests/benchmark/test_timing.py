@@ -15,7 +15,6 @@ from audiodiff.benchmark.timing import (
     run_in_process,
     speedup,
     synchroniser,
-    time_function,
     time_interleaved,
 )
 from audiodiff.errors import ConfigError
@@ -79,9 +78,15 @@ def test_figures_in_other_units():
     assert figure.rate_of(8) == Measurement.from_values([8.0, 4.0, 2.0])
 
 
+def test_between_rounds_something_else_may_be_measured():
+    order = []
+    runs = {name: (lambda name=name: order.append(name)) for name in "ab"}
+    time_interleaved(runs, TimingOptions(2, 10), after_round=lambda: order.append("roofline"))
+    assert order == ["a", "b", "roofline"] * 2
+
+
 def test_a_cpu_is_not_waited_for():
     assert synchroniser(torch.device("cpu"))() is None
-    assert time_function(lambda: None, TimingOptions(4, 10)).repeats == 4
 
 
 CPU = torch.device("cpu")

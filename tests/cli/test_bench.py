@@ -1,13 +1,16 @@
 """`audiodiff bench` measures, prints tables, writes JSON and renders it."""
 
 import json
+import signal
+import subprocess
 import sys
 
 import pytest
 from click.testing import CliRunner
 
+from audiodiff.audio.resample import import_torchaudio
 from audiodiff.benchmark import suite
-from audiodiff.benchmark.results import read_report
+from audiodiff.benchmark.history import read_report
 from audiodiff.cli.main import main
 
 
@@ -29,8 +32,11 @@ def test_tables_on_stdout_and_progress_on_stderr(measured):
     assert all(
         title in result.stdout for title in ("Machine", "Matrix products", "Synthesis: ", "Streaming, ", "Training: ")
     )
-    assert result.stderr.splitlines()[0] == "1 of 4: matrix products in fp32"
-    assert len(result.stderr.splitlines()) == 4
+    first, second, *_ = lines = result.stderr.splitlines()
+    assert first.startswith("1 of 4: matrix product, square, fp32: GFLOP/s ")
+    assert ", fp32, 2 steps, batch 1 x 0.2 s: seconds " in second
+    assert "real-time factor " in second
+    assert len(lines) == 4
 
 
 def test_json_holds_everything(measured, tiny_vocoder_folder):
@@ -61,7 +67,7 @@ def test_table_measures_nothing(measured):
 def plans(monkeypatch, measured):
     """List the plans that would be measured, and answer with a report."""
     made, report = [], read_report(measured[1])
-    monkeypatch.setattr(suite, "run_benchmark", lambda plan, command, progress, save: (made.append(plan), report)[1])
+    monkeypatch.setattr(suite, "run_benchmark", lambda plan, *_: (made.append(plan), report)[1])
     return made
 
 
@@ -70,15 +76,12 @@ def test_json_to_stdout_is_only_json(plans):
     assert json.loads(result.stdout)["audiodiff_benchmark"] == 1
 
 
-def test_by_default_the_bundled_model_and_base_are_measured(plans):
+def test_by_default_the_bundled_model_is_measured(plans):
     bench("--device", "cpu")
     (plan,) = plans
-    assert plan.models == ("speech-22k", "diffwave-base")
-    assert (plan.lengths, plan.batches, plan.steps) == ((5.0, 60.0), (1, 16), (None,))
-    assert (plan.streams, plan.stream_chunks) == (
-        ("speech-22k", "speech-22k-stream", "speech-22k-tiny"),
-        (0.02, 0.1, 0.5),
-    )
+    assert plan.models == ("speech-22k",)
+    assert (plan.lengths, plan.batches, plan.steps) == ((5.0, 30.0, 600.0), (1, 16), (None,))
+    assert (plan.streams, plan.stream_chunks) == (("speech-22k",), (0.02, 0.1, 0.5))
     assert plan.dtypes[0] == "fp32"
     assert plan.training is not None
     assert not plan.against
@@ -135,7 +138,7 @@ def test_repeats(plans):
             "'0' is not a number above 0 and at most 60,000 (milliseconds), as in 20,100,500",
         ),
         (["--dtype", "fp16"], "'fp16' is not fp32, bf16"),
-        (["--against", "hifigan"], "is not 'diffwave'"),
+        (["--against", "hifigan"], "is not one of 'diffwave', 'vocos'"),
     ],
 )
 def test_impossible_values_are_usage_errors(arguments, complaint):
@@ -150,15 +153,89 @@ def test_an_unknown_model_is_an_error_before_anything_is_measured(plans):
     assert result.stderr.startswith("error: no model 'nowhere'")
 
 
-def test_without_the_baseline_it_says_what_to_install(plans, monkeypatch):
-    monkeypatch.setitem(sys.modules, "diffwave.model", None)
-    result = bench("--against", "diffwave")
+@pytest.mark.parametrize(("package", "module"), [("diffwave", "diffwave.model"), ("vocos", "vocos.models")])
+def test_without_a_baseline_it_says_what_to_install(package, module, plans, monkeypatch):
+    monkeypatch.setitem(sys.modules, module, None)
+    result = bench("--against", package)
     assert (result.exit_code, plans) == (1, [])
     assert result.stderr.count("\n") == 1
+    assert f"--against {package} needs {module}" in result.stderr
     assert "pip install 'audiodiff[bench]'" in result.stderr
 
 
-def test_the_baseline_is_asked(plans):
-    pytest.importorskip("diffwave.model")
-    bench("--against", "diffwave")
-    assert plans[0].against
+@pytest.mark.parametrize(
+    ("arguments", "models", "vocoders"), [([], (), ("speech-22k",)), (["speech-22k-tiny"], *[("speech-22k-tiny",)] * 2)]
+)
+def test_with_a_baseline_only_what_is_named_is_measured_too(arguments, models, vocoders, plans):
+    import_torchaudio()  # which vocos imports, and which may need help
+    for package in ("diffwave.model", "vocos.models"):
+        pytest.importorskip(package)
+    bench(*arguments, "--against", "vocos", "--against", "diffwave", "--device", "cpu")
+    (plan,) = plans
+    assert plan.against == ("vocos", "diffwave")
+    assert (plan.models, plan.streams, plan.vocoders) == (models, models, vocoders)
+    assert (plan.lengths, plan.batches) == ((5.0,), (1,))
+
+
+def test_a_history_keeps_all_runs_and_is_compared_with_its_last(plans, measured, tmp_path):
+    history = tmp_path / "speed.jsonl"
+    first = bench("--json", history)
+    second = bench("--json", history, "--compare", history)
+    assert (first.exit_code, second.exit_code) == (0, 0), second.output
+    assert "Against " not in first.stdout
+    assert "ratio" in second.stdout.partition("Against ")[2]
+    assert len(history.read_text().splitlines()) == 1  # the same report: a run writes one line, however often
+    assert read_report(history) == read_report(measured[1])
+
+
+def test_two_files_are_compared_without_measuring(measured):
+    result = bench("--table", measured[1], "--compare", measured[1])
+    assert result.exit_code == 0
+    assert "1.00 (1.00-1.00)" in result.stdout
+    assert result.stdout.count("| too few repeats |") == 3  # the stream, synthesis and training, once each
+
+
+def test_a_file_to_compare_with_is_read_first(plans, tmp_path):
+    result = bench("--compare", tmp_path / "nowhere.json")
+    assert (result.exit_code, plans) == (1, [])
+    assert "nowhere.json" in result.stderr
+
+
+SLOW_BENCH = """
+import sys, time
+from audiodiff.benchmark import jobs, suite
+from audiodiff.benchmark.history import read_report
+
+report = read_report(sys.argv.pop(1))
+run_in_process = suite.run_in_process
+
+def answer(function, job):
+    if isinstance(job, jobs.MachineJob):
+        return jobs.MachineResult(report.machine, report.matmuls, report.copy_rate)
+    if isinstance(job, jobs.SynthesisJob):
+        return report.synthesis[0]
+    print("now", flush=True)
+    time.sleep(60)
+
+suite.run_in_process = answer
+from audiodiff.cli.main import main
+main()
+"""
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs POSIX signals")
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize("target", ["file", "-"])
+def test_an_interrupted_run_loses_nothing(number, code, target, measured, tmp_path):
+    path = tmp_path / "report.json" if target == "file" else "-"
+    command = [sys.executable, "-c", SLOW_BENCH, measured[1], "bench", "--lengths", "1", "--batches", "1"]
+    process = subprocess.Popen(
+        [*map(str, command), "--dtype", "fp32", "--json", str(path)], stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout.readline() == "now\n"
+    process.send_signal(number)
+    stdout = process.communicate(timeout=60)[0]
+    assert process.returncode == code
+    written = json.loads(stdout) if target == "-" else json.loads(path.read_text())
+    assert [len(written[part]) for part in ("synthesis", "streaming")] == [1, 0]
+    assert "Synthesis: " in stdout or target == "-"
