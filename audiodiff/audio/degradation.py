@@ -1,8 +1,9 @@
 """Degradations of recordings: what each does, what it leaves known, and how it is restored without a model.
 
 Each has the same methods. `degrade` applies it to a clean recording, for experiments; `observe` is its deterministic
-part, differentiable; `mask` says which samples it changes. `baseline` restores without a model. `fit` puts what is
-known into a predicted clean signal. `mel` completes the mel spectrogram of the baseline where that cannot be right.
+part, differentiable; `mask` says which samples it changes. `baseline` restores without a model, and `restored` says
+besides what that leaves to do. `fit` puts what is known into a predicted clean signal. `mel` completes the mel
+spectrogram of the baseline where that cannot be right.
 """
 
 from __future__ import annotations
@@ -12,14 +13,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional
 
 from audiodiff.audio.mel import MelSpectrogram
 from audiodiff.audio.resample import low_pass
+from audiodiff.audio.restoration import choose_order, cubic_spline, fill_gap, wiener
 from audiodiff.choices import HERTZ, SNR_DB, Number
 from audiodiff.errors import AudioError
 
@@ -33,20 +32,12 @@ _HIGHEST_PEAK = 4.0
 """Full scales that a spline may reach; a long stretch that was cut off would send it anywhere."""
 _FADE_SECONDS = 0.003
 """Of a gap at each of its edges, where linear prediction is better than a model."""
+_PREDICTABLE_SECONDS = 0.015
+"""Length of a gap up to which linear prediction is better than a model, whatever it is in; see egs/speech/repair."""
+_PREDICTABLE_SNR = 3.0
+"""In dB: what linear prediction reaches in gaps of the same length beside a longer one, if it is better there."""
 _EDGE_BANDS = 4
 """Mel bands below a cutoff that tell how it goes on above."""
-
-_Array = NDArray[np.float64]
-AR_ORDER = 96
-"""Order of the linear prediction: at 22,050 Hz three periods of the highest voices, one of a low one."""
-_CONTEXT_PER_ORDER = 20
-"""Samples on either side of a gap that the prediction is fitted to, per order."""
-_SMOOTHING = 0.98
-"""Weight of the frame before in the a-priori SNR (Ephraim and Malah 1984)."""
-_SILENCE = 1e-12
-"""Energy below which there is nothing to predict from."""
-_LOWEST_GAIN = 0.03
-"""Of a bin, -30 dB: what is left of noise, so that it does not warble."""
 
 
 class Degradation(Protocol):
@@ -63,6 +54,9 @@ class Degradation(Protocol):
 
     def baseline(self, audio: Tensor) -> Tensor:
         """Restore degraded audio without a model."""
+
+    def restored(self, audio: Tensor) -> tuple[Tensor, Degradation | None]:
+        """Return the baseline, and the degradation that a model still improves on; None if there is none."""
 
     def fit(self, denoised: Tensor, audio: Tensor, baseline: Tensor, shrink: Shrink) -> Tensor:
         """Put what degraded audio, or its baseline, tells into a predicted clean signal."""
@@ -138,11 +132,20 @@ class Gaps:
 
     def baseline(self, audio: Tensor) -> Tensor:
         """Fill every gap by linear prediction from both sides."""
-        filled = audio.clone()
-        for first, end in self.samples(audio.shape[-1]):
+        return self.restored(audio)[0]
+
+    def restored(self, audio: Tensor) -> tuple[Tensor, Gaps | None]:
+        """Fill every gap by linear prediction, of the order that is best beside it; long ones that it fails remain."""
+        missing, filled, remaining = self.mask(audio).cpu().numpy(), self.observe(audio), []
+        for (first, end), span in zip(self.samples(audio.shape[-1]), self.spans, strict=True):
+            snrs = []
             for channel, samples in zip(filled, filled.double().cpu().numpy(), strict=True):
-                channel[first:end] = torch.from_numpy(fill_gap(samples, first, end)).to(channel)
-        return filled
+                order, snr = choose_order(samples, first, end, missing)
+                channel[first:end] = torch.from_numpy(fill_gap(samples, first, end, order)).to(channel)
+                snrs.append(snr)
+            if end - first > _PREDICTABLE_SECONDS * self.sample_rate and min(snrs) < _PREDICTABLE_SNR:
+                remaining.append(span)
+        return filled, Gaps(remaining, self.sample_rate) if remaining else None
 
     def fit(self, denoised: Tensor, audio: Tensor, baseline: Tensor, shrink: Shrink) -> Tensor:
         """Take the prediction in the gaps, the recording elsewhere.
@@ -213,6 +216,10 @@ class Clipping:
         guess = torch.stack(splines).to(audio).clamp(-_HIGHEST_PEAK, _HIGHEST_PEAK)
         return self.fit(guess, audio, audio, ignore)
 
+    def restored(self, audio: Tensor) -> tuple[Tensor, None]:
+        """Lay splines, which no model here improves on."""
+        return self.baseline(audio), None
+
     def fit(self, denoised: Tensor, audio: Tensor, baseline: Tensor, shrink: Shrink) -> Tensor:
         """Take the prediction where samples were cut off, as far as it is beyond the level; the recording elsewhere."""
         beyond = audio.sign() * torch.maximum(denoised * audio.sign(), audio.abs())
@@ -256,6 +263,10 @@ class Noise:
         """Filter the noise out by its known spectrum."""
         return wiener(audio, self.level(audio))
 
+    def restored(self, audio: Tensor) -> tuple[Tensor, None]:
+        """Filter, which no model here improves on."""
+        return self.baseline(audio), None
+
     def fit(self, denoised: Tensor, audio: Tensor, baseline: Tensor, shrink: Shrink) -> Tensor:
         """Go from the prediction towards the recording as far as it is more uncertain than the recording is noisy."""
         return denoised + shrink(audio - denoised, self.level(audio))
@@ -296,6 +307,10 @@ class LowPass:
         """Leave the recording as it is, which is what resampling does."""
         return audio
 
+    def restored(self, audio: Tensor) -> tuple[Tensor, LowPass]:
+        """Leave all to a model."""
+        return audio, self
+
     def fit(self, denoised: Tensor, audio: Tensor, baseline: Tensor, shrink: Shrink) -> Tensor:
         """Take the recording below the cutoff, the prediction above."""
         return denoised + self.observe(audio - denoised)
@@ -319,82 +334,3 @@ class LowPass:
         mean, deviation = (value.unsqueeze(1) for value in mel_statistics)
         standing = ((frames - mean) / deviation)[:, n_whole - _EDGE_BANDS : n_whole].mean(1, keepdim=True)
         return torch.cat([frames[:, :n_whole], (mean + standing * deviation)[:, n_whole:]], 1)
-
-
-# --- restoration without a model: what a model has to beat, and starts from -----------------------------------------
-
-
-def fill_gap(samples: _Array, start: int, stop: int, order: int = AR_ORDER) -> _Array:
-    """Fill a gap with what linear prediction from both sides expects (Janssen, Veldhuis and Vries 1986).
-
-    The prediction is fitted to both sides at once; the missing samples are those of least squared prediction error.
-
-    Args:
-        samples: One channel `(time,)`; what is within the gap is not looked at.
-        start: First missing sample.
-        stop: First sample after the gap.
-        order: Order of the prediction, lowered where there is little context.
-
-    Returns:
-        The missing samples `(stop - start,)`.
-    """
-    from scipy.linalg import solve_toeplitz
-
-    reach = _CONTEXT_PER_ORDER * order
-    sides = [samples[max(0, start - reach) : start], samples[stop : stop + reach]]
-    order = min(order, max(map(len, sides)) // 2)
-    correlation = _autocorrelation(sides[0], order) + _autocorrelation(sides[1], order)
-    if order < 1 or correlation[0] < _SILENCE:
-        return np.zeros(stop - start)
-    correlation[0] *= 1 + 1e-7  # keeps the equations solvable for pure tones
-    errors = np.concatenate([[1.0], -solve_toeplitz(correlation[:-1], correlation[1:])])
-    weights = np.correlate(errors, errors, "full")[order:]  # of a product of two samples, by their distance
-    known = samples[max(0, start - order) : stop + order].copy()
-    first = min(start, order)
-    known[first : first + stop - start] = 0
-    pull = np.convolve(known, np.concatenate([weights[:0:-1], weights]))[order:]
-    column = np.zeros(stop - start)
-    column[: order + 1] = weights[: stop - start]
-    filled: _Array = solve_toeplitz(column, -pull[first : first + stop - start])
-    return filled
-
-
-def _autocorrelation(samples: _Array, order: int) -> _Array:
-    """Return the autocorrelation of windowed samples at lags 0 to `order`."""
-    windowed = samples * np.hanning(len(samples) + 2)[1:-1]
-    n_fft = 2 * len(samples) + order + 2
-    correlation: _Array = np.fft.irfft(np.abs(np.fft.rfft(windowed, n_fft)) ** 2, n_fft)[: order + 1]
-    return correlation
-
-
-def cubic_spline(samples: _Array, known: NDArray[np.bool_]) -> _Array:
-    """Lay a cubic spline through the known samples of one channel `(time,)` and return it everywhere."""
-    from scipy.interpolate import CubicSpline
-
-    places = np.flatnonzero(known)
-    if len(places) < 2:
-        raise AudioError(f"{len(places)} of {len(samples)} samples are below the level of clipping; give a higher one.")
-    return np.asarray(CubicSpline(places, samples[places])(np.arange(len(samples))))
-
-
-def wiener(audio: Tensor, deviation: float, n_fft: int = 512) -> Tensor:
-    """Remove white noise by a Wiener filter with a decision-directed SNR (Scalart and Filho 1996).
-
-    Args:
-        audio: `(channels, time)`, of any length; the result has its shape.
-        deviation: Standard deviation of the noise.
-        n_fft: Window, in samples.
-    """
-    window = torch.hann_window(n_fft, dtype=audio.dtype, device=audio.device)
-    padded = functional.pad(audio, (0, max(0, n_fft // 2 + 1 - audio.shape[-1])))
-    spectrum = torch.stft(padded, n_fft, n_fft // 4, window=window, return_complex=True)
-    noise = deviation**2 * float(window.square().sum())
-    posterior_snr = spectrum.abs().square() / max(noise, 1e-20)
-    gains, before = [], posterior_snr[..., 0].clamp_min(1) - 1
-    for frame in posterior_snr.unbind(-1):
-        prior_snr = _SMOOTHING * before + (1 - _SMOOTHING) * (frame - 1).clamp_min(0)
-        gain = (prior_snr / (1 + prior_snr)).clamp_min(_LOWEST_GAIN)
-        before = gain.square() * frame
-        gains.append(gain)
-    filtered = spectrum * torch.stack(gains, -1)
-    return torch.istft(filtered, n_fft, n_fft // 4, window=window, length=audio.shape[-1])

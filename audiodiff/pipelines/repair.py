@@ -1,9 +1,9 @@
 """Restoration without retraining: the reverse process of any model, constrained by the degraded recording.
 
-The recording is first restored without a model (the baseline), diffused to a middle noise level (Meng et al. 2022,
-"SDEdit") and denoised; on the way every predicted clean signal is made to fit what is known. That is done in audio,
-between colouring and whitening, so that a mel model can be used as well as an unconditional one. Its mel comes from the
-baseline.
+The recording is first restored without a model (the baseline). Where that is not enough it is diffused to a middle
+noise level (Meng et al. 2022, "SDEdit") and denoised; on the way every predicted clean signal is made to fit what is
+known. That is done in audio, between colouring and whitening, so that a mel model can be used as well as an
+unconditional one. Its mel comes from the baseline.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ from audiodiff.pipelines.generator import Generator
 from audiodiff.pipelines.vocoder import Vocoder
 
 RepairStart = Literal["baseline", "griffin-lim", "noise"]
+RepairMethod = Literal["auto", "baseline", "diffusion"]
 
 
 class RepairDefaults(NamedTuple):
@@ -67,12 +68,15 @@ class RepairConfig:
             time. For models that leave a seam; the bundled one is better without.
         rounds: How often each step is taken; more make what is new agree better with what is known. None is 2 for gaps,
             1 for all else.
+        method: "auto" diffuses only where that was measured to be better than the baseline: gaps that cannot be
+            predicted, and missing bandwidth. "baseline" is without a model, "diffusion" always with it.
     """
 
     start: RepairStart = "baseline"
     replace: bool = True
     dps_strength: float = 0.0
     rounds: int | None = None
+    method: RepairMethod = "auto"
 
     def __post_init__(self) -> None:
         if self.rounds is not None:
@@ -123,9 +127,15 @@ def repair(
     config = config or RepairConfig()
     settings, rounds = _settings(pipeline, degradation, config, changes)
     seed = ANY_SEED.check("seed", seed)
-    audio = _recording(audio)
-    known = _know(pipeline, audio.to(pipeline.device, torch.float32), degradation, config.start)
+    audio = _recording(audio).to(pipeline.device, torch.float32)
     conditions = make_conditions(pipeline.config, pipeline.device, label=label, speaker=speaker, vector=vector)
+    baseline, remaining = degradation.restored(audio)
+    if config.method == "diffusion":
+        remaining = degradation
+    if config.method == "baseline" or remaining is None:
+        on_progress(1)
+        return baseline
+    known = _know(pipeline, torch.where(remaining.mask(audio), audio, baseline), baseline, remaining, config.start)
     condition = None if known.mel is None else pipeline.network.encode(known.mel)
     global_condition = pipeline.network.embed(conditions)
     predict = pipeline.guided(partial(pipeline.plain_predictor, condition), global_condition, settings)
@@ -138,7 +148,8 @@ def repair(
     noise = partial(position_noise, seeds, n_samples=known.estimate.shape[-1], device=pipeline.device)
     x = noise(0) if config.start == "noise" else diffuse(known.estimate, noise(0), log_snrs[0])
     sampler, corrector = SAMPLERS[settings.sampler], make_corrector(settings)
-    return known.audio(resampled(sampler, predict, x, log_snrs, noise, rounds=rounds, corrector=corrector))
+    made = known.audio(resampled(sampler, predict, x, log_snrs, noise, rounds=rounds, corrector=corrector))
+    return torch.where(remaining.mask(audio), made, baseline) if config.replace else made
 
 
 def _reporting(predict: Predictor, fraction: float, on_progress: Callable[[float], object]) -> Predictor:
@@ -225,12 +236,15 @@ class _Known:
 
     def residual(self, denoised: Tensor) -> Tensor:
         """Return what the recording says otherwise than a predicted clean signal does, whitened."""
-        return self.signal(self.degraded - self.degradation.observe(self.audio(denoised)))
+        observe = self.degradation.observe
+        return self.signal(observe(self.degraded) - observe(self.audio(denoised)))
 
 
-def _know(pipeline: Vocoder | Generator, audio: Tensor, degradation: Degradation, start: RepairStart) -> _Known:
-    """Restore without a model, and find mel and start from that."""
-    begin = baseline = degradation.baseline(audio)
+def _know(
+    pipeline: Vocoder | Generator, audio: Tensor, baseline: Tensor, degradation: Degradation, start: RepairStart
+) -> _Known:
+    """Find mel and start from what was restored without a model."""
+    begin = baseline
     padding = -audio.shape[-1] % pipeline.config.hop_length
     if isinstance(pipeline, Generator):
         if start == "griffin-lim":

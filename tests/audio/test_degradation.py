@@ -12,13 +12,11 @@ from audiodiff.audio.degradation import (
     LowPass,
     MelStatistics,
     Noise,
-    cubic_spline,
-    fill_gap,
     ignore,
-    wiener,
 )
 from audiodiff.audio.mel import MelSpectrogram
 from audiodiff.audio.resample import low_pass
+from audiodiff.audio.restoration import AR_ORDERS, choose_order, cubic_spline, fill_gap, wiener
 from audiodiff.config import MEL_CONVENTIONS
 from audiodiff.errors import AudioError
 
@@ -95,6 +93,57 @@ def test_linear_prediction_continues_tones_exactly():
     for start, stop in ((0, 100), (3900, 4000)):  # at the ends there is one side to go by
         assert np.abs(fill_gap(samples, start, stop)).max() < 2
     assert not fill_gap(np.zeros(4000), 1900, 2100).any()
+
+
+def ringing(n_samples):
+    """Return a note of thirty partials that ring on, two of each close together, as those of a piano's strings are."""
+    time, draw = np.arange(n_samples) / 22050, np.random.default_rng(3)
+    tones = [(110 * k * detune * (1 + 3e-4 * k * k), k) for k in range(1, 31) for detune in (1, 1.003)]
+    parts = [np.exp(-time * (1 + k / 9)) / k * np.sin(2 * np.pi * f * time + draw.uniform(0, 6)) for f, k in tones]
+    return 0.1 * np.sum(parts, 0)
+
+
+def test_the_order_of_linear_prediction_is_what_fits_beside_the_gap():
+    note, noise = ringing(22050), 0.1 * np.random.default_rng(0).standard_normal(22050)
+    start, stop = 11000, 11441
+    missing = np.zeros(22050, bool)
+    missing[start:stop] = True
+    for sound, expected, snr in ((note, AR_ORDERS[1], 20), (noise, AR_ORDERS[0], -3)):
+        order, expected_snr = choose_order(sound, start, stop, missing)
+        error = fill_gap(sound, start, stop, order) - sound[start:stop]
+        reached = 10 * np.log10((sound[start:stop] ** 2).sum() / (error**2).sum())
+        assert order == expected
+        assert reached > snr
+        assert expected_snr == pytest.approx(reached, abs=6)
+    assert choose_order(note[:1000], 400, 500, missing[:1000]) == (AR_ORDERS[0], -np.inf)
+    missing[8000:14000] = True  # other gaps are where it would be tried
+    assert choose_order(note, start, stop, missing) == (AR_ORDERS[0], -np.inf)
+
+
+def test_long_gaps_remain_unless_they_can_be_predicted():
+    note, noise = (torch.from_numpy(sound)[None].float() for sound in (ringing(22050), 0.1 * np.random.randn(22050)))
+    short, long = (0.3, 0.31), (0.5, 0.55)
+    for sound, remaining in (
+        (note, None),
+        (noise, Gaps([long], 22050)),
+        (torch.cat([note, noise]), Gaps([long], 22050)),
+    ):
+        gaps = Gaps([short, long], 22050)
+        filled, left = gaps.restored(gaps.observe(sound))
+        assert left == remaining
+        assert torch.equal(filled[:, ~gaps.mask(sound)], sound[:, ~gaps.mask(sound)])
+
+
+def test_what_is_in_a_gap_does_not_count():
+    note = torch.from_numpy(ringing(22050))[None].float()
+    gaps = Gaps([(0.3, 0.31), (0.32, 0.33)], 22050)
+    assert torch.equal(gaps.baseline(note), gaps.baseline(note.masked_fill(gaps.mask(note), 9.0)))
+
+
+def test_a_band_without_sound_does_not_spoil_the_prediction():
+    sound = low_pass(torch.from_numpy(ringing(22050)), 3000, 22050).numpy()
+    error = fill_gap(sound, 11000, 11441, 1200) - sound[11000:11441]
+    assert (error**2).sum() < 0.01 * (sound[11000:11441] ** 2).sum()
 
 
 def test_a_spline_goes_through_what_is_known_and_is_exact_for_cubics():
