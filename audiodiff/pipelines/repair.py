@@ -113,9 +113,8 @@ def repair(
         seed: What the noise is made from; channel i takes seed + i.
         on_progress: Called after every network call with the fraction of the work done since the last.
         **changes: What is to differ from the model's own `SynthesisConfig`. Its levels are for another start: unless
-            told otherwise the schedule is uniform, steps and first level are those of
-            `GAP_DEFAULTS` or `OTHER_DEFAULTS`, and where the
-            start is noise that level is the lowest that was trained.
+            told otherwise the schedule is uniform, steps and first level are those of `GAP_DEFAULTS` or
+            `OTHER_DEFAULTS`, and where the start is noise that level is the lowest that was trained.
 
     Returns:
         The repaired recording, of the shape of `audio`, on the model's device.
@@ -124,9 +123,8 @@ def repair(
         ConfigError: If a setting is impossible, or the model cannot start so.
         AudioError: If the recording is too short, or the degradation cannot be in it.
     """
-    config = config or RepairConfig()
+    config, seed = config or RepairConfig(), ANY_SEED.check("seed", seed)
     settings, rounds = _settings(pipeline, degradation, config, changes)
-    seed = ANY_SEED.check("seed", seed)
     audio = _recording(audio).to(pipeline.device, torch.float32)
     conditions = make_conditions(pipeline.config, pipeline.device, label=label, speaker=speaker, vector=vector)
     baseline, remaining = degradation.restored(audio)
@@ -137,19 +135,32 @@ def repair(
         return baseline
     known = _know(pipeline, torch.where(remaining.mask(audio), audio, baseline), baseline, remaining, config.start)
     condition = None if known.mel is None else pipeline.network.encode(known.mel)
-    global_condition = pipeline.network.embed(conditions)
-    predict = pipeline.guided(partial(pipeline.plain_predictor, condition), global_condition, settings)
+    plain = partial(pipeline.plain_predictor, condition)
+    predict = pipeline.guided(plain, pipeline.network.embed(conditions), settings)
     if config.dps_strength > 0:
         predict = dps(predict, known.residual, config.dps_strength)
     if config.replace:
         predict = consistent(predict, known.fit)
     predict = _reporting(predict, 1 / (rounds * pipeline.network_calls(settings)), on_progress)
-    log_snrs, seeds = pipeline.noise_levels(settings), range(seed, seed + len(audio))
-    noise = partial(position_noise, seeds, n_samples=known.estimate.shape[-1], device=pipeline.device)
-    x = noise(0) if config.start == "noise" else diffuse(known.estimate, noise(0), log_snrs[0])
-    sampler, corrector = SAMPLERS[settings.sampler], make_corrector(settings)
-    made = known.audio(resampled(sampler, predict, x, log_snrs, noise, rounds=rounds, corrector=corrector))
+    made = _generate(pipeline, predict, known, settings, rounds, range(seed, seed + len(audio)), config.start)
     return torch.where(remaining.mask(audio), made, baseline) if config.replace else made
+
+
+def _generate(
+    pipeline: Vocoder | Generator,
+    predict: Predictor,
+    known: _Known,
+    settings: SynthesisConfig,
+    rounds: int,
+    seeds: range,
+    start: RepairStart,
+) -> Tensor:
+    """Run the reverse process, and return the audio it ends with `(channels, time)`."""
+    log_snrs = pipeline.noise_levels(settings)
+    noise = partial(position_noise, seeds, n_samples=known.estimate.shape[-1], device=pipeline.device)
+    x = noise(0) if start == "noise" else diffuse(known.estimate, noise(0), log_snrs[0])
+    sampler, corrector = SAMPLERS[settings.sampler], make_corrector(settings)
+    return known.audio(resampled(sampler, predict, x, log_snrs, noise, rounds=rounds, corrector=corrector))
 
 
 def _reporting(predict: Predictor, fraction: float, on_progress: Callable[[float], object]) -> Predictor:
