@@ -110,8 +110,9 @@ def command(
     INPUTS are audio files, mels (.npy, or .pt with one tensor, of shape (n_mels, frames)), folders of both, or
     manifests (.jsonl). Recordings are turned into mels and back, with the channels, the stereo image and the bit depth
     that they had; where a manifest names the mel of a recording, that one is vocoded, and the recording is what --score
-    compares with. Existing files are skipped, so the same command resumes; started several times, also on other
-    machines, the processes share the work. If some inputs fail, the others are done and the exit code is 1.
+    compares with. On a CPU as many files as --threads are made at a time. Existing files are skipped, so the same
+    command resumes; started several times, also on other machines, the processes share the work. If some inputs fail,
+    the others are done and the exit code is 1.
 
     `-` is a stream: `tts | audiodiff vocode - --output - | ffplay -` plays while the mel is still coming in;
     `--output-format s16le` is for `aplay -f S16_LE -r 22050`. Messages are on stderr.
@@ -183,7 +184,8 @@ def _here(
     jobs: Sequence[Job], on_progress: Any, *, model: str | None, device: str, dtype: Dtype, **options: Any
 ) -> Iterator[VocodeResult]:
     from audiodiff.pipelines import Vocoder
-    from audiodiff.pipelines.vocode_files import vocode_files, within_rtf
+    from audiodiff.pipelines.rtf import within_rtf
+    from audiodiff.pipelines.vocode_files import vocode_files
 
     for name in ("processes", "gpus"):
         if options.pop(name) is not None:

@@ -12,8 +12,8 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, ThreadPoolExecutor, as_completed, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -70,6 +70,43 @@ def parallel_map(function: Callable[[Given], Result], items: Iterable[Given], wo
         return
     with ThreadPoolExecutor(workers, initializer=partial(torch.set_num_threads, 1)) as pool:
         yield from pool.map(function, items)
+
+
+def map_unordered(
+    function: Callable[[Given], Result], items: Iterable[Given], workers: int, stop: threading.Event, n_threads: int
+) -> Iterator[Result]:
+    """Apply a function to every item in threads, and yield each result as soon as it is there.
+
+    Args:
+        function: What to do; it is called in several threads at once.
+        items: What to do it to; the next one is taken when a thread is free for it.
+        workers: How many threads.
+        stop: Set at the end, also by an error or a caller that wants no more results; the function should end soon.
+        n_threads: Threads of torch in each.
+
+    Yields:
+        The results, in any order.
+
+    Raises:
+        Exception: What the function raised for an item; what has not begun by then is left.
+    """
+    pool, futures = ThreadPoolExecutor(workers, "audiodiff", _begin_thread, (n_threads,)), set[Future[Result]]()
+    try:
+        for item in items:
+            futures.add(pool.submit(function, item))
+            if len(futures) == workers:
+                done, futures = wait(futures, return_when=FIRST_COMPLETED)
+                yield from (future.result() for future in done)
+        yield from (future.result() for future in as_completed(futures))
+    finally:
+        stop.set()
+        pool.shutdown(cancel_futures=True)
+        torch.set_num_threads(torch.get_num_threads())  # for threads still to come, which would have those of the pool
+
+
+def _begin_thread(n_threads: int) -> None:
+    torch.get_num_threads()  # the first look in a thread takes the number for all; only then it can have its own
+    torch.set_num_threads(n_threads)
 
 
 def process_map(
@@ -222,6 +259,7 @@ def share(
     *,
     overwrite: bool = True,
     on_skip: Callable[[int], object] = lambda n_files: None,
+    in_hand: Callable[[], Collection[Path]] = tuple,
 ) -> Iterator[list[Path]]:
     """Divide files to be made among all processes that want to make them, on any machine that sees their folder.
 
@@ -234,17 +272,19 @@ def share(
         n: How many are taken at a time.
         overwrite: Whether files that exist are made again; those that others made in the meantime are not.
         on_skip: Called with 1 for every file that is there already.
+        in_hand: Returns the files that are still being made, in threads, when the next are asked for.
 
     Yields:
-        Up to `n` files, to be made before the next are asked for.
+        Up to `n` files, to be made before the next are asked for, but for those in hand.
     """
     since = math.inf if overwrite else -math.inf
     waiting = list(targets)
     while waiting:
         busy: list[Path] = []
         queue = deque(waiting)
-        while queue:
-            with _Claims() as claims:
+        with _Claims() as claims:
+            while queue:
+                claims.release_all_but(in_hand())
                 taken: list[Path] = []
                 while queue and len(taken) < n:
                     target = queue.popleft()
@@ -259,6 +299,8 @@ def share(
                         taken.append(target)
                 if taken:
                     yield taken
+            while in_hand():
+                time.sleep(_POLL_SECONDS / 10)
         if len(busy) == len(waiting):
             time.sleep(_POLL_SECONDS)
         waiting = busy
@@ -276,6 +318,7 @@ class _Claims:
     def __init__(self) -> None:
         self.time = math.inf
         self._files: dict[Path, int] = {}
+        self._taken: dict[Path, int] = {}
         self._made: list[Path] = []
 
     def __enter__(self) -> _Claims:
@@ -300,14 +343,20 @@ class _Claims:
             file = self._files.get(target.parent) or self._open(target.parent)
         except OSError:
             return True  # writing the file will say what is wrong
-        offset = 1 + int.from_bytes(blake2b(os.fsencode(target.name), digest_size=7).digest(), "big")
         try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, offset)
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, _offset(target))
+            self._taken[target] = file
         except (BlockingIOError, PermissionError):
             return False
         except OSError as error:
             _LOG.debug("%s cannot be locked: %s", target.parent, error)
         return True
+
+    def release_all_but(self, targets: Collection[Path]) -> None:
+        """Leave files that were taken to other processes."""
+        for target in self._taken.keys() - set(targets):
+            with suppress(OSError):
+                fcntl.lockf(self._taken.pop(target), fcntl.LOCK_UN, 1, _offset(target))
 
     def _open(self, folder: Path) -> int:
         missing = [path for path in (folder, *folder.parents) if not path.exists()]
@@ -324,3 +373,7 @@ class _Claims:
         self._made += missing
         self.time = min(self.time, os.fstat(file).st_mtime)
         return file
+
+
+def _offset(target: Path) -> int:
+    return 1 + int.from_bytes(blake2b(os.fsencode(target.name), digest_size=7).digest(), "big")

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from functools import partial
 from pathlib import Path
+from threading import Event, Lock
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ from audiodiff.audio.mel_matching import refuse_unlikely
 from audiodiff.config import MelConfig
 from audiodiff.data.manifest import Recording
 from audiodiff.data.mels import read_likely_mel, recording_mel
-from audiodiff.data.parallel import share
+from audiodiff.data.parallel import map_unordered, share
 from audiodiff.engine.choose import Dtype
 from audiodiff.errors import AudiodiffError, ConfigError, needed
 from audiodiff.pipelines.base import SynthesisChanges
@@ -27,6 +28,8 @@ from audiodiff.pipelines.files import Job, describe, explain_failure, load_recor
 from audiodiff.pipelines.mel_initialisation import CommonPhases
 from audiodiff.pipelines.vocoder import Vocoder
 
+MAX_FILES = 16
+"""Files vocoded side by side at most, each of which takes memory."""
 _BATCHES_READ_AHEAD = 4
 """Batches whose files are read at a time, to find clips of equal length among them."""
 
@@ -96,22 +99,27 @@ class _Clip:
     phases: CommonPhases | None = None
 
 
+class _StoppedError(Exception):
+    """Ends what a thread does."""
+
+
 def vocode_files(
     vocoder: Vocoder,
     jobs: Sequence[Job],
     options: VocodeOptions | None = None,
     on_progress: Callable[[float], object] = lambda n_files: None,
 ) -> Iterator[VocodeResult]:
-    """Vocode files one after the other, or in batches of clips with equally many frames.
+    """Vocode files side by side, on a CPU each in a thread of its own, or in batches of clips with equally many frames.
 
     Args:
         vocoder: The model.
         jobs: Recordings and mels, and where the audio goes; see `audiodiff.pipelines.files.collect_jobs`.
         options: How; None is the default.
-        on_progress: Called with the number of files, or the fraction of one, done since the last call.
+        on_progress: Called with the number of files, or the fraction of one, done since the last call, by one thread at
+            a time.
 
     Yields:
-        One result per job, as it is written; none of a file that another process makes, see
+        One result per job, as it is written and in no order; none of a file that another process makes, see
         `audiodiff.data.parallel.share`.
 
     Raises:
@@ -119,20 +127,54 @@ def vocode_files(
     """
     options = options or VocodeOptions()
     n_read = 1 if options.batch_size == 1 else _BATCHES_READ_AHEAD * options.batch_size
-    by_target = {job.target: job for job in jobs}
-    for targets in share(list(by_target), n_read, overwrite=options.overwrite, on_skip=on_progress):
-        groups: dict[tuple[int, bool, bool], list[_Clip]] = {}
-        for job in map(by_target.__getitem__, targets):
-            try:
-                clip = _read(job, vocoder, options)
-            except (AudiodiffError, OSError, RuntimeError) as error:
-                on_progress(1)
-                yield VocodeResult(job, explain_failure(job.source, error))
-            else:
-                alike = clip.mel.shape[-1], clip.is_given, clip.phases is None
-                groups.setdefault(alike, []).append(clip)
-        for clips in groups.values():
-            yield from _vocode_group(vocoder, clips, options, on_progress)
+    by_target, in_hand = {job.target: job for job in jobs}, set[Path]()
+    lock, stop = Lock(), Event()
+
+    def progress(n_files: float) -> None:
+        if stop.is_set():
+            raise _StoppedError
+        with lock:
+            on_progress(n_files)
+
+    def batches() -> Iterator[list[Job]]:
+        others = partial(tuple, in_hand)
+        for targets in share(list(by_target), n_read, overwrite=options.overwrite, on_skip=progress, in_hand=others):
+            in_hand.update(targets)
+            yield [by_target[target] for target in targets]
+
+    def vocode(batch: list[Job]) -> list[VocodeResult]:
+        try:
+            return list(_vocode_batch(vocoder, batch, options, progress))
+        finally:
+            in_hand.difference_update(job.target for job in batch)
+
+    n_threads = torch.get_num_threads()
+    workers = min(n_threads, -(-len(jobs) // n_read), MAX_FILES)
+    if workers < 2 or vocoder.device.type != "cpu" or options.plot:  # matplotlib is for one thread
+        for batch in batches():
+            in_hand.clear()
+            yield from _vocode_batch(vocoder, batch, options, progress)
+    else:
+        for results in map_unordered(vocode, batches(), workers, stop, n_threads // workers):
+            yield from results
+
+
+def _vocode_batch(
+    vocoder: Vocoder, jobs: Sequence[Job], options: VocodeOptions, on_progress: Callable[[float], object]
+) -> Iterator[VocodeResult]:
+    """Read files, and vocode those with equally many frames together."""
+    groups: dict[tuple[int, bool, bool], list[_Clip]] = {}
+    for job in jobs:
+        try:
+            clip = _read(job, vocoder, options)
+        except (AudiodiffError, OSError, RuntimeError) as error:
+            on_progress(1)
+            yield VocodeResult(job, explain_failure(job.source, error))
+        else:
+            alike = clip.mel.shape[-1], clip.is_given, clip.phases is None
+            groups.setdefault(alike, []).append(clip)
+    for clips in groups.values():
+        yield from _vocode_group(vocoder, clips, options, on_progress)
 
 
 def _read(job: Job, vocoder: Vocoder, options: VocodeOptions) -> _Clip:
@@ -312,84 +354,3 @@ class RayWorker:
         }
         ends = ("source", "target")
         return columns | {end: [str(row["job"][end]) for row in rows] for end in ends}
-
-
-TRIAL_SECONDS = 2.0
-"""Length of the audio that is made to find out how long a step takes."""
-
-
-def measure_step(vocoder: Vocoder, changes: SynthesisChanges, clock: Callable[[], float]) -> tuple[float, float]:
-    """Time a vocoder on a short mel.
-
-    Args:
-        vocoder: The vocoder.
-        changes: Its settings, but for the number of steps.
-        clock: Seconds.
-
-    Returns:
-        Seconds per second of audio that are spent whatever the steps, and those of each step.
-    """
-    mel = vocoder.mel(0.1 * torch.randn(1, round(TRIAL_SECONDS * vocoder.sample_rate), device=vocoder.device))
-    seconds = mel.shape[-1] * vocoder.mel_config.hop_length / vocoder.sample_rate
-
-    def timed(steps: int) -> float:
-        started = clock()
-        counted = changes.copy()
-        counted["steps"] = steps
-        vocoder(mel, **counted).cpu()  # which waits for the device
-        return (clock() - started) / seconds
-
-    timed(1)  # the first run prepares what later ones find ready
-    one, three = min(timed(1), timed(1)), min(timed(3), timed(3))
-    step = max(three - one, 0.0) / 2
-    return max(one - step, 0.0), step
-
-
-def within_rtf(
-    vocoder: Vocoder,
-    limit: float,
-    dtype: Dtype,
-    changes: SynthesisChanges,
-    clock: Callable[[], float] = time.perf_counter,
-) -> tuple[Vocoder, int, str]:
-    """Pick steps and precision that keep a real-time factor: as many steps as wanted, as precise as possible.
-
-    Args:
-        vocoder: The vocoder.
-        limit: The real-time factor: seconds of computing per second of audio.
-        dtype: "auto" leaves the precision open; else it is kept.
-        changes: Settings; their steps, or the model's own, are the most that are taken.
-        clock: Seconds.
-
-    Returns:
-        The vocoder in the precision picked, the number of steps, and a line that says what was picked and why.
-
-    Raises:
-        ConfigError: If not even one step fits, or log-SNRs that were chosen one by one leave no choice of steps.
-    """
-    settings = vocoder.settings(changes)
-    if changes.get("log_snrs") or settings.schedule == "searched":
-        raise ConfigError(
-            "to keep a real-time factor, the number of steps must be free; log-SNRs, or the schedule 'searched', are "
-            "for one number. Leave them out, or the real-time factor."
-        )
-    wanted = settings.steps
-    candidates: list[Dtype] = ["fp32", "bf16"] if dtype == "auto" and vocoder.dtype == torch.bfloat16 else []
-    choices = [(name, vocoder.with_dtype(name)) for name in candidates] or [(dtype, vocoder)]
-    best: tuple[int, float, Vocoder] | None = None
-    fastest = float("inf")
-    for _, candidate in choices:
-        fixed, step = measure_step(candidate, changes, clock)
-        fastest = min(fastest, fixed + step)
-        steps = next((n for n in range(wanted, 0, -1) if fixed + n * step <= limit), 0)
-        if steps and (best is None or steps > best[0]):
-            best = (steps, fixed + steps * step, candidate)
-    if best is None:
-        raise ConfigError(
-            f"a real-time factor of {limit:g} is out of reach here: a single step takes {fastest:.3f}. "
-            "Allow more, or use a smaller model."
-        )
-    steps, factor, picked = best
-    name = "bf16" if picked.dtype == torch.bfloat16 else "fp32"
-    said = f"for a real-time factor of {limit:g}: {steps} of {wanted} steps in {name}, expected {factor:.3f}"
-    return picked, steps, said

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from audiodiff.benchmark.machine import _SIDE_BESIDE_ROWS
 from audiodiff.benchmark.results import (
     Comparison,
     Entry,
@@ -48,6 +49,12 @@ def small_configs(tiny_model_config):
         "an upsampler per layer": published_like(upsampling="transposed-per-layer"),
         "no mel": ModelConfig(sample_rate=8000, network={"channels": 6, "layers": 3, "patch": 2}),
     }
+
+
+@pytest.fixture(autouse=True)
+def small_roofline(monkeypatch):
+    """Make the products between repeats small: in bf16 large ones take seconds where the hardware has none."""
+    monkeypatch.setitem(_SIDE_BESIDE_ROWS, "cpu", 64)
 
 
 @pytest.fixture

@@ -107,7 +107,7 @@ def test_the_memory_of_a_row_is_not_that_of_its_roofline():
     probe()
     assert order == ["memory", *["run"] * 4]
     assert probe.memory == Memory(before=1, peak=2)
-    assert probe.rooflines()["fp32"].matmul_rate.median == 2.0 * 1024**3
+    assert probe.rooflines()["fp32"].matmul_rate.median == 2.0 * 64**3
 
 
 def test_streaming_job(tiny_vocoder_folder):

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from audiodiff.data.parallel import default_workers, parallel_map, process_map, share
+from audiodiff.data.parallel import default_workers, map_unordered, parallel_map, process_map, share
 
 ROOT = Path(__file__).parents[2]
 MAIN = """
@@ -252,6 +252,78 @@ def test_what_another_process_makes_meanwhile_is_not_made_again(tmp_path):
     time.sleep(0.02)
     second.write_text("by another")
     assert (list(asked), skipped) == ([[third]], [1])
+
+
+def test_what_is_in_hand_stays_locked_and_the_rest_does_not(tmp_path):
+    """Of five files the first is long in hand: another process gets it only when this one is through with it."""
+    paths = [tmp_path / name for name in "abcde"]
+    in_hand = [paths[0]]
+    asked = share(paths, in_hand=lambda: tuple(in_hand))
+    assert [next(asked) for _ in range(3)] == [[path] for path in paths[:3]]
+    for path in paths[3:]:
+        path.write_text("made")
+    reader, writer = os.pipe()
+    if not (pid := os.fork()):
+        others = share(paths, overwrite=False)
+        os.write(writer, next(others)[0].name.encode())
+        os._exit(0)
+    assert os.waitpid(pid, 0)[1] == 0
+    assert os.read(reader, 9) == b"b"  # not a, in hand; not c, the last one given out; not d and e, which are there
+    in_hand.clear()
+    assert list(asked) == []  # d and e were made by another process
+    assert not (tmp_path / ".audiodiff-claims").exists()
+
+
+def test_the_end_waits_for_what_is_in_hand(tmp_path):
+    in_hand = [tmp_path / "a"]
+    asked = share([tmp_path / "a"], in_hand=lambda: tuple(in_hand))
+    assert next(asked) == [tmp_path / "a"]
+    threading.Timer(0.3, in_hand.clear).start()
+    began = time.monotonic()
+    assert list(asked) == []
+    assert time.monotonic() - began >= 0.25
+
+
+def test_results_come_as_they_are_made():
+    first, stop = threading.Event(), threading.Event()
+
+    def work(number):
+        if number == 0:
+            first.wait(10)
+        if number == 3:
+            first.set()
+        return number
+
+    results = list(map_unordered(work, iter(range(5)), 2, stop, 1))
+    assert results[:2] == [1, 2]
+    assert sorted(results) == list(range(5))
+
+
+def test_items_are_taken_when_a_thread_is_free():
+    taken = []
+
+    def items():
+        for number in range(9):
+            taken.append(number)
+            yield number
+
+    results = map_unordered(lambda number: number, items(), 3, threading.Event(), 1)
+    next(results)
+    assert len(taken) <= 3
+    results.close()
+
+
+def test_an_error_stops_the_others():
+    stop = threading.Event()
+
+    def work(number):
+        if number == 1:
+            raise OSError("a disk")
+        return stop.wait(10)
+
+    with pytest.raises(OSError, match="a disk"):
+        list(map_unordered(work, range(5), 2, stop, 1))
+    assert stop.is_set()
 
 
 def test_where_nothing_can_be_written_the_files_are_given_out_all_the_same(tmp_path):

@@ -12,7 +12,7 @@ from audiodiff import Vocoder
 from audiodiff.config import SearchedLevels, SynthesisConfig, parse_config
 from audiodiff.diffusion.schedules import wavegrad
 from audiodiff.errors import ConfigError
-from audiodiff.pipelines.vocode_files import within_rtf
+from audiodiff.pipelines.rtf import within_rtf
 
 FOUND = SearchedLevels(log_snrs=(-5.0, 1.0, 6.5), start="noise", sampler="ddim", metric="m_stft", score=1.0)
 

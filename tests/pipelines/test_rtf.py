@@ -7,7 +7,7 @@ import torch
 
 from audiodiff import Vocoder
 from audiodiff.errors import ConfigError
-from audiodiff.pipelines.vocode_files import TRIAL_SECONDS, within_rtf
+from audiodiff.pipelines.rtf import TRIAL_SECONDS, within_rtf
 
 
 class Clock:
