@@ -41,6 +41,9 @@ OutputFormat = Literal["wav", "s16le"]
 ProjectKind = Literal["voice", "instrument", "one-shots"]
 """What the recordings of a project of `audiodiff new` are."""
 
+RepairMethod = Literal["auto", "baseline", "diffusion"]
+"""Whether a model repairs what can be restored without one: where that is not enough, never, or always."""
+
 Dtype = Literal["auto", "fp32", "bf16"]
 """Precision of a network's matrix products."""
 

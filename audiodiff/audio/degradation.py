@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
 import torch
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from audiodiff.audio.mel import MelSpectrogram
 from audiodiff.audio.resample import low_pass
-from audiodiff.audio.restoration import choose_order, cubic_spline, fill_gap, wiener
+from audiodiff.audio.restoration import AR_ORDERS, N_FFT, choose_order, cubic_spline, estimate_noise, fill_gap, wiener
 from audiodiff.choices import HERTZ, SNR_DB, Number
 from audiodiff.errors import AudioError
 
@@ -137,10 +137,12 @@ class Gaps:
     def restored(self, audio: Tensor) -> tuple[Tensor, Gaps | None]:
         """Fill every gap by linear prediction, of the order that is best beside it; long ones that it fails remain."""
         missing, filled, remaining = self.mask(audio).cpu().numpy(), self.observe(audio), []
+        scale = min(max(self.sample_rate / 22050, 1), 2)
+        orders = [round(order * scale) for order in AR_ORDERS]
         for (first, end), span in zip(self.samples(audio.shape[-1]), self.spans, strict=True):
             snrs = []
             for channel, samples in zip(filled, filled.double().cpu().numpy(), strict=True):
-                order, snr = choose_order(samples, first, end, missing)
+                order, snr = choose_order(samples, first, end, missing, orders)
                 channel[first:end] = torch.from_numpy(fill_gap(samples, first, end, order)).to(channel)
                 snrs.append(snr)
             if end - first > _PREDICTABLE_SECONDS * self.sample_rate and min(snrs) < _PREDICTABLE_SNR:
@@ -232,13 +234,23 @@ class Clipping:
 
 @dataclass(frozen=True)
 class Noise:
-    """White noise was added.
+    """Noise was added.
 
     Attributes:
         snr_db: Mean power of the recording over that of the noise, in dB.
+        spectrum: Of the noise, as `audiodiff.audio.restoration.estimate_noise` returns it; None is white.
     """
 
     snr_db: float
+    spectrum: Tensor | None = field(default=None, compare=False)
+
+    @classmethod
+    def estimated(cls, audio: Tensor) -> Noise:
+        """Estimate the steady noise in a recording."""
+        spectrum = estimate_noise(audio)
+        noise = (spectrum[:, 1:-1].square().sum() + spectrum[:, [0, -1]].square().sum() / 2) / (N_FFT // 2)
+        ratio = float(audio.square().mean(1).sum() / noise) - 1 if float(noise) > 0 else math.inf
+        return cls(10 * math.log10(min(max(ratio, 1e-2), 1e10)), spectrum)
 
     def __post_init__(self) -> None:
         SNR_DB.check("snr_db", self.snr_db)
@@ -261,7 +273,7 @@ class Noise:
 
     def baseline(self, audio: Tensor) -> Tensor:
         """Filter the noise out by its known spectrum."""
-        return wiener(audio, self.level(audio))
+        return wiener(audio, self.level(audio) if self.spectrum is None else self.spectrum.to(audio))
 
     def restored(self, audio: Tensor) -> tuple[Tensor, None]:
         """Filter, which no model here improves on."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -25,6 +26,17 @@ _SMOOTHING = 0.98
 """Weight of the frame before in the a-priori SNR (Ephraim and Malah 1984)."""
 _LOWEST_GAIN = 0.03
 """Of a bin, -30 dB: what is left of noise, so that it does not warble."""
+N_FFT = 512
+"""Window of the noise filter, in samples."""
+_HOP = N_FFT // 4
+_NOISE_FRAMES = 8
+"""Over which the power is averaged where noise is looked for: 46 ms at 22,050 Hz."""
+_PROMINENT = 50.0
+"""Power over the floor of its frequency at which a partial is as loud as can be."""
+_NOISE_BIAS = 1.14
+"""Mean power of white noise over that of its quietest moments, chosen so; measured on ten seconds."""
+_DIGITAL_SILENCE = 1e-8
+"""Power of a frame, below that of the rounding to 16 bits."""
 
 
 def fill_gap(samples: _Array, start: int, stop: int, order: int = AR_ORDERS[0]) -> _Array:
@@ -88,7 +100,9 @@ def _burg(sides: list[_Array], order: int) -> _Array:
     return errors
 
 
-def choose_order(samples: _Array, start: int, stop: int, missing: NDArray[np.bool_]) -> tuple[int, float]:
+def choose_order(
+    samples: _Array, start: int, stop: int, missing: NDArray[np.bool_], orders: Sequence[int] = AR_ORDERS
+) -> tuple[int, float]:
     """Choose the order for a gap by filling gaps of the same length beside it, where the truth is known.
 
     Args:
@@ -96,13 +110,14 @@ def choose_order(samples: _Array, start: int, stop: int, missing: NDArray[np.boo
         start: First missing sample.
         stop: First sample after the gap.
         missing: Which samples are in this gap or another `(time,)`.
+        orders: To choose from, the lowest first.
 
     Returns:
         The best order, and the signal-to-noise ratio in dB that it has there; the lowest and minus infinity where there
         is no room.
     """
-    length, errors = stop - start, {order: [] for order in AR_ORDERS}
-    room = max(length, AR_ORDERS[-1])
+    length, errors = stop - start, {order: [] for order in orders}
+    room = max(length, orders[-1])
     for part in (slice(start), slice(len(samples), stop - 1, -1)):
         side, unknown = samples[part], missing[part]
         end = len(side) - room
@@ -110,12 +125,12 @@ def choose_order(samples: _Array, start: int, stop: int, missing: NDArray[np.boo
         if first < room or unknown[first:end].any():
             continue
         truth = side[first:end]
-        for order in AR_ORDERS:
+        for order in orders:
             error = float(np.mean((fill_gap(side, first, end, order) - truth) ** 2))
             errors[order].append(error / max(float(np.mean(truth**2)), _SILENCE))
     scores = {order: float(np.mean(each)) for order, each in errors.items() if each}
     if not scores:
-        return AR_ORDERS[0], -math.inf
+        return orders[0], -math.inf
     order = min(scores, key=scores.__getitem__)
     return order, -10 * math.log10(max(scores[order], _SILENCE))
 
@@ -130,19 +145,44 @@ def cubic_spline(samples: _Array, known: NDArray[np.bool_]) -> _Array:
     return np.asarray(CubicSpline(places, samples[places])(np.arange(len(samples))))
 
 
-def wiener(audio: Tensor, deviation: float, n_fft: int = 512) -> Tensor:
-    """Remove white noise by a Wiener filter with a decision-directed SNR (Scalart and Filho 1996).
+def estimate_noise(audio: Tensor) -> Tensor:
+    """Estimate the spectrum of steady noise from the quietest 2 % of a recording, which in speech are its pauses.
+
+    How quiet a moment is, all frequencies decide together, each against its own floor, so that coloured noise and hum
+    count no more than white noise. A tone that never pauses is taken for noise.
+
+    Args:
+        audio: `(channels, time)`.
+
+    Returns:
+        Standard deviation that white noise would have to have to be as loud as this in each bin of `wiener`
+        `(channels, N_FFT // 2 + 1)`.
+    """
+    power, window = _stft(audio)[0].abs().square(), torch.hann_window(N_FFT)
+    silent = (power.sum(1, keepdim=True) < _DIGITAL_SILENCE).float()
+    silent = functional.max_pool1d(silent, 2 * N_FFT // _HOP - 1, 1, N_FFT // _HOP - 1)  # and what reaches into it
+    power = power[..., silent.amax((0, 1)) == 0]
+    n_frames = power.shape[-1]
+    if n_frames < _NOISE_FRAMES:
+        return power.new_zeros(power.shape[:-1])
+    floor = power.kthvalue(1 + n_frames // 10, -1, keepdim=True).values.clamp_min(_DIGITAL_SILENCE / N_FFT)
+    loudness = (power / floor).clamp_max(_PROMINENT).mean((0, 1)).view(1, 1, -1)
+    loudness = functional.avg_pool1d(loudness, _NOISE_FRAMES, 1).flatten()
+    quietest = loudness.topk(-(-n_frames // 50) if n_frames > 50 else 1, largest=False).indices
+    mean = functional.avg_pool1d(power, _NOISE_FRAMES, 1)[..., quietest].mean(-1)
+    return (mean * _NOISE_BIAS / float(window.square().sum())).sqrt()
+
+
+def wiener(audio: Tensor, deviation: float | Tensor) -> Tensor:
+    """Remove noise by a Wiener filter with a decision-directed SNR (Scalart and Filho 1996).
 
     Args:
         audio: `(channels, time)`, of any length; the result has its shape.
-        deviation: Standard deviation of the noise.
-        n_fft: Window, in samples.
+        deviation: Standard deviation of the noise, if it is white; else what `estimate_noise` returns.
     """
-    window = torch.hann_window(n_fft, dtype=audio.dtype, device=audio.device)
-    padded = functional.pad(audio, (0, max(0, n_fft // 2 + 1 - audio.shape[-1])))
-    spectrum = torch.stft(padded, n_fft, n_fft // 4, window=window, return_complex=True)
-    noise = deviation**2 * float(window.square().sum())
-    posterior_snr = spectrum.abs().square() / max(noise, 1e-20)
+    spectrum, window = _stft(audio)
+    noise = torch.as_tensor(deviation, device=audio.device) ** 2 * float(window.square().sum())
+    posterior_snr = spectrum.abs().square() / noise.clamp_min(1e-20).unsqueeze(-1)
     gains, before = [], posterior_snr[..., 0].clamp_min(1) - 1
     for frame in posterior_snr.unbind(-1):
         prior_snr = _SMOOTHING * before + (1 - _SMOOTHING) * (frame - 1).clamp_min(0)
@@ -150,4 +190,11 @@ def wiener(audio: Tensor, deviation: float, n_fft: int = 512) -> Tensor:
         before = gain.square() * frame
         gains.append(gain)
     filtered = spectrum * torch.stack(gains, -1)
-    return torch.istft(filtered, n_fft, n_fft // 4, window=window, length=audio.shape[-1])
+    return torch.istft(filtered, N_FFT, _HOP, window=window, length=audio.shape[-1])
+
+
+def _stft(audio: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the spectrum of audio `(channels, time)`, and the window."""
+    window = torch.hann_window(N_FFT, dtype=audio.dtype, device=audio.device)
+    padded = functional.pad(audio, (0, max(0, N_FFT // 2 + 1 - audio.shape[-1])))
+    return torch.stft(padded, N_FFT, _HOP, window=window, return_complex=True), window

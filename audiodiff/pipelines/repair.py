@@ -23,7 +23,7 @@ from audiodiff.audio.mel import align_to_hops
 from audiodiff.audio.mel_inversion import waveform_from_mel
 from audiodiff.audio.transforms import ArrayLike, as_tensor
 from audiodiff.audio.whitening import Whitening
-from audiodiff.choices import ANY_SEED, DPS_STRENGTH, ROUNDS
+from audiodiff.choices import ANY_SEED, DPS_STRENGTH, ROUNDS, RepairMethod
 from audiodiff.config import SynthesisConfig, parse_config
 from audiodiff.diffusion.inverse_problems import consistent, dps, resampled
 from audiodiff.diffusion.noise import position_noise
@@ -37,7 +37,6 @@ from audiodiff.pipelines.generator import Generator
 from audiodiff.pipelines.vocoder import Vocoder
 
 RepairStart = Literal["baseline", "griffin-lim", "noise"]
-RepairMethod = Literal["auto", "baseline", "diffusion"]
 
 
 class RepairDefaults(NamedTuple):
@@ -95,6 +94,7 @@ def repair(
     speaker: str | None = None,
     vector: ArrayLike | None = None,
     seed: int = 0,
+    restored: tuple[Tensor, Degradation | None] | None = None,
     on_progress: Callable[[float], object] = lambda fraction: None,
     **changes: Unpack[SynthesisChanges],
 ) -> Tensor:
@@ -111,6 +111,7 @@ def repair(
         speaker: Who is to be heard, for a model with speakers.
         vector: What the model was trained to follow `(vector_width,)`.
         seed: What the noise is made from; channel i takes seed + i.
+        restored: What `degradation.restored(audio)` was, if that is known already.
         on_progress: Called after every network call with the fraction of the work done since the last.
         **changes: What is to differ from the model's own `SynthesisConfig`. Its levels are for another start: unless
             told otherwise the schedule is uniform, steps and first level are those of `GAP_DEFAULTS` or
@@ -127,10 +128,9 @@ def repair(
     settings, rounds = _settings(pipeline, degradation, config, changes)
     audio = _recording(audio).to(pipeline.device, torch.float32)
     conditions = make_conditions(pipeline.config, pipeline.device, label=label, speaker=speaker, vector=vector)
-    baseline, remaining = degradation.restored(audio)
-    if config.method == "diffusion":
-        remaining = degradation
-    if config.method == "baseline" or remaining is None:
+    baseline, remaining = restored or degradation.restored(audio)
+    remaining = {"auto": remaining, "baseline": None, "diffusion": degradation}[config.method]
+    if remaining is None:
         on_progress(1)
         return baseline
     known = _know(pipeline, torch.where(remaining.mask(audio), audio, baseline), baseline, remaining, config.start)

@@ -1,30 +1,45 @@
-"""Repair of many files: a bad one does not stop the others; clean ones can be degraded first and measured."""
+"""Repair of many files: a bad one does not stop the others, one without damage is left as it is.
+
+Clean ones can be degraded first and measured.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
 from torch import Tensor
 
-from audiodiff.audio.degradation import Clipping, Degradation
-from audiodiff.audio.io import make_folder, save_audio
+from audiodiff.audio.degradation import Clipping, Degradation, Gaps, LowPass, Noise
+from audiodiff.audio.io import AudioInfo, audio_info, load_audio, make_folder, save_audio
 from audiodiff.checkpoint import find_model, load_config
+from audiodiff.data.measure import mean_spectrum
 from audiodiff.data.parallel import share
 from audiodiff.diffusion.noise import position_noise
 from audiodiff.engine.choose import Dtype
 from audiodiff.errors import AudiodiffError, AudioError, ConfigError
+from audiodiff.evaluation.listening_test import PageItem, write_page
 from audiodiff.evaluation.spectral import log_spectral_distance, snr_db
 from audiodiff.pipelines.base import SynthesisChanges
-from audiodiff.pipelines.files import Job, explain_failure, load_recording
+from audiodiff.pipelines.files import Job, describe, explain_failure, load_recording, same_depth
 from audiodiff.pipelines.generator import Generator
 from audiodiff.pipelines.repair import RepairConfig, repair
 from audiodiff.pipelines.vocoder import Vocoder
 
 _FEWEST_CLIPPED = 8
 """Samples at its peak that a recording has at least where it was clipped."""
+_CLEAN_SNR = 35.0
+"""Signal-to-noise ratio in dB, as estimated, from which a recording counts as clean."""
+_GOES_ON = 20.0
+"""By how many dB the level falls at least where the bandwidth of a recording ends."""
+_FULL_SCALE = 1 - 2**-15
+"""Largest sample of 16 bits."""
+_MOST_ITEMS = 12
+"""Recordings on a page."""
 _DEGRADATION_DRAW = 2**20 - 2
 """The draw of position-indexed noise that a recording is degraded with; steps count up from 0."""
 
@@ -40,7 +55,7 @@ class RepairOptions:
         label: What the recordings are, for a model with labels.
         speaker: Who speaks, for a model with speakers.
         seed: Of the noise.
-        resample: Whether recordings at another rate are resampled.
+        resample: Whether recordings at another rate are resampled where the model has a part in it.
         try_folder: None for degraded recordings. For clean ones, a folder: they are degraded first; the degraded ones,
             a baseline's repair and the model's go into subfolders, and each is measured.
         overwrite: Whether files that exist are made again, but for those that another process makes meanwhile.
@@ -57,6 +72,10 @@ class RepairOptions:
     overwrite: bool = True
 
 
+class NothingToRepairError(AudioError):
+    """A recording does not have the damage that it was said to have."""
+
+
 class RepairScores(NamedTuple):
     """Scores in dB where the recording was degraded: signal-to-noise ratio and log-spectral distance."""
 
@@ -71,12 +90,18 @@ class RepairResult:
     Attributes:
         job: The file.
         error: Why there is no output; None if there is.
+        conversion: Rates, channels and bits, see `audiodiff.pipelines.files.describe`.
+        note: What was found, such as how loud the noise is, or why the recording was left as it is.
         scores: Of every version of a recording that was clean, by name; else empty.
+        is_generated: Whether the model had a part in it.
     """
 
     job: Job
     error: str | None = None
+    conversion: str = ""
+    note: str = ""
     scores: dict[str, RepairScores] = field(default_factory=dict)
+    is_generated: bool = False
 
 
 def load_pipeline(model: str | None, device: str = "auto", dtype: Dtype = "auto") -> Vocoder | Generator:
@@ -90,18 +115,70 @@ def clipping_at_peak(audio: Tensor) -> Clipping:
     """Return the clipping of a recording `(channels, time)` whose peak is where it was cut off.
 
     Raises:
-        AudioError: If too few samples reach the peak, or it is none that can be clipped.
+        NothingToRepairError: If too few samples reach the peak, or it is none that can be clipped.
     """
     level = float(audio.abs().max())
     if not 1e-6 < level <= 1e6:  # where 1 is full scale
-        raise AudioError(f"its peak is {level:g}, which is silence or no audio, and nothing that was clipped.")
+        raise NothingToRepairError(f"its peak is {level:g}, which is silence or no audio, and nothing that was clipped")
     n_clipped = int(Clipping(level).cut(audio).sum())
     if n_clipped < _FEWEST_CLIPPED:
-        raise AudioError(
-            f"only {n_clipped} samples reach its peak, {level:.3f}, so it does not look clipped there. "
-            "Give --declip LEVEL."
+        raise NothingToRepairError(
+            f"too few samples ({n_clipped}) reach its peak, {level:.3f}, so it does not look clipped there; "
+            "--declip LEVEL says where"
         )
     return Clipping(level)
+
+
+def find_damage(degradation: Degradation, audio: Tensor, sample_rate: int) -> tuple[Degradation, str]:
+    """Look for a degradation in a recording.
+
+    Args:
+        degradation: What is said to have happened.
+        audio: `(channels, time)`.
+        sample_rate: In Hz.
+
+    Returns:
+        The part of it that is there, and what else there is to say.
+
+    Raises:
+        NothingToRepairError: If there is nothing of it.
+    """
+    seconds, note = audio.shape[-1] / sample_rate, ""
+    if isinstance(degradation, Gaps):
+        inside = [span for span in degradation.spans if span[0] < seconds]
+        if len(inside) < len(degradation.spans):
+            note = f"gaps that begin after its end at {seconds:.3f} s: {len(degradation.spans) - len(inside)}"
+            degradation = Gaps(inside, sample_rate)
+        if not inside:
+            raise NothingToRepairError(note)
+    if isinstance(degradation, Clipping) and not bool(degradation.cut(audio).any()):
+        raise NothingToRepairError(
+            f"no sample reaches {degradation.level:g}, its peak is {float(audio.abs().max()):.3f}"
+        )
+    if isinstance(degradation, Noise) and degradation.spectrum is not None:
+        note = f"noise estimated at {degradation.snr_db:.1f} dB SNR"
+        if degradation.snr_db >= _CLEAN_SNR:
+            raise NothingToRepairError(f"{note}, which is clean; --denoise SNR_DB filters all the same")
+    if isinstance(degradation, LowPass):
+        _refuse_whole(degradation, audio, sample_rate)
+    return degradation, note
+
+
+def _refuse_whole(degradation: LowPass, audio: Tensor, sample_rate: int) -> None:
+    """Refuse a recording that does not end at a cutoff."""
+    cutoff, highest = degradation.cutoff, sample_rate / 2
+    if cutoff >= 0.95 * highest:
+        raise NothingToRepairError(f"at {sample_rate:,} Hz there is nothing to fill in above {cutoff:,.0f} Hz")
+    level = mean_spectrum(audio.cpu())
+    per_bin = highest / (len(level) - 1)
+    below, above = (
+        float(level[int(first / per_bin) : int(end / per_bin) + 1].median())
+        for first, end in ((0.75 * cutoff, 0.95 * cutoff), (1.1 * cutoff, min(1.5 * cutoff, 0.98 * highest)))
+    )
+    if above > below - _GOES_ON:
+        raise NothingToRepairError(
+            f"it goes on above {cutoff:,.0f} Hz: the level there is {above - below:+.0f} dB of that below"
+        )
 
 
 def repair_files(
@@ -129,48 +206,133 @@ def repair_files(
     for [target] in share(list(by_target), overwrite=options.overwrite, on_skip=on_progress):
         job = by_target[target]
         try:
-            scores = _repair_one(pipeline, job, options, on_progress)
+            result = _repair_one(pipeline, job, options, on_progress)
         except ConfigError:
             raise
         except (AudiodiffError, OSError, RuntimeError) as error:
             yield RepairResult(job, explain_failure(job.source, error))
         else:
-            yield RepairResult(job, None, scores)
+            yield result
 
 
 def _repair_one(
     pipeline: Vocoder | Generator, job: Job, options: RepairOptions, on_progress: Callable[[float], object]
-) -> dict[str, RepairScores]:
-    audio = load_recording(job.source, pipeline.sample_rate, resample=options.resample).to(pipeline.device)
-    degradation, degraded = options.degradation(audio, pipeline.sample_rate), audio
+) -> RepairResult:
     if options.try_folder is not None:
-        noise = position_noise([options.seed], _DEGRADATION_DRAW, n_samples=audio.shape[-1], channels=len(audio))[0]
-        degraded = degradation.degrade(audio, noise.to(audio))
-    repaired = repair(
+        return _try_one(pipeline, job, options, options.try_folder, on_progress)
+    source, audio = audio_info(job.source), load_audio(job.source, mono=False).to(pipeline.device)
+    rate, restored = source.sample_rate, None
+    try:
+        degradation, note = find_damage(options.degradation(audio, rate), audio, rate)
+        if options.config.method != "diffusion":  # what needs no model is done at the recording's own rate
+            restored = degradation.restored(audio)
+    except NothingToRepairError as reason:
+        on_progress(1)
+        return RepairResult(job, None, _save(job.target, audio, rate, source), f"left as it is: {reason}")
+    if restored and (restored[1] is None or options.config.method == "baseline"):
+        on_progress(1)
+        return _saved(job, restored[0], rate, source, note)
+    if rate != pipeline.sample_rate:
+        rate, restored = pipeline.sample_rate, None
+        audio = load_recording(job.source, rate, resample=options.resample).to(pipeline.device)
+        degradation, note = find_damage(options.degradation(audio, rate), audio, rate)
+    repaired = _repair(pipeline, audio, degradation, options, on_progress, restored=restored)
+    return replace(_saved(job, repaired, rate, source, note), is_generated=True)
+
+
+def _saved(job: Job, audio: Tensor, sample_rate: int, source: AudioInfo, note: str) -> RepairResult:
+    """Write a repaired recording, turned down where it would else be clipped (again)."""
+    peak = float(audio.abs().max())
+    if peak > 1 and same_depth(source, job.target) != "FLOAT":
+        audio = audio * (_FULL_SCALE / peak)
+        down = f"turned down by {20 * math.log10(peak / _FULL_SCALE):.1f} dB to make room for its peaks"
+        note = ", ".join(filter(None, [note, down]))
+    return RepairResult(job, None, _save(job.target, audio, sample_rate, source), note)
+
+
+def _try_one(
+    pipeline: Vocoder | Generator,
+    job: Job,
+    options: RepairOptions,
+    folder: Path,
+    on_progress: Callable[[float], object],
+) -> RepairResult:
+    """Degrade a clean recording, repair it, and measure how near the original every version is."""
+    source, rate = audio_info(job.source), pipeline.sample_rate
+    audio = load_recording(job.source, rate, resample=options.resample).to(pipeline.device)
+    degradation = options.degradation(audio, rate)
+    noise = position_noise([options.seed], _DEGRADATION_DRAW, n_samples=audio.shape[-1], channels=len(audio))[0]
+    degraded = degradation.degrade(audio, noise.to(audio))
+    restored = degradation.restored(degraded)
+    repaired = _repair(pipeline, degraded, degradation, options, on_progress, restored=restored)
+    conversion = _save(job.target, repaired, rate, source)
+    versions = {"degraded": degraded, "baseline": restored[0], "repaired": repaired}
+    for version in ("degraded", "baseline"):
+        _save(folder / version / job.target.relative_to(folder / "repaired"), versions[version], rate, source)
+    mask = degradation.mask(degraded)
+    scores = {
+        version: RepairScores(snr_db(made, audio, mask), log_spectral_distance(made, audio, mask))
+        for version, made in versions.items()
+    }
+    return RepairResult(job, None, conversion, scores=scores, is_generated=True)
+
+
+def _repair(
+    pipeline: Vocoder | Generator,
+    audio: Tensor,
+    degradation: Degradation,
+    options: RepairOptions,
+    on_progress: Callable[[float], object],
+    *,
+    restored: tuple[Tensor, Degradation | None] | None,
+) -> Tensor:
+    return repair(
         pipeline,
-        degraded,
+        audio,
         degradation,
         options.config,
         label=options.label,
         speaker=options.speaker,
         seed=options.seed,
+        restored=restored,
         on_progress=on_progress,
         **options.changes,
     )
-    _save(job.target, repaired, pipeline.sample_rate)
-    if options.try_folder is None:
-        return {}
-    versions = {"degraded": degraded, "baseline": degradation.baseline(degraded), "repaired": repaired}
-    name = job.target.relative_to(options.try_folder / "repaired")
-    for version in ("degraded", "baseline"):
-        _save(options.try_folder / version / name, versions[version], pipeline.sample_rate)
-    mask = degradation.mask(degraded)
-    return {
-        version: RepairScores(snr_db(made, audio, mask), log_spectral_distance(made, audio, mask))
-        for version, made in versions.items()
-    }
 
 
-def _save(path: Path, audio: Tensor, sample_rate: int) -> None:
+def _save(path: Path, audio: Tensor, sample_rate: int, source: AudioInfo) -> str:
+    """Write audio with the bit depth of its source, and say what became of that."""
     make_folder(path.parent)
-    save_audio(path, audio.cpu(), sample_rate)
+    depth = same_depth(source, path)
+    save_audio(path, audio.cpu(), sample_rate, depth)
+    return describe(source, sample_rate, depth)
+
+
+def write_repairs(path: Path, results: Sequence[RepairResult], try_folder: Path | None) -> None:
+    """Write a page to hear and see recordings before and after, the first twelve.
+
+    Args:
+        path: The HTML file.
+        results: Of files that could be repaired.
+        try_folder: As in `RepairOptions`.
+    """
+
+    def items() -> Iterator[PageItem]:
+        for result in islice(results, _MOST_ITEMS):
+            target, rate = result.job.target, audio_info(result.job.target).sample_rate
+            paths = [result.job.source, target]
+            if try_folder is not None:
+                inside = target.relative_to(try_folder / "repaired")
+                paths[1:1] = [try_folder / version / inside for version in versions[1:-1]]
+            words = [_words(result.scores.get(version)) for version in versions]
+            words[-1] = words[-1] or result.note
+            yield PageItem(result.job.source.name, rate, [load_audio(each, rate)[0] for each in paths], words)
+
+    versions = ["before", "after"] if try_folder is None else ["recording", "degraded", "baseline", "repaired"]
+    facts = f"{min(len(results), _MOST_ITEMS)} of {len(results)} recordings"
+    note = "Channels are mixed to one. No level was changed."
+    write_page(path, "Repair: before and after", versions, items(), facts=facts, note=note)
+
+
+def _words(scores: RepairScores | None) -> str:
+    return "" if scores is None else f"where it was degraded: SNR {scores.snr:.2f} dB, LSD {scores.lsd:.2f} dB"

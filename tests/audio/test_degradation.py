@@ -16,7 +16,7 @@ from audiodiff.audio.degradation import (
 )
 from audiodiff.audio.mel import MelSpectrogram
 from audiodiff.audio.resample import low_pass
-from audiodiff.audio.restoration import AR_ORDERS, choose_order, cubic_spline, fill_gap, wiener
+from audiodiff.audio.restoration import AR_ORDERS, choose_order, cubic_spline, estimate_noise, fill_gap, wiener
 from audiodiff.config import MEL_CONVENTIONS
 from audiodiff.errors import AudioError
 
@@ -228,3 +228,35 @@ def test_noise_is_removed_from_short_audio(n_samples):
 def test_a_spline_needs_two_samples(known):
     with pytest.raises(AudioError, match=f"{known} of 10 samples are below the level of clipping"):
         cubic_spline(np.ones(10), np.arange(10) < known)
+
+
+@pytest.mark.parametrize("snr_db", [5, 10, 20, 30])
+@pytest.mark.parametrize("colour", ["white", "red", "hum"])
+def test_noise_is_estimated_from_pauses_whatever_its_colour(colour, snr_db, voice):
+    speech = torch.from_numpy(voice(4.0, RATE, 1))[None]
+    speech[:, 12000:13600] = speech[:, 20000:21600] = 0
+    time = torch.arange(4 * RATE) / RATE
+    noise = {
+        "white": torch.randn(4 * RATE, generator=torch.Generator().manual_seed(1)),
+        "red": torch.from_numpy(np.convolve(np.random.default_rng(0).standard_normal(4 * RATE), 0.9 ** np.arange(50)))[
+            : 4 * RATE
+        ].float(),
+        "hum": sum(torch.sin(2 * torch.pi * 50 * k * time + k) / k for k in range(1, 9)),
+    }[colour]
+    scale = (speech.square().mean() / noise.square().mean()).sqrt() * 10 ** (-snr_db / 20)
+    noisy = speech + scale * noise
+    found = Noise.estimated(noisy)
+    assert found.snr_db == pytest.approx(snr_db, abs=1.5)
+    error = found.baseline(noisy) - speech
+    assert error.square().sum() < 0.75 * (scale * noise).square().sum()
+    if colour != "white":
+        assert error.square().sum() < (Noise(float(snr_db)).baseline(noisy) - speech).square().sum()
+
+
+def test_noise_is_found_between_digital_silence_and_not_in_it():
+    noise = 0.1 * torch.randn(2, 2 * RATE, generator=torch.Generator().manual_seed(0))
+    noise[1] *= 2
+    noise[:, 4000:12000] = 0
+    assert torch.allclose(estimate_noise(noise).square().mean(1).sqrt(), torch.tensor([0.1, 0.2]), rtol=0.15)
+    assert not estimate_noise(torch.zeros(1, RATE)).any()
+    assert not estimate_noise(noise[:, :500]).any()
