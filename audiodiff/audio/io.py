@@ -31,6 +31,8 @@ AUDIO_EXTENSIONS = (
     *(".ogg", ".opus", ".rf64", ".snd", ".sph", ".w64", ".wav", ".wave"),
 )
 """What libsndfile reads, in lower case."""
+LARGE_DC = 0.01
+"""Mean from which a recording has an offset: -40 dB of full scale."""
 
 _WRITTEN = {".wav": "WAV", ".flac": "FLAC", ".ogg": "OGG", ".mp3": "MP3"}
 _WRITE_BLOCK = 2**16

@@ -20,19 +20,11 @@ from audiodiff.benchmark.baseline import (
     relative_difference,
 )
 from audiodiff.benchmark.inputs import count_flops, noise_mel, whole_hops
-from audiodiff.benchmark.jobs import (
-    CROP_SAMPLES,
-    Environment,
-    Step,
-    TrainingLimits,
-    largest_batch,
-    step_factory,
-    synthesis_changes,
-    warm_up,
-)
-from audiodiff.benchmark.machine import MemoryMonitor, RooflineProbe
+from audiodiff.benchmark.jobs import Environment, Step, synthesis_changes, warm_up
+from audiodiff.benchmark.machine import MemoryMonitor
 from audiodiff.benchmark.results import Comparison, Entry, Measurement, Memory
-from audiodiff.benchmark.timing import speedup, synchroniser, time_interleaved
+from audiodiff.benchmark.timing import speedup, synchroniser
+from audiodiff.benchmark.training import CROP_SAMPLES, TrainingLimits, largest_batch, step_factory
 from audiodiff.engine.choose import Dtype
 from audiodiff.pipelines import Vocoder
 
@@ -105,8 +97,7 @@ class SynthesisComparison:
         for dtype in self.dtypes:
             tasks[OURS, dtype](0)
         runs = {str(key): partial(task, timed if key == BASELINE_KEY else steps) for key, task in tasks.items()}
-        probe = RooflineProbe(device, self.dtypes)
-        times = time_interleaved(runs, self.environment.timing, synchroniser(device), after_round=probe)
+        times, probe = self.environment.time(runs, device, self.dtypes)
         flops = count_flops(pair.ours, pair.config, batch=self.batch, n_frames=mel.shape[-1])
         return Comparison(
             task="synthesis",
@@ -201,8 +192,7 @@ class TrainingComparison:
         if device.type == "cuda":
             for step in steps.values():
                 step()
-        probe = RooflineProbe(device, self.dtypes)
-        times = time_interleaved(steps, self.environment.timing, synchroniser(device), after_round=probe)
+        times, probe = self.environment.time(steps, device, self.dtypes)
         comparison = Comparison(
             task="training",
             baseline=BASELINE,

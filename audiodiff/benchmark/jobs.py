@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import copy
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import NamedTuple
@@ -12,11 +11,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from audiodiff.benchmark.inputs import count_flops, load_network, load_vocoder, noise_crops, noise_mel, whole_hops
+from audiodiff.benchmark.inputs import count_flops, load_vocoder, noise_mel
 from audiodiff.benchmark.machine import (
     MemoryMonitor,
     RooflineProbe,
-    available_bytes,
     copy_rate,
     describe_machine,
     matmul_rates,
@@ -28,19 +26,11 @@ from audiodiff.benchmark.results import (
     PrecisionResult,
     StreamingResult,
     SynthesisResult,
-    TrainingResult,
 )
 from audiodiff.benchmark.timing import TimingOptions, speedup, synchroniser, time_interleaved
 from audiodiff.checkpoint import choose_device
-from audiodiff.config import ModelConfig, TrainingConfig
 from audiodiff.engine.choose import Dtype
-from audiodiff.networks import Network
 from audiodiff.pipelines import SynthesisChanges, Vocoder
-from audiodiff.training.distributed import Distributed
-from audiodiff.training.state import TrainState
-
-CROP_SAMPLES = 16384
-"""Length of a training crop; rounded up to whole hops of a model."""
 
 REFERENCE_SECONDS = 10.0
 """Length of the clip that the cost of longer ones is compared with."""
@@ -52,9 +42,6 @@ STREAM_SECONDS = 2.0
 
 STREAM_ROW_SECONDS = 4.0
 """No further round of a stream starts after these."""
-
-MEMORY_FRACTION = 0.6
-"""Of the free memory, for a training batch; the rest is for other programs."""
 
 Step = Callable[[], object]
 
@@ -75,6 +62,23 @@ class Environment:
     device: str = "cpu"
     threads: int = 1
     timing: TimingOptions = field(default_factory=TimingOptions)
+
+    @property
+    def clock(self) -> Callable[[], float]:
+        """The clock in seconds: of one CPU thread its CPU time, which other programs disturb less."""
+        return time.process_time if self.threads == 1 and self.device == "cpu" else time.perf_counter
+
+    def time(
+        self,
+        runs: Mapping[str, Step],
+        device: torch.device,
+        dtypes: tuple[str, ...],
+        monitor: MemoryMonitor | None = None,
+        timing: TimingOptions | None = None,
+    ) -> tuple[dict[str, list[float]], RooflineProbe]:
+        """Time functions in turns, and the roofline after every round; `monitor` as in `RooflineProbe`."""
+        probe = RooflineProbe(device, dtypes, monitor, self.clock)
+        return time_interleaved(runs, timing or self.timing, synchroniser(device), self.clock, probe), probe
 
     def set_up(self) -> torch.device:
         """Set up this process, and return the device."""
@@ -109,10 +113,10 @@ class MachineJob:
 
     def run(self) -> MachineResult:
         """Measure it in this process."""
-        device, timing = self.environment.set_up(), self.environment.timing
+        device, timing, clock = self.environment.set_up(), self.environment.timing, self.environment.clock
         machine = describe_machine(device)
-        matmuls = matmul_rates(device, self.dtypes, timing, self.square)
-        return MachineResult(machine, matmuls, copy_rate(device, timing))
+        matmuls = matmul_rates(device, self.dtypes, timing, self.square, clock)
+        return MachineResult(machine, matmuls, copy_rate(device, timing, clock))
 
 
 @dataclass(frozen=True)
@@ -139,10 +143,7 @@ class SynthesisJob:
         monitor = MemoryMonitor(device)
         mel = noise_mel(vocoder, self.batch, self.seconds)
         warm_up(vocoder, mel, steps)
-        probe = RooflineProbe(device, (self.dtype,), monitor)
-        times = time_interleaved(
-            self._runs(vocoder, mel, steps), self.environment.timing, synchroniser(device), after_round=probe
-        )
+        times, probe = self.environment.time(self._runs(vocoder, mel, steps), device, (self.dtype,), monitor)
         flops = count_flops(vocoder.network, vocoder.config, batch=self.batch, n_frames=mel.shape[-1])
         return SynthesisResult(
             model=self.model,
@@ -229,8 +230,7 @@ class StreamingJob:
         timing = self.environment.timing
         timing = replace(timing, max_seconds=min(timing.max_seconds, STREAM_ROW_SECONDS))
         functions = {"offline": lambda: vocoder(mel, **changes), "stream": lambda: [audio.cpu() for audio in stream()]}
-        probe = RooflineProbe(device, (self.dtype,))
-        times = time_interleaved(functions, timing, synchroniser(device), after_round=probe)
+        times, probe = self.environment.time(functions, device, (self.dtype,), timing=timing)
         return StreamingResult(
             model=self.model,
             dtype=self.dtype,
@@ -276,114 +276,3 @@ def signal_to_noise(exact: Tensor, other: Tensor) -> float:
     """Return the power of a signal over that of another's difference from it, in dB."""
     ratio = exact.double().square().sum() / (other.double() - exact.double()).square().sum()
     return float(10 * ratio.log10())
-
-
-@dataclass(frozen=True)
-class TrainingLimits:
-    """Limits of a training job.
-
-    Attributes:
-        batch: Crops of a step, at most.
-        seconds: Of a step, extrapolated from one of a single crop.
-    """
-
-    batch: int = 16
-    seconds: float = 5.0
-
-
-@dataclass(frozen=True)
-class TrainingJob:
-    """Time training steps; the batch is made smaller where memory or time does not allow it."""
-
-    environment: Environment
-    model: str
-    dtype: Dtype
-    limits: TrainingLimits
-
-    def __str__(self) -> str:
-        return f"training, {self.model}, {self.dtype}, batch {self.limits.batch} x {CROP_SAMPLES}"
-
-    def run(self) -> tuple[TrainingResult, str]:
-        """Measure it in this process; return the result, and why its batch is smaller than asked for, or ""."""
-        device = self.environment.set_up()
-        network, config = load_network(self.model, str(device))
-        make_step = step_factory(network, config, self.dtype)
-        monitor, synchronise = MemoryMonitor(device), synchroniser(device)
-        batch, reason = largest_batch(make_step, self.limits, monitor, device)
-        step = make_step(batch)
-        if device.type == "cuda":
-            step()
-        probe = RooflineProbe(device, (self.dtype,), monitor)
-        times = time_interleaved({"": step}, self.environment.timing, synchronise, after_round=probe)[""]
-        result = TrainingResult(
-            model=self.model,
-            dtype=self.dtype,
-            batch=batch,
-            n_samples=whole_hops(config, CROP_SAMPLES),
-            seconds=Measurement.from_values(times),
-            memory=probe.memory,
-            rooflines=probe.rooflines(),
-        )
-        return result, f"{self}: done with batch {batch}, {reason}" if reason else ""
-
-
-def step_factory(network: Network, config: ModelConfig, dtype: Dtype) -> Callable[[int], Step]:
-    """Return a function of the batch size that makes a training step; all steps train the same weights.
-
-    Args:
-        network: The network, which stays as it is.
-        config: The model.
-        dtype: "fp32" or "bf16".
-    """
-    device = next(network.parameters()).device
-    precision = TrainingConfig.model_validate({"precision": dtype})
-    # `TrainState` freezes the network it is given, which may serve another job.
-    own = copy.deepcopy(network).requires_grad_(True)
-    state = TrainState(own, config, precision, Distributed(device))
-    n_samples = whole_hops(config, CROP_SAMPLES)
-
-    def make_step(batch: int) -> Step:
-        crops = noise_crops(config, batch, n_samples)
-        return lambda: state.step(crops)
-
-    return make_step
-
-
-def largest_batch(
-    make_step: Callable[[int], Step],
-    limits: TrainingLimits,
-    monitor: MemoryMonitor,
-    device: torch.device,
-    clock: Callable[[], float] = time.perf_counter,
-) -> tuple[int, str]:
-    """Find a batch that fits into memory and time, by two steps on a single crop, which also warm up.
-
-    Args:
-        make_step: See `step_factory`.
-        limits: What it may cost.
-        monitor: Started after the network was loaded.
-        device: Where it runs.
-        clock: Seconds.
-
-    Returns:
-        The batch, halved until it fits, and why it is smaller, or an empty text.
-    """
-    step, synchronise = make_step(1), synchroniser(device)
-    step()  # the first one makes room for the state of the optimiser
-    synchronise()
-    started = clock()
-    step()
-    synchronise()
-    seconds = clock() - started
-    memory, available = monitor.memory(), available_bytes(device)
-    batch, reason = limits.batch, ""
-    if memory.before is not None and memory.peak is not None and available is not None:
-        bytes_per_crop = memory.peak - memory.before
-        while batch > 1 and batch * bytes_per_crop > MEMORY_FRACTION * available:
-            batch //= 2
-            reason = f"for one crop takes {bytes_per_crop / 1e9:.2f} GB, and {available / 1e9:.1f} GB are left"
-    if batch * seconds > limits.seconds and batch > 1:
-        while batch > 1 and batch * seconds > limits.seconds:
-            batch //= 2
-        reason = f"for one crop takes {seconds:.2f} s, and a step may take {limits.seconds:g} s at most"
-    return batch, reason

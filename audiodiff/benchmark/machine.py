@@ -128,7 +128,11 @@ def matmul_shapes(device: torch.device, square: int | None = None) -> dict[str, 
 
 @torch.inference_mode()
 def matmul_rates(
-    device: torch.device, dtypes: Iterable[str], timing: TimingOptions, square: int | None = None
+    device: torch.device,
+    dtypes: Iterable[str],
+    timing: TimingOptions,
+    square: int | None = None,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> tuple[MatmulResult, ...]:
     """Measure matrix products, all shapes of a precision in turns.
 
@@ -137,6 +141,7 @@ def matmul_rates(
         dtypes: Names in `DTYPES`.
         timing: For each precision.
         square: As in `matmul_shapes`.
+        clock: Seconds.
 
     Returns:
         One result per precision and shape.
@@ -154,7 +159,7 @@ def matmul_rates(
         synchronise = synchroniser(device)
         for product, _ in runs.values():
             product()
-        times = time_interleaved({name: product for name, (product, _) in runs.items()}, timing, synchronise)
+        times = time_interleaved({name: product for name, (product, _) in runs.items()}, timing, synchronise, clock)
         for name, (m, k, n) in shapes.items():
             rate = Measurement.from_values([runs[name][1] / seconds for seconds in times[name]])
             rates.append(MatmulResult(name=name, m=m, k=k, n=n, dtype=dtype, rate=rate, roofline=name == "square"))
@@ -162,17 +167,20 @@ def matmul_rates(
 
 
 @torch.inference_mode()
-def copy_rate(device: torch.device, timing: TimingOptions) -> Measurement:
+def copy_rate(
+    device: torch.device, timing: TimingOptions, clock: Callable[[], float] = time.perf_counter
+) -> Measurement:
     """Measure memory bandwidth: bytes per second, read and written, of a copy larger than every cache.
 
     Args:
         device: Whose memory.
         timing: How long to measure.
+        clock: Seconds.
     """
     source = torch.ones(_COPIED_BYTES[device.type] // 4, device=device)
     target, synchronise = torch.empty_like(source), synchroniser(device)
     target.copy_(source)
-    times = time_interleaved({"": lambda: target.copy_(source)}, timing, synchronise)[""]
+    times = time_interleaved({"": lambda: target.copy_(source)}, timing, synchronise, clock)[""]
     return Measurement.from_values([2.0 * source.nbytes / seconds for seconds in times])
 
 
@@ -185,10 +193,17 @@ class RooflineProbe:
         device: Where.
         dtypes: Precisions of the row.
         monitor: Of the row's memory; None where nobody asks for it.
+        clock: Seconds, as of the row.
     """
 
-    def __init__(self, device: torch.device, dtypes: Iterable[str], monitor: MemoryMonitor | None = None) -> None:
-        self._device, self._monitor = device, monitor
+    def __init__(
+        self,
+        device: torch.device,
+        dtypes: Iterable[str],
+        monitor: MemoryMonitor | None = None,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self._device, self._monitor, self._clock = device, monitor, clock
         self._products: dict[str, list[float]] = {dtype: [] for dtype in dtypes}
         self._copies: list[float] = []
         self.memory = Memory()
@@ -211,10 +226,10 @@ class RooflineProbe:
         synchronise = synchroniser(self._device)
         run()
         synchronise()
-        started = time.perf_counter()
+        started = self._clock()
         run()
         synchronise()
-        return time.perf_counter() - started
+        return self._clock() - started
 
     def rooflines(self) -> dict[str, Roofline]:
         """Return what was measured, by precision."""

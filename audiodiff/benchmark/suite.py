@@ -10,19 +10,12 @@ from typing import Protocol, TypeVar
 
 from audiodiff.benchmark.baseline import BASELINE
 from audiodiff.benchmark.comparison import Key, SynthesisComparison, TrainingComparison
-from audiodiff.benchmark.jobs import (
-    Environment,
-    MachineJob,
-    PrecisionJob,
-    StreamingJob,
-    SynthesisJob,
-    TrainingJob,
-    TrainingLimits,
-)
+from audiodiff.benchmark.jobs import Environment, MachineJob, PrecisionJob, StreamingJob, SynthesisJob
 from audiodiff.benchmark.machine import commit_of_checkout
 from audiodiff.benchmark.results import Comparison, Memory, Report
 from audiodiff.benchmark.tables import row_lines
 from audiodiff.benchmark.timing import JobError, run_in_process
+from audiodiff.benchmark.training import TrainingJob, TrainingLimits
 from audiodiff.benchmark.vocos import VOCOS, VocosComparison
 from audiodiff.engine.choose import Dtype
 

@@ -13,9 +13,9 @@ from audiodiff.audio.resample import import_torchaudio
 from audiodiff.benchmark.comparison import OURS, Key
 from audiodiff.benchmark.inputs import count_flops, load_vocoder, noise_mel
 from audiodiff.benchmark.jobs import Environment, Step, synthesis_changes, warm_up
-from audiodiff.benchmark.machine import DTYPES, MemoryMonitor, RooflineProbe
+from audiodiff.benchmark.machine import DTYPES, MemoryMonitor
 from audiodiff.benchmark.results import Comparison, Entry, Measurement, Memory
-from audiodiff.benchmark.timing import speedup, synchroniser, time_interleaved
+from audiodiff.benchmark.timing import speedup
 from audiodiff.config import MelConfig
 from audiodiff.engine.choose import Dtype
 from audiodiff.errors import needed
@@ -111,8 +111,7 @@ class VocosComparison:
         vocoder = load_vocoder(self.model, str(device), "fp32")
         mel, steps = noise_mel(vocoder, self.batch, self.seconds), vocoder.settings(synthesis_changes(self.steps)).steps
         runs = {str(key): self._task(vocoder, key, mel, steps) for key in self.keys}
-        probe = RooflineProbe(device, self.dtypes)
-        times = time_interleaved(runs, self.environment.timing, synchroniser(device), after_round=probe)
+        times, probe = self.environment.time(runs, device, self.dtypes)
         flops = count_flops(vocoder.network, vocoder.config, batch=self.batch, n_frames=mel.shape[-1])
         return Comparison(
             task="synthesis",

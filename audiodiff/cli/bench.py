@@ -137,7 +137,8 @@ def command(
 
     Each row runs in its own process, is printed as soon as it is measured and written to --json: a run that is
     interrupted loses nothing. Figures are medians, with minimum and maximum. Utilisation is relative to the rate of a
-    large matrix product, measured between the repeats of the row; more than 100 % is noise.
+    large matrix product, measured between the repeats of the row; more than 100 % is noise. With --threads 1 on a CPU
+    seconds are CPU time, which other programs disturb less.
     """
     from audiodiff.benchmark.history import read_report, write_report
 
@@ -193,10 +194,11 @@ def _plan(
 
     from audiodiff.benchmark.baseline import check_baseline
     from audiodiff.benchmark.inputs import BASE
-    from audiodiff.benchmark.jobs import Environment, TrainingLimits
+    from audiodiff.benchmark.jobs import Environment
     from audiodiff.benchmark.machine import has_bf16
     from audiodiff.benchmark.suite import Plan
     from audiodiff.benchmark.timing import TimingOptions
+    from audiodiff.benchmark.training import TrainingLimits
     from audiodiff.benchmark.vocos import check_vocos
     from audiodiff.checkpoint import DEFAULT_MODEL, choose_device, find_model, load_config
 

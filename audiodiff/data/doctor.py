@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from audiodiff.audio.io import LARGE_DC
 from audiodiff.data.crops import FULL_BAND
 from audiodiff.data.manifest import Recording
 from audiodiff.data.measure import Measurement, measure
@@ -19,8 +20,6 @@ from audiodiff.errors import AudioError, NotFiniteError
 
 CLIPPED_FRACTION = 1e-4
 """Fraction of samples in flat tops from which a recording counts as clipped: a few in every second."""
-LARGE_DC = 0.01
-"""Mean from which a recording has an offset: -40 dB of full scale."""
 LONG_SILENCE = 1.0
 """Seconds of silence at either end that are too long."""
 FAR_LEVEL = 12.0

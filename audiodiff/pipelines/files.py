@@ -11,8 +11,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from audiodiff.audio.io import AUDIO_EXTENSIONS, AudioInfo, audio_info, load_audio
-from audiodiff.data.doctor import LARGE_DC
+from audiodiff.audio.io import AUDIO_EXTENSIONS, LARGE_DC, AudioInfo, audio_info, load_audio
 from audiodiff.data.manifest import Recording, find_audio, read_manifest
 from audiodiff.data.mels import MEL_EXTENSIONS, OTHER_MELS, SAVE_MEL
 from audiodiff.errors import AudiodiffError, AudioError, ConfigError, DataError, MelError, explain_os_error

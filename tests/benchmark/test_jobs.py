@@ -11,21 +11,11 @@ import torch
 from audiodiff.benchmark.baseline import baseline_synthesis, baseline_training_step, build_pair, relative_difference
 from audiodiff.benchmark.comparison import BASELINE_KEY, OURS, SynthesisComparison, TrainingComparison
 from audiodiff.benchmark.inputs import BASE, load_network, load_vocoder, noise_crops, noise_mel
-from audiodiff.benchmark.jobs import (
-    Environment,
-    MachineJob,
-    PrecisionJob,
-    StreamingJob,
-    SynthesisJob,
-    TrainingJob,
-    TrainingLimits,
-    largest_batch,
-    signal_to_noise,
-    step_factory,
-)
+from audiodiff.benchmark.jobs import Environment, MachineJob, PrecisionJob, StreamingJob, SynthesisJob, signal_to_noise
 from audiodiff.benchmark.machine import MemoryMonitor, RooflineProbe
 from audiodiff.benchmark.results import Memory
 from audiodiff.benchmark.timing import TimingOptions
+from audiodiff.benchmark.training import TrainingJob, TrainingLimits, largest_batch, step_factory
 from audiodiff.diffusion.noise import position_noise
 from audiodiff.errors import ConfigError, ModelError
 from audiodiff.pipelines import Vocoder
@@ -173,7 +163,7 @@ def test_training_job(dtype, tiny_vocoder_folder):
 
 
 def test_a_step_trains(tiny_vocoder_folder, monkeypatch):
-    monkeypatch.setattr("audiodiff.benchmark.jobs.CROP_SAMPLES", 1024)
+    monkeypatch.setattr("audiodiff.benchmark.training.CROP_SAMPLES", 1024)
     made = []
 
     from audiodiff.training.state import TrainState
@@ -215,7 +205,7 @@ def test_a_batch_is_as_large_as_memory_allows(monkeypatch):
         def memory(self):
             return Memory(before=100, peak=1100)
 
-    monkeypatch.setattr("audiodiff.benchmark.jobs.available_bytes", lambda device: 10_000)
+    monkeypatch.setattr("audiodiff.benchmark.training.available_bytes", lambda device: 10_000)
     clock = StepClock(0.0)
     found, reason = largest_batch(clock.maker, TrainingLimits(16, 1.0), Monitor(), CPU, clock)
     assert found == 4  # of 1000 each, in 6000

@@ -3,9 +3,10 @@
 import pytest
 
 from audiodiff.benchmark import suite
-from audiodiff.benchmark.jobs import Environment, MachineJob, TrainingLimits
+from audiodiff.benchmark.jobs import Environment, MachineJob
 from audiodiff.benchmark.suite import Plan, run_benchmark
 from audiodiff.benchmark.timing import JobError
+from audiodiff.benchmark.training import TrainingLimits
 
 
 def plan(**changes):
