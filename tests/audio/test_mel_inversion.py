@@ -5,10 +5,11 @@ from pathlib import Path
 import pytest
 import soundfile
 import torch
+from torch.testing import assert_close
 
 import audiodiff
 from audiodiff.audio.mel import MelSpectrogram
-from audiodiff.audio.mel_inversion import griffin_lim, magnitude_from_mel
+from audiodiff.audio.mel_inversion import griffin_lim, limit_energy, magnitude_from_mel
 from audiodiff.audio.transforms import FramedSTFT
 from audiodiff.config import MEL_CONVENTIONS
 
@@ -88,6 +89,26 @@ def test_each_clip_of_a_batch_is_estimated_alone(stft, speech, noise):
     together = griffin_lim(magnitude, noise.expand(2, -1), stft, iterations=4)
     alone = griffin_lim(magnitude[1:], noise, stft, iterations=4)
     assert (together[1:] - alone).norm() < 1e-4 * alone.norm()
+
+
+@pytest.mark.parametrize(("n_fft", "hop_length"), [(1024, 256), (512, 256), (2048, 256), (1200, 300), (825, 275)])
+def test_only_what_no_signal_of_these_magnitudes_can_have_is_lowered(speech, n_fft, hop_length):
+    stft = FramedSTFT(n_fft, hop_length)
+    truth = speech[:, : speech.shape[1] // hop_length * hop_length].clone()
+    truth[:, : 20 * hop_length] = 0
+    truth[:, 40 * hop_length :] = 0
+    truth[:, 60 * hop_length :: 6 * hop_length + 1] = 0.5  # clicks, wherever a frame begins or ends
+    early = torch.zeros_like(truth)
+    early[:, 10 * hop_length : 10 * hop_length + n_fft] = 0.1
+    magnitude = stft(truth).abs()
+    assert_close(limit_energy(truth, magnitude, stft), truth, rtol=1e-3, atol=0)
+    assert (limit_energy(truth + early, magnitude, stft) - truth).norm() < 0.01 * truth.norm()
+
+
+def test_nothing_is_lowered_to_nan(stft, speech):
+    silence = torch.zeros_like(stft(speech).abs())
+    assert torch.equal(limit_energy(speech, silence, stft), torch.zeros_like(speech))
+    assert torch.equal(limit_energy(torch.zeros_like(speech), silence, stft), torch.zeros_like(speech))
 
 
 @pytest.mark.parametrize("n_frames", [1, 3, 16, 41])

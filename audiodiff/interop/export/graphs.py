@@ -16,7 +16,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from audiodiff.audio.mel import MelSpectrogram, align_to_hops
-from audiodiff.audio.mel_inversion import PhaseGradient, PhaseSteps, lowest_square, magnitude_from_mel, random_phases
+from audiodiff.audio.mel_inversion import (
+    PhaseGradient,
+    PhaseSteps,
+    limit_energy,
+    lowest_square,
+    magnitude_from_mel,
+    random_phases,
+)
 from audiodiff.audio.transforms import FramedSTFT
 from audiodiff.config import MelConfig, SynthesisConfig
 from audiodiff.diffusion.process import Prediction, diffuse
@@ -171,6 +178,7 @@ class Start(nn.Module):
         audio = self.stft.with_magnitude(spectrum, magnitude).to(mel)  # in float64: its rounding errors would grow
         for _ in range(self._iterations):
             audio = self.stft.with_magnitude(self.stft(audio), magnitude.to(mel))
+        audio = limit_energy(audio, magnitude.to(mel), self.stft)
         return self.whitening.whiten(audio.unsqueeze(1), mel)
 
 
