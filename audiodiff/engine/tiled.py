@@ -138,9 +138,9 @@ class TiledDiffWave:
         conditioner = self.network.stack.conditioner
         if conditioner is None:
             raise TypeError("this network was built without a mel condition")
-        for index, rows in enumerate(projected):
-            layer = conditioner.for_layer(features, index, n_positions)[0]
-            torch.mul(layer, self._condition_double, out=rows)
+        for index, part in enumerate(conditioner.split(features)):
+            layer = conditioner.for_layer(part, index, n_positions)[0]
+            torch.mul(layer, self._condition_double, out=projected[index])
         return projected
 
     @torch.no_grad()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from threading import Lock
 from typing import Any, Literal, TypeVar
@@ -104,22 +104,30 @@ class Stack(nn.Module):
     """The layers between input and output projection, and the conditioner that brings a mel to them.
 
     Attributes:
+        layers: What gets a condition, in the order of execution.
         conditioner: None in a network without mel.
     """
 
+    layers: nn.ModuleList
     conditioner: Conditioner | None
 
-    def layer_condition(self, condition: Tensor | None, index: int, n_positions: int) -> Tensor | None:
-        """Return one layer's part of what `conditioner.encode` returned, see `FrameConditioner.for_layer`.
+    def split_condition(self, condition: Tensor | None) -> Sequence[Tensor | None]:
+        """Return each layer's part of what `conditioner.encode` returned, None without a condition.
 
         Raises:
             TypeError: If there is a condition, but no conditioner.
         """
         if condition is None:
-            return None
+            return [None] * len(self.layers)
         if self.conditioner is None:
             raise TypeError("this network was built without a mel condition")
-        return self.conditioner.for_layer(condition, index, n_positions)
+        return self.conditioner.split(condition)
+
+    def layer_condition(self, part: Tensor | None, index: int, n_positions: int) -> Tensor | None:
+        """Return the condition of a layer, given its part; see `FrameConditioner.for_layer`."""
+        return (
+            None if part is None or self.conditioner is None else self.conditioner.for_layer(part, index, n_positions)
+        )
 
 
 class ConditionedNetwork(nn.Module):

@@ -128,21 +128,25 @@ class FrameConditioner(nn.Linear):
         projected: Tensor = self(features)
         return projected
 
-    def for_layer(self, encoded: Tensor, index: int, n_positions: int) -> Tensor:
+    def split(self, encoded: Tensor) -> Sequence[Tensor]:
+        """Split what `encode` returned into the parts of the layers, all at once: gradients join without sums."""
+        parts: tuple[Tensor, ...] = encoded.split(self.widths, dim=2)
+        return parts
+
+    def for_layer(self, part: Tensor, index: int, n_positions: int) -> Tensor:
         """Return the condition of one layer.
 
         Args:
-            encoded: What `encode` returned.
+            part: Its part of what `split` returned.
             index: Of the layer.
             n_positions: Positions of the signal, a multiple of the frames.
 
         Returns:
             `(batch, n_positions, width)`.
         """
-        condition = encoded.narrow(2, sum(self.widths[:index]), self.widths[index])
-        if condition.shape[1] == n_positions:
-            return condition
-        return condition.repeat_interleave(n_positions // condition.shape[1], dim=1)
+        if part.shape[1] == n_positions:
+            return part
+        return part.repeat_interleave(n_positions // part.shape[1], dim=1)
 
 
 LEAK = 0.4
@@ -216,21 +220,22 @@ class UpsampledConditioner(nn.Module):
         """
         return torch.cat([upsample(features) for upsample in self.upsamplers], dim=2)
 
-    def upsampled(self, encoded: Tensor, index: int) -> Tensor:
-        """Return the part `(batch, positions, n_mels)` of what `encode` returned that a layer projects."""
+    def split(self, encoded: Tensor) -> Sequence[Tensor]:
+        """Return what each layer projects `(batch, positions, n_mels)` of what `encode` returned."""
         if len(self.upsamplers) == 1:
-            return encoded
-        return encoded[..., index * self.n_mels : (index + 1) * self.n_mels]
+            return [encoded] * len(self.projections)
+        parts: tuple[Tensor, ...] = encoded.split(self.n_mels, dim=2)
+        return parts
 
-    def for_layer(self, encoded: Tensor, index: int, n_positions: int) -> Tensor:
+    def for_layer(self, part: Tensor, index: int, n_positions: int) -> Tensor:
         """Return the condition of one layer; arguments and result as in `FrameConditioner.for_layer`.
 
         Raises:
             ValueError: If there are not as many encoded positions as `n_positions`.
         """
-        if encoded.shape[1] != n_positions:
-            raise ValueError(f"the condition has {encoded.shape[1]} positions, the signal {n_positions}")
-        projected: Tensor = self.projections[index](self.upsampled(encoded, index))
+        if part.shape[1] != n_positions:
+            raise ValueError(f"the condition has {part.shape[1]} positions, the signal {n_positions}")
+        projected: Tensor = self.projections[index](part)
         return projected
 
 

@@ -142,8 +142,8 @@ class DilatedStack(Stack):
             Sum of skips over the square root of their number, `(batch, positions, channels)`.
         """
         total = torch.zeros_like(h)
-        for index, layer in enumerate(self.layers):
-            h, skip = layer(h, embedding, self.layer_condition(condition, index, h.shape[1]))
+        for index, part in enumerate(self.split_condition(condition)):
+            h, skip = self.layers[index](h, embedding, self.layer_condition(part, index, h.shape[1]))
             total = total + skip
         return torch.mul(total, len(self.layers) ** -0.5)
 

@@ -19,6 +19,8 @@ from audiodiff.networks.embeddings import positive_spread, raw_spread
 
 SQRT_HALF = 0.5**0.5
 """What a sum of two features of unit variance is scaled by."""
+ROWS = 1024
+"""Positions that a CPU computes together, so that what lies between its products stays in the cache."""
 MIN_FREQUENCY = 1e-3
 """Slowest rotation of an attention head, in radians per position; the fastest is 1."""
 
@@ -58,18 +60,28 @@ def _side_by_side(padded: Tensor, dilation: int) -> Tensor:
 
 def dilated_convolution(taps: nn.Linear, h: Tensor, dilation: int, look_ahead: int | None = None) -> Tensor:
     """Return `taps(dilated_taps(h, dilation, look_ahead))`, on a CPU without laying the taps."""
-    if h.device.type != "cpu" or torch.compiler.is_compiling():  # those who quantise look for matrix products
-        product: Tensor = taps(dilated_taps(h, dilation, look_ahead))
-        return product
-    padding, weight, bias = dilation, taps.weight, taps.bias
+    if not is_on_cpu(h):
+        return functional.linear(dilated_taps(h, dilation, look_ahead), taps.weight, taps.bias)
+    padding = dilation
     if look_ahead not in (None, dilation):
         h, padding = functional.pad(h, (0, 0, 2 * dilation - look_ahead, look_ahead)), 0
-    if torch.is_autocast_enabled("cpu"):
-        h, weight, bias = (tensor.to(torch.get_autocast_dtype("cpu")) for tensor in (h, weight, bias))
-    if torch.is_grad_enabled():
-        convolved: Tensor = _Convolution.apply(h, weight, bias, dilation, padding)
-        return convolved
-    return _convolve(h, weight, bias, dilation, padding)
+    h, weight, bias = autocast_on_cpu(h, taps.weight, taps.bias)
+    if not torch.is_grad_enabled():
+        return _convolve(h, weight, bias, dilation, padding)
+    convolved: Tensor = _Convolution.apply(h, weight, bias, dilation, padding)  # type: ignore[no-untyped-call]
+    return convolved
+
+
+def is_on_cpu(h: Tensor) -> bool:
+    """Say whether features take the functions made for a CPU; graphs that are exported or compiled do not."""
+    return h.device.type == "cpu" and not torch.compiler.is_compiling()
+
+
+def autocast_on_cpu(*tensors: Tensor) -> list[Tensor]:
+    """Cast what enters a function of one's own as autocast would for a matrix product."""
+    if not torch.is_autocast_enabled("cpu"):
+        return list(tensors)
+    return [tensor.to(torch.get_autocast_dtype("cpu")) for tensor in tensors]
 
 
 def _convolve(h: Tensor, weight: Tensor, bias: Tensor, dilation: int, padding: int) -> Tensor:
@@ -86,11 +98,8 @@ def _as_image(features: Tensor) -> Tensor:
 class _Convolution(torch.autograd.Function):
     """A dilated convolution of oneDNN; the gradient of its weight is a matrix product, which is faster.
 
-    Taps are laid for a few clips at a time, so that they stay in the cache.
+    Taps are laid for a few clips at a time; a clip is not cut.
     """
-
-    ROWS = 1024
-    """Positions whose taps are laid at once; a clip is not cut."""
 
     @staticmethod
     def forward(ctx: Any, h: Tensor, weight: Tensor, bias: Tensor, dilation: int, padding: int) -> Tensor:
@@ -112,7 +121,7 @@ class _Convolution(torch.autograd.Function):
             grad_h = torch.ops.aten.convolution_backward(*image, *options)[0].squeeze(2).mT
         if to_weight:
             grad_weight = torch.zeros_like(weight, dtype=torch.promote_types(weight.dtype, torch.float32))
-            group = max(1, _Convolution.ROWS // grad.shape[1])
+            group = max(1, ROWS // grad.shape[1])
             for part, rows in zip(h.split(group), grad.split(group), strict=True):
                 taps = _side_by_side(functional.pad(part, (0, 0, padding, padding)), dilation)
                 grad_weight += rows.flatten(0, 1).T @ taps.flatten(0, 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from itertools import accumulate, pairwise
 
 import torch
@@ -71,29 +72,30 @@ class UNetStack(Stack):
             TypeError: If there is a condition, but no conditioner.
         """
         n_fine = len(self.factors)
+        parts = self.split_condition(condition)
         skips: list[Tensor] = []
         for i, (join, factor) in enumerate(zip(self.join, self.factors, strict=True)):
-            h = self._run(self._spans[i], h, embedding, condition)
+            h = self._run(self._spans[i], h, embedding, parts)
             skips.append(h)
             h = join(h.unflatten(1, (-1, factor)).flatten(2))
-        h = self._run_coarsest(self._spans[n_fine], h, embedding, condition)
+        h = self._run_coarsest(self._spans[n_fine], h, embedding, parts)
         for i in reversed(range(n_fine)):
             h = self.split[i](h).unflatten(2, (self.factors[i], -1)).flatten(1, 2)
-            h = self._run(self._spans[2 * n_fine - i], (h + skips[i]) * SQRT_HALF, embedding, condition)
+            h = self._run(self._spans[2 * n_fine - i], (h + skips[i]) * SQRT_HALF, embedding, parts)
         return h
 
-    def _run(self, span: range, h: Tensor, embedding: Tensor, condition: Tensor | None) -> Tensor:
+    def _run(self, span: range, h: Tensor, embedding: Tensor, parts: Sequence[Tensor | None]) -> Tensor:
         """Run consecutive blocks."""
         for number in span:
-            h = self.layers[number](h, embedding, self.layer_condition(condition, number, h.shape[1]))
+            h = self.layers[number](h, embedding, self.layer_condition(parts[number], number, h.shape[1]))
         return h
 
-    def _run_coarsest(self, span: range, h: Tensor, embedding: Tensor, condition: Tensor | None) -> Tensor:
+    def _run_coarsest(self, span: range, h: Tensor, embedding: Tensor, parts: Sequence[Tensor | None]) -> Tensor:
         """Run the coarsest resolution: one block before each attention as long as there are any, then the rest."""
         for attend in self.attention:
-            h = attend(self._run(span[:1], h, embedding, condition), embedding)
+            h = attend(self._run(span[:1], h, embedding, parts), embedding)
             span = span[1:]
-        return self._run(span, h, embedding, condition)
+        return self._run(span, h, embedding, parts)
 
     def receptive_field_of(self, position: int) -> tuple[int, int]:
         """Return the first and the last input position that the output at a position depends on, without attention."""

@@ -72,7 +72,7 @@ def frames(n=FRAMES):
 
 def for_all_layers(built, features, n_positions):
     encoded = built.encode(features)
-    return torch.stack([built.for_layer(encoded, index, n_positions) for index in range(LAYERS)])
+    return torch.stack([built.for_layer(part, i, n_positions) for i, part in enumerate(built.split(encoded))])
 
 
 every_conditioner = pytest.mark.parametrize("kind", ["repeat", "transposed", "transposed-per-layer"])
@@ -141,7 +141,7 @@ def test_upsampled_frames_are_projected_by_the_layer_s_own_matrix(per_layer):
     made = for_all_layers(built, features, FRAMES * 8)
     for index, projection in enumerate(built.projections):
         upsampled = built.upsamplers[index if per_layer else 0](features)
-        assert_close(built.upsampled(encoded, index), upsampled)
+        assert_close(built.split(encoded)[index], upsampled)
         assert_close(made[index], upsampled @ projection.weight.T + projection.bias)
 
 

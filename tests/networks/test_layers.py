@@ -51,7 +51,7 @@ def test_taps_are_past_present_and_future_with_zeros_beyond_the_ends(dilation):
 @pytest.mark.parametrize("look_ahead", [None, 0, 1])
 @pytest.mark.parametrize("rows", [1, 10, 1024])
 def test_a_convolution_and_its_gradients_are_those_of_its_taps(positions, dilation, look_ahead, rows, monkeypatch):
-    monkeypatch.setattr(layers._Convolution, "ROWS", rows)
+    monkeypatch.setattr(layers, "ROWS", rows)
     taps = nn.Linear(3 * CHANNELS, 2 * CHANNELS).double()
     h, direction = normal(5, positions, CHANNELS).requires_grad_(), normal(5, positions, 2 * CHANNELS, seed=1)
     leaves = [h, taps.weight, taps.bias]
