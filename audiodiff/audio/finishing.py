@@ -125,18 +125,42 @@ def fade_ends(audio: Tensor, sample_rate: int) -> Tensor:
 
     It is faded out over 8 ms, and in over 1 ms, or a quarter of that where the first millisecond holds the attack.
     """
-    audio, envelope = audio.clone(), audio.abs().amax(0)
+    envelope = audio.abs().amax(0)
     silent, loud = (float(envelope.max()) * 10 ** (decibels / 20) for decibels in (_SILENCE_DB, _ATTACK_DB))
     n_in, n_attack, n_out = (
-        min(round(seconds * sample_rate) + 1, audio.shape[-1] // 2)
+        min(round(seconds * sample_rate), len(envelope) // 2)
         for seconds in (_FADE_IN_SECONDS, _ATTACK_SECONDS, _FADE_OUT_SECONDS)
     )
-    if envelope[0] > silent:
-        n_in = n_attack if (envelope[:n_in] > loud).any() else n_in
-        audio[..., :n_in] *= _rise(n_in).to(audio)
-    if (envelope[-n_out:] > silent).any():
-        audio[..., audio.shape[-1] - n_out :] *= _rise(n_out).flip(0).to(audio)
-    return audio
+    if envelope[0] <= silent:
+        n_in = 0
+    elif (envelope[: n_in + 1] > loud).any():
+        n_in = n_attack
+    if not (envelope[-n_out - 1 :] > silent).any():
+        n_out = 0
+    n_there = torch.tensor([len(envelope)], device=audio.device)
+    return audio * fades(len(envelope), n_there, n_in, n_out).to(audio)
+
+
+def fades(n_samples: int, n_there: Tensor, n_in: int, n_out: int) -> Tensor:
+    """Return a weight per sample: 0 at both ends, it rises over the first `n_in` and falls over the last `n_out`.
+
+    Both are raised cosines; where they meet, they multiply.
+
+    Args:
+        n_samples: Of a crop.
+        n_there: Where the fall ends; all after it is 0 if there is one `(batch,)`.
+        n_in: Samples.
+        n_out: Samples.
+
+    Returns:
+        Weights `(batch, n_samples)`, float32, where `n_there` is.
+    """
+    index = torch.arange(n_samples, device=n_there.device)
+    weight = torch.ones(len(n_there), n_samples, device=n_there.device)
+    for distance, length in ((index, n_in), (n_there.unsqueeze(1) - 1 - index, n_out)):
+        if length:
+            weight = weight * (0.5 - 0.5 * torch.cos(torch.pi * (distance / length).clamp(0, 1)))
+    return weight
 
 
 def loudness(audio: Tensor, sample_rate: int) -> float:
@@ -150,11 +174,6 @@ def loudness(audio: Tensor, sample_rate: int) -> float:
     meter = pyloudnorm.Meter(sample_rate, block_size=min(_BLOCK_SECONDS, seconds))
     with np.errstate(divide="ignore"):
         return float(meter.integrated_loudness(audio.detach().cpu().double().numpy().T))
-
-
-def _rise(n_samples: int) -> Tensor:
-    """Return half a cosine from 0 to 1 `(n_samples,)`."""
-    return (1 - torch.linspace(0, torch.pi, n_samples, dtype=torch.float64).cos()) / 2
 
 
 def _noise_floor(audio: Tensor, sample_rate: int) -> float:

@@ -137,7 +137,7 @@ def pairs(*, generated: Path, reference: Path, name: str | None, others: Sequenc
         from audiodiff.evaluation.evaluate import AlignmentOptions, evaluate, read_timings
         from audiodiff.evaluation.listening_test import missing_packages
         from audiodiff.evaluation.listing import list_recordings, match_files
-        from audiodiff.evaluation.nearest import match_nearest
+        from audiodiff.evaluation.nearest_pairs import match_nearest
         from audiodiff.evaluation.scoring import resolve_metrics
 
     systems = _systems(name or generated.stem, generated, others)

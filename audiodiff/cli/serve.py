@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import Any
 
 import click
@@ -11,25 +10,14 @@ from audiodiff.choices import COUNT, SECONDS, Number
 from audiodiff.cli import options as opt
 from audiodiff.cli.verbs import Verb
 
-
-class _Serve(Verb):
-    def invoke(self, ctx: click.Context) -> Any:
-        """Ask for the packages before torch is imported."""
-        from audiodiff.errors import needed
-
-        with needed("serve", "audiodiff serve"):
-            for package in ("starlette", "uvicorn", "websockets"):
-                import_module(package)
-        return super().invoke(ctx)
-
-
 EXAMPLES = (
     "audiodiff serve --port 8000",
     "curl --data-binary @in.wav 'http://127.0.0.1:8000/vocode?resample=true&seed=1' -o out.wav",
 )
+PACKAGES = ("starlette", "uvicorn", "websockets")
 
 
-@click.command("serve", cls=_Serve, examples=EXAMPLES)
+@click.command("serve", cls=Verb, examples=EXAMPLES, packages=PACKAGES)
 @opt.model
 @opt.mel_convention
 @opt.expert("--resample", is_flag=True, help="Take a --mel-convention of another sample rate or hop; no streams then.")

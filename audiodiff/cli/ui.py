@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
 from typing import Any
 
 import click
@@ -12,21 +11,10 @@ from audiodiff.cli import options as opt
 from audiodiff.cli.verbs import Verb
 
 EXAMPLES = ("audiodiff ui --open", "audiodiff ui --model my_voice/run/last --port 8080")
+PACKAGES = ("gradio", "uvicorn", "websockets", "matplotlib")
 
 
-class _Ui(Verb):
-    def invoke(self, ctx: click.Context) -> Any:
-        """Ask for the packages before torch is imported."""
-        from audiodiff.errors import needed
-
-        with needed("ui", "audiodiff ui"):
-            for package in ("gradio", "uvicorn", "websockets", "matplotlib"):
-                if find_spec(package) is None:
-                    raise ModuleNotFoundError(f"No module named {package!r}", name=package)
-        return super().invoke(ctx)
-
-
-@click.command("ui", cls=_Ui, examples=EXAMPLES)
+@click.command("ui", cls=Verb, examples=EXAMPLES, packages=PACKAGES)
 @click.option(
     "--model",
     "models",

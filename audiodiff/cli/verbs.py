@@ -9,12 +9,14 @@ import sys
 from collections.abc import Sequence
 from functools import partial
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import click
 
 from audiodiff.cli.progress import loading
+from audiodiff.errors import needed
 
 
 class ExpertOption(click.Option):
@@ -31,15 +33,22 @@ class Verb(click.Command):
     Args:
         arguments: As for a click command.
         examples: Command lines that end the help.
+        packages: What must be installed before anything is done; the extra of the verb's name brings it.
         settings: As for a click command.
     """
 
-    def __init__(self, *arguments: Any, examples: Sequence[str] = (), **settings: Any) -> None:
+    def __init__(
+        self, *arguments: Any, examples: Sequence[str] = (), packages: Sequence[str] = (), **settings: Any
+    ) -> None:
         super().__init__(*arguments, **settings)
-        self.examples = examples
+        self.examples, self.packages = examples, packages
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command. If it computes or reads much audio, import torch in the way that takes least CPU time."""
+        for package in self.packages:
+            if find_spec(package) is None:
+                with needed(str(self.name), f"audiodiff {self.name}"):
+                    raise ModuleNotFoundError(f"No module named {package!r}", name=package)
         if {"threads", "workers"} & ctx.params.keys():
             threads, others = ctx.params.pop("threads", None), running_elsewhere()
             if "torch" not in sys.modules:

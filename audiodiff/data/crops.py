@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils.data import default_collate
 
+from audiodiff.audio.finishing import fades
 from audiodiff.audio.io import AudioInfo, audio_info, load_audio
 from audiodiff.audio.resample import resample
 from audiodiff.config import DataConfig, MelConfig, ModelConfig
@@ -312,28 +313,6 @@ class CropReader:
     def _bandwidth(self, recording: Recording, speed: float) -> float:
         band = round(speed * SPEEDS) / SPEEDS * min(recording.bandwidth or math.inf, recording.sample_rate / 2)
         return band if self.mask_bandwidth and band < FULL_BAND * self.sample_rate else math.inf
-
-
-def fades(n_samples: int, n_there: Tensor, n_in: int, n_out: int) -> Tensor:
-    """Return a weight per sample that rises from 0 over the first `n_in`, and falls to 0 over the last `n_out`.
-
-    Both are raised cosines; where they meet, they multiply.
-
-    Args:
-        n_samples: Of a crop.
-        n_there: Where the fall ends; all after it is 0 if there is one `(batch,)`.
-        n_in: Samples.
-        n_out: Samples.
-
-    Returns:
-        Weights `(batch, n_samples)`, float32, where `n_there` is.
-    """
-    index = torch.arange(n_samples, device=n_there.device) + 0.5
-    weight = torch.ones(len(n_there), n_samples, device=n_there.device)
-    for distance, length in ((index, n_in), (n_there.unsqueeze(1) - index, n_out)):
-        if length:
-            weight = weight * (0.5 - 0.5 * torch.cos(torch.pi * (distance / length).clamp(0, 1)))
-    return weight
 
 
 def _reach(before: int, after: int) -> int:

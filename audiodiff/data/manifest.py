@@ -44,7 +44,7 @@ class Synthesis(BaseModel):
     sha256: str = Field(description="of its weights and configuration")
     seed: int
     nearest: str | None = Field(None, description="the training clip that it is most like")
-    similarity: float | None = Field(None, description="how alike they are: 1 is a copy (`evaluation/nearest_clip.py`)")
+    similarity: float | None = Field(None, description="how alike they are: 1 is a copy (`evaluation/memorisation.py`)")
 
 
 class Recording(BaseModel):

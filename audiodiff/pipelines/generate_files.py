@@ -24,7 +24,7 @@ from audiodiff.data.conditions import load_vector
 from audiodiff.data.manifest import Recording, Synthesis, probe, read_manifest, write_manifest
 from audiodiff.data.parallel import share
 from audiodiff.errors import DataError, ModelError
-from audiodiff.evaluation.nearest_clip import NearestClipSearch
+from audiodiff.evaluation.memorisation import NearestClipSearch
 from audiodiff.networks.conditioning import find_name
 from audiodiff.pipelines.base import SynthesisChanges
 from audiodiff.pipelines.generator import Generator, check_generates

@@ -7,10 +7,11 @@ import pytest
 import soundfile
 import torch
 
+from audiodiff.audio.finishing import fades
 from audiodiff.audio.io import load_audio
 from audiodiff.audio.resample import resample
 from audiodiff.config import DataConfig
-from audiodiff.data.crops import CropReader, fades
+from audiodiff.data.crops import CropReader
 from audiodiff.data.manifest import Recording, scan_folder
 from audiodiff.errors import AudioError, DataError
 

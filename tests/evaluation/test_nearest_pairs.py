@@ -6,7 +6,7 @@ import soundfile
 
 from audiodiff.data.manifest import Recording, write_manifest
 from audiodiff.errors import DataError
-from audiodiff.evaluation.nearest import match_nearest
+from audiodiff.evaluation.nearest_pairs import match_nearest
 
 
 def manifest(path, clips):

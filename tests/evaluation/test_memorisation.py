@@ -7,7 +7,7 @@ import pytest
 import soundfile
 
 from audiodiff.errors import DataError
-from audiodiff.evaluation.nearest_clip import NearestClipSearch
+from audiodiff.evaluation.memorisation import NearestClipSearch
 
 RATE = 8000
 
