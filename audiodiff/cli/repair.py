@@ -79,9 +79,8 @@ EXAMPLES = (
 @opt.expert(
     "--start",
     type=click.Choice(["baseline", "griffin-lim", "noise"]),
-    default="baseline",
-    show_default=True,
-    help="What is diffused: a repair without a model, its mel inverted by Griffin-Lim (for long gaps), or nothing.",
+    help="What is diffused: a repair without a model, its mel inverted by Griffin-Lim, or nothing.  [default: "
+    "griffin-lim for bandwidth, else baseline]",
 )
 @opt.expert(
     "--start-log-snr",

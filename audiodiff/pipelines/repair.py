@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional
 from typing_extensions import Unpack
 
-from audiodiff.audio.degradation import Degradation, Gaps, MelStatistics, ignore
+from audiodiff.audio.degradation import Degradation, Gaps, LowPass, MelStatistics, ignore
 from audiodiff.audio.mel import align_to_hops
 from audiodiff.audio.mel_inversion import waveform_from_mel
 from audiodiff.audio.transforms import ArrayLike, as_tensor
@@ -60,7 +60,8 @@ class RepairConfig:
     Attributes:
         start: What is diffused to the first level. "baseline", the restoration without a model, is best where that is
             nearly right; "griffin-lim" follows the mel where the baseline is silent, as in long gaps; "noise" is for
-            models that are good from nothing.
+            models that are good from nothing. None is "griffin-lim" for bandwidth if the model has a mel, else
+            "baseline".
         replace: Whether every predicted clean signal is made to fit what is known. Without it what is known is changed
             too; that is for measuring what it brings.
         dps_strength: Factor of the gradient of the misfit (Chung et al. 2023, "DPS"): 0 is none and takes half the
@@ -71,7 +72,7 @@ class RepairConfig:
             predicted, and missing bandwidth. "baseline" is without a model, "diffusion" always with it.
     """
 
-    start: RepairStart = "baseline"
+    start: RepairStart | None = None
     replace: bool = True
     dps_strength: float = 0.0
     rounds: int | None = None
@@ -106,16 +107,15 @@ def repair(
         pipeline: The model, of the recording's sample rate.
         audio: The degraded recording `(channels, time)`.
         degradation: What happened to it.
-        config: How it is repaired; None is the default.
+        config: How it is repaired.
         label: What the recording is, for a model with labels.
-        speaker: Who is to be heard, for a model with speakers.
+        speaker: Who is to be heard, likewise.
         vector: What the model was trained to follow `(vector_width,)`.
         seed: What the noise is made from; channel i takes seed + i.
-        restored: What `degradation.restored(audio)` was, if that is known already.
+        restored: What `degradation.restored(audio)` was, if known already.
         on_progress: Called after every network call with the fraction of the work done since the last.
-        **changes: What is to differ from the model's own `SynthesisConfig`. Its levels are for another start: unless
-            told otherwise the schedule is uniform, steps and first level are those of `GAP_DEFAULTS` or
-            `OTHER_DEFAULTS`, and where the start is noise that level is the lowest that was trained.
+        **changes: What is to differ from the model's own `SynthesisConfig`; unless told otherwise the schedule is
+            uniform, with the steps and first level of `GAP_DEFAULTS` or `OTHER_DEFAULTS`, from noise the lowest one.
 
     Returns:
         The repaired recording, of the shape of `audio`, on the model's device.
@@ -125,6 +125,7 @@ def repair(
         AudioError: If the recording is too short, or the degradation cannot be in it.
     """
     config, seed = config or RepairConfig(), ANY_SEED.check("seed", seed)
+    start = config.start or _default_start(pipeline, degradation)
     settings, rounds = _settings(pipeline, degradation, config, changes)
     audio = _recording(audio).to(pipeline.device, torch.float32)
     conditions = make_conditions(pipeline.config, pipeline.device, label=label, speaker=speaker, vector=vector)
@@ -133,17 +134,22 @@ def repair(
     if remaining is None:
         on_progress(1)
         return baseline
-    known = _know(pipeline, torch.where(remaining.mask(audio), audio, baseline), baseline, remaining, config.start)
-    condition = None if known.mel is None else pipeline.network.encode(known.mel)
-    plain = partial(pipeline.plain_predictor, condition)
-    predict = pipeline.guided(plain, pipeline.network.embed(conditions), settings)
+    mask = remaining.mask(audio)
+    known = _know(pipeline, torch.where(mask, audio, baseline), baseline, remaining, start)
+    predict = partial(pipeline.plain_predictor, None if known.mel is None else pipeline.network.encode(known.mel))
+    predict = pipeline.guided(predict, pipeline.network.embed(conditions), settings)
     if config.dps_strength > 0:
         predict = dps(predict, known.residual, config.dps_strength)
     if config.replace:
         predict = consistent(predict, known.fit)
     predict = _reporting(predict, 1 / (rounds * pipeline.network_calls(settings)), on_progress)
-    made = _generate(pipeline, predict, known, settings, rounds, range(seed, seed + len(audio)), config.start)
-    return torch.where(remaining.mask(audio), made, baseline) if config.replace else made
+    made = _generate(pipeline, predict, known, settings, rounds, range(seed, seed + len(audio)), start)
+    return torch.where(mask, made, baseline) if config.replace else made
+
+
+def _default_start(pipeline: Vocoder | Generator, degradation: Degradation) -> RepairStart:
+    """Return what to start from: where the baseline is silent in a whole band, the mel is followed from the first."""
+    return "griffin-lim" if isinstance(degradation, LowPass) and isinstance(pipeline, Vocoder) else "baseline"
 
 
 def _generate(
