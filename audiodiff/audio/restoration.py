@@ -116,7 +116,7 @@ def choose_order(
         The best order, and the signal-to-noise ratio in dB that it has there; the lowest and minus infinity where there
         is no room.
     """
-    length, errors = stop - start, {order: [] for order in orders}
+    length, errors = stop - start, dict[int, list[float]]((order, []) for order in orders)
     room = max(length, orders[-1])
     for part in (slice(start), slice(len(samples), stop - 1, -1)):
         side, unknown = samples[part], missing[part]

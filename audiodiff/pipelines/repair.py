@@ -136,8 +136,8 @@ def repair(
         return baseline
     mask = remaining.mask(audio)
     known = _know(pipeline, torch.where(mask, audio, baseline), baseline, remaining, start)
-    predict = partial(pipeline.plain_predictor, None if known.mel is None else pipeline.network.encode(known.mel))
-    predict = pipeline.guided(predict, pipeline.network.embed(conditions), settings)
+    plain = partial(pipeline.plain_predictor, None if known.mel is None else pipeline.network.encode(known.mel))
+    predict = pipeline.guided(plain, pipeline.network.embed(conditions), settings)
     if config.dps_strength > 0:
         predict = dps(predict, known.residual, config.dps_strength)
     if config.replace:

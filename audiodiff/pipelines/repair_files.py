@@ -157,6 +157,8 @@ def find_damage(degradation: Degradation, audio: Tensor, sample_rate: int) -> tu
         )
     if isinstance(degradation, Noise) and degradation.spectrum is not None:
         note = f"noise estimated at {degradation.snr_db:.1f} dB SNR"
+        if not degradation.spectrum.any():
+            raise NothingToRepairError("no steady noise was found; --denoise SNR_DB says how loud it is")
         if degradation.snr_db >= _CLEAN_SNR:
             raise NothingToRepairError(f"{note}, which is clean; --denoise SNR_DB filters all the same")
     if isinstance(degradation, LowPass):

@@ -100,7 +100,7 @@ def _last_line(text: str) -> str:
 def audio_is(
     name: str | Path,
     n_samples: int | None = None,
-    rate: int = 8000,
+    rate: int | None = 8000,
     *,
     channels: int | None = None,
     sounds: bool = True,
@@ -112,7 +112,7 @@ def audio_is(
     Args:
         name: The file, in the folder of the case.
         n_samples: Exact length; None where it is not known.
-        rate: In Hz.
+        rate: In Hz; None where it may be any.
         channels: How many.
         sounds: Whether silence would be wrong.
         tolerance: Samples by which the length may be off.
@@ -124,7 +124,7 @@ def audio_is(
         if not path.is_file():
             return f"{name} was not written"
         samples, own_rate = soundfile.read(path, dtype="float32", always_2d=True)
-        if own_rate != rate:
+        if rate is not None and own_rate != rate:
             return f"{name} is {own_rate} Hz, not {rate}"
         if not len(samples) or not np.isfinite(samples).all():
             return f"{name} is empty or not finite"
