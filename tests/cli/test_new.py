@@ -18,8 +18,9 @@ from click.testing import CliRunner
 from audiodiff.cli import new
 from audiodiff.cli.main import main
 from audiodiff.data.manifest import read_manifest
-from audiodiff.project import plan
-from audiodiff.training import trainer
+from audiodiff.evaluation import listening_test
+from audiodiff.project import begin, plan
+from audiodiff.training import callbacks, trainer
 from audiodiff.training.trainer import TrainResult
 
 ROOT = Path(__file__).parents[2]
@@ -31,6 +32,14 @@ SHORT = {"validate_every": 10_000, "validation_crops": 2, "steps": 10}
 def few_steps(monkeypatch):
     """Ten steps at most, in this process."""
     monkeypatch.setattr(plan, "_ALWAYS", plan._ALWAYS | SHORT)
+
+
+@pytest.fixture
+def plainly(monkeypatch):
+    """No pictures, and the time of a step is not measured: most of the time of a short run."""
+    monkeypatch.setattr(begin, "measure_step", lambda folder: 0.1)
+    monkeypatch.setattr(callbacks, "_picture", lambda clip, rate: np.zeros((8, 8, 3), np.uint8))
+    monkeypatch.setattr(listening_test, "_plot_clips", lambda clips, rate: [b""] * len(clips))
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +84,7 @@ def test_a_voice_becomes_a_vocoder_and_a_page(tmp_path, voices, tiny_vocoder_fol
     assert (folder / "run" / "last" / "model.safetensors").is_file()
     page = (folder / "page" / "index.html").read_text()
     assert "Stay with tiny-vocoder" in page or "Use my voice" in page
-    assert page.count("<audio") == 2 * 3  # two recordings: original, before, after
+    assert page.count("<img") == page.count("<audio") == 2 * 3  # two recordings: original, before, after
     assert result.stdout.splitlines()[-1] == f"the model: {folder / 'run' / 'last'}"
     assert f"listen: {folder / 'page' / 'index.html'}" in result.stdout
     shell = (folder / "commands.sh").read_text().splitlines()
@@ -100,7 +109,8 @@ def test_one_shots_become_a_generator_with_labels(tmp_path, hits, tiny_generator
     assert (folder / "page" / "index.html").is_file()
 
 
-def test_the_commands_run_by_hand(tmp_path, voices, tiny_vocoder_folder):
+@pytest.mark.usefixtures("plainly")
+def test_the_commands_run_by_hand(tmp_path, voices, tiny_vocoder_folder, monkeypatch):
     folder = tmp_path / "v"
     assert run(folder, voices, "--kind", "voice", "--minutes", MINUTES, "--model", tiny_vocoder_folder).exit_code == 0
     before = scores_of(folder)
@@ -109,13 +119,18 @@ def test_the_commands_run_by_hand(tmp_path, voices, tiny_vocoder_folder):
     (folder / "scores.json").unlink()
     path = tmp_path / "bin" / "audiodiff"
     path.parent.mkdir()
-    path.write_text(f'#!/bin/sh\nexec {sys.executable} -m audiodiff "$@"\n')
+    path.write_text(f"#!{sys.executable}\nimport json, os, sys\nprint(json.dumps([os.getcwd(), *sys.argv[1:]]))\n")
     path.chmod(0o755)
-    environment = os.environ | {"PATH": f"{path.parent}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
-    subprocess.run(["sh", folder / "commands.sh"], env=environment, check=True, capture_output=True, cwd="/")
+    environment = os.environ | {"PATH": f"{path.parent}:{os.environ['PATH']}"}
+    script = subprocess.run(["sh", folder / "commands.sh"], env=environment, check=True, capture_output=True, cwd="/")
+    for here, *words in map(json.loads, script.stdout.splitlines()):
+        monkeypatch.chdir(here)
+        result = CliRunner().invoke(main, words)
+        assert result.exit_code == 0, result.output
     assert scores_of(folder) == pytest.approx(before, rel=0.01)
 
 
+@pytest.mark.usefixtures("plainly")
 @pytest.mark.parametrize("stage", ["train", "vocode", "evaluate"])
 def test_it_resumes_after_a_kill(tmp_path, voices, tiny_vocoder_folder, stage, monkeypatch):
     folder = tmp_path / "v"
@@ -142,6 +157,7 @@ def test_it_resumes_after_a_kill(tmp_path, voices, tiny_vocoder_folder, stage, m
     assert (folder / "page" / "index.html").is_file()
 
 
+@pytest.mark.usefixtures("plainly")
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_that_ends_training_ends_it_all(tmp_path, voices, tiny_vocoder_folder, monkeypatch, number, code):
     ended = TrainResult(step=3, skipped=0, best_loss=1.0, best_step=3, stopped_by=number)
@@ -174,6 +190,7 @@ def test_a_signal_in_training_loses_nothing(tmp_path, voices, tiny_vocoder_folde
     assert (folder / "page" / "index.html").is_file()
 
 
+@pytest.mark.usefixtures("plainly")
 def test_more_minutes_train_on(tmp_path, voices, tiny_vocoder_folder):
     folder = tmp_path / "v"
     result = run(folder, voices, "--kind", "voice", "--minutes", "1e-4", "--model", tiny_vocoder_folder)
@@ -186,6 +203,7 @@ def test_more_minutes_train_on(tmp_path, voices, tiny_vocoder_folder):
     assert json.loads((folder / "project.json").read_text())["minutes"] == 2
 
 
+@pytest.mark.usefixtures("plainly")
 def test_it_may_lie_in_the_recordings(tmp_path, voices, tiny_vocoder_folder):
     shutil.copytree(voices, tmp_path / "in")
     folder = tmp_path / "in" / "my voice"
@@ -232,6 +250,7 @@ def test_it_must_know_the_minutes_before_it_looks(tmp_path, voices):
     assert "Give --minutes 5, 20 or 60" in result.stderr
 
 
+@pytest.mark.usefixtures("plainly")
 def test_a_terminal_is_asked(tmp_path, voices, tiny_vocoder_folder, monkeypatch):
     monkeypatch.setattr(new, "_is_terminal", lambda: True)
     monkeypatch.setattr(new, "_run", lambda words: Path("run/last").mkdir(parents=True, exist_ok=True))
@@ -244,6 +263,7 @@ def test_a_terminal_is_asked(tmp_path, voices, tiny_vocoder_folder, monkeypatch)
     assert "--minutes 7" in (folder / "commands.sh").read_text()
 
 
+@pytest.mark.usefixtures("plainly")
 def test_another_kind_is_another_project(tmp_path, voices, tiny_vocoder_folder, monkeypatch):
     monkeypatch.setattr(new, "_run", lambda words: Path("run/last").mkdir(parents=True, exist_ok=True))
     monkeypatch.setattr(new, "_conclude", lambda *paths: None)
@@ -259,6 +279,7 @@ def test_a_model_of_the_other_kind_is_refused(tmp_path, voices, tiny_generator_f
     assert "is a generator, and voice need" in result.stderr
 
 
+@pytest.mark.usefixtures("plainly")
 def test_without_the_extras_it_says_so_first_and_measures_what_it_can(
     tmp_path, voices, tiny_vocoder_folder, monkeypatch
 ):
