@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from audiodiff.audio.transforms import FramedSTFT
 from audiodiff.engine.streaming import Window
-from audiodiff.networks.diffwave import ResidualLayer, gated_unit
+from audiodiff.networks.diffwave import ResidualLayer
 from audiodiff.networks.layers import SQRT_HALF
 from audiodiff.networks.stft_diffwave import STFTBranch, STFTDiffWave, apply_mask
 
@@ -32,12 +32,19 @@ class _Linear:
 
 
 class _Layer:
-    """The weights of a residual layer."""
+    """The weights of a residual layer.
 
-    def __init__(self, layer: ResidualLayer, dtype: torch.dtype) -> None:
+    The residual stream is kept without what the biases of the layers before have added to it, `offset`; the bias of the
+    taps takes it in, as it does the noise level. So a layer is three matrix products that add, and its gated unit.
+    """
+
+    def __init__(self, layer: ResidualLayer, offset: Tensor, dtype: torch.dtype) -> None:
         self.dilation, self.ahead = layer.dilation, layer.look_ahead
-        self.level = layer.level
-        self.taps, self.output = _Linear(layer.taps, dtype), _Linear(layer.output, dtype)
+        self.level, self.taps_of, self.offset = layer.level, layer.taps, offset
+        self.taps = layer.taps.weight.to(dtype).T
+        self.residual, self.skip = (half.T for half in layer.output.weight.to(dtype).chunk(2))
+        bias, self.skip_bias = layer.output.bias.chunk(2)
+        self.next_offset = (offset + bias) * SQRT_HALF
 
 
 class _Branch:
@@ -55,16 +62,18 @@ class _Branch:
         self, part: STFTDiffWave | STFTBranch, stft: FramedSTFT, hop_length: int, first: int, dtype: torch.dtype
     ) -> None:
         self.stft, self.positions_per_frame = stft, hop_length // stft.hop_length
-        self.layers = [_Layer(layer, dtype) for layer in part.stack.gated_layers()]
         self.input, self.skip, self.output = (_Linear(x, dtype) for x in (part.input, part.skip, part.output))
-        channels = part.input.out_features
-        self.columns = [slice(at, at + 2 * channels) for at in range(first, first + self.width, 2 * channels)]
-        self.dtype, self.channels = dtype, channels
-
-    @property
-    def width(self) -> int:
-        """Columns of its condition."""
-        return 2 * self.input.weight.shape[0] * len(self.layers)
+        self.dtype, self.channels = dtype, part.input.out_features
+        self.layers: list[_Layer] = []
+        offset = torch.zeros_like(part.input.bias)
+        for layer in part.stack.gated_layers():
+            self.layers.append(_Layer(layer, offset, dtype))
+            offset = self.layers[-1].next_offset
+        self.width = 2 * self.channels * len(self.layers)
+        self.columns = slice(first, first + self.width)
+        self.scale = len(self.layers) ** -0.5
+        skip_biases = torch.stack([layer.skip_bias for layer in self.layers]).sum(0)
+        self.skip_bias = (part.skip.bias + self.scale * part.skip.weight @ skip_biases).to(dtype)
 
 
 class IncrementalSTFT:
@@ -81,7 +90,7 @@ class IncrementalSTFT:
         hop_length = network.stft.hop_length
         self.branches = [_Branch(network, network.stft, hop_length, 0, dtype)]
         for branch in cast(Iterable[STFTBranch], network.branches):
-            first = sum(before.width for before in self.branches)
+            first = self.branches[-1].columns.stop
             self.branches.append(_Branch(branch, branch.stft, hop_length, first, dtype))
 
     def stream(
@@ -101,57 +110,90 @@ class IncrementalSTFT:
 
 
 class _Rows(NamedTuple):
-    """Rows of a stack between two layers, `(batch, positions, channels)` each: residual stream and sum of skips."""
+    """Rows of a stack between two layers, `(positions, batch, channels)` each: residual stream and sum of skips."""
 
     h: Tensor
     total: Tensor
 
 
 class _LayerState:
-    """A layer at one noise level: its last inputs, and how far its outputs have got."""
+    """A layer at one noise level: its last inputs, and how far its outputs have got.
+
+    Attributes:
+        bias: Of its taps, noise level and offset included `(batch, 2 * channels)`.
+        done: Outputs so far.
+    """
 
     def __init__(self, layer: _Layer, embedding: Tensor, dtype: torch.dtype) -> None:
-        self._layer, self._back = layer, 2 * layer.dilation - layer.ahead
-        self._level: Tensor = layer.level(embedding).unsqueeze(1).to(dtype)
-        self._h, self._total = Window(dim=1), Window(dim=1)
-        self._h.append(self._outside(self._back))
+        self._layer = layer
+        level = layer.level(embedding) + layer.offset
+        self.bias: Tensor = layer.taps_of(level.repeat(1, 3)).to(dtype)
+        self._outside = -level.to(dtype)  # what the taps see as zero
+        self._past, self._totals = self._outside.expand(2 * layer.dilation, -1, -1), level.new_zeros(0)
+        self._n_early = layer.ahead  # outputs before the first position, which the first inputs complete
         self.done = 0
 
-    def _outside(self, count: int) -> Tensor:
-        """Return rows that the taps see as zero, since the noise level is added to all rows."""
-        return -self._level.expand(-1, count, -1)
-
-    def push(self, rows: _Rows, condition: Window | None, branch: _Branch, index: int, *, last: bool) -> _Rows:
+    def push(self, rows: _Rows, conditions: _Conditions, index: int, *, last: bool) -> _Rows:
         """Take the next rows, maybe none; return those that have become complete."""
-        layer, back = self._layer, self._back
-        self._h.append(rows.h)
-        self._total.append(rows.total)
-        if last:
-            self._h.append(self._outside(layer.ahead))
-        start, stop = self.done, max(self.done, self._h.end - back - layer.ahead)
-        if stop == start:
-            return _Rows(rows.h[:, :0], rows.total[:, :0])
-        n, window = stop - start, self._h.view(start, stop + back + layer.ahead)
-        seen = window + self._level
-        y = layer.taps(torch.cat([seen[:, i * layer.dilation : i * layer.dilation + n] for i in range(3)], dim=2))
-        if condition is not None:
-            y += _expanded(condition, start, stop, branch.positions_per_frame, branch.columns[index])
-        residual, skip = layer.output(gated_unit(y)).chunk(2, dim=2)
-        done = _Rows((window[:, back : back + n] + residual) * SQRT_HALF, self._total.view(start, stop) + skip)
-        self.done = stop
-        self._h.discard_before(stop)
-        self._total.discard_before(stop)
-        return done
+        layer, h, total = self._layer, rows.h, rows.total
+        if last and layer.ahead:
+            h = torch.cat([h, self._outside.expand(layer.ahead, -1, -1)])
+        window = torch.cat([self._past, h])
+        self._past = window[len(h) :]
+        if layer.ahead:
+            total = torch.cat([self._totals, total]) if len(self._totals) else total
+        early = min(self._n_early, len(h))
+        n, self._n_early = len(h) - early, self._n_early - early
+        if layer.ahead:
+            total, self._totals = total[:n], total[n:]
+        if not n:
+            return _Rows(rows.h[:0], total)
+        window = window[early:]
+        batch, channels = window.shape[1:]
+        strides = (batch * channels, channels, layer.dilation * batch * channels, 1)
+        taps = window.as_strided((n, batch, 3, channels), strides).reshape(n * batch, 3 * channels)
+        y = torch.addmm(conditions.of_layer(index, self.done, self.done + n), taps, layer.taps)
+        self.done += n
+        gate, signal = y.chunk(2, dim=1)
+        gated = gate.sigmoid_().mul_(signal.tanh_())
+        back = 2 * layer.dilation - layer.ahead
+        h = window[back : back + n].flatten(0, 1)
+        h = torch.addmm(h, gated, layer.residual, beta=SQRT_HALF, alpha=SQRT_HALF)
+        total = torch.addmm(total.flatten(0, 1), gated, layer.skip)
+        return _Rows(h.unflatten(0, (n, batch)), total.unflatten(0, (n, batch)))
 
 
-def _expanded(condition: Window, start: int, stop: int, positions_per_frame: int, columns: slice) -> Tensor:
-    """Return the condition of positions [start, stop), each that of its frame."""
-    low, high = start // positions_per_frame, -(-stop // positions_per_frame)
-    rows = condition.view(low, high)[..., columns]
-    if positions_per_frame == 1:
-        return rows
-    first = start - low * positions_per_frame
-    return rows.repeat_interleave(positions_per_frame, dim=1)[:, first : first + stop - start]
+class _Conditions:
+    """What is added to the taps of all layers of a branch: the condition of each position, and their biases.
+
+    Args:
+        branch: Its weights.
+        bias: Of the layers side by side `(batch, width)`.
+    """
+
+    def __init__(self, branch: _Branch, bias: Tensor) -> None:
+        self._branch, self._bias = branch, bias
+        self._rows = Window(dim=0)
+        self._range, self._viewed = (0, 0), bias[:0]
+
+    def append(self, condition: Tensor) -> None:
+        """Add the condition of the next frames, of all branches `(batch, frames, widths)`."""
+        rows = condition[..., self._branch.columns].to(self._bias.dtype).transpose(0, 1) + self._bias
+        if self._branch.positions_per_frame > 1:
+            rows = rows.repeat_interleave(self._branch.positions_per_frame, dim=0)
+        self._rows.append(rows)
+
+    def of_layer(self, index: int, start: int, stop: int) -> Tensor:
+        """Return that of a layer at positions [start, stop) `(positions * batch, 2 * channels)`."""
+        if self._range != (start, stop):
+            rows = self._rows.view(start, stop) if self._rows.end else self._bias.expand(stop - start, -1, -1)
+            self._range, self._viewed = (start, stop), rows
+        width = 2 * self._branch.channels
+        return self._viewed[..., index * width : (index + 1) * width].flatten(0, 1)
+
+    def discard_before(self, position: int) -> None:
+        """Discard what lies before a position."""
+        self._rows.discard_before(position)
 
 
 class _BranchState:
@@ -160,37 +202,43 @@ class _BranchState:
     def __init__(self, branch: _Branch, embedding: Tensor) -> None:
         self._branch, self._stft = branch, branch.stft
         self._layers = [_LayerState(layer, embedding, branch.dtype) for layer in branch.layers]
+        self._conditions = _Conditions(branch, torch.cat([layer.bias for layer in self._layers], dim=1))
         self._samples, self._spectra, self._n_frames = Window(dim=1), Window(dim=1), 0
         self._overlap: Tensor | None = None
         self._ahead_of = self._stft.margin
 
-    @property
-    def frames_done(self) -> int:
-        """Frames of the condition that no layer needs any more."""
-        return self._layers[-1].done // self._branch.positions_per_frame
-
-    def push(self, x: Tensor, condition: Window | None, *, last: bool) -> Tensor:
-        """Take the next samples `(batch, time)`; return the samples of y that have become complete."""
+    def push(self, x: Tensor, condition: Tensor | None, *, last: bool) -> Tensor:
+        """Take the next samples `(batch, time)` and their condition; return the samples of y that are complete now."""
         edge = x.new_zeros(len(x), self._stft.margin)
         if not self._samples.end:
             self._samples.append(edge)
         self._samples.append(x)
         if last:
             self._samples.append(edge)
+        if condition is not None:
+            self._conditions.append(condition)
         spectrum = self._analyse(x)
         self._spectra.append(spectrum)
-        branch = self._branch
-        h = torch.relu(branch.input(torch.cat([spectrum.real, spectrum.imag], dim=2).to(branch.dtype)))
-        rows, start = _Rows(h, torch.zeros_like(h)), self._layers[-1].done
+        masked = self._mask(spectrum, last=last)
+        return x[:, :0] if masked is None else self._synthesise(masked, last=last)
+
+    def _mask(self, spectrum: Tensor, *, last: bool) -> Tensor | None:
+        """Run the stack on new spectra; return the masked ones that have become complete, if any."""
+        branch, start = self._branch, self._layers[-1].done
+        features = torch.cat([spectrum.real, spectrum.imag], dim=2).to(branch.dtype).transpose(0, 1)
+        h = branch.input(features).relu_()
+        rows = _Rows(h, torch.zeros_like(h))
         for index, layer in enumerate(self._layers):
-            rows = layer.push(rows, condition, branch, index, last=last)
+            rows = layer.push(rows, self._conditions, index, last=last)
         stop = self._layers[-1].done
         if stop == start:
-            return x[:, :0]
-        output = branch.output(torch.relu(branch.skip(rows.total * len(self._layers) ** -0.5))).float()
+            return None
+        self._conditions.discard_before(stop)
+        h = torch.addmm(branch.skip_bias, rows.total.flatten(0, 1), branch.skip.weight.T, alpha=branch.scale).relu_()
+        output = branch.output(h).float().unflatten(0, (stop - start, -1)).transpose(0, 1)
         masked = apply_mask(self._spectra.view(start, stop), output)
         self._spectra.discard_before(stop)
-        return self._synthesise(masked, last=last)
+        return masked
 
     def _analyse(self, x: Tensor) -> Tensor:
         """Return the spectra of the frames that have become complete."""
@@ -224,7 +272,7 @@ class _NetworkState:
         self._embedding = weights.network.embed_level(log_snr, global_condition)
         self._branches = [_BranchState(branch, self._embedding) for branch in weights.branches]
         self._alpha, self._sigma = (torch.sigmoid(sign * log_snr).sqrt().view(-1, 1, 1) for sign in (1, -1))
-        self._x, self._condition = Window(dim=2), Window(dim=1)
+        self._x = Window(dim=2)
         self._y = [Window(dim=1) for _ in weights.branches]
         self._waiting: deque[tuple[int, int]] = deque()
 
@@ -232,19 +280,15 @@ class _NetworkState:
         """Take the next piece `(batch, 1, time)`; return the predictions of pieces that have become complete."""
         self._waiting.append((self._x.end, self._x.end + x.shape[2]))
         self._x.append(x)
-        if condition is not None:
-            self._condition.append(condition)
-        return self._advance(x[:, 0], last=False)
+        return self._advance(x[:, 0], condition, last=False)
 
     def finish(self) -> list[Tensor]:
         """End the signal; return the predictions that are left."""
-        return self._advance(self._embedding.new_zeros(len(self._embedding), 0), last=True)
+        return self._advance(self._embedding.new_zeros(len(self._embedding), 0), None, last=True)
 
-    def _advance(self, x: Tensor, *, last: bool) -> list[Tensor]:
-        condition = self._condition if self._condition.end else None
+    def _advance(self, x: Tensor, condition: Tensor | None, *, last: bool) -> list[Tensor]:
         for branch, y in zip(self._branches, self._y, strict=True):
             y.append(branch.push(x, condition, last=last))
-        self._condition.discard_before(min(branch.frames_done for branch in self._branches))
         done = []
         while self._waiting and self._waiting[0][1] <= min(y.end for y in self._y):
             start, stop = self._waiting.popleft()
