@@ -188,6 +188,11 @@ class IncrementalEngine(PlainEngine):
         super().__init__(network, config, dtype, torch.device("cpu"))
         self._weights = IncrementalSTFT(network, dtype)
 
+    def encode(self, mel: Tensor, start: int, stop: int) -> Tensor:
+        """Prepare a condition; see `Engine.encode`."""
+        with self._autocast():
+            return self._weights.encode(mel, start, stop)
+
     def stream(
         self,
         signal: Iterable[Tensor],

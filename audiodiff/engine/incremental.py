@@ -12,14 +12,13 @@ from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from audiodiff.audio.transforms import FramedSTFT
 from audiodiff.engine.streaming import Window
+from audiodiff.networks.conditioning import FrameConditioner
 from audiodiff.networks.diffwave import ResidualLayer
 from audiodiff.networks.layers import SQRT_HALF
 from audiodiff.networks.stft_diffwave import STFTBranch, STFTDiffWave, apply_mask
-
 
 _FEW_ROWS = 8
 """Up to so many rows, reading the weights is what a matrix product costs."""
@@ -35,7 +34,7 @@ def _product(x: Tensor, weight: Tensor, added: Tensor, *, beta: float = 1.0, alp
         beta: Factor of `added`.
         alpha: Factor of the product.
     """
-    if len(x) > _FEW_ROWS:
+    if x.shape[0] > _FEW_ROWS:
         return torch.addmm(added, x, weight.T, beta=beta, alpha=alpha)
     return torch.addmm(added.T, weight, x.contiguous().T, beta=beta, alpha=alpha).T
 
@@ -111,6 +110,28 @@ class IncrementalSTFT:
         for branch in cast(Iterable[STFTBranch], network.branches):
             first = self.branches[-1].columns.stop
             self.branches.append(_Branch(branch, branch.stft, hop_length, first, dtype))
+        parts: list[STFTDiffWave | STFTBranch] = [network, *cast(Iterable[STFTBranch], network.branches)]
+        conditioners = [part.stack.conditioner for part in parts]
+        projections = [one.weight for one in conditioners if isinstance(one, FrameConditioner)]
+        self._projection = torch.cat(projections).to(dtype) if projections else None
+        self._encoder_output = network.mel_encoder and _Linear(network.mel_encoder.output, dtype)
+
+    def encode(self, mel: Tensor, start: int, stop: int) -> Tensor:
+        """Prepare the condition of frames [start, stop); see `audiodiff.engine.choose.Engine`.
+
+        What lies around them is only seen by the encoder of the mel, and not projected.
+        """
+        network, weight = self.network, self._projection
+        if network.normalise_mel is None or weight is None:
+            raise TypeError("this network was built without a mel condition")
+        features: Tensor = network.normalise_mel(mel)
+        rows = features[:, start:stop].to(weight.dtype)
+        encoded = rows.new_zeros(1, len(weight))
+        if network.mel_encoder is not None and self._encoder_output is not None:
+            hidden = network.mel_encoder.hidden(features)[:, start:stop].to(weight.dtype)
+            encoded = self._encoder_output(hidden.flatten(0, 1))
+        product: Tensor = _product(rows.flatten(0, 1), weight, encoded).unflatten(0, rows.shape[:2])
+        return product
 
     def stream(
         self,
@@ -158,11 +179,11 @@ class _LayerState:
         if last and layer.ahead:
             h = torch.cat([h, self._outside.expand(layer.ahead, -1, -1)])
         window = torch.cat([self._past, h])
-        self._past = window[len(h) :]
+        self._past = window[h.shape[0] :]
         if layer.ahead:
-            total = torch.cat([self._totals, total]) if len(self._totals) else total
-        early = min(self._n_early, len(h))
-        n, self._n_early = len(h) - early, self._n_early - early
+            total = torch.cat([self._totals, total]) if self._totals.shape[0] else total
+        early = min(self._n_early, h.shape[0])
+        n, self._n_early = h.shape[0] - early, self._n_early - early
         if layer.ahead:
             total, self._totals = total[:n], total[n:]
         if not n:

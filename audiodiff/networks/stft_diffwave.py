@@ -175,8 +175,12 @@ class MelEncoder(nn.Module):
 
     def forward(self, features: Tensor) -> tuple[Tensor, ...]:
         """Map mel features `(batch, frames, n_mels)` to conditions of each branch `(batch, frames, width)`."""
+        split: tuple[Tensor, ...] = self.output(self.hidden(features)).split(self._widths, dim=2)
+        return split
+
+    def hidden(self, features: Tensor) -> Tensor:
+        """Map mel features `(batch, frames, n_mels)` to what is projected `(batch, frames, channels)`."""
         h = self.input(features)
         for layer in (layer for layer in self.layers if isinstance(layer, nn.Linear)):
             h = h + functional.silu(dilated_convolution(layer, h, 1, self._ahead))
-        split: tuple[Tensor, ...] = self.output(functional.rms_norm(h, (h.shape[2],))).split(self._widths, dim=2)
-        return split
+        return functional.rms_norm(h, (h.shape[2],))
