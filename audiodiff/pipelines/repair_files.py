@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
@@ -233,23 +233,25 @@ def _repair_one(
         return RepairResult(job, None, _save(job.target, audio, rate, source), f"left as it is: {reason}")
     if restored and (restored[1] is None or options.config.method == "baseline"):
         on_progress(1)
-        return _saved(job, restored[0], rate, source, note)
+        repaired = restored[0]
+        if isinstance(degradation, Clipping) and same_depth(source, job.target) != "FLOAT":
+            repaired, note = _turned_down(repaired)
+        return RepairResult(job, None, _save(job.target, repaired, rate, source), note)
     if rate != pipeline.sample_rate:
         rate, restored = pipeline.sample_rate, None
         audio = load_recording(job.source, rate, resample=options.resample).to(pipeline.device)
         degradation, note = find_damage(options.degradation(audio, rate), audio, rate)
     repaired = _repair(pipeline, audio, degradation, options, on_progress, restored=restored)
-    return replace(_saved(job, repaired, rate, source, note), is_generated=True)
+    return RepairResult(job, None, _save(job.target, repaired, rate, source), note, is_generated=True)
 
 
-def _saved(job: Job, audio: Tensor, sample_rate: int, source: AudioInfo, note: str) -> RepairResult:
-    """Write a repaired recording, turned down where it would else be clipped (again)."""
+def _turned_down(audio: Tensor) -> tuple[Tensor, str]:
+    """Turn audio down where restored peaks would else be clipped again, and say so."""
     peak = float(audio.abs().max())
-    if peak > 1 and same_depth(source, job.target) != "FLOAT":
-        audio = audio * (_FULL_SCALE / peak)
-        down = f"turned down by {20 * math.log10(peak / _FULL_SCALE):.1f} dB to make room for its peaks"
-        note = ", ".join(filter(None, [note, down]))
-    return RepairResult(job, None, _save(job.target, audio, sample_rate, source), note)
+    if peak <= 1:
+        return audio, ""
+    down = 20 * math.log10(peak / _FULL_SCALE)
+    return audio * (_FULL_SCALE / peak), f"turned down by {down:.1f} dB to make room for its peaks"
 
 
 def _try_one(
