@@ -120,6 +120,8 @@ class Gaps:
         mask = torch.zeros(audio.shape[-1], dtype=torch.bool, device=audio.device)
         for first, end in self.samples(audio.shape[-1]):
             mask[first:end] = True
+        if bool(mask.all()):
+            raise AudioError(f"the gaps are all of the recording ({audio.shape[-1] / self.sample_rate:.3f} s).")
         return mask
 
     def degrade(self, audio: Tensor, noise: Tensor) -> Tensor:

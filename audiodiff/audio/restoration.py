@@ -18,6 +18,8 @@ AR_ORDERS = (96, 1200)
 """Orders of linear prediction, for noise-like sounds and voices, and for notes that ring on (54 ms at 22,050 Hz)."""
 _CONTEXT = (2048, 4)
 """Samples on either side of a gap that the prediction is fitted to: at least so many, and so many per order."""
+_LONGEST = 24_000
+"""Samples of a gap that are predicted at once, which takes time by their square."""
 _DITHER = 1e-3
 """Of the sides, -60 dB: a band without any sound would take all precision."""
 _SILENCE = 1e-12
@@ -52,7 +54,7 @@ def fill_gap(samples: _Array, start: int, stop: int, order: int = AR_ORDERS[0]) 
         order: Order of the prediction, lowered where there is little context.
 
     Returns:
-        The missing samples `(stop - start,)`.
+        The missing samples `(stop - start,)`; silence in the middle of a long gap, where any prediction has died away.
     """
     from scipy.linalg import solve_toeplitz
 
@@ -69,9 +71,12 @@ def fill_gap(samples: _Array, start: int, stop: int, order: int = AR_ORDERS[0]) 
     first = min(start, order)
     known[first : first + stop - start] = 0
     pull = np.convolve(known, np.concatenate([weights[:0:-1], weights]))[order:]
-    column = np.zeros(stop - start)
-    column[: order + 1] = weights[: stop - start]
-    filled: _Array = solve_toeplitz(column, -pull[first : first + stop - start])
+    pull, filled = pull[first : first + stop - start], np.zeros(stop - start)
+    half = _LONGEST // 2
+    for part in [slice(None)] if len(pull) <= _LONGEST else [slice(half), slice(-half, None)]:
+        column = np.zeros(len(pull[part]))
+        column[: order + 1] = weights[: len(column)]
+        filled[part] = solve_toeplitz(column, -pull[part])
     return filled
 
 
@@ -114,11 +119,11 @@ def choose_order(
 
     Returns:
         The best order, and the signal-to-noise ratio in dB that it has there; the lowest and minus infinity where there
-        is no room.
+        is no room, or the gap is long.
     """
     length, errors = stop - start, dict[int, list[float]]((order, []) for order in orders)
     room = max(length, orders[-1])
-    for part in (slice(start), slice(len(samples), stop - 1, -1)):
+    for part in (slice(start), slice(len(samples), stop - 1, -1)) if length <= _LONGEST else ():
         side, unknown = samples[part], missing[part]
         end = len(side) - room
         first = end - length
@@ -161,7 +166,8 @@ def estimate_noise(audio: Tensor) -> Tensor:
     power, window = _stft(audio)[0].abs().square(), torch.hann_window(N_FFT)
     silent = (power.sum(1, keepdim=True) < _DIGITAL_SILENCE).float()
     silent = functional.max_pool1d(silent, 2 * N_FFT // _HOP - 1, 1, N_FFT // _HOP - 1)  # and what reaches into it
-    power = power[..., silent.amax((0, 1)) == 0]
+    heard = silent.amin((1, 2)) == 0  # a channel that is never heard says nothing of the others
+    power = power[..., (silent[heard] == 0).all(0).flatten() & heard.any()]
     n_frames = power.shape[-1]
     if n_frames < _NOISE_FRAMES:
         return power.new_zeros(power.shape[:-1])

@@ -103,6 +103,17 @@ def ringing(n_samples):
     return 0.1 * np.sum(parts, 0)
 
 
+def test_of_a_long_gap_only_the_edges_are_predicted():
+    samples = np.random.default_rng(0).standard_normal(150_000)
+    missing = np.zeros(len(samples), bool)
+    assert choose_order(samples, 60_000, 90_000, missing) == (AR_ORDERS[0], -np.inf)
+    filled = fill_gap(np.sin(0.1 * np.arange(150_000)), 60_000, 90_000)
+    assert np.allclose(filled[:500], np.sin(0.1 * np.arange(60_000, 60_500)), atol=0.1)
+    assert np.allclose(filled[-500:], np.sin(0.1 * np.arange(89_500, 90_000)), atol=0.1)
+    assert not filled[12_000:-12_000].any()
+    assert np.abs(filled).max() < 2
+
+
 def test_the_order_of_linear_prediction_is_what_fits_beside_the_gap():
     note, noise = ringing(22050), 0.1 * np.random.default_rng(0).standard_normal(22050)
     start, stop = 11000, 11441
@@ -215,6 +226,8 @@ def test_a_gap_outside_is_refused(speech):
     ):
         with pytest.raises(AudioError, match=message):
             Gaps((span,), RATE).observe(speech)
+    with pytest.raises(AudioError, match=r"the gaps are all of the recording \(1.000 s\)"):
+        Gaps(((0.0, 0.6), (0.5, 1.0)), RATE).restored(speech)
 
 
 @pytest.mark.parametrize("n_samples", [1, 100, 256, 257])
@@ -260,3 +273,5 @@ def test_noise_is_found_between_digital_silence_and_not_in_it():
     assert torch.allclose(estimate_noise(noise).square().mean(1).sqrt(), torch.tensor([0.1, 0.2]), rtol=0.15)
     assert not estimate_noise(torch.zeros(1, RATE)).any()
     assert not estimate_noise(noise[:, :500]).any()
+    noise[0] = 0
+    assert torch.allclose(estimate_noise(noise).square().mean(1).sqrt(), torch.tensor([0.0, 0.2]), rtol=0.15)
