@@ -58,8 +58,8 @@ def write_report(report: Report, path: Path) -> None:
     text = report.model_dump_json(indent=None if path.suffix == HISTORY else 1) + "\n"
     if path.suffix == HISTORY and path.exists():
         run = Report.model_dump_json(report, include={"command", "date"})[1:-1]
-        lines = read_text(path, ConfigError).splitlines(keepends=True)
-        text = "".join(line for line in lines if run not in line) + text
+        lines = filter(None, read_text(path, ConfigError).split("\n"))  # the last may lack its end
+        text = "".join(f"{line}\n" for line in lines if run not in line) + text
     with replacing(path) as part:
         part.write_text(text, encoding="utf-8")
 
@@ -104,6 +104,8 @@ def _rows(report: Report) -> Iterator[tuple[str, Measurement, Measurement | None
 
 
 def _ratio(old: Measurement, new: Measurement) -> str:
+    if not old.low > 0:
+        return "n/a"
     low, high = new.low / old.high, new.high / old.low
     return f"{new.median / old.median:.2f} ({low:.2f}-{high:.2f})"
 

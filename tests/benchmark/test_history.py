@@ -58,10 +58,15 @@ def test_other_rows_and_another_machine_are_said(report):
     assert changes(old, new).rows[0][0] == "no row in common"
 
 
+def test_nothing_is_a_ratio_to_no_time(report):
+    assert changes(with_seconds(report, [0.0]), with_seconds(report, [1.0])).rows[0][3] == "n/a"
+
+
 def test_a_history_has_one_line_a_run(report, tmp_path):
     path, later = tmp_path / "speed.jsonl", report.model_copy(update={"date": "2026-01-02T00:00:00+00:00"})
     for each in (report, report.model_copy(update={"synthesis": ()}), later.model_copy(update={"notes": ()}), later):
         write_report(each, path)
+        path.write_text(path.read_text().rstrip())  # as some editors leave it
     assert len(path.read_text().splitlines()) == 2
     assert read_report(path) == later
 
