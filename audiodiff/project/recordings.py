@@ -18,7 +18,7 @@ from audiodiff.audio.io import load_audio, make_folder, save_audio
 from audiodiff.choices import ProjectKind
 from audiodiff.data.doctor import Examined, Finding, Source, examine
 from audiodiff.data.features import decode_with_ffmpeg
-from audiodiff.data.manifest import Recording, Scan, probe, scan_folder
+from audiodiff.data.manifest import FOREIGN_EXTENSIONS, Recording, Scan, probe, scan_folder
 from audiodiff.data.measure import Measurement
 from audiodiff.errors import AudioError, DataError
 
@@ -103,12 +103,14 @@ def look(
 
 def _scan(source: Path, project: Path, workers: int) -> Scan:
     def convert(path: Path) -> Path:
-        name = path.name + ".flac"  # with its extension, lest two that differ in it become one
-        return decode_with_ffmpeg(path, project / "converted" / path.relative_to(source).parent / name)
+        folder = Path(*path.absolute().parent.parts[1:])  # the whole path, and the extension: others have the same name
+        return decode_with_ffmpeg(path, project / "converted" / folder / f"{path.name}.flac")
 
     if source.is_dir():
         return scan_folder(source, workers, convert=convert, without=project, decode=True)
     try:
+        if source.suffix.lower() in FOREIGN_EXTENSIONS:
+            source = convert(source)
         return Scan([probe(source, decode=True)], [])
     except AudioError as error:
         return Scan([], [(source, str(error))])

@@ -1,5 +1,6 @@
 """Which recordings of a folder are used, what they are taken for, and how they are cut, labelled and divided."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -155,3 +156,25 @@ def test_a_label_keeps_a_sound_to_train_on(tmp_path):
 def test_too_few_recordings_are_refused_with_what_would_do(n):
     with pytest.raises(DataError, match=rf"{n} usable recordings are too few.*one of 40 s or more"):
         hold_out(recordings(n), [str(i) for i in range(n)], "voice")
+
+
+def test_recordings_of_a_telephone_are_converted_wherever_they_are_given(tmp_path, monkeypatch):
+    """ffmpeg is stood in for by a program that copies its input, which here is FLAC under another name."""
+    tools = tmp_path / "bin"
+    tools.mkdir()
+    (tools / "ffmpeg").write_text(
+        '#!/bin/sh\nfor last; do :; done\nwhile [ "$1" != -i ]; do shift; done\ncat "$2" > "$last"\n'
+    )
+    (tools / "ffmpeg").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tools), prepend=os.pathsep)
+    files = [tmp_path / folder / "note.M4A" for folder in ("a", "b")]
+    for frequency, file in zip((220, 330), files, strict=True):
+        tone(file.with_suffix(".flac"), frequency).rename(file)
+    for sources in (files, [tmp_path / "a", tmp_path / "b"]):
+        found = look(sources, tmp_path / "project", 1)
+        assert len({one.recording.audio for one in found.usable}) == 2
+        assert not found.left_out
+    monkeypatch.setenv("PATH", "")
+    found = look(files[:1], tmp_path / "elsewhere", 1)
+    assert not found.usable
+    assert "Install" in found.left_out[0]
