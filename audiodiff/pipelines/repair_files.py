@@ -34,6 +34,8 @@ _FEWEST_CLIPPED = 8
 """Samples at its peak that a recording has at least where it was clipped."""
 _CLEAN_SNR = 35.0
 """Signal-to-noise ratio in dB, as estimated, from which a recording counts as clean."""
+_SHORTEST_NOISY = 0.5
+"""Seconds in which there may be a pause, where noise is heard alone."""
 _GOES_ON = 20.0
 """By how many dB the level falls at least where the bandwidth of a recording ends."""
 _FULL_SCALE = 1 - 2**-15
@@ -159,6 +161,10 @@ def find_damage(degradation: Degradation, audio: Tensor, sample_rate: int) -> tu
         note = f"noise estimated at {degradation.snr_db:.1f} dB SNR"
         if not degradation.spectrum.any():
             raise NothingToRepairError("no steady noise was found; --denoise SNR_DB says how loud it is")
+        if seconds < _SHORTEST_NOISY:
+            raise NothingToRepairError(
+                f"{seconds:.2f} s are too short to tell noise from sound; --denoise SNR_DB says how loud it is"
+            )
         if degradation.snr_db >= _CLEAN_SNR:
             raise NothingToRepairError(f"{note}, which is clean; --denoise SNR_DB filters all the same")
     if isinstance(degradation, LowPass):
@@ -233,16 +239,16 @@ def _repair_one(
         return RepairResult(job, None, _save(job.target, audio, rate, source), f"left as it is: {reason}")
     if restored and (restored[1] is None or options.config.method == "baseline"):
         on_progress(1)
-        repaired = restored[0]
-        if isinstance(degradation, Clipping) and same_depth(source, job.target) != "FLOAT":
-            repaired, note = _turned_down(repaired)
-        return RepairResult(job, None, _save(job.target, repaired, rate, source), note)
-    if rate != pipeline.sample_rate:
-        rate, restored = pipeline.sample_rate, None
-        audio = load_recording(job.source, rate, resample=options.resample).to(pipeline.device)
-        degradation, note = find_damage(options.degradation(audio, rate), audio, rate)
-    repaired = _repair(pipeline, audio, degradation, options, on_progress, restored=restored)
-    return RepairResult(job, None, _save(job.target, repaired, rate, source), note, is_generated=True)
+        repaired, is_generated = restored[0], False
+    else:
+        if rate != pipeline.sample_rate:
+            rate, restored = pipeline.sample_rate, None
+            audio = load_recording(job.source, rate, resample=options.resample).to(pipeline.device)
+            degradation, note = find_damage(options.degradation(audio, rate), audio, rate)
+        repaired, is_generated = _repair(pipeline, audio, degradation, options, on_progress, restored=restored), True
+    if isinstance(degradation, Clipping) and same_depth(source, job.target) != "FLOAT":
+        repaired, note = _turned_down(repaired)
+    return RepairResult(job, None, _save(job.target, repaired, rate, source), note, is_generated=is_generated)
 
 
 def _turned_down(audio: Tensor) -> tuple[Tensor, str]:

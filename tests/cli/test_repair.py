@@ -104,6 +104,14 @@ def test_a_recording_without_such_damage_is_left_as_it_is(repair, options, said)
     assert np.array_equal(soundfile.read("in.wav", dtype="int32")[0], soundfile.read("out.flac", dtype="int32")[0])
 
 
+def test_what_is_too_short_to_have_a_pause_is_left_as_it_is(repair):
+    vowel = sum(np.sin(2 * np.pi * 120 * k * np.arange(2000) / RATE) / k for k in range(1, 9)) / 4
+    soundfile.write("vowel.wav", vowel, RATE)
+    said = repair("vowel.wav", "-o", "out.wav", "--denoise").stdout
+    assert "left as it is: 0.25 s are too short to tell noise from sound" in said
+    assert (soundfile.read("out.wav")[0] == soundfile.read("vowel.wav")[0]).all()
+
+
 def test_silence_is_left_as_it_is(repair):
     soundfile.write("silent.wav", np.zeros(2000), RATE)
     for option in ("--declip", "--denoise"):

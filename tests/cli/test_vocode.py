@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import re
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -541,3 +544,29 @@ def test_progress_reaches_the_number_of_files(save_voice, vocoder, tmp_path):
         options = VocodeOptions(batch_size=batch_size)
         assert all(result.error is None for result in vocode_files(vocoder, jobs, options, calls.append))
         assert sum(calls) == pytest.approx(5)
+
+
+INTERRUPTED = """
+import os, signal, sys
+from audiodiff.pipelines import vocode_files
+saved = vocode_files.save_audio
+
+def save(*args, **kwargs):
+    saved(*args, **kwargs)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+vocode_files.save_audio = save
+from audiodiff.cli.main import main
+main()
+"""
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="needs POSIX signals")
+def test_sigterm_leaves_whole_files_only(save_voice, tiny_vocoder_folder, tmp_path):
+    recordings = [save_voice(tmp_path / "in" / f"{i}.wav", 0.3, seed=i) for i in range(6)]
+    words = ["vocode", *recordings, "-o", tmp_path / "out", "--model", tiny_vocoder_folder, "--threads", "1"]
+    run = subprocess.run([sys.executable, "-c", INTERRUPTED, *map(str, words)], capture_output=True, text=True)
+    assert run.returncode == 143, run.stderr
+    left = sorted((tmp_path / "out").iterdir())
+    assert 1 <= len(left) < 6
+    assert all(path.name[0] in "012345" and load_audio(path).shape[-1] > 1000 for path in left)
