@@ -129,6 +129,20 @@ def test_a_tiled_network_hears_its_label_and_needs_no_mel(name):
     assert error(made[0], made[1]) > 1e-3
 
 
+@pytest.mark.parametrize("name", INCREMENTAL)
+def test_the_clips_of_an_incremental_batch_have_conditions_of_their_own(name):
+    network, config = make(name, labels=("a", "b"))
+    engine = IncrementalEngine(network, config, torch.float32)
+    x, mel = torch.randn(2, 1, BLOCKS * MEL.hop_length), torch.randn(2, MEL.n_mels, BLOCKS)
+    with torch.inference_mode():
+        given = network.embed(GlobalConditions(torch.tensor([0, 1])))
+        made = torch.cat(streamed(engine, x, mel, [7, 30, 3], given), dim=-1)
+        whole = network(x, LEVEL.float().repeat(2), network.encode(mel), given)
+        exchanged = network(x, LEVEL.float().repeat(2), network.encode(mel), given.flip(0))
+    assert error(made, whole) < 2e-6
+    assert error(made, exchanged) > 1e-3
+
+
 @pytest.mark.parametrize("tile", [1, 5, 64, 4096])
 def test_the_size_of_a_tile_changes_nothing(tile):
     network, _ = make("diffwave", mel=False)
