@@ -13,7 +13,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, ThreadPoolExecutor, as_completed, wait
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -70,43 +70,6 @@ def parallel_map(function: Callable[[Given], Result], items: Iterable[Given], wo
         return
     with ThreadPoolExecutor(workers, initializer=partial(torch.set_num_threads, 1)) as pool:
         yield from pool.map(function, items)
-
-
-def map_unordered(
-    function: Callable[[Given], Result], items: Iterable[Given], workers: int, stop: threading.Event, n_threads: int
-) -> Iterator[Result]:
-    """Apply a function to every item in threads, and yield each result as soon as it is there.
-
-    Args:
-        function: What to do; it is called in several threads at once.
-        items: What to do it to; the next one is taken when a thread is free for it.
-        workers: How many threads.
-        stop: Set at the end, also by an error or a caller that wants no more results; the function should end soon.
-        n_threads: Threads of torch in each.
-
-    Yields:
-        The results, in any order.
-
-    Raises:
-        Exception: What the function raised for an item; what has not begun by then is left.
-    """
-    pool, futures = ThreadPoolExecutor(workers, "audiodiff", _begin_thread, (n_threads,)), set[Future[Result]]()
-    try:
-        for item in items:
-            futures.add(pool.submit(function, item))
-            if len(futures) == workers:
-                done, futures = wait(futures, return_when=FIRST_COMPLETED)
-                yield from (future.result() for future in done)
-        yield from (future.result() for future in as_completed(futures))
-    finally:
-        stop.set()
-        pool.shutdown(cancel_futures=True)
-        torch.set_num_threads(torch.get_num_threads())  # for threads still to come, which would have those of the pool
-
-
-def _begin_thread(n_threads: int) -> None:
-    torch.get_num_threads()  # the first look in a thread takes the number for all; only then it can have its own
-    torch.set_num_threads(n_threads)
 
 
 def process_map(

@@ -22,6 +22,8 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import Tensor
 
+from audiodiff.engine.threads import begin_thread
+
 T = TypeVar("T")
 S = TypeVar("S")
 R = TypeVar("R")
@@ -343,7 +345,7 @@ class ThreadPipeline:
 
     def __enter__(self) -> ThreadPipeline:
         before = torch.get_num_threads()
-        self._threads = ThreadPoolExecutor(self.size, "audiodiff", _set_torch_threads, (self._n_threads,))
+        self._threads = ThreadPoolExecutor(self.size, "audiodiff", begin_thread, (self._n_threads,))
         all_there = Barrier(self.size)
         for started in [self._threads.submit(all_there.wait) for _ in range(self.size)]:
             started.result()
@@ -393,8 +395,3 @@ class ThreadPipeline:
             with contextlib.suppress(Empty):
                 return queue.get(timeout=_PATIENCE)
         return _END
-
-
-def _set_torch_threads(n_threads: int) -> None:
-    torch.get_num_threads()  # the first look in a thread takes the number for all; only then it can have its own
-    torch.set_num_threads(n_threads)

@@ -19,8 +19,9 @@ from audiodiff.audio.mel_matching import refuse_unlikely
 from audiodiff.config import MelConfig
 from audiodiff.data.manifest import Recording
 from audiodiff.data.mels import read_likely_mel, recording_mel
-from audiodiff.data.parallel import map_unordered, share
+from audiodiff.data.parallel import share
 from audiodiff.engine.choose import Dtype
+from audiodiff.engine.threads import map_unordered
 from audiodiff.errors import AudiodiffError, ConfigError, needed
 from audiodiff.pipelines.base import SynthesisChanges
 from audiodiff.pipelines.channels import common_phases, vocode_channels

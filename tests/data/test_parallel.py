@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from audiodiff.data.parallel import default_workers, map_unordered, parallel_map, process_map, share
+from audiodiff.data.parallel import default_workers, parallel_map, process_map, share
 
 ROOT = Path(__file__).parents[2]
 MAIN = """
@@ -282,48 +282,6 @@ def test_the_end_waits_for_what_is_in_hand(tmp_path):
     began = time.monotonic()
     assert list(asked) == []
     assert time.monotonic() - began >= 0.25
-
-
-def test_results_come_as_they_are_made():
-    first, stop = threading.Event(), threading.Event()
-
-    def work(number):
-        if number == 0:
-            first.wait(10)
-        if number == 3:
-            first.set()
-        return number
-
-    results = list(map_unordered(work, iter(range(5)), 2, stop, 1))
-    assert results[:2] == [1, 2]
-    assert sorted(results) == list(range(5))
-
-
-def test_items_are_taken_when_a_thread_is_free():
-    taken = []
-
-    def items():
-        for number in range(9):
-            taken.append(number)
-            yield number
-
-    results = map_unordered(lambda number: number, items(), 3, threading.Event(), 1)
-    next(results)
-    assert len(taken) <= 3
-    results.close()
-
-
-def test_an_error_stops_the_others():
-    stop = threading.Event()
-
-    def work(number):
-        if number == 1:
-            raise OSError("a disk")
-        return stop.wait(10)
-
-    with pytest.raises(OSError, match="a disk"):
-        list(map_unordered(work, range(5), 2, stop, 1))
-    assert stop.is_set()
 
 
 def test_where_nothing_can_be_written_the_files_are_given_out_all_the_same(tmp_path):

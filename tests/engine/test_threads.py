@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import threading
 from collections import deque
 
 import pytest
 import torch
 
 from audiodiff import Generator, Vocoder
-from audiodiff.engine.threads import WORK_PER_THREAD, torch_threads, with_torch_threads, worthwhile_threads
+from audiodiff.engine.threads import (
+    WORK_PER_THREAD,
+    map_unordered,
+    torch_threads,
+    with_torch_threads,
+    worthwhile_threads,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -80,3 +87,45 @@ def test_threads_do_not_change_the_audio():
     with torch_threads(1):
         alone = generator.generate("yes", 3, steps=2)
     assert (together - alone).abs().max() < 1e-5
+
+
+def test_results_come_as_they_are_made():
+    first, stop = threading.Event(), threading.Event()
+
+    def work(number):
+        if number == 0:
+            first.wait(10)
+        if number == 3:
+            first.set()
+        return number
+
+    results = list(map_unordered(work, iter(range(5)), 2, stop, 1))
+    assert results[:2] == [1, 2]
+    assert sorted(results) == list(range(5))
+
+
+def test_items_are_taken_when_a_thread_is_free():
+    taken = []
+
+    def items():
+        for number in range(9):
+            taken.append(number)
+            yield number
+
+    results = map_unordered(lambda number: number, items(), 3, threading.Event(), 1)
+    next(results)
+    assert len(taken) <= 3
+    results.close()
+
+
+def test_an_error_stops_the_others():
+    stop = threading.Event()
+
+    def work(number):
+        if number == 1:
+            raise OSError("a disk")
+        return stop.wait(10)
+
+    with pytest.raises(OSError, match="a disk"):
+        list(map_unordered(work, range(5), 2, stop, 1))
+    assert stop.is_set()
