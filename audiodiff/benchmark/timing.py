@@ -14,7 +14,7 @@ from typing import TypeVar
 import torch
 
 from audiodiff.benchmark.results import Measurement
-from audiodiff.data.parallel import deaf_to_interruptions, end_with_parent, exit_on_signals
+from audiodiff.data.parallel import deaf_to_interruptions, end_with_parent
 from audiodiff.errors import AudiodiffError
 
 Job = TypeVar("Job")
@@ -123,7 +123,6 @@ def _context() -> ForkServerContext | SpawnContext:
     return context
 
 
-@exit_on_signals()
 def run_in_process(function: Callable[[Job], Result], job: Job) -> Result:
     """Call a function in a fresh process.
 

@@ -149,7 +149,6 @@ def command(
         _print(read_report(table), old, markdown=True)
         return
     from audiodiff.benchmark.suite import run_benchmark
-    from audiodiff.data.parallel import exit_on_signals
 
     reports: list[Report]
     to_stdout, reports = json_path == Path("-"), []
@@ -160,7 +159,7 @@ def command(
             write_report(report, json_path)
 
     plan, title = _plan(models, **options), shlex.join(["audiodiff", *sys.argv[1:]])
-    with exit_on_signals(), progress_bar(0, "starting") as bar:
+    with progress_bar(0, "starting") as bar:
 
         def progress(name: str, number: int, total: int) -> None:
             bar.what = name

@@ -130,7 +130,6 @@ def _generate(
     how: GenerateOptions, output: Path, label: str | None, seeds: range, overwrite: bool, **model: Any
 ) -> None:
     from audiodiff.checkpoint import find_model, load_config
-    from audiodiff.data.parallel import exit_on_signals
     from audiodiff.pipelines.generate_files import generate_files, named, safe_name
 
     label, how = named(load_config(find_model(model["model"])), label, how)
@@ -142,7 +141,7 @@ def _generate(
             click.echo(f"{click.format_filename(path)}  skipped: it exists")
     if pending:
         generator, _ = _load(**model)
-        with exit_on_signals(), progress_bar(len(pending), "generating") as bar:
+        with progress_bar(len(pending), "generating") as bar:
             for clip in generate_files(generator, pending, label, how, bar.update, overwrite=overwrite):
                 factor = clip.synthesis_seconds / clip.seconds
                 with above_the_line():
@@ -157,12 +156,11 @@ def _generate(
 def _generate_dataset(
     how: GenerateOptions, output: Path, count: int, seed: int, training: Path | None, overwrite: bool, **model: Any
 ) -> None:
-    from audiodiff.data.parallel import exit_on_signals
     from audiodiff.pipelines.generate_files import Dataset, generate_dataset
 
     generator, folder = _load(**model)
     dataset = Dataset(output, folder, count, seed, how, training)
-    with exit_on_signals(), progress_bar(0, "generating") as bar:
+    with progress_bar(0, "generating") as bar:
         result = generate_dataset(generator, dataset, overwrite=overwrite, on_progress=bar.set)
     if result.similarities:
         line = f"nearest training clip: similarity {_median_and_largest(result.similarities)}"

@@ -15,6 +15,7 @@ import click
 from audiodiff import __version__
 from audiodiff.cli.options import warnings_logged
 from audiodiff.cli.progress import above_the_line
+from audiodiff.cli.signals import exit_on_signals
 from audiodiff.cli.verbs import global_options, with_global_options
 from audiodiff.errors import AudiodiffError, escape_unprintable, explain_os_error
 
@@ -172,10 +173,10 @@ class Audiodiff(click.Group):
         return super().main(*args, **extra)
 
     def invoke(self, ctx: click.Context) -> object:
-        """Run the verb; a stated or unexpected error becomes one line on stderr and exit code 1, Ctrl-C becomes 130."""
+        """Run the verb; an error becomes one line and exit code 1, Ctrl-C 130, other signals 128 and their number."""
         os.environ["MPLBACKEND"] = "agg"  # files only, whatever a notebook has set for its children
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads sleep while they wait, they do not spin
-        with _logging_to_stderr(), warnings_logged():
+        with exit_on_signals(), _logging_to_stderr(), warnings_logged():
             try:
                 result = super().invoke(ctx)
                 _flush_output()  # here, where a full disk has a message

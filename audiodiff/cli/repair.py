@@ -156,7 +156,6 @@ def _repair(
 ) -> list[str]:
     """Repair, print a line per recording, and return the reasons of those that failed."""
     from audiodiff.checkpoint import DEFAULT_MODEL
-    from audiodiff.data.parallel import exit_on_signals
     from audiodiff.evaluation.listening_test import missing_packages
     from audiodiff.pipelines.repair_files import load_pipeline, repair_files, write_repairs
 
@@ -167,7 +166,7 @@ def _repair(
             click.echo(sentence, err=True)
     with loading(model or "the bundled vocoder"):
         pipeline = load_pipeline(model, device, dtype)
-    with exit_on_signals(), progress_bar(len(jobs), "repairing") as bar:
+    with progress_bar(len(jobs), "repairing") as bar:
         for result in repair_files(pipeline, jobs, how, bar.update):
             if result.error is not None:
                 failures.append(result.error)

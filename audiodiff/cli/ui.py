@@ -44,22 +44,20 @@ def command(
     is kept in a temporary folder for an hour at most. Nothing is encrypted and nobody is asked for a password: leave
     --host as it is, or put a proxy before it; browsers record only at this machine's own address, or through HTTPS.
     """
-    from audiodiff.data.parallel import exit_on_signals
     from audiodiff.server.run import bind, url
 
-    with exit_on_signals():
-        listening = bind(host, port)
-        click.echo("loading …", err=True)
-        from audiodiff.ui.models import Models
-        from audiodiff.ui.serve import serve_page
+    listening = bind(host, port)
+    click.echo("loading …", err=True)
+    from audiodiff.ui.models import Models
+    from audiodiff.ui.serve import serve_page
 
-        offered = Models(models, device, dtype)
-        address = url(host, listening.getsockname()[1])
+    offered = Models(models, device, dtype)
+    address = url(host, listening.getsockname()[1])
 
-        def ready() -> None:
-            click.echo(f"the page is at {address}", err=True)
-            if open_page:
-                click.launch(address)
+    def ready() -> None:
+        click.echo(f"the page is at {address}", err=True)
+        if open_page:
+            click.launch(address)
 
-        serve_page(offered, listening, ready, max_seconds=max_seconds)
+    serve_page(offered, listening, ready, max_seconds=max_seconds)
     click.echo("stopped", err=True)

@@ -164,10 +164,8 @@ def _stream(
 
 def _vocode(jobs: Sequence[Job], ray: str | None, **options: Any) -> list[str]:
     """Vocode, print a line per result, and return the reasons of those that failed."""
-    from audiodiff.data.parallel import exit_on_signals
-
     failures, scored = [], []
-    with exit_on_signals(), progress_bar(len(jobs), "vocoding") as bar:
+    with progress_bar(len(jobs), "vocoding") as bar:
         results = _on_ray(jobs, ray, bar.update, **options) if ray else _here(jobs, bar.update, **options)
         for result in results:
             if result.error is not None:

@@ -8,7 +8,6 @@ import multiprocessing
 import os
 import signal
 import socket
-import sys
 import threading
 import time
 from collections import deque
@@ -94,44 +93,19 @@ def process_map(
     # Spawned, because a fork of a process whose torch has started threads may hang.
     pool = ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), _begin_worker)
     futures = {}
-    with exit_on_signals():
-        try:
-            with deaf_to_interruptions():
-                futures = {pool.submit(function, item): item for item in items}
-            for future in as_completed(futures):
-                try:
-                    yield futures[future], future.result()
-                except BrokenProcessPool:
-                    yield futures[future], None
-        finally:
-            if not all(future.done() for future in futures):
-                for process in set(multiprocessing.active_children()) - before:
-                    process.kill()
-            pool.shutdown(cancel_futures=True)
-
-
-@contextmanager
-def exit_on_signals() -> Iterator[None]:
-    """Have SIGTERM, SIGHUP and SIGUSR1 end this process as `sys.exit` does, with 128 and their number.
-
-    Else what has been begun is left: processes, and what multiprocessing then warns of. Signals that somebody handles
-    or ignores, as under nohup, are left alone; and so are all outside the main thread, where none can be handled.
-    """
-
-    def stop(number: int, _frame: object) -> None:
-        sys.exit(128 + number)
-
-    numbers = [signal.Signals[name] for name in ("SIGTERM", "SIGHUP", "SIGUSR1") if hasattr(signal, name)]
-    if threading.current_thread() is not threading.main_thread():
-        numbers = []
-    numbers = [number for number in numbers if signal.getsignal(number) is signal.SIG_DFL]
-    for number in numbers:
-        signal.signal(number, stop)
     try:
-        yield
+        with deaf_to_interruptions():
+            futures = {pool.submit(function, item): item for item in items}
+        for future in as_completed(futures):
+            try:
+                yield futures[future], future.result()
+            except BrokenProcessPool:
+                yield futures[future], None
     finally:
-        for number in numbers:
-            signal.signal(number, signal.SIG_DFL)
+        if not all(future.done() for future in futures):
+            for process in set(multiprocessing.active_children()) - before:
+                process.kill()
+        pool.shutdown(cancel_futures=True)
 
 
 def _begin_worker() -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from audiodiff.audio.io import make_folder
-from audiodiff.data.parallel import default_workers, exit_on_signals
+from audiodiff.data.parallel import default_workers
 from audiodiff.errors import ConfigError
 
 SEED = "training.seed"
@@ -70,8 +70,8 @@ def run_sweep(
 ) -> Iterator[tuple[SweepRun, int]]:
     """Train the runs of a sweep, several at a time, each in a process of its own that prints into `train.log`.
 
-    If this process gets SIGTERM, SIGUSR1, SIGHUP or Ctrl-C, or the caller wants no more, the runs that have begun save
-    a checkpoint; the same sweep started again goes on with them.
+    If this is interrupted, as by Ctrl-C, or the caller wants no more, the runs that have begun save a checkpoint; the
+    same sweep started again goes on with them.
 
     Args:
         runs: What to train.
@@ -83,25 +83,23 @@ def run_sweep(
         Each run when it has ended, with its exit code; 0 where it was complete before.
 
     Raises:
-        SystemExit: With 128 and the number of the signal.
         OutputError: If a folder cannot be made.
     """
     workers = min(workers or default_workers(), len(runs))
     threads = ["--threads", str(max(1, default_workers() // workers))]
     waiting, running = list(runs), dict[Path, subprocess.Popen[bytes]]()
-    with exit_on_signals():
-        try:
-            while waiting or running:
-                while waiting and len(running) < workers:
-                    run = waiting.pop(0)
-                    running[run.folder] = _start(run, conf, [*arguments, *threads])
-                ended = _wait_for_one(running)
-                yield next(run for run in runs if run.folder == ended), running.pop(ended).returncode
-        finally:
-            for process in running.values():
-                process.terminate()
-            for process in running.values():
-                process.wait()
+    try:
+        while waiting or running:
+            while waiting and len(running) < workers:
+                run = waiting.pop(0)
+                running[run.folder] = _start(run, conf, [*arguments, *threads])
+            ended = _wait_for_one(running)
+            yield next(run for run in runs if run.folder == ended), running.pop(ended).returncode
+    finally:
+        for process in running.values():
+            process.terminate()
+        for process in running.values():
+            process.wait()
 
 
 def _start(run: SweepRun, conf: Path, arguments: Sequence[str]) -> subprocess.Popen[bytes]:

@@ -4,6 +4,7 @@ import errno
 import json
 import logging
 import os
+import signal
 import subprocess
 import sys
 import warnings
@@ -18,6 +19,7 @@ import soundfile
 from click.testing import CliRunner
 
 from audiodiff import __version__
+from audiodiff.audio.io import replacing
 from audiodiff.cli.main import VERBS, main
 from audiodiff.cli.verbs import idle_threads
 from audiodiff.errors import AudioError
@@ -136,6 +138,35 @@ def test_debug_lets_the_error_through(run, error, position):
 def test_interruption_is_130(run):
     result = run(failing(KeyboardInterrupt()))
     assert (result.exit_code, result.stderr) == (130, "interrupted\n")
+
+
+@pytest.mark.parametrize(("name", "code"), [("SIGTERM", 143), ("SIGHUP", 129), ("SIGUSR1", 138)])
+def test_a_signal_ends_any_verb_with_nothing_half_written(run, tmp_path, name, code):
+    if not hasattr(signal, name):
+        pytest.skip("needs POSIX signals")
+    number = signal.Signals[name]
+    before = signal.signal(number, signal.SIG_DFL)
+
+    def write(steps):
+        with replacing(tmp_path / "out.json") as part:
+            part.write_text("{")
+            signal.raise_signal(number)
+            part.write_text("{}")
+
+    try:
+        result = run(write)
+        assert signal.getsignal(number) is signal.SIG_DFL
+    finally:
+        signal.signal(number, before)
+    assert (result.exit_code, result.stderr, list(tmp_path.iterdir())) == (code, "", [])
+
+
+def test_a_signal_that_is_ignored_ends_nothing(run):
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)  # as under nohup
+    try:
+        assert run(lambda steps: signal.raise_signal(signal.SIGTERM)).exit_code == 0
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def test_a_verb_chooses_its_exit_code(run):

@@ -33,9 +33,11 @@ if __name__ == "__main__":
 
         def in_processes(function, items, _processes):
             yield run_in_process(function, items[0])
+    from audiodiff.cli.signals import exit_on_signals
     Path("started").touch()
     try:
-        list(in_processes(sleep, range(6), 2))
+        with exit_on_signals():
+            list(in_processes(sleep, range(6), 2))
     except KeyboardInterrupt:
         pass
     except SystemExit as stop:
