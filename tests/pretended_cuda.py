@@ -107,6 +107,9 @@ def run(func, args, kwargs):
     there = (wanted[0] if wanted else any(pretended)) and func is not _SCALAR
     if func is torch.ops.aten.copy_.default:
         there = isinstance(args[0], Pretended)
+    PretendedCapture.check(func, tensors)
+    if func is torch.ops.aten._to_copy.default and there != any(pretended):
+        PretendedCapture.refuse(func)
     result = func(*tree_map(unwrap, args), **tree_map(unwrap, kwargs))
     if not there:
         return result
@@ -118,6 +121,53 @@ def run(func, args, kwargs):
 
 
 _SCALAR = torch.ops.aten._local_scalar_dense.default
+_SYNCHRONISING = {_SCALAR, torch.ops.aten.nonzero.default, torch.ops.aten.masked_select.default}
+
+
+class PretendedCapture:
+    """Runs a function as it is captured and replayed on a GPU: whatever passes between host and device is refused.
+
+    Attributes:
+        made: How many functions were captured.
+    """
+
+    is_on = False
+    made = 0
+
+    def __init__(self, device: torch.device) -> None:
+        assert device.type == "cuda"
+
+    def __call__(self, run):
+        PretendedCapture.made += 1
+        self.replayed(run, lambda step: None)
+        return lambda on_step: self.replayed(run, on_step)
+
+    def replayed(self, run, on_step):
+        def freely(step):
+            PretendedCapture.is_on = False
+            on_step(step)
+            PretendedCapture.is_on = True
+
+        PretendedCapture.is_on = True
+        try:
+            run(freely)
+        finally:
+            PretendedCapture.is_on = False
+
+    @classmethod
+    def check(cls, func, tensors) -> None:
+        """Refuse an operation that a capture would."""
+        there = [isinstance(x, Pretended) for x in tensors]
+        mixed = any(there) and any(not isinstance(x, Pretended) and x.dim() > 0 for x in tensors)
+        masked = "index" in str(func) and any(x.dtype == torch.bool for x in tensors[1:])
+        if any(there) and (mixed or masked or func in _SYNCHRONISING):
+            cls.refuse(func)
+
+    @classmethod
+    def refuse(cls, func) -> None:
+        """Refuse what passes between host and device while something is captured."""
+        if cls.is_on:
+            raise RuntimeError(f"{func}: operation not permitted when stream is capturing")
 
 
 class _Operations(TorchDispatchMode):
@@ -138,10 +188,13 @@ class _Calls(TorchFunctionMode):
             index = args[1] if isinstance(args[1], tuple) else (args[1],)
             return func(args[0], tuple(torch.tensor(i) if isinstance(i, list) else i for i in index), *args[2:])
         if func is Tensor.new_tensor and isinstance(args[0], Pretended):
+            PretendedCapture.refuse(func)
             return wrap(args[0].inner.new_tensor(*args[1:], **kwargs))
         if func in (Tensor.cuda, Tensor.pin_memory):
             return args[0].to(META) if func is Tensor.cuda else args[0]
         if _is_cuda(kwargs.get("device")) and not any(isinstance(x, Tensor) for x in args):
+            if func in (torch.tensor, torch.as_tensor, torch.from_numpy):
+                PretendedCapture.refuse(func)
             return wrap(func(*args, **kwargs | {"device": CPU}))  # a tensor is made
         if func is Tensor.to or "device" in kwargs:
             args = tuple(META if _is_cuda(x) else x for x in args)
@@ -171,6 +224,8 @@ def pretended_cuda(monkeypatch) -> Iterator[torch.device]:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *_: True)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: (9, 0))
+    monkeypatch.setattr("audiodiff.engine.graphs.CudaGraphCapture", PretendedCapture)
+    monkeypatch.setattr(PretendedCapture, "made", 0)
     monkeypatch.setattr("audiodiff.engine.fused.has_triton", lambda: False)
     monkeypatch.setattr("audiodiff.diffusion.noise.has_triton", lambda: False)
     with _Operations(), _Calls():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import sys
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -28,7 +29,7 @@ from audiodiff.training.distributed import Distributed
 from audiodiff.training.state import TrainState
 
 sys.path.append(str(Path(__file__).parent))
-from pretended_cuda import pretended_cuda
+from pretended_cuda import PretendedCapture, pretended_cuda
 
 NETWORKS = {
     "stft": {"kind": "stft", "n_fft": 256, "hop_length": 64, "channels": 32},
@@ -147,6 +148,55 @@ def test_a_generator(models, cuda, changes):
     for device in (cuda, "cpu"):
         made.append(moved(Generator, model, device).generate("yes", 2, steps=3, sampler="ddpm", **changes))
     compare(*made)
+
+
+def thrice(make, **options):
+    """Return what three seeds make, the third after a capture, and what a callback saw of it."""
+    steps = []
+    made = [make(seed=seed, on_step=lambda step, x: steps.append((step, x)), **options) for seed in (3, 4, 5)]
+    return made[-1], steps[-len(steps) // 3 :]
+
+
+def compare_captured(make, **options):
+    (made, steps), (expected, expected_steps) = thrice(make["cuda"], **options), thrice(make["cpu"], **options)
+    assert PretendedCapture.made == 1
+    compare(made, expected, 1e-4)
+    assert [step for step, _ in steps] == [step for step, _ in expected_steps]
+    for (_, x), (_, expected) in zip(steps, expected_steps, strict=True):
+        compare(x, expected, 1e-4)
+
+
+@pytest.mark.parametrize("kind", NETWORKS)
+def test_graphs_of_every_network_are_captured_and_replayed_with_a_callback(models, cuda, kind):
+    model, mel = network_of(models[0][1], kind), mels(models[0])[0]
+    make = {device.type: partial(moved(Vocoder, model, device), mel) for device in (cuda, torch.device("cpu"))}
+    compare_captured(make, steps=3, sampler="ddpm", corrector_steps=1)
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"guidance": 2.0, "guidance_rescale": 0.5}, {"guidance": 2.0, "guidance_interval": (-4, 2), "clamp": True}],
+    ids=str,
+)
+def test_graphs_of_a_generator(models, cuda, changes, sampler):
+    network, config = models[1]
+    model = network, config.model_copy(update={"condition_dropout": 0.1})
+    generators = {device.type: moved(Generator, model, device) for device in (cuda, torch.device("cpu"))}
+    make = {device: partial(generator.generate, "yes") for device, generator in generators.items()}
+    compare_captured(make, steps=3, sampler=sampler, **changes)
+
+
+@pytest.mark.parametrize("mistake", ["copy", "read", "value"])
+def test_a_capture_with_copies_between_host_and_device_is_refused(cuda, mistake):
+    x = torch.ones(3, device=cuda)
+    what = {
+        "copy": lambda _: x.copy_(torch.ones(3)),
+        "read": lambda _: float(x[0]),
+        "value": lambda _: torch.tensor([1.0], device=cuda),
+    }
+    with pytest.raises(RuntimeError, match="capturing"):
+        PretendedCapture(cuda)(what[mistake])
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from audiodiff.diffusion.process import Prediction, alpha_sigma, denoised_from_noise
+from audiodiff.diffusion.process import Prediction, denoised_from_noise, scales_like
 from audiodiff.diffusion.samplers import Predictor
 
 _SILENCE = 1e-8
@@ -59,10 +59,9 @@ class Guidance(NamedTuple):
             signal.std((1, 2), keepdim=True) for signal in (denoised_from_noise(conditional, x, log_snr), denoised)
         )
         factor = torch.where(actual > _SILENCE, target / actual.clamp_min(_SILENCE), 1.0)
-        alpha, sigma = (scale.to(x).view(-1, 1, 1) for scale in alpha_sigma(log_snr.double()))
-        return (
-            guided + self.rescale * (1 - factor) * alpha / sigma * denoised
-        )  # the noise that the scaled signal implies
+        alpha, sigma = scales_like(log_snr, x)
+        # the noise that the scaled signal implies
+        return guided + self.rescale * (1 - factor) * (alpha / sigma) * denoised
 
 
 def guided(predict: Predictor, predict_null: Predictor, guidance: Guidance) -> Predictor:

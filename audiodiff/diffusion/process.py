@@ -39,7 +39,7 @@ def alpha_sigma(log_snr: Tensor) -> tuple[Tensor, Tensor]:
     return torch.sigmoid(log_snr).sqrt(), torch.sigmoid(-log_snr).sqrt()
 
 
-def _scales_like(log_snr: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+def scales_like(log_snr: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
     """Return the scales of signal and noise, ready to be multiplied with x.
 
     Noise levels `(batch,)` may be on another device than x. A scalar stays one: it takes no copy to a device, and x may
@@ -63,7 +63,7 @@ def diffuse(clean: Tensor, noise: Tensor, log_snr: Tensor) -> Tensor:
     Returns:
         Noisy signals of the same shape (Kingma et al. 2021, Eq. 1).
     """
-    alpha, sigma = _scales_like(log_snr, clean)
+    alpha, sigma = scales_like(log_snr, clean)
     return alpha * clean + sigma * noise
 
 
@@ -84,7 +84,7 @@ def forward_step(x: Tensor, noise: Tensor, log_snr: Tensor, noisier: Tensor) -> 
     Returns:
         Noisier signals of the same shape.
     """
-    (alpha, _), (alpha_to, sigma_to) = _scales_like(log_snr, x), _scales_like(noisier, x)
+    (alpha, _), (alpha_to, sigma_to) = scales_like(log_snr, x), scales_like(noisier, x)
     fresh = -torch.expm1(noisier.double() - log_snr.double())
     return alpha_to / alpha * x + sigma_to * fresh.sqrt().view(sigma_to.shape).to(x) * noise
 
@@ -101,7 +101,7 @@ def score(noise: Tensor, log_snr: Tensor) -> Tensor:
     Returns:
         The score, of the shape of `noise`.
     """
-    return -noise / _scales_like(log_snr, noise)[1]
+    return -noise / scales_like(log_snr, noise)[1]
 
 
 def training_target(clean: Tensor, noise: Tensor, log_snr: Tensor, target: Target) -> Tensor:
@@ -113,7 +113,7 @@ def training_target(clean: Tensor, noise: Tensor, log_snr: Tensor, target: Targe
         return noise
     if target == "x0":
         return clean
-    alpha, sigma = _scales_like(log_snr, clean)
+    alpha, sigma = scales_like(log_snr, clean)
     return alpha * noise - sigma * clean
 
 
@@ -131,7 +131,7 @@ def noise_from(output: Tensor, x: Tensor, log_snr: Tensor, target: Target) -> Te
     """
     if target == "epsilon":
         return output
-    alpha, sigma = _scales_like(log_snr, x)
+    alpha, sigma = scales_like(log_snr, x)
     if target == "x0":
         return (x - alpha * output) / sigma
     return sigma * x + alpha * output
@@ -142,7 +142,7 @@ def denoised_from_noise(noise: Tensor, x: Tensor, log_snr: Tensor) -> Tensor:
 
     Rounding of x is divided by alpha: at a log-SNR of -16 it is at -74 dB in float32; at -inf the result is NaN.
     """
-    alpha, sigma = _scales_like(log_snr, x)
+    alpha, sigma = scales_like(log_snr, x)
     return (x - sigma * noise) / alpha
 
 

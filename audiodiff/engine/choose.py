@@ -116,8 +116,7 @@ def make_engine(network: Network, config: ModelConfig, dtype: torch.dtype, devic
             return TiledEngine(network, config, dtype)
     if device.type == "cuda":
         fast = accelerated(network, dtype)
-        graphs = None if fast is network else ReverseGraphs(fast, config.diffusion.target)
-        return PlainEngine(fast, config, dtype, device, graphs)
+        return PlainEngine(fast, config, dtype, device, ReverseGraphs(fast))
     return PlainEngine(network, config, dtype, device)
 
 
@@ -165,7 +164,8 @@ class PlainEngine:
 
         def output(x: Tensor, condition: Tensor | None) -> Tensor:
             with self._autocast():
-                result: Tensor = self._network(x, log_snr.to(x).expand(len(x)), condition, global_condition)
+                log_snrs = x.new_full((len(x),), float(log_snr))  # unlike `to`, no copy from the host, for CUDA graphs
+                result: Tensor = self._network(x, log_snrs, condition, global_condition)
             return result
 
         if self.reach_frames is None:

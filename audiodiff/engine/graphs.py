@@ -1,37 +1,37 @@
-"""A whole reverse process as one CUDA graph: network, sampler and fresh noise, launched by a single call.
+"""A whole reverse process as CUDA graphs, one per step: network, guidance, sampler and fresh noise.
 
-Lengths are rounded up to buckets, and the kernels read in device memory how much of a bucket counts, so that few graphs
-serve all lengths. Noise levels are constants of a graph.
+Steps are graphs of their own so that a callback can see the signal between them. Lengths are rounded up to buckets
+where the kernels read in device memory how much of a bucket counts, so that few graphs serve all lengths. Noise levels
+are constants of a graph.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable
+from functools import partial
+from threading import Lock
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from audiodiff.diffusion.process import Prediction, Target, noise_from
-from audiodiff.diffusion.samplers import SAMPLERS, Corrector, NoiseSource
+from audiodiff.diffusion.samplers import NoiseSource, StepCallback
 from audiodiff.engine.fused import FusedDiffWave
 from audiodiff.networks import Network
 
 WARM_UP_RUNS = 2
 """Runs before a capture: the first compiles and times kernels, the second allocates as the capture will."""
 
+Cut = Callable[[int], object]
+"""Called after every step, with its number."""
 
-class CapturedGraph(NamedTuple):
-    """A captured function of no arguments: where it leaves its result, and what runs it again."""
+Replay = Callable[[Cut], None]
+"""What a capture returns: it does again what was captured, and calls back after every step."""
 
-    output: Tensor
-    replay: Callable[[], None]
-
-
-Capture = Callable[[Callable[[], Tensor]], CapturedGraph]
-"""Runs a function and captures it; the tensors that the function reads are its inputs from then on."""
+Capture = Callable[[Replay], Replay]
+"""Runs a function that calls back after every step, and captures what it does between; the tensors it reads are its
+inputs from then on."""
 
 
 class CudaGraphCapture:
@@ -45,39 +45,45 @@ class CudaGraphCapture:
         self._device = device
         self._pool = torch.cuda.graph_pool_handle()
 
-    def __call__(self, run: Callable[[], Tensor]) -> CapturedGraph:
-        """Warm a function up on a stream of its own, as captures need, and capture it."""
+    def __call__(self, run: Replay) -> Replay:
+        """Warm a function up on a stream of its own, as captures need, and capture it, a graph per step."""
+        graphs: list[torch.cuda.CUDAGraph] = []
+
+        def begin() -> None:
+            graphs.append(torch.cuda.CUDAGraph())
+            graphs[-1].capture_begin(self._pool, capture_error_mode="thread_local")  # other threads may allocate
+
+        def cut(step: int) -> None:
+            graphs[-1].capture_end()
+            begin()
+
         with torch.cuda.device(self._device):
             stream = torch.cuda.Stream()
             stream.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(stream):
                 for _ in range(WARM_UP_RUNS):
-                    run()
+                    run(lambda step: None)
+                torch.cuda.synchronize()
+                begin()
+                try:
+                    run(cut)
+                finally:
+                    graphs[-1].capture_end()
             torch.cuda.current_stream().wait_stream(stream)
-            graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph, pool=self._pool):
-                output = run()
-        return CapturedGraph(output, graph.replay)
+
+        def replay(on_step: Cut) -> None:
+            for step, graph in enumerate(graphs):
+                if step:
+                    on_step(step)
+                graph.replay()
+
+        return replay
 
 
 def bucket(n: int) -> int:
     """Round up to one of four sizes per octave (4, 5, 6, 7, 8, 10, 12 ...), at most a quarter more than `n`."""
     step = 1 << max(n.bit_length() - 3, 0)
     return -(-n // step) * step
-
-
-class Process(NamedTuple):
-    """The reverse process: what is constant in a graph.
-
-    Attributes:
-        sampler: A key of `SAMPLERS`.
-        log_snrs: The schedule, rising, the last infinite.
-        corrector: What is done at every level, hashable; or None.
-    """
-
-    sampler: str
-    log_snrs: tuple[float, ...]
-    corrector: Corrector | None = None
 
 
 class Inputs(NamedTuple):
@@ -94,93 +100,94 @@ class Inputs(NamedTuple):
     global_condition: Tensor | None = None
 
 
-def reverse(network: Network, target: Target, process: Process, inputs: Inputs, noise: NoiseSource) -> Tensor:
-    """Run the sampler without any copy from host to device or back.
+class Process(NamedTuple):
+    """A reverse process, constant in a graph.
 
-    Args:
-        network: The noise predictor, without a learned variance.
-        target: What it was trained to predict.
-        process: Sampler and noise levels.
-        inputs: The noisy signal and its conditions.
-        noise: Where fresh noise comes from.
-
-    Returns:
-        The signal at the last level, of the shape of `inputs.x`.
+    Attributes:
+        sample: Runs it, without any copy from host to device or back, and returns the signal `(batch, 1, time)`.
+        key: Two of the same key are the same.
+        is_pointwise: Whether all but the network acts on each sample alone, so that clips may be padded.
     """
-    x, condition, global_condition = inputs
 
-    def predict(x: Tensor, log_snr: Tensor) -> Prediction:
-        log_snr_of_each = torch.full((len(x),), float(log_snr), device=x.device)  # unlike `to`, copies nothing there
-        return Prediction(noise_from(network(x, log_snr_of_each, condition, global_condition), x, log_snr, target))
-
-    log_snrs = torch.tensor(process.log_snrs, dtype=torch.float64)
-    return SAMPLERS[process.sampler](predict, x, log_snrs, noise, corrector=process.corrector)
+    sample: Callable[[Inputs, NoiseSource, StepCallback | None], Tensor]
+    key: Hashable
+    is_pointwise: bool = True
 
 
-@dataclass
 class _Captured:
-    inputs: Inputs
-    n_valid: Tensor
-    noise: dict[int, Tensor]
-    graph: CapturedGraph
+    """A captured process: its inputs, how much of them counts, its fresh noise, the signal after the last step done."""
+
+    def __init__(self, inputs: Inputs, n_valid: Tensor) -> None:
+        self.inputs, self.n_valid = inputs, n_valid
+        self.noise: dict[int, Tensor] = {}
+        self.latest = torch.empty_like(inputs.x)
+        self.replay: Replay
 
     def fill(self, inputs: Inputs, n_valid: int) -> None:
         """Take over the inputs of a call."""
-        for static, global_condition in zip(self.inputs, inputs, strict=True):
-            if static is not None and global_condition is not None:
-                _fill(static, global_condition)
+        for static, given in zip(self.inputs, inputs, strict=True):
+            if static is not None and given is not None:
+                _fill(static, given)
         self.n_valid.fill_(n_valid)
+
+    def fresh(self, step: int) -> Tensor:
+        """Return where the noise of a step will be; the warm-up shows which steps ask."""
+        if step not in self.noise:
+            self.noise[step] = torch.zeros_like(self.inputs.x)
+        return self.noise[step]
 
 
 class ReverseGraphs:
-    """Reverse processes of one network, captured when a kind of call is first met, and replayed from then on.
+    """Reverse processes with one network, captured when a kind of call is first met, and replayed from then on.
 
-    A `FusedDiffWave` is captured for a bucket of lengths, any other network for the very length. Not for use by several
-    threads at once.
+    So a `FusedDiffWave`, for a bucket of lengths; any other network for the very length, when that is met again: most
+    lengths of a folder come once. Several threads may call; one is served at a time.
 
     Args:
         network: The noise predictor, on the device where it runs.
-        target: What it was trained to predict.
         capture: How to capture; None is a `CudaGraphCapture`.
-        limit: How many graphs to keep; the one not used for longest goes first.
+        limit: How many processes to keep; the one not used for longest goes first.
     """
 
-    def __init__(self, network: Network, target: Target, *, capture: Capture | None = None, limit: int = 4) -> None:
-        self.network, self.target, self.limit = network, target, limit
-        self._capture_graph = capture or CudaGraphCapture(next(network.parameters()).device)
-        self._captured: OrderedDict[tuple[object, ...], _Captured] = OrderedDict()
+    def __init__(self, network: Network, *, capture: Capture | None = None, limit: int = 4) -> None:
+        self.network, self.limit = network, limit
+        self._capture_graphs = capture
+        self._captured: OrderedDict[Hashable, _Captured] = OrderedDict()
+        self._met: set[Hashable] = set()
+        self._lock = Lock()
 
     def __len__(self) -> int:
-        """Return the number of graphs kept."""
+        """Return the number of processes kept."""
         return len(self._captured)
 
     @torch.inference_mode()
-    def __call__(self, process: Process, inputs: Inputs, noise: NoiseSource) -> Tensor:
-        """Do what `reverse` does.
+    def __call__(
+        self, process: Process, inputs: Inputs, noise: NoiseSource, on_step: StepCallback | None = None
+    ) -> Tensor:
+        """Run a process.
 
         Args:
-            process: Sampler and noise levels.
+            process: What to run.
             inputs: The noisy signal and its conditions.
             noise: Where fresh noise comes from, of the shape of `inputs.x`; called for the steps that the sampler asks.
+            on_step: Called with (step, x) after every step.
 
         Returns:
             The signal at the last level, of the shape of `inputs.x`, in memory of its own.
         """
         n_samples = inputs.x.shape[-1]
-        capacity = self._capacity(inputs)
-        key = (process, capacity, *_kinds(inputs))
-        captured = self._captured.pop(key, None)
-        if captured is None:
-            while len(self._captured) >= self.limit:
-                self._captured.popitem(last=False)
-            captured = self._capture(process, inputs, capacity)
-        else:
-            captured.fill(inputs, n_samples // self._patch)
-        self._captured[key] = captured
-        for step, static in captured.noise.items():
-            _fill(static, noise(step))
-        captured.graph.replay()
-        return captured.graph.output[..., :n_samples].clone()
+        capacity = self._capacity(inputs) if process.is_pointwise else n_samples
+        key = (process.key, capacity, *_kinds(inputs))
+        with self._lock:
+            if key not in self._met and not isinstance(self.network, FusedDiffWave):
+                self._met.add(key)
+                return process.sample(inputs, noise, on_step)
+            captured = self._find(key, process, inputs, capacity)
+            for step, static in captured.noise.items():
+                _fill(static, noise(step))
+            result = captured.latest[..., :n_samples]
+            captured.replay(lambda step: on_step and on_step(step, result.clone()))
+            return result.clone()
 
     @property
     def _patch(self) -> int:
@@ -194,35 +201,40 @@ class ReverseGraphs:
         block = self._patch if condition is None else n_samples // condition.shape[1]
         return bucket(n_samples // block) * block
 
-    def _capture(self, process: Process, inputs: Inputs, capacity: int) -> _Captured:
-        n_samples = inputs.x.shape[-1]
-        x = inputs.x.new_zeros(*inputs.x.shape[:-1], capacity)
-        condition = inputs.condition
-        if condition is not None:
-            batch, frames, width = condition.shape
-            condition = condition.new_zeros(batch, frames * capacity // n_samples, width)
-        global_condition = None if inputs.global_condition is None else torch.empty_like(inputs.global_condition)
-        n_valid = torch.empty(1, dtype=torch.int32, device=x.device)
-        captured = _Captured(Inputs(x, condition, global_condition), n_valid, {}, CapturedGraph(x, lambda: None))
-        captured.fill(inputs, n_samples // self._patch)  # for the warm-up, which times kernels
-
-        def fresh(step: int) -> Tensor:
-            if step not in captured.noise:  # the warm-up shows which steps ask
-                captured.noise[step] = torch.zeros_like(x)
-            return captured.noise[step]
-
-        def run() -> Tensor:
-            stack = self.network.layers.stack if isinstance(self.network, FusedDiffWave) else None
-            if stack is None:
-                return reverse(self.network, self.target, process, captured.inputs, fresh)
-            stack.n_valid = captured.n_valid
-            try:
-                return reverse(self.network, self.target, process, captured.inputs, fresh)
-            finally:
-                stack.n_valid = None
-
-        captured.graph = self._capture_graph(run)
+    def _find(self, key: Hashable, process: Process, inputs: Inputs, capacity: int) -> _Captured:
+        """Return the captured process of a key with its inputs filled in; without one, capture it."""
+        n_valid = inputs.x.shape[-1] // self._patch
+        captured = self._captured.pop(key, None)
+        if captured is not None:
+            captured.fill(inputs, n_valid)
+        else:
+            while len(self._captured) >= self.limit:
+                self._captured.popitem(last=False)
+            captured = _Captured(_room_for(inputs, capacity), torch.empty(1, dtype=torch.int32, device=inputs.x.device))
+            captured.fill(inputs, n_valid)  # for the warm-up, which times kernels
+            self._capture(process, captured)
+        self._captured[key] = captured
         return captured
+
+    def _capture(self, process: Process, captured: _Captured) -> None:
+        stack = self.network.layers.stack if isinstance(self.network, FusedDiffWave) else None
+
+        def on_step(cut: Cut, step: int, x: Tensor) -> None:
+            captured.latest.copy_(x)
+            cut(step)
+
+        def run(cut: Cut) -> None:
+            if stack is not None:
+                stack.n_valid = captured.n_valid
+            try:
+                captured.latest.copy_(process.sample(captured.inputs, captured.fresh, partial(on_step, cut)))
+            finally:
+                if stack is not None:
+                    stack.n_valid = None
+
+        if self._capture_graphs is None:
+            self._capture_graphs = CudaGraphCapture(captured.latest.device)
+        captured.replay = self._capture_graphs(run)
 
 
 def _kinds(inputs: Inputs) -> tuple[object, ...]:
@@ -232,9 +244,19 @@ def _kinds(inputs: Inputs) -> tuple[object, ...]:
     return x.shape[:-1], x.dtype, shape, global_condition is None
 
 
-def _fill(static: Tensor, global_condition: Tensor) -> None:
+def _room_for(inputs: Inputs, capacity: int) -> Inputs:
+    """Return inputs of the same kind with `capacity` samples, zeros."""
+    x, condition, global_condition = inputs
+    if condition is not None:
+        batch, n_frames, width = condition.shape
+        condition = condition.new_zeros(batch, n_frames * capacity // x.shape[-1], width)
+    room = None if global_condition is None else torch.empty_like(global_condition)
+    return Inputs(x.new_zeros(*x.shape[:-1], capacity), condition, room)
+
+
+def _fill(static: Tensor, given: Tensor) -> None:
     """Copy into the beginning of a static tensor; the one axis in which it may be longer is that of time."""
-    for axis, (capacity, n) in enumerate(zip(static.shape, global_condition.shape, strict=True)):
+    for axis, (capacity, n) in enumerate(zip(static.shape, given.shape, strict=True)):
         if capacity != n:
             static = static.narrow(axis, 0, n)
-    static.copy_(global_condition)
+    static.copy_(given)

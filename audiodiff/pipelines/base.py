@@ -298,15 +298,18 @@ class Pipeline:
         global_condition: Tensor | None,
         on_step: StepCallback | None,
     ) -> Tensor:
-        """Run the reverse process on a whole signal by the engine: as one CUDA graph where that can be."""
-        if self.engine.graphs is not None and on_step is None and settings.guidance == 1:
-            log_snrs = tuple(self.noise_levels(settings).tolist())
-            process = Process(settings.sampler, log_snrs, make_corrector(settings))
-            x = self.engine.graphs(process, Inputs(x, condition, global_condition), noise)
-            return x.clamp(-1, 1) if settings.clamp else x
-        predict = self.guided(partial(self._engine_predictor, condition), global_condition, settings)
+        """Run the reverse process on a whole signal by the engine: as CUDA graphs where there are any."""
+
+        def sample(inputs: Inputs, noise: NoiseSource, on_step: StepCallback | None) -> Tensor:
+            predict = self.guided(partial(self._engine_predictor, inputs.condition), inputs.global_condition, settings)
+            return self._sample(predict, inputs.x, noise, settings, on_step)
+
+        inputs = Inputs(x, condition, global_condition)
+        if self.engine.graphs is not None:
+            process = Process(sample, settings.model_dump_json(), is_pointwise=not _is_rescaled(settings))
+            return self.engine.graphs(process, inputs, noise, on_step)
         with torch_threads(self._n_threads(x.numel())):
-            return self._sample(predict, x, noise, settings, on_step)
+            return sample(inputs, noise, on_step)
 
     def _n_threads(self, n_samples: int) -> int:
         """Return how many CPU threads to use for network calls on so many samples, of all clips together."""
@@ -376,11 +379,15 @@ class Pipeline:
             settings: The reverse process.
             chunk: Longest stretch that the caller wants at once, in frames; None is any.
         """
-        rescaled = settings.guidance != 1 and settings.guidance_rescale > 0  # to the deviation of the whole clip
-        if rescaled or self.engine.reach_frames is None:
+        if _is_rescaled(settings) or self.engine.reach_frames is None:
             return True
         longest = self.engine.piece_frames if self.engine.graphs is None or chunk is None else chunk
         return n_frames <= min(longest, n_frames if chunk is None else chunk)
+
+
+def _is_rescaled(settings: SynthesisConfig) -> bool:
+    """Return whether guidance needs the standard deviation of a whole clip."""
+    return settings.guidance != 1 and settings.guidance_rescale > 0
 
 
 def _of_pieces(on_step: StepCallback) -> StepCallback:

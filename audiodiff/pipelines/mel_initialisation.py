@@ -10,13 +10,13 @@ from torch import Tensor, nn
 
 from audiodiff.audio.mel import MelSpectrogram
 from audiodiff.audio.mel_inversion import (
-    PhaseGradient,
     consistent_waveform,
     griffin_lim_reach,
     magnitude_from_mel,
     random_phases,
     waveform_from_mel,
 )
+from audiodiff.audio.phase_gradient import PhaseGradient
 from audiodiff.audio.transforms import FramedSTFT
 from audiodiff.audio.whitening import Whitening
 from audiodiff.config import SynthesisConfig

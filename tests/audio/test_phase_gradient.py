@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from audiodiff.audio.mel_inversion import HANN_GAMMA, TOLERANCE, PhaseGradient
+from audiodiff.audio.phase_gradient import HANN_GAMMA, TOLERANCE, PhaseGradient, double_phases
 
 HOP, N_FFT = 16, 64
 N_BINS = N_FFT // 2 + 1
@@ -63,8 +63,8 @@ def assert_same_phases(phases, expected, tolerance):
     assert np.abs(difference).max() < tolerance
 
 
-def integrate(magnitude, random, lengths=None):
-    integration, phases, start = PhaseGradient(HOP), [], 0
+def integrate(magnitude, random, lengths=None, way=None):
+    integration, phases, start = PhaseGradient(HOP, way), [], 0
     for length in lengths or [len(magnitude)]:
         stop = start + length
         parts = (torch.from_numpy(part[start:stop]).unsqueeze(0) for part in (magnitude, random))
@@ -73,16 +73,18 @@ def integrate(magnitude, random, lengths=None):
     return torch.cat(phases, 1)[0].numpy()
 
 
+@pytest.mark.parametrize("way", [None, double_phases])
 @pytest.mark.parametrize("seed", range(4))
-def test_phases_are_those_of_the_heap(seed):
+def test_phases_are_those_of_the_heap(seed, way):
     magnitude, random = spectrogram(seed=seed)
-    assert_same_phases(integrate(magnitude, random), heap_integration(magnitude, random), 1e-9)
+    assert_same_phases(integrate(magnitude, random, way=way), heap_integration(magnitude, random), 1e-9)
 
 
+@pytest.mark.parametrize("way", [None, double_phases])
 @pytest.mark.parametrize("lengths", [[1] * 40, [7, 1, 2, 30], [39, 1]], ids=str)
-def test_pieces_join_to_the_phases_of_the_whole(lengths):
+def test_pieces_join_to_the_phases_of_the_whole(lengths, way):
     magnitude, random = spectrogram()
-    assert_same_phases(integrate(magnitude, random, lengths), integrate(magnitude, random), 1e-9)
+    assert_same_phases(integrate(magnitude, random, lengths, way), integrate(magnitude, random), 1e-9)
 
 
 def test_a_batch_is_made_of_single_spectrograms():

@@ -219,29 +219,29 @@ def test_the_precision_is_what_was_asked_for(audio):
 @pytest.mark.parametrize("sampler", ["ddim", "ddpm"])
 def test_recorded_loops_serve_short_mels(sampler, audio):
     """What a GPU records is played back here by calling it again."""
-    from audiodiff.engine.graphs import CapturedGraph, ReverseGraphs
+    from audiodiff.engine.graphs import ReverseGraphs
 
     vocoder = make("diffwave", "griffin-lim")
     mel = vocoder.mel(audio)
     expected = vocoder(mel, seed=5, sampler=sampler)
     plays = []
 
-    def capture(run) -> CapturedGraph:
-        output = run()
-
-        def replay() -> None:
+    def capture(run):
+        def replay(on_step):
             plays.append(sampler)
-            output.copy_(run())
+            run(on_step)
 
-        return CapturedGraph(output, replay)
+        run(lambda step: None)
+        return replay
 
     vocoder.engine = PlainEngine(
         vocoder.network,
         vocoder.config,
         torch.float32,
         vocoder.device,
-        ReverseGraphs(vocoder.network, "epsilon", capture=capture),
+        ReverseGraphs(vocoder.network, capture=capture),
     )
+    assert difference(vocoder(mel, seed=5, sampler=sampler), expected) < 3e-5  # the first of a length is not captured
     for _ in range(2):
         assert difference(vocoder(mel, seed=5, sampler=sampler), expected) < 3e-5
     assert len(plays) == 2

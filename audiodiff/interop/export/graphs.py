@@ -13,17 +13,15 @@ from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from audiodiff.audio.mel import MelSpectrogram, align_to_hops
 from audiodiff.audio.mel_inversion import (
-    PhaseGradient,
-    PhaseSteps,
     limit_energy,
     lowest_square,
     magnitude_from_mel,
     random_phases,
 )
+from audiodiff.audio.phase_gradient import PhaseGradient, double_phases
 from audiodiff.audio.transforms import FramedSTFT
 from audiodiff.config import MelConfig, SynthesisConfig
 from audiodiff.diffusion.process import Prediction, diffuse
@@ -142,24 +140,6 @@ class GraphMelSpectrogram(MelSpectrogram):
         return estimate if power == 1 else estimate.pow(1 / power)
 
 
-def integrate_by_doubling(steps: PhaseSteps, phase: Tensor | None = None) -> Tensor:
-    """Do what `hand_on_phases` does for up to 2^DOUBLINGS frames, all at once.
-
-    Every bin adds what its source has, and takes over its source's source; a path ends at one more bin that adds zero.
-    """
-    n_frames, n_bins = steps.root.shape[1:]
-    end = n_frames * n_bins
-    earlier = torch.arange(-1, n_frames - 1, device=steps.root.device).view(-1, 1) * n_bins + steps.root
-    source = torch.where(steps.in_time, earlier, end).flatten(1)
-    source = torch.cat([source, torch.zeros_like(source[:, :1]) + end], dim=1)
-    value = functional.pad(steps.difference.flatten(1), (0, 1))
-    for _ in range(DOUBLINGS):
-        value = value + value.gather(1, source)
-        source = source.gather(1, source)
-    phases: Tensor = value[:, :-1].remainder(2 * math.pi).unflatten(1, (-1, n_bins))
-    return phases
-
-
 class Start(nn.Module):
     """The estimate of the whitened signal that `MelInitialisation` makes of whole mels by integrated phases."""
 
@@ -173,7 +153,8 @@ class Start(nn.Module):
         hop_length = self.stft.hop_length
         magnitude = magnitude_from_mel(mel, self.spectrogram)
         random = random_phases(noise, self.stft.n_bins, hop_length)
-        phases, _ = PhaseGradient(hop_length, integrate_by_doubling).push(magnitude, random, last=True)
+        integration = PhaseGradient(hop_length, partial(double_phases, doublings=DOUBLINGS))
+        phases, _ = integration.push(magnitude, random, last=True)
         spectrum = Spectrum(magnitude * phases.cos(), magnitude * phases.sin())
         audio = self.stft.with_magnitude(spectrum, magnitude).to(mel)  # in float64: its rounding errors would grow
         for _ in range(self._iterations):
