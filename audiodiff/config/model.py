@@ -252,6 +252,11 @@ class SynthesisConfig(Config):
             raise ValueError(f"{len(self.log_snrs)} log_snrs are as many steps, not {self.steps}; leave steps out")
         return self
 
+    @property
+    def rescales_guidance(self) -> bool:
+        """Whether guidance needs the standard deviation of whole clips."""
+        return self.guidance != 1 and self.guidance_rescale > 0
+
 
 def searched_levels(searched: Sequence[SearchedLevels], steps: int, start: str, sampler: str) -> tuple[float, ...]:
     """Return the searched log-SNRs of a number of steps, a start and a sampler.

@@ -306,7 +306,7 @@ class Pipeline:
 
         inputs = Inputs(x, condition, global_condition)
         if self.engine.graphs is not None:
-            process = Process(sample, settings.model_dump_json(), is_pointwise=not _is_rescaled(settings))
+            process = Process(sample, settings.model_dump_json(), is_pointwise=not settings.rescales_guidance)
             return self.engine.graphs(process, inputs, noise, on_step)
         with torch_threads(self._n_threads(x.numel())):
             return sample(inputs, noise, on_step)
@@ -379,15 +379,10 @@ class Pipeline:
             settings: The reverse process.
             chunk: Longest stretch that the caller wants at once, in frames; None is any.
         """
-        if _is_rescaled(settings) or self.engine.reach_frames is None:
+        if settings.rescales_guidance or self.engine.reach_frames is None:
             return True
         longest = self.engine.piece_frames if self.engine.graphs is None or chunk is None else chunk
         return n_frames <= min(longest, n_frames if chunk is None else chunk)
-
-
-def _is_rescaled(settings: SynthesisConfig) -> bool:
-    """Return whether guidance needs the standard deviation of a whole clip."""
-    return settings.guidance != 1 and settings.guidance_rescale > 0
 
 
 def _of_pieces(on_step: StepCallback) -> StepCallback:
