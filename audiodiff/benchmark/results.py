@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from statistics import median
 from typing import ClassVar
 
-from pydantic import Field
+from pydantic import ConfigDict, Field, model_validator
 
 from audiodiff.config import Config
 
@@ -16,10 +16,18 @@ FORMAT = 1
 class Measurement(Config):
     """A measured quantity over its repeats: median, lowest, highest."""
 
+    model_config = ConfigDict(allow_inf_nan=False)
+
     median: float
     low: float
     high: float
     repeats: int = Field(gt=0)
+
+    @model_validator(mode="after")
+    def _check(self) -> Measurement:
+        if not self.low <= self.median <= self.high:
+            raise ValueError(f"low {self.low:g}, median {self.median:g} and high {self.high:g} must rise")
+        return self
 
     @classmethod
     def from_values(cls, values: Sequence[float]) -> Measurement:

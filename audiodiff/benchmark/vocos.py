@@ -107,11 +107,10 @@ class VocosComparison:
 
     def run(self) -> Comparison:
         """Time all of them in turns in this process."""
-        device = self.environment.set_up()
-        vocoder = load_vocoder(self.model, str(device), "fp32")
-        mel, steps = noise_mel(vocoder, self.batch, self.seconds), vocoder.settings(synthesis_changes(self.steps)).steps
-        runs = {str(key): self._task(vocoder, key, mel, steps) for key in self.keys}
-        times, probe = self.environment.time(runs, device, self.dtypes)
+        vocoder, mel, steps = self._prepared()
+        vocos = build_vocos(vocoder.mel_config).to(mel.device)
+        runs = {str(key): self._task(vocoder, vocos, key, mel, steps) for key in self.keys}
+        times, probe = self.environment.time(runs, mel.device, self.dtypes)
         flops = count_flops(vocoder.network, vocoder.config, batch=self.batch, n_frames=mel.shape[-1])
         return Comparison(
             task="synthesis",
@@ -124,27 +123,33 @@ class VocosComparison:
             baseline_steps_timed=steps,
             flops=flops.of_loop(steps),
             relative_difference=None,
-            entries=self._entries(times, vocos_flops(vocoder.mel_config, mel)),
+            entries=self._entries(times, vocos_flops(vocos, mel)),
             rooflines=probe.rooflines(),
         )
 
     def memory(self, key: Key) -> Memory:
         """Measure the memory of one entry in this process."""
-        device = self.environment.set_up()
-        vocoder = load_vocoder(self.model, str(device), "fp32")
-        mel, steps = noise_mel(vocoder, self.batch, self.seconds), vocoder.settings(synthesis_changes(self.steps)).steps
-        monitor = MemoryMonitor(device)
-        self._task(vocoder, key, mel, steps)()
+        vocoder, mel, steps = self._prepared()
+        monitor = MemoryMonitor(mel.device)
+        vocos = build_vocos(vocoder.mel_config).to(mel.device) if key[0] == VOCOS else None
+        self._task(vocoder, vocos, key, mel, steps)()
         return monitor.memory()
 
-    def _task(self, vocoder: Vocoder, key: Key, mel: Tensor, steps: int) -> Step:
+    def _prepared(self) -> tuple[Vocoder, Tensor, int]:
+        """Set up this process; return our vocoder in fp32, the mel that all entries are given, and our steps."""
+        device = self.environment.set_up()
+        vocoder = load_vocoder(self.model, str(device), "fp32")
+        steps = vocoder.settings(synthesis_changes(self.steps)).steps
+        return vocoder, noise_mel(vocoder, self.batch, self.seconds), steps
+
+    def _task(self, vocoder: Vocoder, vocos: nn.Module | None, key: Key, mel: Tensor, steps: int) -> Step:
         """Return what an entry does, warmed up."""
         name, dtype = key
-        if name == OURS:
+        if name == OURS or vocos is None:
             ours = vocoder.with_dtype(dtype)
             warm_up(ours, mel, steps)
             return lambda: ours(mel, steps=steps)
-        task = vocos_task(build_vocos(vocoder.mel_config).to(mel.device), mel, dtype)
+        task = vocos_task(vocos, mel, dtype)
         task()
         return task
 
@@ -158,9 +163,9 @@ class VocosComparison:
         return tuple(entries)
 
 
-def vocos_flops(config: MelConfig, mel: Tensor) -> int:
+def vocos_flops(vocos: nn.Module, mel: Tensor) -> int:
     """Count the matrix products and convolutions of Vocos, as `inputs.count_flops` counts ours."""
-    task = vocos_task(build_vocos(config).to(mel.device), mel, "fp32")
+    task = vocos_task(vocos, mel, "fp32")
     with FlopCounterMode(display=False) as counter:
         task()
     return int(counter.get_total_flops())

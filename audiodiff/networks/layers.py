@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
@@ -109,7 +108,6 @@ class _Convolution(torch.autograd.Function):
         return _convolve(h, weight, bias, dilation, padding)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         """Return the gradients of features, weight and bias."""
         (h, weight), dilation, padding = ctx.saved_tensors, ctx.dilation, ctx.padding

@@ -1,5 +1,7 @@
 """Reports in files, and an honest word on what changed."""
 
+import json
+
 import pytest
 
 from audiodiff.benchmark.history import changes, read_report, write_report
@@ -56,6 +58,24 @@ def test_other_rows_and_another_machine_are_said(report):
     old = with_seconds(report, [1.0])
     new = old.model_copy(update={"synthesis": (old.synthesis[0].model_copy(update={"batch": 7}),)})
     assert changes(old, new).rows[0][0] == "no row in common"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "problem"),
+    [
+        ("median", float("nan"), "finite"),
+        ("high", float("inf"), "finite"),
+        ("low", None, "number"),
+        ("low", 9.0, "must rise"),
+    ],
+)
+@pytest.mark.parametrize("file", ["speed.json", "speed.jsonl"])
+def test_a_report_whose_times_are_no_numbers_is_refused(report, tmp_path, name, value, problem, file):
+    values = report.model_dump(mode="json")
+    values["synthesis"][0]["seconds"][name] = value
+    (tmp_path / file).write_text(json.dumps(values))
+    with pytest.raises(ConfigError, match=f"synthesis.*seconds.*{problem}"):
+        read_report(tmp_path / file)
 
 
 def test_nothing_is_a_ratio_to_no_time(report):

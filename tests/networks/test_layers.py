@@ -1,5 +1,7 @@
 """The time-major layers compute what the layers of Kong et al. compute."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch import nn
@@ -61,6 +63,18 @@ def test_a_convolution_and_its_gradients_are_those_of_its_taps(positions, dilati
     assert_close(*(torch.autograd.grad(y, leaves, direction) for y in (actual, expected)))
     with torch.no_grad():
         assert_close(dilated_convolution(taps, h, dilation, look_ahead), expected)
+
+
+@pytest.mark.parametrize(("dilation", "look_ahead"), [(1, None), (2, 0), (4, 1)])
+@pytest.mark.parametrize("rows", [1, 1024])
+def test_a_convolution_can_be_differentiated_twice(dilation, look_ahead, rows, monkeypatch):
+    monkeypatch.setattr(layers, "ROWS", rows)
+    taps, h = nn.Linear(9, 4).double(), normal(2, 7, 3).requires_grad_()
+
+    def convolve(h, weight, bias):
+        return dilated_convolution(SimpleNamespace(weight=weight, bias=bias), h, dilation, look_ahead)
+
+    assert torch.autograd.gradgradcheck(convolve, (h, taps.weight, taps.bias))
 
 
 @pytest.mark.parametrize("frozen", [["weight", "bias"], ["bias"], []])
