@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import io
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
@@ -24,7 +24,35 @@ class NotFiniteError(AudioError):
 
 
 class MelError(AudiodiffError):
-    """A mel spectrogram does not fit the model: wrong shape, wrong number of bins, or not finite."""
+    """A mel spectrogram does not fit the model: wrong shape, wrong number of bins, or not finite.
+
+    Args:
+        message: What is wrong.
+        advice: What follows the message, with options in braces, such as "Use {resample}.".
+        options: Names of these options, with their values; True is one without a value.
+
+    Example:
+        >>> error = MelError("It looks like matcha: ", "use {mel_convention}.", mel_convention="matcha")
+        >>> str(error)
+        'It looks like matcha: use --mel-convention matcha.'
+        >>> error.advising(lambda name, value: f"{name}={value}")
+        'It looks like matcha: use mel_convention=matcha.'
+    """
+
+    def __init__(self, message: str, advice: str = "", **options: str | bool) -> None:
+        self.message, self.advice, self.options = message, advice, options
+        super().__init__(self.advising(_of_command_line))
+
+    def advising(self, spelling: Callable[[str, str | bool], str]) -> str:
+        """Return the whole message with options spelled in another way than the command line's."""
+        return self.message + self.advice.format(
+            **{name: spelling(name, value) for name, value in self.options.items()}
+        )
+
+
+def _of_command_line(name: str, value: str | bool) -> str:
+    option = f"--{name.replace('_', '-')}"
+    return option if value is True else f"{option} {value}"
 
 
 class ConfigError(AudiodiffError):

@@ -327,7 +327,7 @@ def _check_range(mel: Tensor, config: MelConfig) -> None:
         return
     raise MelError(
         f"mel has values from {least:.3g} to {most:.3g}; convention {config.name!r} has them from {low:.3g} (silence) "
-        f"to at most {high:.3g}, so it is of another one. `audiodiff mel-match` names it for --mel-convention."
+        f"to at most {high:.3g}, so it is of another one. `audiodiff mel-match` names it."
     )
 
 

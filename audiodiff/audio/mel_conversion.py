@@ -69,7 +69,9 @@ class MelConverter:
             raise MelError(
                 f"mels of convention {source.name!r} have a frame per {source.hop_length} samples at "
                 f"{source.sample_rate} Hz; convention {target.name!r} has one per {target.hop_length} at "
-                f"{target.sample_rate} Hz. Use --resample (resample=True) to interpolate them, or a model of that rate."
+                f"{target.sample_rate} Hz. ",
+                "Use {resample} to interpolate them, or a model of that rate.",
+                resample=True,
             )
         self.source, self.target = source, target
         self._from, self._to = MelSpectrogram(source), MelSpectrogram(target)

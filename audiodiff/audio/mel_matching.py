@@ -333,13 +333,13 @@ def refuse_unlikely(mel: ArrayLike, config: MelConfig) -> None:
     if not matches:
         return
     if not own:
-        raise MelError(_refusal(matches, values, config))
+        raise _refusal(matches, values, config)
     (low, high), factor = own[0].candidate.limits, own[0].candidate.affine[0]
     if low - factor <= values.min() and values.max() <= high - _NEARLY_SILENT * factor:
         return
     rivals = [found for found in matches if _is_clearly_likelier(values, found, own[0])]
     if rivals:
-        raise MelError(_refusal(rivals, values, config))
+        raise _refusal(rivals, values, config)
 
 
 def _is_clearly_likelier(mel: Values, found: Match, own: Match) -> bool:
@@ -352,7 +352,7 @@ def _is_clearly_likelier(mel: Values, found: Match, own: Match) -> bool:
     return found.is_speech and found.distance < PLAUSIBLE
 
 
-def _refusal(matches: Sequence[Match], mel: Values, config: MelConfig) -> str:
+def _refusal(matches: Sequence[Match], mel: Values, config: MelConfig) -> MelError:
     def other_frames(found: Match) -> bool:
         return (found.candidate.config.sample_rate, found.candidate.config.hop_length) != frames
 
@@ -360,15 +360,17 @@ def _refusal(matches: Sequence[Match], mel: Values, config: MelConfig) -> str:
     best = sorted(likeliest(matches), key=other_frames)  # who feeds a model likely keeps its rate
     names = list(dict.fromkeys(found.candidate.name for found in best))
     named = [found for found in best if found.candidate.name in MEL_CONVENTIONS and matches[0].score - found.score < 3]
-    remedy = (
-        f"use --mel-convention {named[0].candidate.name}" if named else "`audiodiff mel-match` writes its convention"
-    )
+    options: dict[str, str | bool] = {"mel_convention": named[0].candidate.name} if named else {}
+    remedy = "use {mel_convention}" if named else "`audiodiff mel-match` writes its convention"
     transposed = ", transposed" if matches[0].transposed else ""
     if transposed:
         remedy = "transpose it" if config.name in names else f"transpose it; {remedy}"
     elif len(mel) == config.n_mels:
-        remedy += "; --force vocodes it as it is"
-    return (
+        remedy += "; {force} vocodes it as it is"
+        options["force"] = True
+    return MelError(
         f"the mel of shape {mel.shape}, values from {mel.min():.3g} to {mel.max():.3g}, looks like "
-        f"{' or '.join(names[:3])}{transposed}, not like {config.name}: {remedy}."
+        f"{' or '.join(names[:3])}{transposed}, not like {config.name}: ",
+        f"{remedy}.",
+        **options,
     )

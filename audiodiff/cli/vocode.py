@@ -175,8 +175,7 @@ def _vocode(jobs: Sequence[Job], ray: str | None, **options: Any) -> list[str]:
             with above_the_line():
                 click.echo(f"{opt.arrow(result.job)}  {_figures(result, options['model'], score=options['score'])}")
     if len(scored) > 1:
-        means = {name: sum(scores[name] for scores in scored) / len(scored) for name in scored[0]}
-        click.echo(f"mean of {len(scored)}  {_scores(means)}")
+        click.echo(f"mean of {len(scored)}  {_mean_scores(scored)}")
     return failures
 
 
@@ -259,7 +258,16 @@ def _scores(scores: Mapping[str, float]) -> str:
     """Return the scores that are shown, in one line; one that a clip cannot have is n/a."""
     from audiodiff.evaluation.scoring import TITLES
 
-    shown = {name: scores[name] for name in SHOWN_SCORES if name in scores}
-    return "  ".join(
-        f"{TITLES[name]} {'n/a' if math.isnan(value) else f'{value:.3f}'}" for name, value in shown.items()
-    )
+    shown = {TITLES[name]: scores[name] for name in SHOWN_SCORES if name in scores}
+    return "  ".join(f"{title} {'n/a' if math.isnan(value) else f'{value:.3f}'}" for title, value in shown.items())
+
+
+def _mean_scores(scored: Sequence[Mapping[str, float]]) -> str:
+    """Return the means over the clips that have a score, in one line, with how many have none."""
+    columns = {name: [clip[name] for clip in scored if not math.isnan(clip[name])] for name in scored[0]}
+    shown = []
+    for name, values in columns.items():
+        mean = _scores({name: sum(values) / len(values) if values else math.nan})
+        left_out = len(scored) - len(values)
+        shown.append(f"{mean} ({left_out} left out)" if mean and values and left_out else mean)
+    return "  ".join(filter(None, shown))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import math
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,7 +17,7 @@ from audiodiff.audio.mel_candidates import clipped
 from audiodiff.audio.mel_matching import refuse_unlikely
 from audiodiff.choices import ANY_SEED, SECONDS, STEPS
 from audiodiff.config import MelConfig, mel_convention
-from audiodiff.errors import AudiodiffError, AudioError
+from audiodiff.errors import AudiodiffError, MelError
 from audiodiff.pipelines import SynthesisChanges, Vocoder
 from audiodiff.pipelines.vocode_stream import ByteReader, frames_of, npy_arrays
 from audiodiff.server.limits import Limits, RequestError
@@ -188,11 +187,8 @@ def explain(error: Exception) -> tuple[int, str]:
         return error.status, str(error)
     if isinstance(error, TimeoutError):
         return 408, str(error) or "nothing came for too long."
-    if isinstance(error, AudioError | AudiodiffError):
-        return 400, _in_settings(str(error))
+    if isinstance(error, MelError):
+        return 400, error.advising(lambda name, value: f"{name}={'true' if value is True else value}")
+    if isinstance(error, AudiodiffError):
+        return 400, str(error)
     return 500, f"unexpected {type(error).__name__}; the log of the server says more."
-
-
-def _in_settings(message: str) -> str:
-    """Return advice about options of the command line as advice about settings of a request."""
-    return re.sub(r"--(force|resample)", r"\1=true", message).replace("--mel-convention ", "mel_convention=")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import signal
 import subprocess
@@ -14,9 +15,10 @@ import soundfile
 import torch
 from click.testing import CliRunner
 
-from audiodiff import Vocoder, load_audio
+from audiodiff import Vocoder, load_audio, save_audio
 from audiodiff.cli import options
 from audiodiff.cli.main import main
+from audiodiff.cli.vocode import _mean_scores
 from audiodiff.data.manifest import Recording, write_manifest
 from audiodiff.diffusion.samplers import SAMPLERS
 from audiodiff.diffusion.schedules import SCHEDULES
@@ -505,6 +507,25 @@ def test_several_scored_files_end_with_their_mean(vocode, save_voice):
     assert scores[2] == pytest.approx((scores[0] + scores[1]) / 2, abs=1.1e-3)
 
 
+def test_a_file_without_a_score_is_left_out_of_its_mean():
+    clips = [{"pesq_wb": 3.0, "m_stft": 1.0}, {"pesq_wb": math.nan, "m_stft": 2.0}, {"pesq_wb": 4.0, "m_stft": 3.0}]
+    assert _mean_scores(clips) == "PESQ-WB 3.500 (1 left out)  M-STFT 2.000"
+    assert _mean_scores([{"estoi": math.nan}] * 2) == "ESTOI n/a"
+
+
+def test_a_silent_file_does_not_spoil_the_mean(vocode, save_voice):
+    pytest.importorskip("pystoi")
+    save_voice(Path("in/a.wav"), seed=1)
+    save_voice(Path("in/b.wav"), seed=2)
+    save_audio("in/silent.wav", torch.zeros(1, 8000), 8000)
+    *lines, mean = vocode("in", "-o", "out", "--score").stdout.splitlines()
+    estoi = [re.search(r"ESTOI (\S+)", line)[1] for line in (*lines, mean)]
+    assert estoi[2] == "n/a"
+    assert float(estoi[3]) == pytest.approx((float(estoi[0]) + float(estoi[1])) / 2, abs=1.1e-3)
+    assert mean.startswith("mean of 3  ")
+    assert f"ESTOI {estoi[3]} (1 left out)" in mean
+
+
 def test_a_manifest_stands_for_its_recordings(vocode, save_voice):
     recordings = [save_voice(Path(f"in/{name}.wav")) for name in ("a", "b", "c")]
     chosen = [Recording(audio=path, seconds=1.0, sample_rate=8000) for path in recordings[:2]]
@@ -557,6 +578,7 @@ def save(*args, **kwargs):
 
 vocode_files.save_audio = save
 from audiodiff.cli.main import main
+from audiodiff.cli.vocode import _mean_scores
 main()
 """
 
