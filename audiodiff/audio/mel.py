@@ -24,6 +24,9 @@ DECIBELS = 20 / math.log(10)
 _TINY = 1e-10
 """Keeps divisions finite: where no filter reaches, and in silence."""
 
+_FRAMES_IN_CACHE = 64
+"""Frames that are deconvolved together on a CPU: twenty updates of them stay in its cache."""
+
 _FRAMES_AT_ONCE = 4096
 """Frames whose spectra are in memory together, so that an hour of audio needs no more than a minute."""
 
@@ -98,13 +101,28 @@ def mel_filterbank(config: MelConfig) -> NDArray[np.float64]:
 
 
 class _Deconvolution(NamedTuple):
-    """What deconvolves mels: the filters, their transpose, the interpolation between them, sums by bin and by band."""
+    """What deconvolves mels.
+
+    Attributes:
+        analyse: The filters.
+        spread: Their transpose, rows summing to 1.
+        interpolate: Between the bands.
+        covered: 1 where a bin is in a filter.
+        area: Sums of the filters.
+    """
 
     analyse: Tensor
     spread: Tensor
     interpolate: Tensor
-    coverage: Tensor
+    covered: Tensor
     area: Tensor
+
+
+def _sparse(matrix: Tensor) -> Tensor:
+    """Return a matrix in compressed rows, whose products cost half of those of coordinates where frames are few."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that they are in beta state
+        return matrix.to_sparse_csr()
 
 
 class MelSpectrogram(nn.Module):
@@ -239,12 +257,18 @@ class MelSpectrogram(nn.Module):
         """
         energy = (self.to_magnitude(mel.double()) ** self.config.power).movedim(-2, 0)
         frames, energy = energy.shape[1:], energy.flatten(1)
-        analyse, spread, interpolate, coverage, area = self._deconvolution()
-        estimate = (interpolate @ (energy / area).clamp_min(_TINY).log()).exp() * (coverage > _TINY)
-        for _ in range(iterations):
-            estimate = estimate * (spread @ (energy / (analyse @ estimate).clamp_min(_TINY))) / coverage
+        at_once = _FRAMES_IN_CACHE if energy.device.type == "cpu" else energy.shape[1]
+        estimate = torch.cat([self._deconvolved(part, iterations) for part in energy.split(at_once, dim=1)], dim=1)
         magnitude: Tensor = (estimate ** (1 / self.config.power)).unflatten(1, frames).movedim(0, -2)
         return magnitude.to(mel.dtype)
+
+    def _deconvolved(self, energy: Tensor, iterations: int) -> Tensor:
+        """Return `(n_bins, n_frames)` of the energies of bands `(n_mels, n_frames)`."""
+        analyse, spread, interpolate, covered, area = self._deconvolution()
+        estimate = (interpolate @ (energy / area).clamp_min(_TINY).log()).exp() * covered
+        for _ in range(iterations):
+            estimate = estimate * (spread @ (energy / (analyse @ estimate).clamp_min(_TINY)))
+        return estimate
 
     @torch.inference_mode(False)
     @torch.no_grad()
@@ -252,13 +276,13 @@ class MelSpectrogram(nn.Module):
         filters = self.filterbank.double()
         made = self._matrices
         if made is None or made.area.device != filters.device:
-            coverage = filters.sum(0).unsqueeze(1).clamp_min(_TINY)
+            coverage = filters.sum(0).unsqueeze(1)
             area = filters.sum(1, keepdim=True).clamp_min(_TINY)
             fraction = (filters / area) / (filters / area).sum(0).clamp_min(_TINY)
-            made = _Deconvolution(filters, filters.T, fraction.T, coverage, area)
+            spread, covered = filters.T / coverage.clamp_min(_TINY), (coverage > _TINY).double()
+            made = _Deconvolution(filters, spread, fraction.T, covered, area)
             if filters.device.type == "cpu":  # four times faster, and a frame is the same to the bit among however many
-                sparse = {name: getattr(made, name).to_sparse() for name in ("analyse", "spread", "interpolate")}
-                made = made._replace(**sparse)
+                made = made._replace(analyse=_sparse(filters), spread=_sparse(spread), interpolate=_sparse(fraction.T))
             self._matrices = made
         return made
 
