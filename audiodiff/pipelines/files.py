@@ -175,7 +175,8 @@ def describe(source: AudioInfo | None, sample_rate: int, subtype: str) -> str:
     """Say what became of a recording, or of a mel: `44,100 → 22,050 Hz, stereo, 24 bit`."""
     width = name_channels(source.channels if source else 1)
     before = "mel → " if source is None else f"{source.sample_rate:,} → " if source.sample_rate != sample_rate else ""
-    depth = "32 bit float" if subtype == "FLOAT" else f"{subtype.removeprefix('PCM_')} bit"
+    floating = {"FLOAT": "32 bit float", "DOUBLE": "64 bit float"}
+    depth = floating.get(subtype) or f"{subtype.removeprefix('PCM_')} bit"
     return f"{before}{sample_rate:,} Hz, {width}, {depth}"
 
 

@@ -6,12 +6,16 @@ Clean ones can be degraded first and measured.
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
+import soundfile
+import torch
 from torch import Tensor
 
 from audiodiff.audio.degradation import Clipping, Degradation, Gaps, LowPass, Noise
@@ -42,6 +46,8 @@ _FULL_SCALE = 1 - 2**-15
 """Largest sample of 16 bits."""
 _MOST_ITEMS = 12
 """Recordings on a page."""
+_PRECISE = ("PCM_32", "DOUBLE")
+"""Encodings of which `load_audio` keeps the upper 24 bits."""
 _DEGRADATION_DRAW = 2**20 - 2
 """The draw of position-indexed noise that a recording is degraded with; steps count up from 0."""
 
@@ -149,7 +155,8 @@ def find_damage(degradation: Degradation, audio: Tensor, sample_rate: int) -> tu
     if isinstance(degradation, Gaps):
         inside = [span for span in degradation.spans if span[0] < seconds]
         if len(inside) < len(degradation.spans):
-            note = f"gaps that begin after its end at {seconds:.3f} s: {len(degradation.spans) - len(inside)}"
+            n_left = len(degradation.spans) - len(inside)
+            note = f"{n_left} {'gaps begin' if n_left > 1 else 'gap begins'} after its end at {seconds:.3f} s"
             degradation = Gaps(inside, sample_rate)
         if not inside:
             raise NothingToRepairError(note)
@@ -236,7 +243,7 @@ def _repair_one(
             restored = degradation.restored(audio)
     except NothingToRepairError as reason:
         on_progress(1)
-        return RepairResult(job, None, _save(job.target, audio, rate, source), f"left as it is: {reason}")
+        return RepairResult(job, None, _save(job, audio, rate, source), f"left as it is: {reason}")
     if restored and (restored[1] is None or options.config.method == "baseline"):
         on_progress(1)
         repaired, is_generated = restored[0], False
@@ -248,7 +255,7 @@ def _repair_one(
         repaired, is_generated = _repair(pipeline, audio, degradation, options, on_progress, restored=restored), True
     if isinstance(degradation, Clipping) and same_depth(source, job.target) != "FLOAT":
         repaired, note = _turned_down(repaired)
-    return RepairResult(job, None, _save(job.target, repaired, rate, source), note, is_generated=is_generated)
+    return RepairResult(job, None, _save(job, repaired, rate, source), note, is_generated=is_generated)
 
 
 def _turned_down(audio: Tensor) -> tuple[Tensor, str]:
@@ -275,10 +282,11 @@ def _try_one(
     degraded = degradation.degrade(audio, noise.to(audio))
     restored = degradation.restored(degraded)
     repaired = _repair(pipeline, degraded, degradation, options, on_progress, restored=restored)
-    conversion = _save(job.target, repaired, rate, source)
+    conversion = _save(job, repaired, rate, source)
     versions = {"degraded": degraded, "baseline": restored[0], "repaired": repaired}
     for version in ("degraded", "baseline"):
-        _save(folder / version / job.target.relative_to(folder / "repaired"), versions[version], rate, source)
+        target = folder / version / job.target.relative_to(folder / "repaired")
+        _save(Job(job.source, target), versions[version], rate, source)
     mask = degradation.mask(degraded)
     scores = {
         version: RepairScores(snr_db(made, audio, mask), log_spectral_distance(made, audio, mask))
@@ -310,12 +318,24 @@ def _repair(
     )
 
 
-def _save(path: Path, audio: Tensor, sample_rate: int, source: AudioInfo) -> str:
+def _save(job: Job, audio: Tensor, sample_rate: int, source: AudioInfo) -> str:
     """Write audio with the bit depth of its source, and say what became of that."""
-    make_folder(path.parent)
-    depth = same_depth(source, path)
-    save_audio(path, audio.cpu(), sample_rate, depth)
+    make_folder(job.target.parent)
+    depth, audio = same_depth(source, job.target), audio.cpu()
+    if source.subtype in _PRECISE and sample_rate == source.sample_rate:
+        audio = _with_untouched_samples(audio, job.source)
+        depth = "DOUBLE" if source.subtype == "DOUBLE" and depth == "FLOAT" else depth
+    save_audio(job.target, audio, sample_rate, depth)
     return describe(source, sample_rate, depth)
+
+
+def _with_untouched_samples(audio: Tensor, path: Path) -> Tensor:
+    """Return audio in double precision, with the file's own samples where they were left alone."""
+    with suppress(soundfile.SoundFileError):  # of a damaged header, which `load_audio` knows to read
+        own = torch.from_numpy(soundfile.read(os.fsencode(path), dtype="float64", always_2d=True)[0].T)
+        if own.shape == audio.shape:
+            return torch.where(own.float() == audio, own, audio.double())
+    return audio
 
 
 def write_repairs(path: Path, results: Sequence[RepairResult], try_folder: Path | None) -> None:

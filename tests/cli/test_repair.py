@@ -89,7 +89,7 @@ def test_what_was_clipped_at_full_scale_is_not_clipped_again(repair):
         (("--denoise",), r"noise estimated at \d+.\d dB SNR, which is clean; --denoise SNR_DB filters all the same"),
         (("--extend", 1500), r"it goes on above 1,500 Hz: the level there is [+-]\d+ dB of that below"),
         (("--extend", 3900), r"at 8,000 Hz there is nothing to fill in above 3,900 Hz"),
-        (("--gap", "3-4", "--gap", "9-9.1"), r"gaps that begin after its end at 0.600 s: 2"),
+        (("--gap", "3-4", "--gap", "9-9.1"), r"2 gaps begin after its end at 0.600 s"),
     ],
     ids=str,
 )
@@ -102,6 +102,23 @@ def test_a_recording_without_such_damage_is_left_as_it_is(repair, options, said)
         rf"in.wav -> out.flac  without a model; 8,000 Hz, stereo, 24 bit  left as it is: {said}.*\n", result.stdout
     )
     assert np.array_equal(soundfile.read("in.wav", dtype="int32")[0], soundfile.read("out.flac", dtype="int32")[0])
+
+
+@pytest.mark.parametrize(
+    ("subtype", "dtype", "said"), [("PCM_32", "int32", "32 bit"), ("DOUBLE", "float64", "64 bit float")]
+)
+@pytest.mark.parametrize("gap", ["0.2-0.21", "3-4"])  # one that is filled, one behind the end
+def test_more_than_24_bits_are_kept_where_nothing_was_repaired(repair, subtype, dtype, said, gap):
+    sound = np.random.default_rng(0).standard_normal(4800) / 10
+    soundfile.write("in.wav", sound, RATE, subtype=subtype)
+    result = repair("in.wav", "-o", "out.wav", "--gap", gap, "--method", "baseline")
+    assert f"8,000 Hz, mono, {said}" in result.stdout
+    assert soundfile.info("out.wav").subtype == subtype
+    before, after = (soundfile.read(name, dtype=dtype)[0] for name in ("in.wav", "out.wav"))
+    inside = slice(1599, 1681)
+    assert (np.delete(before, inside) == np.delete(after, inside)).all()
+    assert (before[inside] == after[inside]).all() == (gap == "3-4")
+    assert (before != before.astype(np.float32).astype(dtype)).any()
 
 
 def test_what_is_too_short_to_have_a_pause_is_left_as_it_is(repair):
@@ -133,7 +150,7 @@ def test_the_noise_is_estimated(repair):
 
 def test_a_gap_outside_is_left_out_and_one_inside_is_filled(repair):
     result = repair("in.wav", "-o", "out.wav", "--gap", "0.2-0.21", "--gap", "3-4")
-    assert result.stdout.endswith("gaps that begin after its end at 0.600 s: 1\n")
+    assert result.stdout.endswith("1 gap begins after its end at 0.600 s\n")
     assert not np.array_equal(samples("in.wav"), samples("out.wav"))
     result = repair("in.wav", "-o", "partly.wav", "--gap", "0.5-0.7")
     assert (result.exit_code, "exceeds the recording" in result.stderr) == (1, True)
