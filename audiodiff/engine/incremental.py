@@ -12,16 +12,24 @@ from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from audiodiff.audio.transforms import FramedSTFT
 from audiodiff.engine.streaming import Window
 from audiodiff.networks.conditioning import FrameConditioner
 from audiodiff.networks.diffwave import ResidualLayer
 from audiodiff.networks.layers import SQRT_HALF
-from audiodiff.networks.stft_diffwave import STFTBranch, STFTDiffWave, apply_mask
+from audiodiff.networks.stft_diffwave import STFTBranch, STFTDiffWave
 
 _FEW_ROWS = 8
 """Up to so many rows, reading the weights is what a matrix product costs."""
+_ALIGNED = 8
+"""Outputs are padded with zeros to a multiple of it: BLAS takes twice as long for 1,539 as for 1,544."""
+
+
+def _add_product(total: Tensor, x: Tensor, weight: Tensor) -> Tensor:
+    """Return total + x @ weight.T as `_product` does; total may be overwritten."""
+    return total.addmm_(x, weight.T) if x.shape[0] > _FEW_ROWS else _product(x, weight, total)
 
 
 def _product(x: Tensor, weight: Tensor, added: Tensor, *, beta: float = 1.0, alpha: float = 1.0) -> Tensor:
@@ -40,10 +48,21 @@ def _product(x: Tensor, weight: Tensor, added: Tensor, *, beta: float = 1.0, alp
 
 
 class _Linear:
-    """A linear layer in the precision of the matrix products; float32 shares the network's own weights."""
+    """A linear layer in the precision of the matrix products; float32 shares the network's own weights, if not padded.
 
-    def __init__(self, layer: nn.Linear, dtype: torch.dtype) -> None:
-        self.weight, self.bias = layer.weight.to(dtype), layer.bias.to(dtype).unsqueeze(0)
+    Args:
+        layer: The layer.
+        dtype: Of the matrix products.
+        padded_parts: In how many equal parts its outputs are padded, each at its end; 0 for none.
+    """
+
+    def __init__(self, layer: nn.Linear, dtype: torch.dtype, padded_parts: int = 0) -> None:
+        weight, bias = layer.weight, layer.bias
+        if padded_parts:
+            padding = (0, -len(bias) // padded_parts % _ALIGNED)
+            weight = functional.pad(weight.unflatten(0, (padded_parts, -1)), (0, 0, *padding)).flatten(0, 1)
+            bias = functional.pad(bias.view(padded_parts, -1), padding).flatten()
+        self.weight, self.bias = weight.to(dtype), bias.to(dtype).unsqueeze(0)
 
     def __call__(self, x: Tensor) -> Tensor:
         return _product(x, self.weight, self.bias)
@@ -80,7 +99,7 @@ class _Branch:
         self, part: STFTDiffWave | STFTBranch, stft: FramedSTFT, hop_length: int, first: int, dtype: torch.dtype
     ) -> None:
         self.stft, self.positions_per_frame = stft, hop_length // stft.hop_length
-        self.input, self.skip, self.output = (_Linear(x, dtype) for x in (part.input, part.skip, part.output))
+        self.input, self.output = _Linear(part.input, dtype), _Linear(part.output, dtype, padded_parts=3)
         self.dtype, self.channels = dtype, part.input.out_features
         self.layers: list[_Layer] = []
         offset = torch.zeros_like(part.input.bias)
@@ -91,7 +110,8 @@ class _Branch:
         self.columns = slice(first, first + self.width)
         self.scale = len(self.layers) ** -0.5
         skip_biases = torch.stack([layer.skip_bias for layer in self.layers]).sum(0)
-        self.skip.bias = (part.skip.bias + self.scale * part.skip.weight @ skip_biases).to(dtype).unsqueeze(0)
+        self.skip_weight = part.skip.weight.to(dtype)
+        self.skip_bias = (part.skip.bias + self.scale * part.skip.weight @ skip_biases).to(dtype).unsqueeze(0)
 
 
 class IncrementalSTFT:
@@ -114,24 +134,29 @@ class IncrementalSTFT:
         conditioners = [part.stack.conditioner for part in parts]
         projections = [one.weight for one in conditioners if isinstance(one, FrameConditioner)]
         self._projection = torch.cat(projections).to(dtype) if projections else None
-        self._encoder_output = network.mel_encoder and _Linear(network.mel_encoder.output, dtype)
+        self.condition_bias = network.input.bias.new_zeros(self.branches[-1].columns.stop)
+        if self._projection is not None and network.mel_encoder is not None:
+            output = network.mel_encoder.output
+            self._projection = torch.cat([self._projection, output.weight.to(dtype)], dim=1)
+            self.condition_bias = output.bias
 
     def encode(self, mel: Tensor, start: int, stop: int) -> Tensor:
         """Prepare the condition of frames [start, stop); see `audiodiff.engine.choose.Engine`.
 
-        What lies around them is only seen by the encoder of the mel, and not projected.
+        What lies around them is only seen by the encoder of the mel, and not projected. `condition_bias` is still to be
+        added.
         """
         network, weight = self.network, self._projection
         if network.normalise_mel is None or weight is None:
             raise TypeError("this network was built without a mel condition")
         features: Tensor = network.normalise_mel(mel)
         rows = features[:, start:stop].to(weight.dtype)
-        encoded = rows.new_zeros(1, len(weight))
-        if network.mel_encoder is not None and self._encoder_output is not None:
+        if network.mel_encoder is not None:
             hidden = network.mel_encoder.hidden(features)[:, start:stop].to(weight.dtype)
-            encoded = self._encoder_output(hidden.flatten(0, 1))
-        product: Tensor = _product(rows.flatten(0, 1), weight, encoded).unflatten(0, rows.shape[:2])
-        return product
+            rows = torch.cat([rows, hidden], dim=2)
+        x = rows.flatten(0, 1)
+        product = x @ weight.T if len(x) > _FEW_ROWS else (weight @ x.contiguous().T).T
+        return product.unflatten(0, rows.shape[:2])
 
     def stream(
         self,
@@ -192,14 +217,14 @@ class _LayerState:
         batch, channels = window.shape[1:]
         strides = (batch * channels, channels, layer.dilation * batch * channels, 1)
         taps = window.as_strided((n, batch, 3, channels), strides).reshape(n * batch, 3 * channels)
-        y = _product(taps, layer.taps, conditions.of_layer(index, self.done, self.done + n))
+        y = _add_product(conditions.of_layer(index, self.done, self.done + n), taps, layer.taps)
         self.done += n
         gate, signal = y.chunk(2, dim=1)
-        gated = gate.sigmoid_().mul_(signal.tanh_()).contiguous()
+        gated = gate.sigmoid_().mul_(signal.tanh_())
         back = 2 * layer.dilation - layer.ahead
         h = window[back : back + n].flatten(0, 1)
         h = _product(gated, layer.residual, h, beta=SQRT_HALF, alpha=SQRT_HALF)
-        total = _product(gated, layer.skip, total.flatten(0, 1))
+        total = _add_product(total.flatten(0, 1), gated, layer.skip)
         return _Rows(h.unflatten(0, (n, batch)), total.unflatten(0, (n, batch)))
 
 
@@ -209,40 +234,46 @@ class _Conditions:
     Args:
         branch: Its weights.
         bias: Of the layers side by side `(batch, width)`.
+        condition_bias: What is to be added where there is a condition `(width,)`.
     """
 
-    def __init__(self, branch: _Branch, bias: Tensor) -> None:
-        self._branch, self._bias = branch, bias
+    def __init__(self, branch: _Branch, bias: Tensor, condition_bias: Tensor) -> None:
+        self._width, self._step = 2 * branch.channels, branch.positions_per_frame
+        self._bias, self._bias_of_rows = bias, bias + condition_bias
         self._rows = Window(dim=0)
-        self._range, self._viewed = (0, 0), bias[:0]
+        self._range, self._viewed, self._repeat = (0, 0), bias[:0], torch.arange(0)
 
     def append(self, condition: Tensor) -> None:
-        """Add the condition of the next frames, of all branches `(batch, frames, widths)`."""
-        rows = condition[..., self._branch.columns].to(self._bias.dtype).transpose(0, 1) + self._bias
-        if self._branch.positions_per_frame > 1:
-            rows = rows.repeat_interleave(self._branch.positions_per_frame, dim=0)
-        self._rows.append(rows)
+        """Add the condition of the next frames `(batch, frames, width)`."""
+        self._rows.append(condition.to(self._bias.dtype).transpose(0, 1))
 
     def of_layer(self, index: int, start: int, stop: int) -> Tensor:
-        """Return that of a layer at positions [start, stop) `(positions * batch, 2 * channels)`."""
+        """Return that of a layer at positions [start, stop) `(positions * batch, 2 * channels)`, to be overwritten."""
+        columns = slice(index * self._width, (index + 1) * self._width)
+        if not self._rows.end:
+            return self._bias[:, columns].repeat(stop - start, 1)
         if self._range != (start, stop):
-            rows = self._rows.view(start, stop) if self._rows.end else self._bias.expand(stop - start, -1, -1)
-            self._range, self._viewed = (start, stop), rows
-        width = 2 * self._branch.channels
-        return self._viewed[..., index * width : (index + 1) * width].flatten(0, 1)
+            first = start // self._step
+            self._range, self._viewed = (start, stop), self._rows.view(first, -(-stop // self._step))
+            self._repeat = torch.arange(start, stop).div_(self._step, rounding_mode="floor") - first
+        rows = self._viewed[..., columns] + self._bias_of_rows[:, columns]
+        if self._step > 1:
+            rows = rows.index_select(0, self._repeat)
+        return rows.flatten(0, 1)
 
     def discard_before(self, position: int) -> None:
         """Discard what lies before a position."""
-        self._rows.discard_before(position)
+        self._rows.discard_before(position // self._step)
 
 
 class _BranchState:
     """A branch at one noise level: samples in, what it adds to y out."""
 
-    def __init__(self, branch: _Branch, embedding: Tensor) -> None:
+    def __init__(self, branch: _Branch, embedding: Tensor, condition_bias: Tensor) -> None:
         self._branch, self._stft = branch, branch.stft
         self._layers = [_LayerState(layer, embedding, branch.dtype) for layer in branch.layers]
-        self._conditions = _Conditions(branch, torch.cat([layer.bias for layer in self._layers], dim=1))
+        bias = torch.cat([layer.bias for layer in self._layers], dim=1)
+        self._conditions = _Conditions(branch, bias, condition_bias[branch.columns].to(branch.dtype))
         self._samples, self._spectra, self._n_frames = Window(dim=1), Window(dim=1), 0
         self._overlap: Tensor | None = None
         self._ahead_of = self._stft.margin
@@ -256,7 +287,7 @@ class _BranchState:
         if last:
             self._samples.append(edge)
         if condition is not None:
-            self._conditions.append(condition)
+            self._conditions.append(condition[..., self._branch.columns])
         spectrum = self._analyse(x)
         self._spectra.append(spectrum)
         masked = self._mask(spectrum, last=last)
@@ -274,9 +305,10 @@ class _BranchState:
         if stop == start:
             return None
         self._conditions.discard_before(stop)
-        h = _product(rows.total.flatten(0, 1), branch.skip.weight, branch.skip.bias, alpha=branch.scale).relu_()
+        h = _product(rows.total.flatten(0, 1), branch.skip_weight, branch.skip_bias, alpha=branch.scale).relu_()
         output = branch.output(h).float().unflatten(0, (stop - start, -1)).transpose(0, 1)
-        masked = apply_mask(self._spectra.view(start, stop), output)
+        mask, real, imaginary = (part[..., : self._stft.n_bins] for part in output.chunk(3, dim=2))
+        masked = _masked(self._spectra.view(start, stop), mask, real, imaginary)
         self._spectra.discard_before(stop)
         return masked
 
@@ -294,8 +326,14 @@ class _BranchState:
     def _synthesise(self, spectrum: Tensor, *, last: bool) -> Tensor:
         """Overlap and add the next frames; return the samples to which no later frame adds."""
         stft = self._stft
-        weights = stft.window.square().expand(1, spectrum.shape[1], -1)  # summed as one more clip of the batch
-        total = stft.overlap_add(torch.cat([stft.windowed(spectrum), weights]))
+        hops = stft.windowed(spectrum).unflatten(2, (-1, stft.hop_length)).unbind(2)
+        weights = stft.window.square().unflatten(0, (-1, stft.hop_length))  # summed as one more clip of the batch
+        batch, n_frames = spectrum.shape[:2]
+        summed = hops[0].new_zeros(batch + 1, n_frames + len(hops) - 1, stft.hop_length)
+        for i, (part, weight) in enumerate(zip(hops, weights, strict=True)):
+            summed[:-1, i : i + n_frames] += part
+            summed[-1, i : i + n_frames] += weight
+        total = summed.flatten(1)
         if self._overlap is not None:
             total[:, : self._overlap.shape[1]] += self._overlap
         complete = total.shape[1] - stft.margin if last else spectrum.shape[1] * stft.hop_length
@@ -305,12 +343,20 @@ class _BranchState:
         return total[:-1, skipped:complete] / total[-1:, skipped:complete].clamp_min(1e-8)
 
 
+def _masked(spectrum: Tensor, mask: Tensor, real: Tensor, imaginary: Tensor) -> Tensor:
+    """Return mask * spectrum + residual, each `(batch, frames, n_bins)`."""
+    masked = torch.empty_like(spectrum)
+    torch.addcmul(real, mask, spectrum.real, out=masked.real)
+    torch.addcmul(imaginary, mask, spectrum.imag, out=masked.imag)
+    return masked
+
+
 class _NetworkState:
     """The network at one noise level, between two pieces of a signal."""
 
     def __init__(self, weights: IncrementalSTFT, log_snr: Tensor, global_condition: Tensor | None) -> None:
         self._embedding = weights.network.embed_level(log_snr, global_condition)
-        self._branches = [_BranchState(branch, self._embedding) for branch in weights.branches]
+        self._branches = [_BranchState(branch, self._embedding, weights.condition_bias) for branch in weights.branches]
         self._alpha, self._sigma = (torch.sigmoid(sign * log_snr).sqrt().view(-1, 1, 1) for sign in (1, -1))
         self._x = Window(dim=2)
         self._y = [Window(dim=1) for _ in weights.branches]
