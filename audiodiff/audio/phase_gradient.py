@@ -187,13 +187,13 @@ def _scan(highest: Tensor, lowest: Tensor) -> Tensor:
 
 def hand_on_phases(steps: PhaseSteps, phase: Tensor | None) -> Tensor:
     """Hand phases on from frame to frame, from those of the frame before, if there is one."""
-    phases = []
-    for root, in_time, difference in zip(*(part.unbind(1) for part in steps), strict=True):
+    phases = steps.difference.clone()
+    weights = steps.in_time.to(phases)
+    for root, weight, now in zip(steps.root.unbind(1), weights.unbind(1), phases.unbind(1), strict=True):
         if phase is not None:
-            difference = difference + torch.where(in_time, phase.gather(1, root), 0.0)
-        phase = difference.remainder(2 * math.pi)
-        phases.append(phase)
-    return torch.stack(phases, 1)
+            now.addcmul_(weight, phase.gather(1, root))
+        phase = now.remainder_(2 * math.pi)
+    return phases
 
 
 def double_phases(steps: PhaseSteps, phase: Tensor | None, *, doublings: int | None = None) -> Tensor:
