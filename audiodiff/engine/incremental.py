@@ -47,6 +47,11 @@ def _product(x: Tensor, weight: Tensor, added: Tensor, *, beta: float = 1.0, alp
     return torch.addmm(added.T, weight, x.contiguous().T, beta=beta, alpha=alpha).T
 
 
+def _tanh_(x: Tensor) -> Tensor:
+    """Overwrite x by its hyperbolic tangent; 2 sigmoid(2 x) - 1 takes half the time and is as good in float32."""
+    return x.mul_(2).sigmoid_().mul_(2).sub_(1) if x.dtype == torch.float32 else x.tanh_()
+
+
 class _Linear:
     """A linear layer in the precision of the matrix products; float32 shares the network's own weights, if not padded.
 
@@ -220,7 +225,7 @@ class _LayerState:
         y = _add_product(conditions.of_layer(index, self.done, self.done + n), taps, layer.taps)
         self.done += n
         gate, signal = y.chunk(2, dim=1)
-        gated = gate.sigmoid_().mul_(signal.tanh_())
+        gated = gate.sigmoid_().mul_(_tanh_(signal))
         back = 2 * layer.dilation - layer.ahead
         h = window[back : back + n].flatten(0, 1)
         h = _product(gated, layer.residual, h, beta=SQRT_HALF, alpha=SQRT_HALF)
