@@ -62,7 +62,8 @@ class _Linear:
     """
 
     def __init__(self, layer: nn.Linear, dtype: torch.dtype, padded_parts: int = 0) -> None:
-        weight, bias = layer.weight, layer.bias
+        weight: Tensor = layer.weight
+        bias: Tensor = layer.bias
         if padded_parts:
             padding = (0, -len(bias) // padded_parts % _ALIGNED)
             weight = functional.pad(weight.unflatten(0, (padded_parts, -1)), (0, 0, *padding)).flatten(0, 1)
@@ -160,8 +161,9 @@ class IncrementalSTFT:
             hidden = network.mel_encoder.hidden(features)[:, start:stop].to(weight.dtype)
             rows = torch.cat([rows, hidden], dim=2)
         x = rows.flatten(0, 1)
-        product = x @ weight.T if len(x) > _FEW_ROWS else (weight @ x.contiguous().T).T
-        return product.unflatten(0, rows.shape[:2])
+        product: Tensor = x @ weight.T if len(x) > _FEW_ROWS else (weight @ x.contiguous().T).T
+        condition: Tensor = product.unflatten(0, rows.shape[:2])
+        return condition
 
     def stream(
         self,
@@ -331,14 +333,14 @@ class _BranchState:
     def _synthesise(self, spectrum: Tensor, *, last: bool) -> Tensor:
         """Overlap and add the next frames; return the samples to which no later frame adds."""
         stft = self._stft
-        hops = stft.windowed(spectrum).unflatten(2, (-1, stft.hop_length)).unbind(2)
+        hops: tuple[Tensor, ...] = stft.windowed(spectrum).unflatten(2, (-1, stft.hop_length)).unbind(2)
         weights = stft.window.square().unflatten(0, (-1, stft.hop_length))  # summed as one more clip of the batch
         batch, n_frames = spectrum.shape[:2]
         summed = hops[0].new_zeros(batch + 1, n_frames + len(hops) - 1, stft.hop_length)
         for i, (part, weight) in enumerate(zip(hops, weights, strict=True)):
             summed[:-1, i : i + n_frames] += part
             summed[-1, i : i + n_frames] += weight
-        total = summed.flatten(1)
+        total: Tensor = summed.flatten(1)
         if self._overlap is not None:
             total[:, : self._overlap.shape[1]] += self._overlap
         complete = total.shape[1] - stft.margin if last else spectrum.shape[1] * stft.hop_length
