@@ -144,7 +144,7 @@ class CropReader:
         )
 
     def check(self, recordings: Sequence[Recording]) -> None:
-        """Refuse recordings that cannot be used, and say how many will be padded.
+        """Refuse recordings that cannot be used, and say how many will be padded, unless they are one-shots.
 
         Args:
             recordings: What crops will be read from.
@@ -161,7 +161,8 @@ class CropReader:
                 check_stated_convention(recording, self.mel)
         check_given(recordings, self.labels, self.speakers, self.vector_width)
         crop_seconds = self.n_samples / self.sample_rate
-        if n_short := sum(recording.seconds < crop_seconds for recording in recordings):
+        n_short = sum(recording.seconds < crop_seconds for recording in recordings)
+        if n_short and not self.one_shots:
             _LOG.warning(
                 "%d of %d recordings are shorter than a crop of %.2f s and are padded with zeros",
                 n_short,

@@ -26,7 +26,7 @@ from audiodiff.data.augment import speed_at
 from audiodiff.data.crops import SPEEDS, CropReader, Example
 from audiodiff.data.dataset import ATTEMPTS, SINGLE_PROCESS, Failure, OnFailure, Replica, recording_ends
 from audiodiff.data.draws import example_generator, uniform_draws
-from audiodiff.data.manifest import Recording
+from audiodiff.data.manifest import Recording, amount
 from audiodiff.data.mels import amplified
 from audiodiff.data.parallel import default_workers, parallel_map
 from audiodiff.errors import AudiodiffError, AudioError, ConfigError, DataError
@@ -154,8 +154,8 @@ class ResidentCorpus:
         began = time.monotonic()
         self._load()
         _LOG.info(
-            "%.1f minutes of recordings in memory on %s: %.0f MB, read in %.1f s",
-            self.seconds / 60,
+            "%s, in memory on %s: %.0f MB, read in %.1f s",
+            amount(len(self.recordings), self.seconds),
             self.device,
             1e-6 * (self._samples.nbytes + self._frames.nbytes),
             time.monotonic() - began,

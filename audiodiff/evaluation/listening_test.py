@@ -224,7 +224,7 @@ def _plot_clips(clips: Sequence[Tensor], sample_rate: int) -> list[bytes]:
     from audiodiff.audio.plots import display_mel, plot_mel, plot_waveform
 
     config = display_mel(sample_rate)
-    peak = 1.05 * max(float(clip.abs().max()) for clip in clips)
+    peak = 1.05 * max(float(clip.abs().max()) for clip in clips) or 1.0  # of silence
     images, peak_db = [], None
     for clip in clips:
         figure = Figure(figsize=(5.2, 2.925), layout="constrained")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shlex
 import statistics
@@ -189,7 +190,8 @@ def nearest_model(kind: ProjectKind, recordings: Sequence[Recording], labels: Se
     known = {name: len({*labels} & {*load_config(find_model(name)).labels}) for name in GENERATORS}
     if any(known.values()):
         return max(known, key=lambda name: known[name])
-    return "drums-22k" if max(recording.sample_rate for recording in recordings) > 16_000 else "words-16k"
+    highest = max(min(one.bandwidth or math.inf, one.sample_rate / 2) for one in recordings)
+    return "drums-22k" if highest > load_config(find_model("words-16k")).sample_rate / 2 else "words-16k"
 
 
 def check_model(kind: ProjectKind, model: str) -> None:

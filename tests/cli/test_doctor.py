@@ -41,7 +41,7 @@ def test_a_sound_corpus_has_no_findings(corpus):
     result = doctor(corpus)
     assert (result.exit_code, result.stderr) == (0, "")
     lines = result.stdout.splitlines()
-    assert lines[0] == "12 recordings, 0.3 minutes (corpus 12)"
+    assert lines[0] == "12 recordings, 18.6 s (corpus 12)"
     assert lines[1] == "rates 8000 Hz"
     assert lines[-1] == "nothing found"
 
@@ -110,7 +110,7 @@ def test_what_is_all_unreadable_is_still_reported(tmp_path):
     (tmp_path / "0.wav").write_bytes(b"no sound")
     result = doctor(tmp_path)
     assert result.exit_code == 1
-    assert "0 recordings, 0.0 minutes (none can be read)" in result.stdout
+    assert "0 recordings, 0.0 s (none can be read)" in result.stdout
 
 
 def test_mixed_rates_are_found(corpus, save_voice):

@@ -131,6 +131,9 @@ def test_short_recordings_are_padded_at_the_end_and_counted(record, caplog):
     with caplog.at_level(logging.WARNING):
         reader.check([recording, recording.model_copy(update={"seconds": 5.0})])
     assert "1 of 2 recordings are shorter than a crop of 0.08 s" in caplog.text
+    caplog.clear()
+    CropReader(RATE, 640, one_shots=True).check([recording])  # which are meant to be short
+    assert not caplog.text
     crop = reader.read(recording, 0.99).audio
     assert torch.equal(crop[:, :400], load_audio(recording.audio))
     assert torch.equal(crop[:, 400:], torch.zeros(1, 240))

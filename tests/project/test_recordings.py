@@ -11,6 +11,7 @@ import torch
 from audiodiff.audio.io import load_audio
 from audiodiff.data.manifest import Recording
 from audiodiff.errors import DataError
+from audiodiff.project.plan import nearest_model
 from audiodiff.project.recordings import cut, guess_kind, hold_out, labels_of, look
 
 
@@ -178,3 +179,19 @@ def test_recordings_of_a_telephone_are_converted_wherever_they_are_given(tmp_pat
     found = look(files[:1], tmp_path / "elsewhere", 1)
     assert not found.usable
     assert "Install" in found.left_out[0]
+
+
+@pytest.mark.parametrize(
+    ("labels", "fields", "model"),
+    [
+        (["kick", "door"], {}, "drums-22k"),
+        (["yes", "no", "kick"], {}, "words-16k"),
+        (["door", "bell"], {"sample_rate": 44100, "bandwidth": 15000.0}, "drums-22k"),
+        (["door", "bell"], {"sample_rate": 44100, "bandwidth": 3900.0}, "words-16k"),
+        (["door", "bell"], {"sample_rate": 44100}, "drums-22k"),
+        (["door", "bell"], {"sample_rate": 8000}, "words-16k"),
+    ],
+)
+def test_one_shots_start_from_the_generator_of_their_labels_or_else_of_their_band(labels, fields, model):
+    found = [one.model_copy(update=fields) for one in recordings(2)]
+    assert nearest_model("one-shots", found, labels) == model
