@@ -142,13 +142,11 @@ def amount(n_recordings: int, seconds: float) -> str:
     """Return a number of recordings and their length in words.
 
     Example:
-        >>> amount(2, 1.25), amount(1, 90), amount(3, 7200)
-        ('2 recordings, 1.2 s', '1 recording, 1.5 minutes', '3 recordings, 2.00 hours')
+        >>> amount(1, 9), amount(1, 90), amount(3, 7200)
+        ('1 recording, 9.0 s', '1 recording, 1.5 minutes', '3 recordings, 2.00 hours')
     """
-    length = f"{seconds / 60:.1f} minutes" if seconds < 360 else f"{seconds / 3600:.2f} hours"
-    if seconds < 60:
-        length = f"{seconds:.1f} s"
-    return f"{n_recordings} recording{'' if n_recordings == 1 else 's'}, {length}"
+    minutes = f"{seconds / 60:.1f} minutes" if seconds < 360 else f"{seconds / 3600:.2f} hours"
+    return f"{n_recordings} recording{'s'[n_recordings == 1 :]}, {f'{seconds:.1f} s' if seconds < 60 else minutes}"
 
 
 def write_manifest(path: str | Path, recordings: Iterable[Recording]) -> None:
