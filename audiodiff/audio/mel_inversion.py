@@ -198,3 +198,12 @@ def magnitude_from_mel(mel: Tensor, spectrogram: MelSpectrogram) -> Tensor:
     n_beyond = spectrogram.config.n_fft // 2 + 1 - covered.shape[2]
     edge = covered[..., -EDGE_BINS:].mean(-1, keepdim=True)
     return torch.cat([covered, edge.expand(-1, -1, n_beyond)], dim=2)
+
+
+def bands_to_bins(spectrogram: MelSpectrogram) -> Tensor:
+    """Return weights `(n_mels, n_bins)` that interpolate between mel bands, constant beyond the outermost."""
+    weights = spectrogram.filterbank / spectrogram.filterbank.sum(0).clamp_min(1e-12)
+    covered = weights.sum(0).nonzero()
+    weights[0, : int(covered.min())] = 1
+    weights[-1, int(covered.max()) + 1 :] = 1
+    return weights

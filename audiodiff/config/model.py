@@ -215,6 +215,11 @@ class SynthesisConfig(Config):
     griffin_lim_iterations: Annotated[int, ITERATIONS] = Field(
         32, description="rounds; after 'phase-gradient' 1 makes phases consistent and 0 looks less far ahead"
     )
+    mel_consistency: bool = Field(
+        False,
+        description="bring every predicted clean signal to the levels that the mel states (after Liu et al. 2024, "
+        "GLA-Grad): nearer to the recording, most of all from noise; a stream looks further ahead",
+    )
     guidance: Annotated[float, GUIDANCE] = Field(
         1.0,
         description="how strongly label, speaker and vector steer (classifier-free guidance): 1 as trained; 2 to 4 for "

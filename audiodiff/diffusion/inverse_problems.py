@@ -8,6 +8,7 @@ diffusion models"). `resampled` takes each step of a sampler several times (Lugm
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from itertools import pairwise
 
@@ -27,20 +28,23 @@ Residual = Callable[[Tensor], Tensor]
 """Predicted clean signal -> what is known minus what the prediction says of it, of the same shape, differentiable."""
 
 
-def consistent(predict: Predictor, fit: Consistency) -> Predictor:
+def consistent(predict: Predictor, fit: Consistency, *, before: float = math.inf) -> Predictor:
     """Make the clean signal that a predictor implies fit what is known.
 
     Args:
         predict: The network with its conditions bound.
         fit: Puts in what is known. The standard deviation it is given is that of a unit Gaussian prior, sigma.
+        before: log-SNR from which predictions stay as they are.
 
     Returns:
         A predictor whose noise belongs to the fitted clean signal: (x - alpha fit) / sigma.
     """
 
     def predict_consistent(x: Tensor, log_snr: Tensor) -> Prediction:
-        alpha, sigma = alpha_sigma(log_snr)
         prediction = predict(x, log_snr)
+        if float(log_snr) >= before:
+            return prediction
+        alpha, sigma = alpha_sigma(log_snr)
         denoised = fit(denoised_from_noise(prediction.noise, x, log_snr), float(sigma))
         return prediction._replace(noise=(x - alpha * denoised) / sigma)
 

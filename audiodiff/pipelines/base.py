@@ -3,33 +3,22 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property, partial
 from pathlib import Path
 from threading import Lock
 from typing import NamedTuple, cast
 
-import numpy as np
 import torch
 from torch import Tensor
-from typing_extensions import TypedDict
 
 from audiodiff.checkpoint import push_model, save_model
-from audiodiff.config import DiffusionConfig, ModelConfig, SynthesisConfig, parse_config, searched_levels
-from audiodiff.diffusion.guidance import Guidance, guided
+from audiodiff.config import ModelConfig, SynthesisConfig
+from audiodiff.diffusion.guidance import guided
+from audiodiff.diffusion.inverse_problems import Consistency, consistent
 from audiodiff.diffusion.noise import position_noise
 from audiodiff.diffusion.process import Prediction, diffuse
-from audiodiff.diffusion.samplers import (
-    SAMPLERS,
-    Clamp,
-    Corrector,
-    Langevin,
-    NoiseSource,
-    Predictor,
-    StepCallback,
-    count_network_calls,
-)
-from audiodiff.diffusion.schedules import from_log_snrs, make_schedule, rescale_zero_terminal_snr
+from audiodiff.diffusion.samplers import SAMPLERS, NoiseSource, Predictor, StepCallback, count_network_calls
 from audiodiff.diffusion.variance import prediction_from
 from audiodiff.engine.choose import Dtype, Engine, choose_dtype, make_engine
 from audiodiff.engine.graphs import Inputs, Process
@@ -37,89 +26,10 @@ from audiodiff.engine.streaming import Signal, Stages, ThreadPipeline, n_pipelin
 from audiodiff.engine.threads import torch_threads, with_torch_threads, worthwhile_threads
 from audiodiff.networks import Network
 from audiodiff.networks.conditioning import check_guidance, make_conditions
+from audiodiff.pipelines.settings import SynthesisChanges, make_corrector, make_guidance, merged, noise_levels
 
 PURE_NOISE_LOG_SNR = -4.0
 """Above this a schedule does not start from what is nearly pure noise (about 13 % of its amplitude is signal)."""
-
-_INSTEAD_OF_LOG_SNRS = {"steps", "schedule", "start", "start_log_snr", "end_log_snr"}
-"""Changes that ask for other log-SNRs than those a model states one by one."""
-
-
-SETTINGS = "synthesis settings"
-"""Where the values are from, for messages."""
-
-
-class SynthesisChanges(TypedDict, total=False):
-    """What a caller may change of the reverse process; the fields are those of `audiodiff.config.SynthesisConfig`."""
-
-    steps: int
-    sampler: str
-    corrector_steps: int
-    corrector_snr: float
-    clamp: bool
-    schedule: str
-    start: str
-    start_log_snr: float
-    end_log_snr: float
-    zero_terminal: bool
-    log_snrs: Sequence[float]
-    griffin_lim_iterations: int
-    guidance: float
-    guidance_rescale: float
-    guidance_interval: tuple[float, float] | None
-
-
-def noise_levels(settings: SynthesisConfig, diffusion: DiffusionConfig) -> Tensor:
-    """Return the log-SNR `(steps + 1,)` of a reverse process.
-
-    Args:
-        settings: The reverse process.
-        diffusion: How the network was trained: how low its levels go.
-
-    Raises:
-        ConfigError: If there is no such schedule.
-    """
-    levels = _levels(settings)
-    return rescale_zero_terminal_snr(levels, floor=diffusion.log_snr_min) if settings.zero_terminal else levels
-
-
-def _levels(settings: SynthesisConfig) -> Tensor:
-    ends = {"log_snr_min": settings.start_log_snr, "log_snr_max": settings.end_log_snr}
-    if settings.log_snrs:
-        return from_log_snrs(settings.log_snrs)
-    if settings.schedule == "searched":
-        return from_log_snrs(searched_levels(settings.searched, settings.steps, settings.start, settings.sampler))
-    return make_schedule(settings.schedule, settings.steps, **ends)
-
-
-def _merged(own: SynthesisConfig, changes: SynthesisChanges, lowest: float) -> SynthesisConfig:
-    """Return a reverse process with changes; what they make meaningless of the rest does not stay."""
-    values, changes = own.model_dump(), migrated(changes)
-    if changes.get("start", own.start) != own.start:  # the model's own first level is for its own start
-        values["start_log_snr"] = lowest
-    if isinstance(log_snrs := changes.get("log_snrs"), np.ndarray | Tensor):
-        changes["log_snrs"] = tuple(log_snrs.tolist())
-    if changes.get("log_snrs"):
-        del values["steps"]
-    elif _INSTEAD_OF_LOG_SNRS & changes.keys():
-        values["log_snrs"] = ()
-    return parse_config(SynthesisConfig, values | changes, SETTINGS)
-
-
-def migrated(changes: SynthesisChanges) -> SynthesisChanges:
-    """Return changes with deprecated names replaced, with a warning."""
-    return cast(SynthesisChanges, SynthesisConfig.migrate(changes, f"{SETTINGS}: "))
-
-
-def make_corrector(settings: SynthesisConfig) -> Corrector | None:
-    """Return what is done at every level of a reverse process before the step from there, if anything."""
-    langevin = Langevin(settings.corrector_steps, settings.corrector_snr) if settings.corrector_steps else None
-    return Clamp(langevin) if settings.clamp else langevin
-
-
-def make_guidance(settings: SynthesisConfig) -> Guidance:
-    """Return how strongly the conditions of a reverse process steer it, and where."""
-    return Guidance(settings.guidance, settings.guidance_rescale, settings.guidance_interval)
 
 
 class Piece(NamedTuple):
@@ -184,7 +94,7 @@ class Pipeline:
             ConfigError: If a setting is impossible.
         """
         own = self.config.synthesis
-        settings = _merged(own, changes, self.config.diffusion.log_snr_min)
+        settings = merged(own, changes, self.config.diffusion.log_snr_min)
         check_guidance(self.config, settings)
         first, allowed = float(self.noise_levels(settings)[0]), PURE_NOISE_LOG_SNR
         if own.start == "noise" and settings.start == "noise":
@@ -288,6 +198,10 @@ class Pipeline:
         x = SAMPLERS[settings.sampler](predict, x, log_snrs, noise, corrector=corrector, on_step=on_step)
         return x.clamp(-1, 1) if settings.clamp else x
 
+    def fitted(self, predict: Predictor, fit: Consistency | None, settings: SynthesisConfig) -> Predictor:
+        """Make predictions fit what is known, at all levels but the last, after which the audio itself is fitted."""
+        return predict if fit is None else consistent(predict, fit, before=float(self.noise_levels(settings)[-2]))
+
     def _sample_whole(
         self,
         x: Tensor,
@@ -297,15 +211,16 @@ class Pipeline:
         condition: Tensor | None,
         global_condition: Tensor | None,
         on_step: StepCallback | None,
+        fit: Consistency | None = None,
     ) -> Tensor:
         """Run the reverse process on a whole signal by the engine: as CUDA graphs where there are any."""
 
         def sample(inputs: Inputs, noise: NoiseSource, on_step: StepCallback | None) -> Tensor:
             predict = self.guided(partial(self._engine_predictor, inputs.condition), inputs.global_condition, settings)
-            return self._sample(predict, inputs.x, noise, settings, on_step)
+            return self._sample(self.fitted(predict, fit, settings), inputs.x, noise, settings, on_step)
 
         inputs = Inputs(x, condition, global_condition)
-        if self.engine.graphs is not None:
+        if self.engine.graphs is not None and (fit is None or settings.steps == 1):  # which do not know the mel
             process = Process(sample, settings.model_dump_json(), is_pointwise=not settings.rescales_guidance)
             return self.engine.graphs(process, inputs, noise, on_step)
         with torch_threads(self._n_threads(x.numel())):
@@ -326,6 +241,7 @@ class Pipeline:
         on_step: StepCallback | None,
         chunk: int,
         in_threads: bool,
+        fit: Callable[[Iterable[Tensor]], Iterator[list[Tensor]]] | None = None,
     ) -> Iterator[Tensor]:
         """Run the reverse process on a signal in pieces.
 
@@ -337,6 +253,7 @@ class Pipeline:
             on_step: Called with (step, x) after every step of every piece, by one thread at a time.
             chunk: Length of most pieces, in frames.
             in_threads: Whether threads may share the network calls, so that pieces of the result come out later.
+            fit: Makes predicted clean signals fit what is known; called before reading starts.
 
         Yields:
             Consecutive pieces `(batch, 1, time)` of the whitened signal.
@@ -344,6 +261,9 @@ class Pipeline:
         stages = Stages()
         conditions = pieces.map(self._encode)
         predict = self.guided(partial(self._signal_predictor, stages, conditions), global_condition, settings)
+
+        if fit is not None:
+            predict = self.fitted(predict, partial(_fitted_pieces, stages, fit), settings)
 
         def noise(step: int) -> Tensor:
             return cast(Tensor, pieces.map(lambda piece: self._noise(seeds, piece.n_samples, piece.start)(step)))
@@ -397,3 +317,11 @@ def _of_pieces(on_step: StepCallback) -> StepCallback:
         cast(Signal[Tensor], x).observe(partial(on_piece, step))
 
     return observe
+
+
+def _fitted_pieces(
+    stages: Stages, fit: Callable[[Iterable[Tensor]], Iterator[list[Tensor]]], denoised: Tensor, sigma: float
+) -> Tensor:
+    """Fit a predicted clean signal in pieces to what is known; a stage between two network calls."""
+    signal = cast(Signal[Tensor], denoised)
+    return cast(Tensor, stages.add(signal, fit(iter(signal))))

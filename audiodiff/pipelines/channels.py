@@ -16,8 +16,8 @@ from typing_extensions import Unpack
 
 from audiodiff.audio.mel import align_to_hops, compress
 from audiodiff.diffusion.samplers import StepCallback
-from audiodiff.pipelines.base import SynthesisChanges
 from audiodiff.pipelines.mel_initialisation import CommonPhases, MelInitialisation
+from audiodiff.pipelines.settings import SynthesisChanges
 from audiodiff.pipelines.vocoder import Vocoder
 
 _TINY = 1e-12

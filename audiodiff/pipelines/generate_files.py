@@ -26,8 +26,8 @@ from audiodiff.data.parallel import share
 from audiodiff.errors import DataError, ModelError
 from audiodiff.evaluation.memorisation import NearestClipSearch
 from audiodiff.networks.conditioning import find_name
-from audiodiff.pipelines.base import SynthesisChanges
 from audiodiff.pipelines.generator import Generator, check_generates
+from audiodiff.pipelines.settings import SynthesisChanges
 
 BATCH_SIZE = 8
 """Clips made at a time: on a CPU a third faster than one by one, and the same to the last bit."""

@@ -23,7 +23,8 @@ from audiodiff.errors import ConfigError, ModelError
 from audiodiff.networks import Network
 from audiodiff.networks.base import isolated
 from audiodiff.networks.conditioning import make_conditions
-from audiodiff.pipelines.base import Piece, Pipeline, SynthesisChanges
+from audiodiff.pipelines.base import Piece, Pipeline
+from audiodiff.pipelines.settings import SynthesisChanges
 
 
 def check_generates(config: ModelConfig) -> None:

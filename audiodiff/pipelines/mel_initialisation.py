@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from audiodiff.audio.mel import MelSpectrogram
 from audiodiff.audio.mel_inversion import (
+    bands_to_bins,
     consistent_waveform,
     griffin_lim_reach,
     magnitude_from_mel,
@@ -149,12 +150,3 @@ class MelEstimates:
     def _noise(self, mel: Tensor, start: int) -> Tensor:
         first, n_samples = start * self._hop_length, mel.shape[2] * self._hop_length
         return position_noise(self._seeds, PHASE_DRAW, start=first, n_samples=n_samples, device=mel.device)
-
-
-def bands_to_bins(spectrogram: MelSpectrogram) -> Tensor:
-    """Return weights `(n_mels, n_bins)` that interpolate between mel bands, constant beyond the outermost."""
-    weights = spectrogram.filterbank / spectrogram.filterbank.sum(0).clamp_min(1e-12)
-    covered = weights.sum(0).nonzero()
-    weights[0, : int(covered.min())] = 1
-    weights[-1, int(covered.max()) + 1 :] = 1
-    return weights

@@ -12,7 +12,7 @@ from audiodiff.audio.transforms import Array
 from audiodiff.pipelines.mel_chunks import judged
 
 if TYPE_CHECKING:
-    from audiodiff.pipelines.base import SynthesisChanges
+    from audiodiff.pipelines.settings import SynthesisChanges
     from audiodiff.pipelines.vocoder import Vocoder
 
 

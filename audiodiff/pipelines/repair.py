@@ -32,8 +32,8 @@ from audiodiff.diffusion.samplers import SAMPLERS, Predictor
 from audiodiff.errors import AudioError, ConfigError
 from audiodiff.networks.base import isolated
 from audiodiff.networks.conditioning import check_guidance, make_conditions
-from audiodiff.pipelines.base import SETTINGS, SynthesisChanges, make_corrector, migrated
 from audiodiff.pipelines.generator import Generator
+from audiodiff.pipelines.settings import SETTINGS, SynthesisChanges, make_corrector, migrated
 from audiodiff.pipelines.vocoder import Vocoder
 
 RepairStart = Literal["baseline", "griffin-lim", "noise"]

@@ -28,10 +28,10 @@ from audiodiff.engine.choose import Dtype
 from audiodiff.errors import AudiodiffError, AudioError, ConfigError
 from audiodiff.evaluation.listening_test import PageItem, write_page
 from audiodiff.evaluation.spectral import log_spectral_distance, snr_db
-from audiodiff.pipelines.base import SynthesisChanges
 from audiodiff.pipelines.files import Job, describe, explain_failure, load_recording, same_depth
 from audiodiff.pipelines.generator import Generator
 from audiodiff.pipelines.repair import RepairConfig, repair
+from audiodiff.pipelines.settings import SynthesisChanges
 from audiodiff.pipelines.vocoder import Vocoder
 
 _FEWEST_CLIPPED = 8

@@ -10,8 +10,8 @@ from typing_extensions import Unpack
 
 from audiodiff.audio.mel import align_to_hops
 from audiodiff.diffusion.process import Prediction
-from audiodiff.pipelines.base import SynthesisChanges
 from audiodiff.pipelines.channels import common_phases, with_common_phases
+from audiodiff.pipelines.settings import SynthesisChanges
 from audiodiff.pipelines.vocoder import Vocoder
 
 

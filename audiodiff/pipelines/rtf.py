@@ -9,7 +9,7 @@ import torch
 
 from audiodiff.engine.choose import Dtype
 from audiodiff.errors import ConfigError
-from audiodiff.pipelines.base import SynthesisChanges
+from audiodiff.pipelines.settings import SynthesisChanges
 from audiodiff.pipelines.vocoder import Vocoder
 
 TRIAL_SECONDS = 2.0

@@ -23,10 +23,10 @@ from audiodiff.data.parallel import share
 from audiodiff.engine.choose import Dtype
 from audiodiff.engine.threads import map_unordered
 from audiodiff.errors import AudiodiffError, ConfigError, needed
-from audiodiff.pipelines.base import SynthesisChanges
 from audiodiff.pipelines.channels import common_phases, vocode_channels
 from audiodiff.pipelines.files import Job, describe, explain_failure, load_recording, remove_dc_offset, same_depth
 from audiodiff.pipelines.mel_initialisation import CommonPhases
+from audiodiff.pipelines.settings import SynthesisChanges
 from audiodiff.pipelines.vocoder import Vocoder
 
 MAX_FILES = 16

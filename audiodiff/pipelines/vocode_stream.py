@@ -14,8 +14,8 @@ from audiodiff.audio.mel_candidates import clipped
 from audiodiff.audio.pcm import PcmFormat, read_wav_header, s16le, wav_header
 from audiodiff.choices import InputFormat, OutputFormat
 from audiodiff.errors import AudioError, MelError
-from audiodiff.pipelines.base import SynthesisChanges
 from audiodiff.pipelines.mel_chunks import judged
+from audiodiff.pipelines.settings import SynthesisChanges
 from audiodiff.pipelines.vocoder import Vocoder
 
 _READ = 2**16

@@ -16,23 +16,26 @@ from torch.nn import functional
 from typing_extensions import Unpack
 
 from audiodiff.audio.mel import MelSpectrogram, align_to_hops
+from audiodiff.audio.mel_consistency import MelConsistency
 from audiodiff.audio.transforms import Array, ArrayLike, as_given, as_tensor
 from audiodiff.audio.whitening import Whitening
 from audiodiff.checkpoint import choose_device, find_model, load_model
-from audiodiff.choices import ANY_SEED, SECONDS
+from audiodiff.choices import SECONDS
 from audiodiff.config import MelConfig, ModelConfig, SynthesisConfig
 from audiodiff.diffusion.samplers import NoiseSource, Predictor, StepCallback
 from audiodiff.engine.choose import Dtype
-from audiodiff.engine.streaming import Signal, Window, with_halo
+from audiodiff.engine.streaming import Signal, Window
 from audiodiff.errors import AudioError, ConfigError, ModelError
 from audiodiff.networks import Network
 from audiodiff.networks.base import isolated
 from audiodiff.networks.conditioning import make_conditions
-from audiodiff.pipelines.base import Piece, Pipeline, SynthesisChanges
+from audiodiff.pipelines.base import Piece, Pipeline
+from audiodiff.pipelines.finish import Finish
 from audiodiff.pipelines.given_mels import GivenMels
 from audiodiff.pipelines.mel_chunks import aligned, chunks, latency_frames
-from audiodiff.pipelines.mel_initialisation import WHITENING_REACH, MelInitialisation
+from audiodiff.pipelines.mel_initialisation import MelInitialisation
 from audiodiff.pipelines.push_stream import PushStream
+from audiodiff.pipelines.settings import SynthesisChanges, seeds_of
 
 CHUNK_SECONDS = 12.0
 """Chunk length for long mels: long relative to the context of the estimate, short enough to bound memory."""
@@ -66,6 +69,7 @@ class Vocoder(Pipeline):
         self.spectrogram = MelSpectrogram(config.mel).to(self.device)
         self.whitening = Whitening(config.whitening, config.mel).to(self.device)
         self.initialisation = MelInitialisation(self.spectrogram, self.whitening)
+        self.mel_consistency = MelConsistency(self.spectrogram, self.whitening)
 
     @classmethod
     def from_pretrained(cls, name: str | Path | None = None, device: str = "auto", dtype: Dtype = "auto") -> Vocoder:
@@ -161,7 +165,7 @@ class Vocoder(Pipeline):
         checked = self.given.whole(mel)
         settings = self.settings(changes)
         mels = align_to_hops(checked.reshape(-1, *checked.shape[-2:]), self.mel_config)
-        seeds, n_frames = self._seeds(seed, len(mels)), mels.shape[-1]
+        seeds, n_frames = seeds_of(seed, len(mels)), mels.shape[-1]
         chunk = self._chunk_frames(CHUNK_SECONDS if chunk_seconds is None else chunk_seconds)
         if chunk_seconds is None and n_frames <= 2 * chunk:
             chunk = n_frames
@@ -189,6 +193,7 @@ class Vocoder(Pipeline):
             condition=self.engine.encode(mel, 0, n_frames),
             global_condition=self._expanded_condition(len(mel)),
             on_step=on_step,
+            fit=self._finish(settings).fit(mel),
         )
         yield self._audio_whole(mel, seeds, settings, sample)
 
@@ -228,7 +233,7 @@ class Vocoder(Pipeline):
                 yield given
 
         consecutive = aligned(self.given.pieces(received()), self.mel_config)
-        seeds = self._seeds(seed, 1)
+        seeds = seeds_of(seed, 1)
         pieces = self._audio_in_pieces(consecutive, seeds, settings, chunk, on_step, in_threads=False)
         for piece in self.given.in_time(pieces):
             yield as_given(piece[0, 0], given)
@@ -264,10 +269,10 @@ class Vocoder(Pipeline):
     def latency(self, chunk_seconds: float = 0.5, **changes: Unpack[SynthesisChanges]) -> float:
         """Return the algorithmic latency of `stream` in seconds of audio, computation excluded.
 
-        It is the chunk length plus the look-ahead of the estimate, of each network call and of the colouring.
+        It is the chunk length plus the look-ahead of the estimate, of each network call and of what makes it audio.
         """
         settings, chunk = self.settings(changes), self._chunk_frames(chunk_seconds)
-        reaches = [self._reach()] * self.network_calls(settings) + [WHITENING_REACH]
+        reaches = self._finish(settings).reaches(self._reach(), self.network_calls(settings))
         n_frames = latency_frames(chunk, self.engine.piece_frames, self._look_ahead(settings), reaches)
         n_frames += self.mel_config.frames_beyond_hops + self.given.look_ahead
         return n_frames * self.mel_config.hop_length / self.sample_rate
@@ -296,6 +301,7 @@ class Vocoder(Pipeline):
         """
         settings = settings or self.config.synthesis
         predictor = predictor or self.plain_predictor(self.network.encode(mel), self._global_condition)
+        predictor = self.fitted(predictor, self._finish(settings).fit(mel), settings)
         sample = partial(self._sample, predictor, settings=settings, on_step=on_step)
         return self._audio_whole(mel, seeds, settings, sample)
 
@@ -309,7 +315,7 @@ class Vocoder(Pipeline):
         """Return waveforms `(batch, 1, time)`, each as a whole: estimate, reverse process (`sample`), colouring."""
         noise = self._noise(seeds, mel.shape[-1] * self.mel_config.hop_length)
         estimate = self.initialisation.estimate(mel, seeds, settings)
-        return self.whitening.colour(sample(self._noisy(estimate, noise(0), settings), noise), mel)
+        return self._finish(settings)(sample(self._noisy(estimate, noise(0), settings), noise), mel)
 
     def _audio_in_pieces(
         self,
@@ -322,9 +328,9 @@ class Vocoder(Pipeline):
         in_threads: bool,
     ) -> Iterator[Tensor]:
         """Yield consecutive pieces `(batch, 1, time)` of the waveforms, from pieces of the aligned mel."""
-        hop_length = self.mel_config.hop_length
         pieces = Signal(self._pieces(mels, seeds, settings, chunk))
         own_rows = pieces.map(lambda piece: cast(Tensor, piece.mel)[..., slice(*piece.frame_range)].mT)
+        finish = self._finish(settings)
         signals = self._sample_in_pieces(
             pieces,
             seeds,
@@ -333,13 +339,9 @@ class Vocoder(Pipeline):
             on_step=on_step,
             chunk=chunk,
             in_threads=in_threads,
+            fit=finish.fit_in_pieces(own_rows),
         )
-
-        def colour(signal: Tensor, rows: Tensor | None) -> Tensor:
-            return self.whitening.colour(signal, None if rows is None else rows.mT)
-
-        reach = {"look_back": WHITENING_REACH * hop_length, "look_ahead": WHITENING_REACH * hop_length}
-        for batch in with_halo(colour, signals, iter(own_rows), **reach, samples_per_row=hop_length):
+        for batch in finish.in_pieces(signals, own_rows):
             yield from batch
 
     def _pieces(
@@ -375,6 +377,9 @@ class Vocoder(Pipeline):
             )
         return self.engine.reach_frames
 
+    def _finish(self, settings: SynthesisConfig) -> Finish:
+        return Finish(self.mel_consistency, settings)
+
     def _look_ahead(self, settings: SynthesisConfig) -> int:
         """Return how many frames ahead the start of the reverse process and the condition depend on."""
         network = self.config.network
@@ -388,12 +393,3 @@ class Vocoder(Pipeline):
             shortest = self.mel_config.hop_length / self.sample_rate
             raise ConfigError(f"chunk_seconds is {seconds}; it must be at least a hop, {shortest:.4f} seconds.")
         return n_frames
-
-    def _seeds(self, seed: int | Sequence[int], count: int) -> list[int]:
-        try:
-            seeds = [ANY_SEED.check("seed", one) for one in seed]  # type: ignore[union-attr]  # or a TypeError
-        except TypeError:
-            seeds = [ANY_SEED.check("seed", seed)] * count
-        if len(seeds) != count:
-            raise ConfigError(f"{len(seeds)} seeds for {count} waveforms; give one seed, or one for each.")
-        return seeds

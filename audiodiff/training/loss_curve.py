@@ -21,7 +21,7 @@ from audiodiff.config.base import Config
 from audiodiff.data.corpus import CropStream
 from audiodiff.diffusion.schedules import RANGED
 from audiodiff.errors import ConfigError, TrainingError
-from audiodiff.pipelines.base import noise_levels
+from audiodiff.pipelines.settings import noise_levels
 
 TOLERANCE = 0.1
 """A loss within this fraction of the reference counts as near it."""

@@ -14,7 +14,8 @@ from typing import NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
-from audiodiff.audio.mel import MelSpectrogram, align_to_hops
+from audiodiff.audio.mel import MelSpectrogram, align_to_hops, compress
+from audiodiff.audio.mel_consistency import MelConsistency
 from audiodiff.audio.mel_inversion import (
     limit_energy,
     lowest_square,
@@ -29,9 +30,11 @@ from audiodiff.diffusion.samplers import SAMPLERS, NoiseSource, Predictor
 from audiodiff.diffusion.variance import prediction_from
 from audiodiff.errors import ConfigError
 from audiodiff.networks.conditioning import GlobalConditions
-from audiodiff.pipelines.base import Pipeline, make_corrector
+from audiodiff.pipelines.base import Pipeline
+from audiodiff.pipelines.finish import Finish
 from audiodiff.pipelines.generator import Generator
 from audiodiff.pipelines.mel_initialisation import PHASE_DRAW
+from audiodiff.pipelines.settings import make_corrector
 from audiodiff.pipelines.vocoder import Vocoder
 
 DOUBLINGS = 14
@@ -163,6 +166,43 @@ class Start(nn.Module):
         return self.whitening.whiten(audio.unsqueeze(1), mel)
 
 
+class GraphMelConsistency(MelConsistency):
+    """`MelConsistency` whose mels are those of the frames that are multiplied, so they must be centred on hops.
+
+    Raises:
+        ConfigError: If the mels are not.
+    """
+
+    def __init__(self, vocoder: Vocoder, stft: MatrixSTFT) -> None:
+        super().__init__(vocoder.spectrogram, vocoder.whitening)
+        config = vocoder.mel_config
+        if (config.centre, config.win_length, config.padding) != ("hop", config.n_fft, "reflect"):
+            raise ConfigError(
+                f"mel convention {config.name!r} is not that of frames of n_fft samples centred on hops, which a graph with "
+                "mel_consistency needs. Export with --set synthesis.mel_consistency=false."
+            )
+        self.transform = stft
+
+    def forward(self, audio: Tensor, mel: Tensor) -> Tensor:
+        """Bring waveforms to a mel as `MelConsistency.forward` does."""
+        spectrum = self.transform(audio[:, 0])
+        gain = self.gain(mel, self.mel(audio[:, 0]))
+        is_long = audio.new_ones(audio.shape[2]).sum() >= self.transform.n_fft
+        gain = torch.where(is_long, gain, 1.0)
+        made = self.transform.inverse(Spectrum(spectrum.real * gain, spectrum.imag * gain))  # type: ignore[arg-type]
+        return made.unsqueeze(1)
+
+    def mel(self, audio: Tensor) -> Tensor:
+        """Compute mels `(batch, n_mels, n_frames)` of signals `(batch, time)`, reflected at their ends."""
+        margin, end = self.transform.margin, audio.shape[1] - 1
+        index = torch.arange(-margin, end + 1 + margin, device=audio.device)
+        padded = audio[:, (end - (end - index.abs()).abs()).clamp_min(0)]
+        spectrum, config = self.transform.analyse(padded), self.spectrogram.config
+        square = (spectrum.real.square() + spectrum.imag.square()) * (config.hann_norm * self.spectrogram.gain) ** 2
+        energy = square if config.power == 2 else square.sqrt()
+        return compress((energy @ self.spectrogram.filterbank.T).mT, config)
+
+
 class NetworkGraph(nn.Module):
     """A network with its conditions as inputs; what `PipelineGraph` and `StepGraph` share.
 
@@ -253,8 +293,8 @@ class PipelineGraph(NetworkGraph):
         self.settings = settings
         self._levels: list[float] = pipeline.noise_levels(settings).tolist()
         self.start: Start | None = None
+        self.finish: Finish | None = None
         if isinstance(self.pipeline, Vocoder):
-            self.whitening = self.pipeline.whitening
             if settings.start == "griffin-lim":
                 raise ConfigError(
                     "a start by Griffin-Lim cannot be exported: its momentum makes rounding errors grow. Use "
@@ -263,6 +303,10 @@ class PipelineGraph(NetworkGraph):
             if settings.start == "phase-gradient":
                 stft = self.stft_of(self.pipeline.mel_config)
                 self.start = Start(self.pipeline, stft, settings.griffin_lim_iterations)
+            self.consistency = self.pipeline.mel_consistency
+            if settings.mel_consistency:
+                self.consistency = GraphMelConsistency(self.pipeline, self.stft_of(self.pipeline.mel_config))
+            self.finish = Finish(self.consistency, settings)
         elif isinstance(self.pipeline, Generator):
             self.whitening = self.pipeline.whitening
         self.draws = ([PHASE_DRAW] if self.start else []) + [0]
@@ -317,4 +361,7 @@ class PipelineGraph(NetworkGraph):
         if self.start is not None and mel is not None:
             first = torch.tensor(self._levels[0], dtype=torch.float64)
             x = diffuse(self.start(mel, draw(PHASE_DRAW)), x, first)
-        return self.whitening.colour(self._sample(predict, x, draw), mel)[:, 0]
+        if self.finish is None or mel is None:
+            return self.whitening.colour(self._sample(predict, x, draw), None)[:, 0]
+        predict = self.pipeline.fitted(predict, self.finish.fit(mel), self.settings)
+        return self.finish(self._sample(predict, x, draw), mel)[:, 0]
