@@ -178,8 +178,8 @@ class GraphMelConsistency(MelConsistency):
         config = vocoder.mel_config
         if (config.centre, config.win_length, config.padding) != ("hop", config.n_fft, "reflect"):
             raise ConfigError(
-                f"mel convention {config.name!r} is not that of frames of n_fft samples centred on hops, which a graph with "
-                "mel_consistency needs. Export with --set synthesis.mel_consistency=false."
+                f"mel convention {config.name!r} is not that of frames of n_fft samples centred on hops, which a "
+                "graph with mel_consistency needs. Export with --set synthesis.mel_consistency=false."
             )
         self.transform = stft
 
