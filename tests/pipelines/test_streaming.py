@@ -146,6 +146,40 @@ def test_a_stream_makes_what_the_whole_makes(whitening, centre, audio):
         assert difference(torch.cat(pieces), expected) < 3e-5
 
 
+@pytest.mark.parametrize("network", ["stft", "causal", "diffwave"])
+@pytest.mark.parametrize("changes", [{"steps": 1}, {"steps": 3}, {"sampler": "heun"}, {"sampler": "dpmpp_2m"}], ids=str)
+def test_mel_consistency_is_the_same_whole_in_chunks_and_streamed(network, changes, audio):
+    changes |= {"mel_consistency": True}
+    vocoder = make(network)
+    mel = vocoder.mel(audio)
+    expected = whole(vocoder, mel, **changes)
+    for seconds in (None, 0.05, 0.7):
+        assert difference(vocoder(mel, seed=5, chunk_seconds=seconds, **changes), expected) < 3e-5
+    pieces = list(vocoder.stream(mel.split(3, dim=-1), seed=5, chunk_seconds=0.1, **changes))
+    assert difference(torch.cat(pieces), expected) < 3e-5
+
+
+@pytest.mark.parametrize("steps", [1, 4])
+def test_with_mel_consistency_the_mel_is_nearer_to_the_given_one(steps, audio):
+    vocoder = make("stft")
+    mel = vocoder.mel(audio)
+    without, with_it = (
+        (vocoder.mel(vocoder(mel, steps=steps, mel_consistency=consistent)) - mel).abs().mean()
+        for consistent in (False, True)
+    )
+    assert with_it < without / 2
+    given = vocoder.with_mel_convention(None)
+    assert torch.equal(given(mel, steps=steps), vocoder(mel, steps=steps, mel_consistency=False))  # the default
+
+
+@pytest.mark.parametrize("changes", [{"steps": 1}, {"steps": 2}], ids=str)
+def test_mel_consistency_looks_further_ahead_and_says_so(changes, audio):
+    changes |= {"mel_consistency": True}
+    check_latency("stft", "noise", "hop", 0.05, audio, **changes)
+    vocoder = make("stft")
+    assert vocoder.latency(HOP / RATE, **changes) > vocoder.latency(HOP / RATE, steps=changes["steps"])
+
+
 @pytest.mark.parametrize("network", NETWORKS)
 @pytest.mark.parametrize("start", ["noise", "griffin-lim", "phase-gradient"])
 @pytest.mark.parametrize(("centre", "chunk_seconds"), [("hop", 0.05), ("frame", 0.05), ("hop", 0.3)])
