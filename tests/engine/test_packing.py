@@ -3,9 +3,10 @@
 import pytest
 import torch
 
+from audiodiff.diffusion.process import Prediction
+from audiodiff.diffusion.samplers import ddim
 from audiodiff.engine.cuda import feature_widths, pad_parts, padded_width
 from audiodiff.engine.fused import fused
-from audiodiff.engine.graphs import Inputs, Process, reverse
 from audiodiff.networks.conditioning import GlobalConditions
 
 HOP = 16
@@ -62,9 +63,14 @@ def test_packed_weights_compute_the_network(kind, network, make_fusible, plain_l
 def test_six_steps_in_sixteen_bits_keep_40_decibels(make_fusible, plain_layers, relative_error):
     plain = make_fusible(patch=4, channels=64, layers=30, dilation_cycle=10)
     x, mel = torch.randn(2, 1, 64 * HOP), torch.randn(2, 5, 64)
-    process = Process("ddim", (*torch.linspace(-8, 10, 6).tolist(), float("inf")))
+    log_snrs = torch.tensor((*torch.linspace(-8, 10, 6).tolist(), float("inf")), dtype=torch.float64)
     results = []
     for network in (plain, fused(plain, torch.bfloat16)):
         with torch.no_grad():
-            results.append(reverse(network, "epsilon", process, Inputs(x, network.encode(mel)), torch.zeros))
+            condition = network.encode(mel)
+
+            def predict(x, log_snr, network=network, condition=condition):
+                return Prediction(network(x, log_snr.float().expand(2), condition, None))
+
+            results.append(ddim(predict, x, log_snrs, torch.zeros))
     assert 1e-4 < relative_error(results[1], results[0]) < 1e-2

@@ -82,7 +82,7 @@ def test_a_recipe_is_short_and_says_what_a_user_asks(name):
 def test_a_recipe_runs_as_a_module(corpus, tmp_path):
     arguments = [sys.executable, "-m", "recipes.folder", corpus, tmp_path / "lists"]
     result = subprocess.run(arguments, capture_output=True, text=True, cwd=ROOT, check=True)
-    assert re.fullmatch(r"\S+train.jsonl: (1 recording|\d+ recordings), \d\.\d minutes", result.stdout.splitlines()[0])
+    assert re.fullmatch(r"\S+train.jsonl: (1 recording|\d+ recordings), \d+\.\d s", result.stdout.splitlines()[0])
     assert sum(len(part) for part in read(tmp_path / "lists").values()) == 12
 
 
