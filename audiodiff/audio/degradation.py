@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from audiodiff.audio.mel import MelSpectrogram
+from audiodiff.audio.mel_completion import HIGHEST_HERTZ, complete_mel, whole_bands
 from audiodiff.audio.resample import low_pass
 from audiodiff.audio.restoration import AR_ORDERS, N_FFT, choose_order, cubic_spline, estimate_noise, fill_gap, wiener
 from audiodiff.choices import HERTZ, SNR_DB, Number
@@ -37,7 +38,7 @@ _PREDICTABLE_SECONDS = 0.015
 _PREDICTABLE_SNR = 3.0
 """In dB: what linear prediction reaches in gaps of the same length beside a longer one, if it is better there."""
 _EDGE_BANDS = 4
-"""Mel bands below a cutoff that tell how it goes on above."""
+"""Mel bands that tell how a spectrum goes on above what is known or predicted of it."""
 
 
 class Degradation(Protocol):
@@ -330,21 +331,26 @@ class LowPass:
         return denoised + self.observe(audio - denoised)
 
     def mel(self, frames: Tensor, spectrogram: MelSpectrogram, mel_statistics: MelStatistics) -> Tensor:
-        """Go on above the cutoff as typical speech of the training data does.
+        """Predict the bands above the cutoff by a network, and those above its highest frequency as typical speech has.
 
-        A missing band lies as many standard deviations from its mean as the highest whole bands of its frame do.
+        There a band lies as many standard deviations from its mean as the highest whole bands of its frame do.
         """
-        bins = torch.arange(spectrogram.filterbank.shape[1], device=frames.device)
-        hertz = bins * self.sample_rate / spectrogram.config.n_fft
-        whole = spectrogram.filterbank[:, hertz > self.cutoff].sum(1) == 0
-        n_whole = int(whole.sum())
-        if n_whole == len(whole):
+        n_bands, n_whole, n_predicted = (
+            int(whole_bands(spectrogram, hertz).sum()) for hertz in (math.inf, self.cutoff, HIGHEST_HERTZ)
+        )
+        if n_whole == n_bands:
             return frames
         if n_whole < _EDGE_BANDS:
             raise AudioError(
                 f"below {self.cutoff:.0f} Hz there are {n_whole} whole mel bands, at least {_EDGE_BANDS} are needed to "
                 "extrapolate from. Give a higher frequency."
             )
+        parts = [frames[:, :n_whole]]
+        if n_predicted > n_whole:
+            parts.append(complete_mel(frames, self.cutoff, spectrogram.config)[:, n_whole:n_predicted])
+        completed = torch.cat(parts, 1)
+        n_completed = completed.shape[1]
         mean, deviation = (value.unsqueeze(1) for value in mel_statistics)
-        standing = ((frames - mean) / deviation)[:, n_whole - _EDGE_BANDS : n_whole].mean(1, keepdim=True)
-        return torch.cat([frames[:, :n_whole], (mean + standing * deviation)[:, n_whole:]], 1)
+        edge = slice(n_completed - _EDGE_BANDS, n_completed)
+        standing = ((completed[:, edge] - mean[edge]) / deviation[edge]).mean(1, keepdim=True)
+        return torch.cat([completed, (mean + standing * deviation)[:, n_completed:]], 1)

@@ -78,15 +78,15 @@ EXAMPLES = (
 @opt.expert("--speaker", metavar="NAME", help="Speaker, for a model with speakers.")
 @opt.expert(
     "--start",
-    type=click.Choice(["baseline", "griffin-lim", "noise"]),
-    help="What is diffused: a repair without a model, its mel inverted by Griffin-Lim, or nothing.  [default: "
-    "griffin-lim for bandwidth, else baseline]",
+    type=click.Choice(["baseline", "phase-gradient", "griffin-lim", "noise"]),
+    help="What is diffused: a repair without a model, its completed mel inverted by this method, or nothing.  "
+    "[default: the model's own for bandwidth, else baseline]",
 )
 @opt.expert(
     "--start-log-snr",
     type=LOG_SNR,
     metavar="LOG_SNR",
-    help="Log-SNR of the first step; lower changes more.  [default: 0 for gaps, else 4]",
+    help="Log-SNR of the first step; lower changes more.  [default: 0 for gaps, the model's own for bandwidth, else 4]",
 )
 @opt.expert(
     "--rounds",

@@ -8,10 +8,10 @@ unconditional one. Its mel comes from the baseline.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -20,7 +20,6 @@ from typing_extensions import Unpack
 
 from audiodiff.audio.degradation import Degradation, Gaps, LowPass, MelStatistics, ignore
 from audiodiff.audio.mel import align_to_hops
-from audiodiff.audio.mel_inversion import waveform_from_mel
 from audiodiff.audio.transforms import ArrayLike, as_tensor
 from audiodiff.audio.whitening import Whitening
 from audiodiff.choices import ANY_SEED, DPS_STRENGTH, ROUNDS, RepairMethod
@@ -36,7 +35,7 @@ from audiodiff.pipelines.generator import Generator
 from audiodiff.pipelines.settings import SETTINGS, SynthesisChanges, make_corrector, migrated
 from audiodiff.pipelines.vocoder import Vocoder
 
-RepairStart = Literal["baseline", "griffin-lim", "noise"]
+RepairStart = Literal["baseline", "phase-gradient", "griffin-lim", "noise"]
 
 
 class RepairDefaults(NamedTuple):
@@ -51,6 +50,8 @@ GAP_DEFAULTS = RepairDefaults(0.0, 10, 2)
 """For gaps, where all has to be invented: from where signal and noise are equally loud."""
 OTHER_DEFAULTS = RepairDefaults(4.0, 3, 1)
 """For all else, where the baseline is nearly right."""
+_GRIFFIN_LIM_ITERATIONS = 32
+"""Of models whose own start is another, and may count one."""
 
 
 @dataclass(frozen=True)
@@ -59,9 +60,9 @@ class RepairConfig:
 
     Attributes:
         start: What is diffused to the first level. "baseline", the restoration without a model, is best where that is
-            nearly right; "griffin-lim" follows the mel where the baseline is silent, as in long gaps; "noise" is for
-            models that are good from nothing. None is "griffin-lim" for bandwidth if the model has a mel, else
-            "baseline".
+            nearly right; "griffin-lim" and "phase-gradient" invert the mel where the baseline is silent; "noise" is for
+            models that are good from nothing. None is "baseline"; but for bandwidth, if the model has a mel, the
+            model's own start, with its own levels and steps.
         replace: Whether every predicted clean signal is made to fit what is known. Without it what is known is changed
             too; that is for measuring what it brings.
         dps_strength: Factor of the gradient of the misfit (Chung et al. 2023, "DPS"): 0 is none and takes half the
@@ -114,8 +115,8 @@ def repair(
         seed: What the noise is made from; channel i takes seed + i.
         restored: What `degradation.restored(audio)` was, if known already.
         on_progress: Called after every network call with the fraction of the work done since the last.
-        **changes: What is to differ from the model's own `SynthesisConfig`; unless told otherwise the schedule is
-            uniform, with the steps and first level of `GAP_DEFAULTS` or `OTHER_DEFAULTS`, from noise the lowest one.
+        **changes: What is to differ from the model's own `SynthesisConfig`, and from `GAP_DEFAULTS` or
+            `OTHER_DEFAULTS`, which replace its schedule except for bandwidth from the model's own start.
 
     Returns:
         The repaired recording, of the shape of `audio`, on the model's device.
@@ -126,7 +127,7 @@ def repair(
     """
     config, seed = config or RepairConfig(), ANY_SEED.check("seed", seed)
     start = config.start or _default_start(pipeline, degradation)
-    settings, rounds = _settings(pipeline, degradation, config, changes)
+    settings, rounds = _settings(pipeline, degradation, replace(config, start=start), changes)
     audio = _recording(audio).to(pipeline.device, torch.float32)
     conditions = make_conditions(pipeline.config, pipeline.device, label=label, speaker=speaker, vector=vector)
     baseline, remaining = restored or degradation.restored(audio)
@@ -135,21 +136,28 @@ def repair(
         on_progress(1)
         return baseline
     mask = remaining.mask(audio)
-    known = _know(pipeline, torch.where(mask, audio, baseline), baseline, remaining, start)
+    seeds = range(seed, seed + len(audio))
+    known = _know(pipeline, torch.where(mask, audio, baseline), baseline, remaining)
+    known = replace(known, estimate=_estimate(pipeline, known, settings, start, seeds))
     plain = partial(pipeline.plain_predictor, None if known.mel is None else pipeline.network.encode(known.mel))
-    predict = pipeline.guided(plain, pipeline.network.embed(conditions), settings)
-    if config.dps_strength > 0:
-        predict = dps(predict, known.residual, config.dps_strength)
-    if config.replace:
-        predict = consistent(predict, known.fit)
+    predict = _heeding(pipeline.guided(plain, pipeline.network.embed(conditions), settings), known, config)
     predict = _reporting(predict, 1 / (rounds * pipeline.network_calls(settings)), on_progress)
-    made = _generate(pipeline, predict, known, settings, rounds, range(seed, seed + len(audio)), start)
+    made = _generate(pipeline, predict, known, settings, rounds, seeds, start)
     return torch.where(mask, made, baseline) if config.replace else made
 
 
+def _heeding(predict: Predictor, known: _Known, config: RepairConfig) -> Predictor:
+    """Make predictions heed what is known."""
+    if config.dps_strength > 0:
+        predict = dps(predict, known.residual, config.dps_strength)
+    return consistent(predict, known.fit) if config.replace else predict
+
+
 def _default_start(pipeline: Vocoder | Generator, degradation: Degradation) -> RepairStart:
-    """Return what to start from: where the baseline is silent in a whole band, the mel is followed from the first."""
-    return "griffin-lim" if isinstance(degradation, LowPass) and isinstance(pipeline, Vocoder) else "baseline"
+    """Return what to start from: missing bandwidth is vocoded, as the baseline is silent in a whole band."""
+    if isinstance(degradation, LowPass) and isinstance(pipeline, Vocoder):
+        return pipeline.config.synthesis.start
+    return "baseline"
 
 
 def _generate(
@@ -196,10 +204,15 @@ def _settings(
 ) -> tuple[SynthesisConfig, int]:
     """Return the reverse process, and how often each of its steps is taken."""
     defaults = GAP_DEFAULTS if isinstance(degradation, Gaps) else OTHER_DEFAULTS
-    lowest = pipeline.config.diffusion.log_snr_min
     values, changes = pipeline.config.synthesis.model_dump(), migrated(changes)
-    values |= {"start": "noise", "schedule": "uniform", "log_snrs": (), "zero_terminal": False, "steps": defaults.steps}
-    values["start_log_snr"] = lowest if config.start == "noise" else defaults.start_log_snr
+    if not (isinstance(degradation, LowPass) and config.start == pipeline.config.synthesis.start):
+        values |= {"schedule": "uniform", "log_snrs": (), "zero_terminal": False, "steps": defaults.steps}
+        values["start_log_snr"] = defaults.start_log_snr
+        if config.start == "noise":
+            values["start_log_snr"] = pipeline.config.diffusion.log_snr_min
+    if config.start == "griffin-lim" != values["start"]:
+        values["griffin_lim_iterations"] = _GRIFFIN_LIM_ITERATIONS
+    values["start"] = "noise" if config.start == "baseline" else config.start
     if changes.get("log_snrs"):
         del values["steps"]
     settings = parse_config(SynthesisConfig, values | changes, SETTINGS)
@@ -257,27 +270,29 @@ class _Known:
         return self.signal(observe(self.degraded) - observe(self.audio(denoised)))
 
 
-def _know(
-    pipeline: Vocoder | Generator, audio: Tensor, baseline: Tensor, degradation: Degradation, start: RepairStart
-) -> _Known:
-    """Find mel and start from what was restored without a model."""
-    begin = baseline
+def _know(pipeline: Vocoder | Generator, audio: Tensor, baseline: Tensor, degradation: Degradation) -> _Known:
+    """Find the mel from what was restored without a model, and start from that."""
     padding = -audio.shape[-1] % pipeline.config.hop_length
     if isinstance(pipeline, Generator):
-        if start == "griffin-lim":
-            raise ConfigError("start 'griffin-lim' needs a mel, which this model has not; use 'baseline' or 'noise'.")
         whitening, mel = Whitening(pipeline.config.whitening, None).to(audio.device), None
     else:
-        whitening, spectrogram = pipeline.whitening, pipeline.spectrogram
-        mel = align_to_hops(pipeline.mel(baseline), pipeline.mel_config)
-        mel = degradation.mel(mel, spectrogram, _mel_statistics(pipeline))
-        if start == "griffin-lim":
-            rounds = pipeline.config.synthesis.griffin_lim_iterations
-            phases = functional.pad(baseline, (0, padding)).unsqueeze(1)
-            guess = waveform_from_mel(mel, phases, spectrogram, iterations=rounds)[:, 0, : audio.shape[-1]]
-            begin = degradation.fit(guess, audio, baseline, ignore)
-    known = _Known(degradation, audio, baseline, padding, begin, whitening, mel)
-    return replace(known, estimate=known.signal(begin))
+        whitening, mel = pipeline.whitening, align_to_hops(pipeline.mel(baseline), pipeline.mel_config)
+        mel = degradation.mel(mel, pipeline.spectrogram, _mel_statistics(pipeline))
+    known = _Known(degradation, audio, baseline, padding, baseline, whitening, mel)
+    return replace(known, estimate=known.signal(baseline))
+
+
+def _estimate(
+    pipeline: Vocoder | Generator, known: _Known, settings: SynthesisConfig, start: RepairStart, seeds: Sequence[int]
+) -> Tensor:
+    """Return the whitened signal to start from: what is known, or a mel inverted and made to fit that."""
+    if start in ("baseline", "noise"):
+        return known.estimate
+    if known.mel is None or isinstance(pipeline, Generator):
+        raise ConfigError(f"start {start!r} needs a mel, which this model has not; use 'baseline' or 'noise'.")
+    signal = cast(Tensor, pipeline.initialisation.estimate(known.mel, seeds, settings))
+    guess = known.degradation.fit(known.audio(signal), known.degraded, known.baseline, ignore)
+    return known.signal(guess)
 
 
 def _mel_statistics(vocoder: Vocoder) -> MelStatistics:
