@@ -226,7 +226,7 @@ main()
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs POSIX signals")
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-@pytest.mark.parametrize("target", ["file", "-"])
+@pytest.mark.parametrize("target", ["file", pytest.param("-", marks=pytest.mark.slow)])
 def test_an_interrupted_run_loses_nothing(number, code, target, measured, tmp_path):
     path = tmp_path / "report.json" if target == "file" else "-"
     command = [sys.executable, "-c", SLOW_BENCH, measured[1], "bench", "--lengths", "1", "--batches", "1"]

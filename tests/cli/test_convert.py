@@ -286,7 +286,7 @@ def content(form):
 
 
 @pytest.mark.parametrize(
-    "form", ["zip", "object", *(pytest.param(name, marks=pytest.mark.slow) for name in ("legacy", "pickle", "ordered"))]
+    "form", ["zip", *(pytest.param(name, marks=pytest.mark.slow) for name in ("object", "legacy", "pickle", "ordered"))]
 )
 def test_the_advice_for_a_refused_file_works(convert, form, tmp_path):
     torch.save(lmnt_tensors(), tmp_path / "tensors.pt")

@@ -137,6 +137,7 @@ def test_the_mean_is_that_of_the_corpus_and_systems_compare_by_it(heard, tmp_pat
     assert found.settings["recogniser"] == "fake:hear"
 
 
+@pytest.mark.slow
 def test_pocketsphinx_hears_the_same_whatever_it_heard_before():
     pytest.importorskip("pocketsphinx")
     speech = load_audio(CLIP, n_samples=2 * RATE)[0].numpy()

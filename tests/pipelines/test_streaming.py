@@ -99,7 +99,9 @@ def whole(vocoder: Vocoder, mel: Tensor, **changes) -> Tensor:
 
 @pytest.mark.parametrize("network", [*NETWORKS, "attention"])
 @pytest.mark.parametrize("start", ["noise", "griffin-lim", "phase-gradient"])
-@pytest.mark.parametrize("sampler", ["ddim", "ddpm", "dpmpp_2m", "heun"])
+@pytest.mark.parametrize(
+    "sampler", ["ddim", "dpmpp_2m", *(pytest.param(name, marks=pytest.mark.slow) for name in ("ddpm", "heun"))]
+)
 def test_chunks_make_what_the_whole_makes(network, start, sampler, audio):
     vocoder = make(network, start)
     mel = vocoder.mel(audio)
