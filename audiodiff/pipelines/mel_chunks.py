@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -77,29 +78,54 @@ def judged(mels: Iterable[Array], config: MelConfig) -> Iterator[Array]:
         refuse_unlikely(held, config)
 
 
+class ChunkLengths(NamedTuple):
+    """How long chunks are, in frames.
+
+    Attributes:
+        usual: Of a chunk, unless more of the mel is there; the last one may be shorter.
+        longest: Of a chunk where more is there.
+        latency: How many frames after the first of a chunk all of it can come out, if it has the usual length.
+    """
+
+    usual: int
+    longest: int
+    latency: int
+
+    def next(self, arrived: int, before: int) -> int:
+        """Return the length of a chunk: at most twice that before it, and none waits for frames that have not arrived.
+
+        Args:
+            arrived: Frames that there are from its first one on.
+            before: Length of the chunk before.
+        """
+        return max(self.usual, min(2 * before, self.longest, arrived - self.latency))
+
+
 def chunks(
-    mels: Iterable[Tensor], window: Window, length: int, look_ahead: int, look_back: int
+    mels: Iterable[Tensor], window: Window, lengths: ChunkLengths, look_ahead: int, look_back: int
 ) -> Iterator[tuple[int, int]]:
     """Fill a window with mels and say when a chunk can be made.
 
     Args:
         mels: Pieces `(batch, n_mels, n_frames)`.
         window: Where they go; it keeps what later chunks depend on.
-        length: Of a chunk, in frames; the last one may be shorter.
+        lengths: Of the chunks.
         look_ahead: How many frames after it a chunk depends on, at least 1.
         look_back: How many before it.
 
     Yields:
         First frame and end of each chunk as soon as all frames that it depends on are in the window.
     """
-    start = 0
+    start, length = 0, lengths.usual // 2  # so that the first has the usual length
     for mel in mels:
         window.append(mel)
-        while start + length + look_ahead <= window.end:  # so more frames come after this chunk
+        while start + lengths.usual + look_ahead <= window.end:  # so more frames come after this chunk
+            length = lengths.next(window.end - start, length)
             yield start, start + length
             start += length
             window.discard_before(start - look_back)
     while start < window.end:
+        length = lengths.next(window.end - start + lengths.latency, length)
         stop = min(start + length, window.end)
         yield start, stop
         start = stop

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Generic
+from typing import TYPE_CHECKING, Any, Generic, cast
 
+import numpy as np
+import torch
+from torch import Tensor
 from typing_extensions import Unpack
 
 from audiodiff.audio.transforms import Array
@@ -19,6 +22,7 @@ if TYPE_CHECKING:
 class PushStream(Generic[Array]):
     """`Vocoder.stream` turned around: an event loop or a server pushes mels as they come, and pulls audio when it can.
 
+    Mels that wait are taken together: a stream that has fallen behind catches up in longer chunks.
     `Vocoder.latency` bounds how much of the mel a piece of audio depends on; so `ready` knows when a pull will not ask
     for frames that have not been pushed yet, and no thread has to wait for them. One thread
     may push while another one pulls.
@@ -57,7 +61,10 @@ class PushStream(Generic[Array]):
 
     def _pushed(self) -> Iterator[Array]:
         while self._mels or not self.ended:
-            yield self._mels.popleft()
+            pieces = [self._mels.popleft()]
+            while self._mels and _go_together(pieces[0], self._mels[0]):
+                pieces.append(self._mels.popleft())
+            yield _joined(pieces)
 
     @property
     def waiting_samples(self) -> int:
@@ -87,3 +94,18 @@ class PushStream(Generic[Array]):
         audio = next(self._audio, None)
         self._pulled += 0 if audio is None else len(audio)
         return audio
+
+
+def _go_together(one: Array, other: Array) -> bool:
+    """Tell whether two mels can be joined; those that are no mels are left for the stream to refuse."""
+    kinds = [(type(mel), mel.ndim, mel.shape[:1], mel.dtype, getattr(mel, "device", None)) for mel in (one, other)]
+    return one.ndim == 2 and kinds[0] == kinds[1]
+
+
+def _joined(mels: list[Array]) -> Array:
+    first = mels[0]
+    if len(mels) == 1:
+        return first
+    if isinstance(first, Tensor):
+        return torch.cat([cast(Tensor, mel) for mel in mels], dim=1)
+    return cast(Array, np.concatenate(cast(Any, mels), axis=1))
