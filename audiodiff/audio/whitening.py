@@ -79,26 +79,6 @@ class Whitening(nn.Module):
         """Multiply by the envelope estimated from the mel: the exact inverse of `whiten`, shapes alike."""
         return self._filter(signal, mel, lambda envelope: envelope.pow(self.config.exponent) * (1 / self.gain))
 
-    def spectral_gain(self, mel: Tensor, n_bins: int) -> Tensor:
-        """Return what nearly whitens the spectra of an STFT with a frame per hop, by multiplication.
-
-        Args:
-            mel: As in `whiten`.
-            n_bins: Frequencies of the STFT, from 0 to half of the sample rate.
-
-        Returns:
-            `(batch, frames, n_bins)`, or what broadcasts to it.
-        """
-        if self.config.kind == "none":
-            return self.gain
-        envelope = self.envelope(mel)
-        if self.config.kind == "energy":
-            return self._energy(envelope).pow(-self.config.exponent).unsqueeze(-1) * self.gain
-        place = torch.linspace(-0.5, envelope.shape[2] - 0.5, n_bins, device=mel.device).clamp(0, envelope.shape[2] - 1)
-        below = place.long().clamp_max(envelope.shape[2] - 2)
-        log_gain = self.gain.log() - self.config.exponent * envelope.log()
-        return torch.lerp(log_gain[..., below], log_gain[..., below + 1], place - below).exp()
-
     def shrink(self, audio: Tensor, mel: Tensor | None, *, signal_deviation: float, noise_deviation: float) -> Tensor:
         """Keep of every coefficient what is not white noise, by the envelope estimated from the mel: a Wiener filter.
 
@@ -136,13 +116,8 @@ class Whitening(nn.Module):
             return self.gain.log().view(1, 1)
         envelope = self._envelope_of(mel)
         if self.config.kind == "energy":
-            return -self.config.exponent * self._energy(envelope).log() + self.gain.log()
+            return -self.config.exponent * envelope.square().mean(-1).sqrt().log() + self.gain.log()
         return (self.gain.log() - self.config.exponent * envelope.log()).mean(-1)
-
-    @staticmethod
-    def _energy(envelope: Tensor) -> Tensor:
-        """Return the root mean square of envelopes `(batch, frames, hop_length)` of each frame."""
-        return envelope.square().mean(-1).sqrt()
 
     def _envelope_of(self, mel: Tensor | None) -> Tensor:
         if mel is None:
@@ -155,7 +130,7 @@ class Whitening(nn.Module):
             return audio * weight(torch.ones_like(self.gain))
         envelope = self._envelope_of(mel)
         if self.config.kind == "energy":
-            deviation = weight(self._energy(envelope))
+            deviation = weight(envelope.square().mean(-1).sqrt())
             return audio * deviation.repeat_interleave(self.transform.hop_length, -1).unsqueeze(1)
         coefficients = self.transform(audio[:, 0]) * weight(envelope)
         return self.transform.inverse(coefficients).unsqueeze(1)

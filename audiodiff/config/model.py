@@ -215,11 +215,6 @@ class SynthesisConfig(Config):
     griffin_lim_iterations: Annotated[int, ITERATIONS] = Field(
         32, description="rounds; after 'phase-gradient' 1 makes phases consistent and 0 looks less far ahead"
     )
-    whiten_spectrum: bool = Field(
-        False,
-        description="whiten the spectrum of a 'phase-gradient' start, not its signal: streams look two frames less far "
-        "ahead; for models trained with it",
-    )
     mel_consistency: bool = Field(
         False,
         description="bring every predicted clean signal to the levels that the mel states (after Liu et al. 2024, "
@@ -261,11 +256,6 @@ class SynthesisConfig(Config):
         if self.log_snrs and len(self.log_snrs) != self.steps:
             raise ValueError(f"{len(self.log_snrs)} log_snrs are as many steps, not {self.steps}; leave steps out")
         return self
-
-    @property
-    def whitens_spectrum(self) -> bool:
-        """Whether the start is whitened as a spectrum."""
-        return self.whiten_spectrum and self.start == "phase-gradient"
 
     @property
     def rescales_guidance(self) -> bool:

@@ -75,9 +75,8 @@ class MelInitialisation(nn.Module):
         """Return how many frames to either side a sample of the estimate depends on."""
         if settings.start == "noise":
             return WHITENING_REACH
-        reach = griffin_lim_reach(self.stft, settings.griffin_lim_iterations)
-        reach += settings.start == "phase-gradient"  # whose phases take one frame ahead
-        return reach if settings.whitens_spectrum else reach + WHITENING_REACH
+        reach = WHITENING_REACH + griffin_lim_reach(self.stft, settings.griffin_lim_iterations)
+        return reach + (settings.start == "phase-gradient")  # whose phases take one frame ahead
 
     @property
     def stft(self) -> FramedSTFT:
@@ -118,9 +117,6 @@ class MelEstimates:
             self._integrate(mel[..., self._n_read - start :], last=last)
             self._spectra.discard_before(start)
             spectrum = self._spectra.view(start, self._spectra.end)
-            if self._settings.whitens_spectrum:
-                gain = self._whitening.spectral_gain(mel[..., : spectrum.shape[1]], spectrum.shape[2])
-                return consistent_waveform(spectrum * gain, self._stft, iterations=iterations)
             audio = consistent_waveform(spectrum, self._stft, iterations=iterations)
         return self._whitening.whiten(audio, mel[..., : audio.shape[-1] // self._hop_length])
 

@@ -146,10 +146,10 @@ class GraphMelSpectrogram(MelSpectrogram):
 class Start(nn.Module):
     """The estimate of the whitened signal that `MelInitialisation` makes of whole mels by integrated phases."""
 
-    def __init__(self, vocoder: Vocoder, stft: MatrixSTFT, settings: SynthesisConfig) -> None:
+    def __init__(self, vocoder: Vocoder, stft: MatrixSTFT, iterations: int) -> None:
         super().__init__()
         self.spectrogram, self.stft = GraphMelSpectrogram(vocoder.mel_config), stft
-        self.whitening, self._settings = vocoder.whitening, settings
+        self.whitening, self._iterations = vocoder.whitening, iterations
 
     def forward(self, mel: Tensor, noise: Tensor) -> Tensor:
         """Estimate `(batch, 1, time)` of an aligned mel, given noise of the same shape for the random phases."""
@@ -158,15 +158,11 @@ class Start(nn.Module):
         random = random_phases(noise, self.stft.n_bins, hop_length)
         integration = PhaseGradient(hop_length, partial(double_phases, doublings=DOUBLINGS))
         phases, _ = integration.push(magnitude, random, last=True)
-        if self._settings.whitens_spectrum:
-            magnitude = magnitude * self.whitening.spectral_gain(mel, self.stft.n_bins)
         spectrum = Spectrum(magnitude * phases.cos(), magnitude * phases.sin())
         audio = self.stft.with_magnitude(spectrum, magnitude).to(mel)  # in float64: its rounding errors would grow
-        for _ in range(self._settings.griffin_lim_iterations):
+        for _ in range(self._iterations):
             audio = self.stft.with_magnitude(self.stft(audio), magnitude.to(mel))
         audio = limit_energy(audio, magnitude.to(mel), self.stft)
-        if self._settings.whitens_spectrum:
-            return audio.unsqueeze(1)
         return self.whitening.whiten(audio.unsqueeze(1), mel)
 
 
@@ -306,7 +302,7 @@ class PipelineGraph(NetworkGraph):
                 )
             if settings.start == "phase-gradient":
                 stft = self.stft_of(self.pipeline.mel_config)
-                self.start = Start(self.pipeline, stft, settings)
+                self.start = Start(self.pipeline, stft, settings.griffin_lim_iterations)
             self.consistency = self.pipeline.mel_consistency
             if settings.mel_consistency:
                 self.consistency = GraphMelConsistency(self.pipeline, self.stft_of(self.pipeline.mel_config))
