@@ -44,11 +44,14 @@ class MelConsistency(nn.Module):
         with torch.inference_mode(False):
             return bands_to_bins(self.spectrogram)
 
-    @property
-    def reach(self) -> int:
-        """How many frames to either side a sample depends on: frames that overlap it, and what their mel sees."""
-        hop_length = self.stft.hop_length
-        return -(-self.stft.margin // hop_length) - (-self.stft.n_fft // 2 // hop_length)
+    def look_ahead(self, beyond: int) -> int:
+        """Return how many samples beyond the end of a hop decide the sample that lies `beyond` after it.
+
+        They are those of the frames that overlap it, and what the mel of these frames sees. Looking back is the same.
+        """
+        config, stft = self.spectrogram.config, self.stft
+        last_frame = -(-(beyond + stft.margin) // stft.hop_length) * stft.hop_length
+        return last_frame + (stft.margin if config.centre == "hop" else stft.n_fft // 2)
 
     def mel(self, audio: Tensor) -> Tensor:
         """Compute mels `(batch, n_mels, n_frames)` with one frame per hop of signals `(batch, time)`."""

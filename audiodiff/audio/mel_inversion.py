@@ -95,13 +95,13 @@ def lowest_square(magnitude: Tensor) -> Tensor:
     return (magnitude / MAX_GAIN).square().clamp_min(_TINY)
 
 
-def griffin_lim_reach(stft: FramedSTFT, iterations: int) -> int:
-    """Return on how many frames to either side of its hop a sample depends after so many round trips.
+def griffin_lim_reach(stft: FramedSTFT, iterations: int, beyond: int = 0) -> int:
+    """Return how many frames to either side of a hop decide its samples and `beyond` more, after so many round trips.
 
     A round trip mixes the frames whose windows overlap; the synthesis after it reaches to the ends of a window.
     """
     overlapping, hop_length = stft.n_fft // stft.hop_length - 1, stft.hop_length
-    return iterations * overlapping + -(-stft.margin // hop_length)
+    return iterations * overlapping - (-(stft.margin + beyond) // hop_length)
 
 
 def waveform_from_mel(mel: Tensor, noise: Tensor, spectrogram: MelSpectrogram, *, iterations: int = 32) -> Tensor:

@@ -11,7 +11,7 @@ from audiodiff.audio.mel_consistency import MelConsistency
 from audiodiff.config import SynthesisConfig
 from audiodiff.diffusion.inverse_problems import Consistency
 from audiodiff.engine.streaming import with_halo
-from audiodiff.pipelines.mel_initialisation import WHITENING_REACH
+from audiodiff.pipelines.mel_initialisation import whitening_reach
 
 _FromMel = Callable[[Tensor, Tensor], Tensor]
 
@@ -26,8 +26,10 @@ class Finish:
 
     def __init__(self, consistency: MelConsistency, settings: SynthesisConfig) -> None:
         self._consistency, self._fits = consistency, settings.mel_consistency
-        self._beyond = consistency.reach if self._fits else 0
         self._hop_length = consistency.spectrogram.config.hop_length
+        whitening = whitening_reach(self._hop_length)
+        self._between = self._in_hops(whitening + consistency.look_ahead(whitening)) if self._fits else 0
+        self._last = self._in_hops(whitening + (consistency.look_ahead(0) if self._fits else 0))
 
     def __call__(self, signal: Tensor, mel: Tensor) -> Tensor:
         """Turn whitened signals `(batch, 1, time)` into audio by their mels `(batch, n_mels, n_frames)`."""
@@ -36,7 +38,7 @@ class Finish:
 
     def in_pieces(self, signal: Iterable[Tensor], rows: Iterable[Tensor]) -> Iterator[list[Tensor]]:
         """Do the same with consecutive pieces and the mel of each, transposed, as soon as enough has come."""
-        return self._with_mel(self, signal, rows, WHITENING_REACH)
+        return self._with_mel(self, signal, rows, self._last)
 
     def fit(self, mel: Tensor) -> Consistency | None:
         """Return what makes whitened signals fit their mels between network calls, if that is wanted."""
@@ -46,17 +48,20 @@ class Finish:
         """Return the same for consecutive pieces of a signal."""
         if not self._fits:
             return None
-        return lambda signal: self._with_mel(self._consistency.whitened, signal, rows, 2 * WHITENING_REACH)
+        return lambda signal: self._with_mel(self._consistency.whitened, signal, rows, self._between)
 
     def reaches(self, network: int, n_calls: int) -> list[int]:
         """Return how many frames each stage looks ahead, from the first network call, of `network` frames, on."""
-        between = [network, 2 * WHITENING_REACH + self._beyond] if self._fits else [network]
-        return between * (n_calls - 1) + [network, WHITENING_REACH + self._beyond]
+        between = [network, self._between] if self._fits else [network]
+        return between * (n_calls - 1) + [network, self._last]
+
+    def _in_hops(self, n_samples: int) -> int:
+        return -(-n_samples // self._hop_length)
 
     def _with_mel(
         self, function: _FromMel, signal: Iterable[Tensor], rows: Iterable[Tensor], reach: int
     ) -> Iterator[list[Tensor]]:
-        look = (reach + self._beyond) * self._hop_length
+        look = reach * self._hop_length
         return with_halo(
             lambda stretch, condition: function(stretch, cast(Tensor, condition).mT),
             signal,

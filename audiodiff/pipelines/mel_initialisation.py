@@ -27,8 +27,13 @@ from audiodiff.engine.streaming import Window
 PHASE_DRAW = -1
 """The draw of position-indexed noise that random phases come from; steps count up from 0."""
 
-WHITENING_REACH = 2
-"""Hops to either side that whitening and colouring depend on: the lapped transform folds neighbours, and back."""
+
+def whitening_reach(hop_length: int) -> int:
+    """Return how many samples to either side of a hop decide what whitening or colouring makes of it.
+
+    The lapped transform folds the halves of neighbouring hops into each other, and back.
+    """
+    return hop_length + hop_length // 2
 
 
 class CommonPhases(NamedTuple):
@@ -74,8 +79,9 @@ class MelInitialisation(nn.Module):
     def reach(self, settings: SynthesisConfig) -> int:
         """Return how many frames to either side a sample of the estimate depends on."""
         if settings.start == "noise":
-            return WHITENING_REACH
-        reach = WHITENING_REACH + griffin_lim_reach(self.stft, settings.griffin_lim_iterations)
+            return 0
+        whitening = whitening_reach(self.stft.hop_length)
+        reach = griffin_lim_reach(self.stft, settings.griffin_lim_iterations, whitening)
         return reach + (settings.start == "phase-gradient")  # whose phases take one frame ahead
 
     @property

@@ -389,10 +389,10 @@ class Vocoder(Pipeline):
         return Finish(self.mel_consistency, settings)
 
     def _look_ahead(self, settings: SynthesisConfig) -> int:
-        """Return how many frames ahead the start of the reverse process and the condition depend on."""
+        """Return how many frames ahead the start of the reverse process and the condition depend on, at least one."""
         network = self.config.network
         causal = network.kind == "stft" and network.look_ahead is not None  # whose condition is of the past
-        return max(0 if causal else self.engine.context_frames, self.initialisation.reach(settings))
+        return max(0 if causal else self.engine.context_frames, self.initialisation.reach(settings), 1)
 
     def _chunk_frames(self, seconds: float) -> int:
         seconds = SECONDS.check("chunk_seconds", seconds)

@@ -68,15 +68,18 @@ def test_what_is_too_short_for_a_mel_stays(n_frames, audio):
     assert torch.equal(make()(short, torch.zeros(1, 20, n_frames)), short)
 
 
-def test_a_sample_depends_on_what_the_reach_says(audio):
+@pytest.mark.parametrize("beyond", [0, HOP // 2, HOP])
+def test_a_sample_depends_on_what_the_look_ahead_says(beyond, audio):
     consistency = make()
     mel, middle = consistency.mel(audio), 60
     changed = audio.clone()
     changed[:, middle * HOP : (middle + 1) * HOP] *= 0.3
-    moved = (consistency(changed[:, None], mel) - consistency(audio[:, None], mel))[0, 0].abs().view(-1, HOP).amax(1)
-    affected = (moved > 1e-7).nonzero()[:, 0]
-    assert middle - consistency.reach <= affected.min() < middle < affected.max() <= middle + consistency.reach
-    assert affected.max() - affected.min() >= 2 * consistency.reach - 1  # so the reach is not too long
+    moved = (consistency(changed[:, None], mel) - consistency(audio[:, None], mel))[0, 0].abs()
+    ends = torch.arange(1, len(mel[0, 0]) - 1) * HOP
+    depends = moved[ends + beyond - 1] > 1e-7
+    look_ahead = consistency.look_ahead(beyond)
+    assert not depends[ends + look_ahead <= middle * HOP].any()
+    assert depends[ends + look_ahead <= (middle + 2) * HOP].any()  # so it is not too long
 
 
 def test_the_gradient_is_finite_in_silence():
@@ -100,4 +103,4 @@ def test_the_bundled_convention_aligns(voice):
     )
     audio = torch.from_numpy(voice(0.5, 22050))[None, : 40 * 256]
     assert torch.equal(consistency.mel(audio), align_to_hops(spectrogram(audio), spectrogram.config))
-    assert consistency.reach == 4
+    assert consistency.look_ahead(0) == 3.5 * 256
