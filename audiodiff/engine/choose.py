@@ -15,8 +15,8 @@ from audiodiff.config import ModelConfig
 from audiodiff.engine.fused import accelerated
 from audiodiff.engine.graphs import ReverseGraphs
 from audiodiff.engine.incremental import IncrementalSTFT
-from audiodiff.engine.streaming import with_halo
 from audiodiff.engine.tiled import TiledDiffWave
+from audiodiff.engine.windows import with_halo
 from audiodiff.errors import ConfigError
 from audiodiff.networks import Network
 from audiodiff.networks.diffwave import DiffWave
@@ -56,6 +56,10 @@ class Engine(Protocol):
         """Prepare the condition of frames [start, stop) of a mel `(batch, n_mels, n_frames)` with their context."""
         ...
 
+    def whole(self, x: Tensor, condition: Tensor | None, log_snr: Tensor, global_condition: Tensor | None) -> Tensor:
+        """Run the network over a whole signal `(batch, 1, time)`; the other arguments are those of `stream`."""
+        ...
+
     def stream(
         self,
         signal: Iterable[Tensor],
@@ -66,14 +70,15 @@ class Engine(Protocol):
         """Run the network over a signal in pieces: one network call.
 
         Args:
-            signal: Consecutive pieces `(batch, 1, time)`, whole hops; one piece for the whole signal at once.
-            conditions: What `encode` returned for each piece, or None.
+            signal: Consecutive pieces `(batch, 1, time)`, whole hops.
+            conditions: What `encode` returned for consecutive pieces, maybe cut elsewhere, or None for each.
             log_snr: The noise level, a scalar.
             global_condition: What the network's `embed` returned `(batch, width)`, or None.
 
         Yields:
-            After each piece, the network's outputs for the pieces that have become complete, in order; after the last
-            piece, the rest. A piece is complete when the signal has come as far beyond it as the network looks ahead.
+            After each piece, the network's outputs for the whole hops that have become complete, as one piece or none;
+            after the last piece, the rest. A hop is complete when the signal has come as far beyond it as the network
+            looks ahead.
         """
         ...
 
@@ -153,6 +158,13 @@ class PlainEngine:
             encoded = self._network.encode(mel)
         return encoded[:, start * self._positions_per_frame : stop * self._positions_per_frame]
 
+    def whole(self, x: Tensor, condition: Tensor | None, log_snr: Tensor, global_condition: Tensor | None) -> Tensor:
+        """Run the network over a whole signal; see `Engine.whole`."""
+        with self._autocast():
+            log_snrs = x.new_full((len(x),), float(log_snr))  # unlike `to`, no copy from the host, for CUDA graphs
+            output: Tensor = self._network(x, log_snrs, condition, global_condition)
+        return output
+
     def stream(
         self,
         signal: Iterable[Tensor],
@@ -160,19 +172,11 @@ class PlainEngine:
         log_snr: Tensor,
         global_condition: Tensor | None,
     ) -> Iterator[list[Tensor]]:
-        """Run the network over a signal in pieces; see `Engine.stream`. One without a reach takes a single piece."""
-
-        def output(x: Tensor, condition: Tensor | None) -> Tensor:
-            with self._autocast():
-                log_snrs = x.new_full((len(x),), float(log_snr))  # unlike `to`, no copy from the host, for CUDA graphs
-                result: Tensor = self._network(x, log_snrs, condition, global_condition)
-            return result
-
+        """Run the network over a signal in pieces; see `Engine.stream`. It must have a reach."""
         if self.reach_frames is None:
-            (x,), (condition,) = signal, conditions
-            return iter([[output(x, condition)]])
+            raise TypeError("this network needs the whole signal")
         return with_halo(
-            output,
+            lambda x, condition: self.whole(x, condition, log_snr, global_condition),
             signal,
             conditions,
             look_back=self._look_back,
@@ -192,6 +196,10 @@ class IncrementalEngine(PlainEngine):
         """Prepare a condition; see `Engine.encode`."""
         with self._autocast():
             return self._weights.encode(mel, start, stop)
+
+    def whole(self, x: Tensor, condition: Tensor | None, log_snr: Tensor, global_condition: Tensor | None) -> Tensor:
+        """Run the network over a whole signal; see `Engine.whole`."""
+        return _joined(self.stream([x], [condition], log_snr, global_condition))
 
     def stream(
         self,
@@ -218,7 +226,9 @@ class TiledEngine:
         self._positions_per_frame = config.hop_length // network.patch
         tile = max(SMALLEST_TILE, min(TILE_PER_THREAD * torch.get_num_threads(), LARGEST_TILE))
         self.piece_frames = max(1, tile // self._positions_per_frame)
-        self._weights = TiledDiffWave(network, dtype, self.piece_frames * self._positions_per_frame)
+        self._weights = TiledDiffWave(
+            network, dtype, self.piece_frames * self._positions_per_frame, self._positions_per_frame
+        )
         self.reach_frames: int | None = -(-self._weights.delay // self._positions_per_frame)
         self.context_frames = network.context_frames
 
@@ -226,6 +236,10 @@ class TiledEngine:
         """Prepare a condition; see `Engine.encode`."""
         features = self._network.encode(mel)[:, start * self._rows_per_frame : stop * self._rows_per_frame]
         return self._weights.encode(features, (stop - start) * self._positions_per_frame)
+
+    def whole(self, x: Tensor, condition: Tensor | None, log_snr: Tensor, global_condition: Tensor | None) -> Tensor:
+        """Run the network over a whole signal; see `Engine.whole`."""
+        return _joined(self.stream([x], [condition], log_snr, global_condition))
 
     def stream(
         self,
@@ -236,3 +250,7 @@ class TiledEngine:
     ) -> Iterator[list[Tensor]]:
         """Run the network over a signal in pieces; see `Engine.stream`."""
         return self._weights.stream(signal, conditions, log_snr, global_condition)
+
+
+def _joined(batches: Iterable[list[Tensor]]) -> Tensor:
+    return torch.cat([output for batch in batches for output in batch], dim=2)

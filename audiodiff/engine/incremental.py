@@ -6,8 +6,7 @@ the whole signal: rows outside it count as zero, and a window that reaches beyon
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple, cast
 
 import torch
@@ -15,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from audiodiff.audio.transforms import FramedSTFT
-from audiodiff.engine.streaming import Window
+from audiodiff.engine.windows import Follower, Window
 from audiodiff.networks.conditioning import FrameConditioner
 from audiodiff.networks.diffwave import ResidualLayer
 from audiodiff.networks.layers import SQRT_HALF
@@ -174,10 +173,12 @@ class IncrementalSTFT:
     ) -> Iterator[list[Tensor]]:
         """Run the network over a signal in pieces; see `audiodiff.engine.choose.Engine.stream`."""
         state: _NetworkState | None = None
-        for x, condition in zip(signal, conditions, strict=True):
+        follower, n_samples = Follower(conditions, self.network.stft.hop_length, dim=1), 0
+        for x in signal:
             if state is None:
                 state = _NetworkState(self, log_snr.to(x).expand(len(x)), global_condition)
-            yield state.push(x, condition)
+            n_samples += x.shape[2]
+            yield state.push(x, list(follower.until(n_samples)))
         yield [] if state is None else state.finish()
 
 
@@ -285,15 +286,15 @@ class _BranchState:
         self._overlap: Tensor | None = None
         self._ahead_of = self._stft.margin
 
-    def push(self, x: Tensor, condition: Tensor | None, *, last: bool) -> Tensor:
-        """Take the next samples `(batch, time)` and their condition; return the samples of y that are complete now."""
+    def push(self, x: Tensor, conditions: Sequence[Tensor], *, last: bool) -> Tensor:
+        """Take the next samples `(batch, time)` and more of the condition; return what of y is complete now."""
         edge = x.new_zeros(len(x), self._stft.margin)
         if not self._samples.end:
             self._samples.append(edge)
         self._samples.append(x)
         if last:
             self._samples.append(edge)
-        if condition is not None:
+        for condition in conditions:
             self._conditions.append(condition[..., self._branch.columns])
         spectrum = self._analyse(x)
         self._spectra.append(spectrum)
@@ -367,26 +368,26 @@ class _NetworkState:
         self._alpha, self._sigma = (torch.sigmoid(sign * log_snr).sqrt().view(-1, 1, 1) for sign in (1, -1))
         self._x = Window(dim=2)
         self._y = [Window(dim=1) for _ in weights.branches]
-        self._waiting: deque[tuple[int, int]] = deque()
+        self._done, self._hop_length = 0, weights.network.stft.hop_length
 
-    def push(self, x: Tensor, condition: Tensor | None) -> list[Tensor]:
-        """Take the next piece `(batch, 1, time)`; return the predictions of pieces that have become complete."""
-        self._waiting.append((self._x.end, self._x.end + x.shape[2]))
+    def push(self, x: Tensor, conditions: Sequence[Tensor]) -> list[Tensor]:
+        """Take the next piece `(batch, 1, time)`; return the predictions of whole hops that have become complete."""
         self._x.append(x)
-        return self._advance(x[:, 0], condition, last=False)
+        return self._advance(x[:, 0], conditions, last=False)
 
     def finish(self) -> list[Tensor]:
         """End the signal; return the predictions that are left."""
-        return self._advance(self._embedding.new_zeros(len(self._embedding), 0), None, last=True)
+        return self._advance(self._embedding.new_zeros(len(self._embedding), 0), [], last=True)
 
-    def _advance(self, x: Tensor, condition: Tensor | None, *, last: bool) -> list[Tensor]:
+    def _advance(self, x: Tensor, conditions: Sequence[Tensor], *, last: bool) -> list[Tensor]:
         for branch, y in zip(self._branches, self._y, strict=True):
-            y.append(branch.push(x, condition, last=last))
-        done = []
-        while self._waiting and self._waiting[0][1] <= min(y.end for y in self._y):
-            start, stop = self._waiting.popleft()
-            total = torch.stack([y.view(start, stop) for y in self._y]).sum(0)
-            done.append(self._sigma * self._x.view(start, stop) + self._alpha * total.unsqueeze(1))
-            for window in (self._x, *self._y):
-                window.discard_before(stop)
-        return done
+            y.append(branch.push(x, conditions, last=last))
+        start, stop = self._done, min(y.end for y in self._y) // self._hop_length * self._hop_length
+        if stop <= start:
+            return []
+        self._done = stop
+        total = torch.stack([y.view(start, stop) for y in self._y]).sum(0)
+        predicted = self._sigma * self._x.view(start, stop) + self._alpha * total.unsqueeze(1)
+        for window in (self._x, *self._y):
+            window.discard_before(stop)
+        return [predicted]

@@ -3,7 +3,8 @@
 A `Signal` is one long tensor as an iterator of pieces, with pointwise arithmetic. Given one, a sampler builds the
 reverse process as a graph of signals, and reading its result computes it piece by piece. A network call holds as much
 of its input as it can see to either side: the result is that of the whole at once, comes out while the signal is still
-coming in, and memory holds only what lies between the first network call and the last.
+coming in, and memory holds only what lies between the first network call and the last. After every piece it gives all
+that has become complete, so its output is cut elsewhere than its input.
 """
 
 from __future__ import annotations
@@ -17,12 +18,13 @@ from itertools import pairwise
 from queue import Empty, Full, Queue
 from threading import Barrier, Event, RLock
 from types import TracebackType
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 import torch
 from torch import Tensor
 
 from audiodiff.engine.threads import begin_thread
+from audiodiff.engine.windows import with_stretches
 
 T = TypeVar("T")
 S = TypeVar("S")
@@ -96,6 +98,7 @@ class Signal(Generic[T]):
     Args:
         batches: Yields lists of consecutive pieces, empty ones where nothing has become complete. For arithmetic the
             pieces are tensors `(batch, channels, time)`.
+        n_calls: How many network calls it has come through, each of which cuts it anew.
 
     Example:
         >>> x = Signal([[torch.ones(1, 1, 3)], [torch.ones(1, 1, 2)]])
@@ -103,19 +106,30 @@ class Signal(Generic[T]):
         tensor([[[3., 3., 3., 3., 3.]]])
     """
 
-    def __init__(self, batches: Iterable[Sequence[T]]) -> None:
-        self.source = _Source(batches)
+    def __init__(self, batches: Iterable[Sequence[T]], n_calls: int = 0) -> None:
+        self.source, self.n_calls = _Source(batches), n_calls
 
     def __iter__(self) -> Iterator[T]:
         return self.source.reader()
 
     def map(self, function: Callable[[T], R]) -> Signal[R]:
         """Apply a function to every piece."""
-        return Signal([function(piece)] for piece in iter(self))
+        return Signal(([function(piece)] for piece in iter(self)), self.n_calls)
 
     def combine(self, function: Callable[[T, S], R], other: Signal[S]) -> Signal[R]:
-        """Apply a function to every piece and that of another signal cut alike."""
-        return Signal([function(*pair)] for pair in zip(iter(self), iter(other), strict=True))
+        """Apply a function to every piece and the same stretch of another signal.
+
+        The one that has come through more network calls decides how the result is cut; the other consists of tensors.
+        """
+        pairs: Iterator[tuple[Any, Any]]
+        if self.n_calls == other.n_calls:
+            pairs = zip(iter(self), iter(other), strict=True)
+        elif self.n_calls > other.n_calls:
+            pairs = with_stretches(cast(Iterator[Tensor], iter(self)), cast(Iterator[Tensor], iter(other)))
+        else:
+            flipped = with_stretches(cast(Iterator[Tensor], iter(other)), cast(Iterator[Tensor], iter(self)))
+            pairs = ((stretch, piece) for piece, stretch in flipped)
+        return Signal(([function(*pair)] for pair in pairs), max(self.n_calls, other.n_calls))
 
     def observe(self, observer: Callable[[T], object]) -> None:
         """Call a function with every piece as soon as it is made."""
@@ -158,94 +172,6 @@ class Signal(Generic[T]):
         return self.map(lambda piece: piece.clamp(low, high))  # type: ignore[attr-defined]
 
 
-class Window:
-    """The part of a long tensor that is still needed, addressed by its place in the whole.
-
-    Args:
-        dim: The axis of time.
-
-    Attributes:
-        end: Index, in the whole, after the last piece.
-    """
-
-    def __init__(self, dim: int) -> None:
-        self.end = 0
-        self._dim = dim
-        self._pieces: deque[tuple[int, Tensor]] = deque()
-
-    def append(self, piece: Tensor) -> None:
-        """Add a piece of any length at the end."""
-        self._pieces.append((self.end, piece))
-        self.end += piece.shape[self._dim]
-
-    def parts(self, start: int, stop: int) -> Iterator[tuple[int, Tensor]]:
-        """Yield what is there of [start, stop), as (index in the whole, view), in order."""
-        for first, piece in self._pieces:
-            low, high = max(start, first), min(stop, first + piece.shape[self._dim])
-            if low < high:
-                yield low, piece.narrow(self._dim, low - first, high - low)
-
-    def view(self, start: int, stop: int) -> Tensor:
-        """Return [start, stop), a copy where it spans several pieces.
-
-        Raises:
-            IndexError: If a part of it has been discarded or has not been appended yet.
-        """
-        parts = [part for _, part in self.parts(start, stop)]
-        if sum(part.shape[self._dim] for part in parts) != stop - start:
-            raise IndexError(f"[{start}, {stop}) is not in the window, which ends at {self.end}")
-        return parts[0] if len(parts) == 1 else torch.cat(parts, self._dim)
-
-    def discard_before(self, index: int) -> None:
-        """Discard the pieces that lie entirely before an index."""
-        while self._pieces and self._pieces[0][0] + self._pieces[0][1].shape[self._dim] <= index:
-            self._pieces.popleft()
-
-
-def with_halo(
-    function: Callable[[Tensor, Tensor | None], Tensor],
-    signal: Iterable[Tensor],
-    conditions: Iterable[Tensor | None],
-    *,
-    look_back: int,
-    look_ahead: int,
-    samples_per_row: int,
-) -> Iterator[list[Tensor]]:
-    """Apply a function to a signal in pieces, each together with as much on either side as the function sees.
-
-    Args:
-        function: From a stretch of the signal `(batch, channels, time)` and its condition `(batch, rows, n)`, or None,
-            to something of the same length.
-        signal: Consecutive pieces of the signal.
-        conditions: The condition of each piece, or None.
-        look_back: Samples before a piece that the function sees, whole rows.
-        look_ahead: Samples beyond a piece that it sees.
-        samples_per_row: Samples per row of the condition.
-
-    Yields:
-        After every piece, the results that have become complete, in order; after the last, the rest.
-    """
-    x, rows = Window(dim=2), Window(dim=1)
-    waiting: deque[tuple[int, int]] = deque()
-
-    def complete(end: float) -> Iterator[Tensor]:
-        while waiting and waiting[0][1] + look_ahead <= end:
-            start, stop = waiting.popleft()
-            low, high = max(0, start - look_back), min(x.end, stop + look_ahead)
-            condition = rows.view(low // samples_per_row, high // samples_per_row) if rows.end else None
-            yield function(x.view(low, high), condition)[..., start - low : stop - low]
-            x.discard_before(stop - look_back)
-            rows.discard_before((stop - look_back) // samples_per_row)
-
-    for piece, condition in zip(signal, conditions, strict=True):
-        waiting.append((x.end, x.end + piece.shape[2]))
-        x.append(piece)
-        if condition is not None:
-            rows.append(condition)
-        yield list(complete(x.end))
-    yield list(complete(float("inf")))
-
-
 class Stage:
     """The network calls, one or several, that read one signal.
 
@@ -282,7 +208,7 @@ class Stages(list[Stage]):
         """Add a call that reads x and yields batches of pieces; return the signal that comes out."""
         if not self or self[-1].x is not x:
             self.append(Stage(x))
-        signal = Signal(batches)
+        signal = Signal(batches, x.n_calls + 1)
         self[-1].outputs.append(signal.source)
         return signal
 

@@ -15,14 +15,13 @@ utterance 2 C n_mels for the condition. Constants are folded so that no pass ove
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from audiodiff.engine.streaming import Window
+from audiodiff.engine.windows import Follower, Window
 from audiodiff.networks.diffwave import DiffWave, ResidualLayer
 from audiodiff.networks.layers import SQRT_HALF
 
@@ -101,11 +100,12 @@ class TiledDiffWave:
         network: The network.
         dtype: Of the matrix products: float32 or bfloat16; sums within a product are in float32 either way.
         tile: Rows that go through all layers together; so many positions stay in the cache.
+        multiple: Of how many positions each piece of a prediction consists.
     """
 
     @torch.no_grad()
-    def __init__(self, network: DiffWave, dtype: torch.dtype, tile: int) -> None:
-        self.network, self.dtype, self.tile = network, dtype, tile
+    def __init__(self, network: DiffWave, dtype: torch.dtype, tile: int, multiple: int = 1) -> None:
+        self.network, self.dtype, self.tile, self.multiple = network, dtype, tile, multiple
         stack = network.stack
         self.channels = network.input.out_features
         self.layers: list[_PackedLayer] = []
@@ -155,9 +155,9 @@ class TiledDiffWave:
 
         `global_condition` is what the network's `embed` returned of one clip `(1, width)`, or None.
         """
-        state = _NetworkState(self, log_snr, global_condition)
-        for piece, condition in zip(signal, conditions, strict=True):
-            yield state.push(piece, condition)
+        state = _NetworkState(self, log_snr, global_condition, Follower(conditions, 1, dim=1))
+        for piece in signal:
+            yield state.push(piece)
         yield state.finish()
 
 
@@ -221,10 +221,13 @@ class _NetworkState:
         weights: The packed network.
         log_snr: The noise level, a scalar.
         global_condition: What the network's `embed` returned of one clip `(1, width)`, or None.
+        follower: Where the condition of each position comes from.
     """
 
-    def __init__(self, weights: TiledDiffWave, log_snr: Tensor, global_condition: Tensor | None) -> None:
-        self._weights = weights
+    def __init__(
+        self, weights: TiledDiffWave, log_snr: Tensor, global_condition: Tensor | None, follower: Follower
+    ) -> None:
+        self._weights, self._follower = weights, follower
         level = weights.network.embed_level(log_snr.reshape(1).float(), global_condition)
         delay, joining = weights.delay, max(weights.tile, weights.delay)
         self._scratch = _Scratch(joining, weights.channels, weights.dtype)
@@ -232,16 +235,13 @@ class _NetworkState:
         self._skips = RingBuffer(weights.channels, first=0, kept=delay + joining, joining=joining, dtype=weights.dtype)
         self._condition = Window(dim=1)
         self._predicted = Window(dim=2)
-        self._waiting: deque[tuple[int, int]] = deque()
-        self._received = 0
+        self._received = self._given = 0
 
-    def push(self, x: Tensor, condition: Tensor | None) -> list[Tensor]:
-        """Take the next piece `(1, 1, time)`; return the predictions of pieces that have become complete."""
-        patch = self._weights.network.patch
-        patches = x[0, 0].reshape(-1, patch)
-        self._waiting.append((self._received * patch, (self._received + len(patches)) * patch))
-        if condition is not None:
-            self._condition.append(condition)
+    def push(self, x: Tensor) -> list[Tensor]:
+        """Take the next piece `(1, 1, time)`; return the predictions that have become complete."""
+        patches = x[0, 0].reshape(-1, self._weights.network.patch)
+        for part in self._follower.until(self._received + len(patches)):
+            self._condition.append(part)
         for tile in patches.split(self._weights.tile):
             self._enter(tile)
             self._advance(None)
@@ -254,12 +254,14 @@ class _NetworkState:
         return self._complete()
 
     def _complete(self) -> list[Tensor]:
-        done = []
-        while self._waiting and self._waiting[0][1] <= self._predicted.end:
-            start, stop = self._waiting.popleft()
-            done.append(self._predicted.view(start, stop))
-            self._predicted.discard_before(stop)
-        return done
+        length = self._weights.multiple * self._weights.network.patch
+        start, stop = self._given, self._predicted.end // length * length
+        if stop <= start:
+            return []
+        self._given = stop
+        predicted = self._predicted.view(start, stop)
+        self._predicted.discard_before(stop)
+        return [predicted]
 
     def _enter(self, patches: Tensor) -> None:
         weight, bias = self._weights.input

@@ -153,8 +153,7 @@ class Pipeline:
         """Bind the engine to its conditions, for whole signals."""
 
         def predict(x: Tensor, log_snr: Tensor) -> Prediction:
-            batches = self.engine.stream([x], [condition], log_snr, global_condition)
-            (output,) = (output for batch in batches for output in batch)
+            output = self.engine.whole(x, condition, log_snr, global_condition)
             return prediction_from(output, x, log_snr, self.config.diffusion)
 
         return predict

@@ -10,7 +10,7 @@ from torch import Tensor
 from audiodiff.audio.mel_consistency import MelConsistency
 from audiodiff.config import SynthesisConfig
 from audiodiff.diffusion.inverse_problems import Consistency
-from audiodiff.engine.streaming import with_halo
+from audiodiff.engine.windows import with_halo
 from audiodiff.pipelines.mel_initialisation import whitening_reach
 
 _FromMel = Callable[[Tensor, Tensor], Tensor]

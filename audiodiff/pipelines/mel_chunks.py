@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import torch
@@ -16,7 +14,7 @@ from audiodiff.audio.mel_features import audible_frames
 from audiodiff.audio.mel_matching import refuse_unlikely
 from audiodiff.audio.transforms import Array, as_tensor
 from audiodiff.config import MelConfig
-from audiodiff.engine.streaming import Window
+from audiodiff.engine.windows import Window
 from audiodiff.errors import MelError
 
 _LONGEST_HELD = 8.0
@@ -78,77 +76,34 @@ def judged(mels: Iterable[Array], config: MelConfig) -> Iterator[Array]:
         refuse_unlikely(held, config)
 
 
-class ChunkLengths(NamedTuple):
-    """How long chunks are, in frames.
-
-    Attributes:
-        usual: Of a chunk, unless more of the mel is there; the last one may be shorter.
-        longest: Of a chunk where more is there.
-        latency: How many frames after the first of a chunk all of it can come out, if it has the usual length.
-    """
-
-    usual: int
-    longest: int
-    latency: int
-
-    def next(self, arrived: int, before: int) -> int:
-        """Return the length of a chunk: at most twice that before it, and none waits for frames that have not arrived.
-
-        Args:
-            arrived: Frames that there are from its first one on.
-            before: Length of the chunk before.
-        """
-        return max(self.usual, min(2 * before, self.longest, arrived - self.latency))
-
-
 def chunks(
-    mels: Iterable[Tensor], window: Window, lengths: ChunkLengths, look_ahead: int, look_back: int
+    mels: Iterable[Tensor], window: Window, usual: int, longest: int, look_ahead: int, look_back: int
 ) -> Iterator[tuple[int, int]]:
     """Fill a window with mels and say when a chunk can be made.
 
     Args:
         mels: Pieces `(batch, n_mels, n_frames)`.
         window: Where they go; it keeps what later chunks depend on.
-        lengths: Of the chunks.
+        usual: Length of a chunk, in frames; the last one may be shorter.
+        longest: What chunks grow to where more frames have come; each is at most twice as long as that before it.
         look_ahead: How many frames after it a chunk depends on, at least 1.
         look_back: How many before it.
 
     Yields:
         First frame and end of each chunk as soon as all frames that it depends on are in the window.
     """
-    start, length = 0, lengths.usual // 2  # so that the first has the usual length
+    start = 0
+    length = usual // 2  # so that the first has the usual length
     for mel in mels:
         window.append(mel)
-        while start + lengths.usual + look_ahead <= window.end:  # so more frames come after this chunk
-            length = lengths.next(window.end - start, length)
+        while start + usual + look_ahead <= window.end:  # so more frames come after this chunk
+            length = max(usual, min(2 * length, longest, window.end - look_ahead - start))
             yield start, start + length
             start += length
             window.discard_before(start - look_back)
     while start < window.end:
-        length = lengths.next(window.end - start + lengths.latency, length)
+        length = max(usual, min(2 * length, longest))
         stop = min(start + length, window.end)
         yield start, stop
         start = stop
         window.discard_before(start - look_back)
-
-
-def latency_frames(chunk: int, piece: int, look: int, reaches: Sequence[int]) -> int:
-    """Return the longest time from the arrival of a mel frame to its samples, in frames.
-
-    Args:
-        chunk: Length of a chunk, in frames; a chunk begins when the mel has arrived up to its end and its look-ahead.
-        piece: A chunk is cut into pieces of at most so many frames.
-        look: Look-ahead of a chunk, in frames.
-        reaches: Look-ahead of each stage that the pieces pass after that, in frames; pieces leave a stage whole.
-
-    Returns:
-        Frames, from the start of the piece that waits longest.
-    """
-    n_chunks = 2 + sum(2 + reach // chunk for reach in reaches)
-    starts = [start for first in range(0, n_chunks * chunk, chunk) for start in range(first, first + chunk, piece)]
-    ends = [*starts[1:], n_chunks * chunk]
-    arrived = [start // chunk * chunk + chunk + look for start in starts]
-    for reach in reaches:
-        needed = [bisect_left(ends, end + reach) for end in ends]
-        arrived = [arrived[k] for k in needed if k < len(arrived)]
-    return max(arrival - start for start, arrival in zip(starts, arrived, strict=False))

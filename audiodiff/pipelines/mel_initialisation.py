@@ -22,7 +22,7 @@ from audiodiff.audio.transforms import FramedSTFT
 from audiodiff.audio.whitening import Whitening
 from audiodiff.config import SynthesisConfig
 from audiodiff.diffusion.noise import position_noise
-from audiodiff.engine.streaming import Window
+from audiodiff.engine.windows import Window
 
 PHASE_DRAW = -1
 """The draw of position-indexed noise that random phases come from; steps count up from 0."""

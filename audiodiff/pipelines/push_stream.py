@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, Generic, cast
+from typing import TYPE_CHECKING, Generic
 
 import numpy as np
 import torch
@@ -103,9 +103,8 @@ def _go_together(one: Array, other: Array) -> bool:
 
 
 def _joined(mels: list[Array]) -> Array:
-    first = mels[0]
     if len(mels) == 1:
-        return first
-    if isinstance(first, Tensor):
-        return torch.cat([cast(Tensor, mel) for mel in mels], dim=1)
-    return cast(Array, np.concatenate(cast(Any, mels), axis=1))
+        return mels[0]
+    if isinstance(mels[0], Tensor):
+        return torch.cat(mels, dim=1)
+    return np.concatenate(mels, axis=1)

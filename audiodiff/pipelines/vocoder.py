@@ -24,7 +24,8 @@ from audiodiff.choices import SECONDS
 from audiodiff.config import MelConfig, ModelConfig, SynthesisConfig
 from audiodiff.diffusion.samplers import NoiseSource, Predictor, StepCallback
 from audiodiff.engine.choose import Dtype
-from audiodiff.engine.streaming import Signal, Window
+from audiodiff.engine.streaming import Signal
+from audiodiff.engine.windows import Window
 from audiodiff.errors import AudioError, ConfigError, ModelError
 from audiodiff.networks import Network
 from audiodiff.networks.base import isolated
@@ -32,7 +33,7 @@ from audiodiff.networks.conditioning import make_conditions
 from audiodiff.pipelines.base import Piece, Pipeline
 from audiodiff.pipelines.finish import Finish
 from audiodiff.pipelines.given_mels import GivenMels
-from audiodiff.pipelines.mel_chunks import ChunkLengths, aligned, chunks, latency_frames
+from audiodiff.pipelines.mel_chunks import aligned, chunks
 from audiodiff.pipelines.mel_initialisation import MelInitialisation
 from audiodiff.pipelines.push_stream import PushStream
 from audiodiff.pipelines.settings import SynthesisChanges, seeds_of
@@ -186,8 +187,7 @@ class Vocoder(Pipeline):
         """Yield waveforms `(batch, 1, time)` of an aligned mel: whole where possible, or in consecutive pieces."""
         n_frames = mel.shape[-1]
         if not self._is_whole(n_frames, settings, chunk):
-            lengths = ChunkLengths(chunk, chunk, 0)
-            yield from self._audio_in_pieces([mel], seeds, settings, lengths, on_step, in_threads=True)
+            yield from self._audio_in_pieces([mel], seeds, settings, chunk, on_step, longest=chunk, in_threads=True)
             return
         mel = mel.to(self.device, torch.float32)
         sample = partial(
@@ -229,7 +229,7 @@ class Vocoder(Pipeline):
         """
         settings, chunk = self.settings(changes), self._chunk_frames(chunk_seconds)
         longest = max(chunk, self._chunk_frames(LONGEST_CHUNK_SECONDS))
-        lengths = ChunkLengths(chunk, longest, self._latency_frames(chunk, settings))
+        self._reach()
         given: Array
 
         def received() -> Iterator[Array]:
@@ -239,7 +239,7 @@ class Vocoder(Pipeline):
 
         consecutive = aligned(self.given.pieces(received()), self.mel_config)
         seeds = seeds_of(seed, 1)
-        pieces = self._audio_in_pieces(consecutive, seeds, settings, lengths, on_step, in_threads=False)
+        pieces = self._audio_in_pieces(consecutive, seeds, settings, chunk, on_step, longest=longest, in_threads=False)
         for piece in self.given.in_time(pieces):
             yield as_given(piece[0, 0], given)
 
@@ -277,13 +277,10 @@ class Vocoder(Pipeline):
         It is the chunk length plus the look-ahead of the estimate, of each network call and of what makes it audio.
         """
         settings, chunk = self.settings(changes), self._chunk_frames(chunk_seconds)
-        n_frames = self._latency_frames(chunk, settings) + self.mel_config.frames_beyond_hops + self.given.look_ahead
-        return n_frames * self.mel_config.hop_length / self.sample_rate
-
-    def _latency_frames(self, chunk: int, settings: SynthesisConfig) -> int:
-        """Return how many frames later all that depends on a frame is there, in chunks of that many frames."""
         reaches = self._finish(settings).reaches(self._reach(), self.network_calls(settings))
-        return latency_frames(chunk, self.engine.piece_frames, self._look_ahead(settings), reaches)
+        n_frames = chunk + self._look_ahead(settings) + sum(reaches)
+        n_frames += self.mel_config.frames_beyond_hops + self.given.look_ahead
+        return n_frames * self.mel_config.hop_length / self.sample_rate
 
     @isolated("as they are")
     def synthesise(
@@ -330,13 +327,14 @@ class Vocoder(Pipeline):
         mels: Iterable[Tensor],
         seeds: Sequence[int],
         settings: SynthesisConfig,
-        lengths: ChunkLengths,
+        chunk: int,
         on_step: StepCallback | None,
         *,
+        longest: int,
         in_threads: bool,
     ) -> Iterator[Tensor]:
         """Yield consecutive pieces `(batch, 1, time)` of the waveforms, from pieces of the aligned mel."""
-        pieces = Signal(self._pieces(mels, seeds, settings, lengths))
+        pieces = Signal(self._pieces(mels, seeds, settings, chunk, longest))
         own_rows = pieces.map(lambda piece: cast(Tensor, piece.mel)[..., slice(*piece.frame_range)].mT)
         finish = self._finish(settings)
         signals = self._sample_in_pieces(
@@ -345,7 +343,7 @@ class Vocoder(Pipeline):
             settings,
             global_condition=self._expanded_condition(len(seeds)),
             on_step=on_step,
-            chunk=lengths.usual,
+            chunk=chunk,
             in_threads=in_threads,
             fit=finish.fit_in_pieces(own_rows),
         )
@@ -353,14 +351,14 @@ class Vocoder(Pipeline):
             yield from batch
 
     def _pieces(
-        self, mels: Iterable[Tensor], seeds: Sequence[int], settings: SynthesisConfig, lengths: ChunkLengths
+        self, mels: Iterable[Tensor], seeds: Sequence[int], settings: SynthesisConfig, chunk: int, longest: int
     ) -> Iterator[list[Piece]]:
         """Yield the pieces of one chunk after the other, each with what its samples depend on."""
         hop_length, look_ahead, window = self.mel_config.hop_length, self._look_ahead(settings), Window(dim=2)
         look_back = max(look_ahead, self.engine.context_frames)
         estimates = self.initialisation.estimates(seeds, settings)
         mels = (mel.to(self.device, torch.float32) for mel in mels)
-        for start, stop in chunks(mels, window, lengths, look_ahead, look_back):
+        for start, stop in chunks(mels, window, chunk, longest, look_ahead, look_back):
             low, high = max(0, start - look_back), min(window.end, stop + look_ahead)
             mel = window.view(low, high)
             estimate = estimates.next(mel, low, last=stop + look_ahead > window.end)

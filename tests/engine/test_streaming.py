@@ -18,7 +18,8 @@ from audiodiff.diffusion.noise import position_noise
 from audiodiff.diffusion.process import Prediction
 from audiodiff.diffusion.samplers import SAMPLERS, Langevin, count_network_calls, ddim
 from audiodiff.diffusion.schedules import uniform
-from audiodiff.engine.streaming import WAITING, Signal, Stages, ThreadPipeline, with_halo
+from audiodiff.engine.streaming import WAITING, Signal, Stages, ThreadPipeline
+from audiodiff.engine.windows import with_halo
 
 LENGTH, STEPS, REACH = 400, 5, 4
 LOG_SNRS = uniform(STEPS, log_snr_min=-4, log_snr_max=4)

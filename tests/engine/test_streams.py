@@ -11,8 +11,8 @@ from torch import Tensor
 from audiodiff.config import MelConfig, ModelConfig, NetworkConfig
 from audiodiff.engine import choose
 from audiodiff.engine.choose import IncrementalEngine, PlainEngine, TiledEngine, choose_dtype, make_engine
-from audiodiff.engine.streaming import with_halo
 from audiodiff.engine.tiled import TiledDiffWave
+from audiodiff.engine.windows import with_halo
 from audiodiff.errors import ConfigError
 from audiodiff.networks import Network, build_network
 from audiodiff.networks.conditioning import GlobalConditions

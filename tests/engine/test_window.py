@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from audiodiff.engine.streaming import Window
 from audiodiff.engine.tiled import RingBuffer
+from audiodiff.engine.windows import Window
 
 
 @pytest.mark.parametrize("lengths", [[10], [1] * 10, [3, 4, 3], [5, 0, 5]])
