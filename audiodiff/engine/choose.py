@@ -16,7 +16,7 @@ from audiodiff.engine.fused import accelerated
 from audiodiff.engine.graphs import ReverseGraphs
 from audiodiff.engine.incremental import IncrementalSTFT
 from audiodiff.engine.tiled import TiledDiffWave
-from audiodiff.engine.windows import with_halo
+from audiodiff.engine.windows import Length, with_halo
 from audiodiff.errors import ConfigError
 from audiodiff.networks import Network
 from audiodiff.networks.diffwave import DiffWave
@@ -64,6 +64,7 @@ class Engine(Protocol):
         self,
         signal: Iterable[Tensor],
         conditions: Iterable[Tensor | None],
+        length: Length,
         log_snr: Tensor,
         global_condition: Tensor | None,
     ) -> Iterator[list[Tensor]]:
@@ -72,6 +73,7 @@ class Engine(Protocol):
         Args:
             signal: Consecutive pieces `(batch, 1, time)`, whole hops.
             conditions: What `encode` returned for consecutive pieces, maybe cut elsewhere, or None for each.
+            length: That of the signal.
             log_snr: The noise level, a scalar.
             global_condition: What the network's `embed` returned `(batch, width)`, or None.
 
@@ -169,6 +171,7 @@ class PlainEngine:
         self,
         signal: Iterable[Tensor],
         conditions: Iterable[Tensor | None],
+        length: Length,
         log_snr: Tensor,
         global_condition: Tensor | None,
     ) -> Iterator[list[Tensor]]:
@@ -179,6 +182,7 @@ class PlainEngine:
             lambda x, condition: self.whole(x, condition, log_snr, global_condition),
             signal,
             conditions,
+            length,
             look_back=self._look_back,
             look_ahead=self.reach_frames * self._hop_length,
             samples_per_row=self._hop_length // self._positions_per_frame,
@@ -199,17 +203,18 @@ class IncrementalEngine(PlainEngine):
 
     def whole(self, x: Tensor, condition: Tensor | None, log_snr: Tensor, global_condition: Tensor | None) -> Tensor:
         """Run the network over a whole signal; see `Engine.whole`."""
-        return _joined(self.stream([x], [condition], log_snr, global_condition))
+        return _joined(self.stream([x], [condition], Length(x.shape[2]), log_snr, global_condition))
 
     def stream(
         self,
         signal: Iterable[Tensor],
         conditions: Iterable[Tensor | None],
+        length: Length,
         log_snr: Tensor,
         global_condition: Tensor | None,
     ) -> Iterator[list[Tensor]]:
         """Run the network over a signal in pieces; see `Engine.stream`."""
-        return self._weights.stream(signal, conditions, log_snr, global_condition)
+        return self._weights.stream(signal, conditions, length, log_snr, global_condition)
 
 
 class TiledEngine:
@@ -239,17 +244,18 @@ class TiledEngine:
 
     def whole(self, x: Tensor, condition: Tensor | None, log_snr: Tensor, global_condition: Tensor | None) -> Tensor:
         """Run the network over a whole signal; see `Engine.whole`."""
-        return _joined(self.stream([x], [condition], log_snr, global_condition))
+        return _joined(self.stream([x], [condition], Length(x.shape[2]), log_snr, global_condition))
 
     def stream(
         self,
         signal: Iterable[Tensor],
         conditions: Iterable[Tensor | None],
+        length: Length,
         log_snr: Tensor,
         global_condition: Tensor | None,
     ) -> Iterator[list[Tensor]]:
         """Run the network over a signal in pieces; see `Engine.stream`."""
-        return self._weights.stream(signal, conditions, log_snr, global_condition)
+        return self._weights.stream(signal, conditions, length, log_snr, global_condition)
 
 
 def _joined(batches: Iterable[list[Tensor]]) -> Tensor:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from audiodiff.audio.transforms import FramedSTFT
-from audiodiff.engine.windows import Follower, Window
+from audiodiff.engine.windows import Follower, Length, Window, with_last
 from audiodiff.networks.conditioning import FrameConditioner
 from audiodiff.networks.diffwave import ResidualLayer
 from audiodiff.networks.layers import SQRT_HALF
@@ -168,18 +168,17 @@ class IncrementalSTFT:
         self,
         signal: Iterable[Tensor],
         conditions: Iterable[Tensor | None],
+        length: Length,
         log_snr: Tensor,
         global_condition: Tensor | None = None,
     ) -> Iterator[list[Tensor]]:
         """Run the network over a signal in pieces; see `audiodiff.engine.choose.Engine.stream`."""
         state: _NetworkState | None = None
-        follower, n_samples = Follower(conditions, self.network.stft.hop_length, dim=1), 0
-        for x in signal:
+        follower = Follower(conditions, self.network.stft.hop_length, dim=1)
+        for x, last in with_last(signal, length):
             if state is None:
-                state = _NetworkState(self, log_snr.to(x).expand(len(x)), global_condition)
-            n_samples += x.shape[2]
-            yield state.push(x, list(follower.until(n_samples)))
-        yield [] if state is None else state.finish()
+                state = _NetworkState(self, log_snr.to(x).expand(len(x)), global_condition, follower)
+            yield state.push(x, last=last)
 
 
 class _Rows(NamedTuple):
@@ -362,26 +361,22 @@ def _masked(spectrum: Tensor, mask: Tensor, real: Tensor, imaginary: Tensor) -> 
 class _NetworkState:
     """The network at one noise level, between two pieces of a signal."""
 
-    def __init__(self, weights: IncrementalSTFT, log_snr: Tensor, global_condition: Tensor | None) -> None:
-        self._embedding = weights.network.embed_level(log_snr, global_condition)
-        self._branches = [_BranchState(branch, self._embedding, weights.condition_bias) for branch in weights.branches]
+    def __init__(
+        self, weights: IncrementalSTFT, log_snr: Tensor, global_condition: Tensor | None, follower: Follower
+    ) -> None:
+        embedding, self._follower = weights.network.embed_level(log_snr, global_condition), follower
+        self._branches = [_BranchState(branch, embedding, weights.condition_bias) for branch in weights.branches]
         self._alpha, self._sigma = (torch.sigmoid(sign * log_snr).sqrt().view(-1, 1, 1) for sign in (1, -1))
         self._x = Window(dim=2)
         self._y = [Window(dim=1) for _ in weights.branches]
         self._done, self._hop_length = 0, weights.network.stft.hop_length
 
-    def push(self, x: Tensor, conditions: Sequence[Tensor]) -> list[Tensor]:
+    def push(self, x: Tensor, *, last: bool) -> list[Tensor]:
         """Take the next piece `(batch, 1, time)`; return the predictions of whole hops that have become complete."""
         self._x.append(x)
-        return self._advance(x[:, 0], conditions, last=False)
-
-    def finish(self) -> list[Tensor]:
-        """End the signal; return the predictions that are left."""
-        return self._advance(self._embedding.new_zeros(len(self._embedding), 0), [], last=True)
-
-    def _advance(self, x: Tensor, conditions: Sequence[Tensor], *, last: bool) -> list[Tensor]:
+        conditions = list(self._follower.until(self._x.end))
         for branch, y in zip(self._branches, self._y, strict=True):
-            y.append(branch.push(x, conditions, last=last))
+            y.append(branch.push(x[:, 0], conditions, last=last))
         start, stop = self._done, min(y.end for y in self._y) // self._hop_length * self._hop_length
         if stop <= start:
             return []

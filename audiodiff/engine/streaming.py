@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from audiodiff.engine.threads import begin_thread
-from audiodiff.engine.windows import with_stretches
+from audiodiff.engine.windows import Length, with_stretches
 
 T = TypeVar("T")
 S = TypeVar("S")
@@ -98,6 +98,7 @@ class Signal(Generic[T]):
     Args:
         batches: Yields lists of consecutive pieces, empty ones where nothing has become complete. For arithmetic the
             pieces are tensors `(batch, channels, time)`.
+        length: Its length; what is computed from it is as long.
         n_calls: How many network calls it has come through, each of which cuts it anew.
 
     Example:
@@ -106,15 +107,15 @@ class Signal(Generic[T]):
         tensor([[[3., 3., 3., 3., 3.]]])
     """
 
-    def __init__(self, batches: Iterable[Sequence[T]], n_calls: int = 0) -> None:
-        self.source, self.n_calls = _Source(batches), n_calls
+    def __init__(self, batches: Iterable[Sequence[T]], length: Length | None = None, n_calls: int = 0) -> None:
+        self.source, self.length, self.n_calls = _Source(batches), length or Length(), n_calls
 
     def __iter__(self) -> Iterator[T]:
         return self.source.reader()
 
     def map(self, function: Callable[[T], R]) -> Signal[R]:
         """Apply a function to every piece."""
-        return Signal(([function(piece)] for piece in iter(self)), self.n_calls)
+        return Signal(([function(piece)] for piece in iter(self)), self.length, self.n_calls)
 
     def combine(self, function: Callable[[T, S], R], other: Signal[S]) -> Signal[R]:
         """Apply a function to every piece and the same stretch of another signal.
@@ -129,7 +130,7 @@ class Signal(Generic[T]):
         else:
             flipped = with_stretches(cast(Iterator[Tensor], iter(other)), cast(Iterator[Tensor], iter(self)))
             pairs = ((stretch, piece) for piece, stretch in flipped)
-        return Signal(([function(*pair)] for pair in pairs), max(self.n_calls, other.n_calls))
+        return Signal(([function(*pair)] for pair in pairs), self.length, max(self.n_calls, other.n_calls))
 
     def observe(self, observer: Callable[[T], object]) -> None:
         """Call a function with every piece as soon as it is made."""
@@ -208,7 +209,7 @@ class Stages(list[Stage]):
         """Add a call that reads x and yields batches of pieces; return the signal that comes out."""
         if not self or self[-1].x is not x:
             self.append(Stage(x))
-        signal = Signal(batches, x.n_calls + 1)
+        signal = Signal(batches, x.length, x.n_calls + 1)
         self[-1].outputs.append(signal.source)
         return signal
 

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from audiodiff.engine.windows import Follower, Window
+from audiodiff.engine.windows import Follower, Length, Window, with_last
 from audiodiff.networks.diffwave import DiffWave, ResidualLayer
 from audiodiff.networks.layers import SQRT_HALF
 
@@ -148,6 +148,7 @@ class TiledDiffWave:
         self,
         signal: Iterable[Tensor],
         conditions: Iterable[Tensor | None],
+        length: Length,
         log_snr: Tensor,
         global_condition: Tensor | None = None,
     ) -> Iterator[list[Tensor]]:
@@ -156,9 +157,8 @@ class TiledDiffWave:
         `global_condition` is what the network's `embed` returned of one clip `(1, width)`, or None.
         """
         state = _NetworkState(self, log_snr, global_condition, Follower(conditions, 1, dim=1))
-        for piece in signal:
-            yield state.push(piece)
-        yield state.finish()
+        for piece, last in with_last(signal, length):
+            yield state.push(piece, last=last)
 
 
 def _linear(weight: Tensor, bias: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -237,7 +237,7 @@ class _NetworkState:
         self._predicted = Window(dim=2)
         self._received = self._given = 0
 
-    def push(self, x: Tensor) -> list[Tensor]:
+    def push(self, x: Tensor, *, last: bool) -> list[Tensor]:
         """Take the next piece `(1, 1, time)`; return the predictions that have become complete."""
         patches = x[0, 0].reshape(-1, self._weights.network.patch)
         for part in self._follower.until(self._received + len(patches)):
@@ -245,11 +245,7 @@ class _NetworkState:
         for tile in patches.split(self._weights.tile):
             self._enter(tile)
             self._advance(None)
-        return self._complete()
-
-    def finish(self) -> list[Tensor]:
-        """End the signal; return the predictions that are left."""
-        if self._received:
+        if last:
             self._advance(self._received)
         return self._complete()
 

@@ -54,6 +54,21 @@ class Window:
             self._pieces.popleft()
 
 
+class Length:
+    """Length of a signal in samples, once it is known: at the latest when its last piece comes."""
+
+    def __init__(self, n_samples: int | None = None) -> None:
+        self.n_samples = n_samples
+
+
+def with_last(signal: Iterable[Tensor], length: Length) -> Iterator[tuple[Tensor, bool]]:
+    """Yield the pieces of a signal, and whether each is the last."""
+    end = 0
+    for piece in signal:
+        end += piece.shape[2]
+        yield piece, end == length.n_samples
+
+
 class Follower:
     """What belongs to a signal, read as far as that has come, however each of them is cut.
 
@@ -89,6 +104,7 @@ def with_halo(
     function: Callable[[Tensor, Tensor | None], Tensor],
     signal: Iterable[Tensor],
     conditions: Iterable[Tensor | None],
+    length: Length,
     *,
     look_back: int,
     look_ahead: int,
@@ -101,12 +117,13 @@ def with_halo(
             to something of the same length.
         signal: Consecutive pieces of the signal, whole rows.
         conditions: Consecutive pieces of the condition, or None for each.
+        length: That of the signal.
         look_back: Samples before a stretch that the function sees, whole rows.
         look_ahead: Samples beyond it that it sees, whole rows.
         samples_per_row: Samples per row of the condition.
 
     Yields:
-        After every piece, the results that have become complete, if any; after the last, the rest.
+        After every piece, the results that have become complete, if any; after the last, all that are left.
     """
     x, rows, done = Window(dim=2), Window(dim=1), 0
     follower = Follower(conditions, samples_per_row, dim=1)
@@ -123,9 +140,8 @@ def with_halo(
         rows.discard_before((stop - look_back) // samples_per_row)
         return [result]
 
-    for piece in signal:
+    for piece, last in with_last(signal, length):
         x.append(piece)
         for part in follower.until(x.end):
             rows.append(part)
-        yield until(x.end - look_ahead)
-    yield until(x.end)
+        yield until(x.end if last else x.end - look_ahead)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property, partial
 from pathlib import Path
 from threading import Lock
@@ -165,7 +165,7 @@ class Pipeline:
 
         def predict(x: Tensor, log_snr: Tensor) -> Prediction:
             signal = cast(Signal[Tensor], x)
-            batches = self.engine.stream(iter(signal), iter(conditions), log_snr, global_condition)
+            batches = self.engine.stream(iter(signal), iter(conditions), signal.length, log_snr, global_condition)
             predictions = stages.add(signal, batches).combine(
                 lambda output, x: prediction_from(output, x, log_snr, self.config.diffusion), signal
             )
@@ -240,7 +240,7 @@ class Pipeline:
         on_step: StepCallback | None,
         chunk: int,
         in_threads: bool,
-        fit: Callable[[Iterable[Tensor]], Iterator[list[Tensor]]] | None = None,
+        fit: Callable[[Signal[Tensor]], Iterator[list[Tensor]]] | None = None,
     ) -> Iterator[Tensor]:
         """Run the reverse process on a signal in pieces.
 
@@ -319,8 +319,8 @@ def _of_pieces(on_step: StepCallback) -> StepCallback:
 
 
 def _fitted_pieces(
-    stages: Stages, fit: Callable[[Iterable[Tensor]], Iterator[list[Tensor]]], denoised: Tensor, sigma: float
+    stages: Stages, fit: Callable[[Signal[Tensor]], Iterator[list[Tensor]]], denoised: Tensor, sigma: float
 ) -> Tensor:
     """Fit a predicted clean signal in pieces to what is known; a stage between two network calls."""
     signal = cast(Signal[Tensor], denoised)
-    return cast(Tensor, stages.add(signal, fit(iter(signal))))
+    return cast(Tensor, stages.add(signal, fit(signal)))

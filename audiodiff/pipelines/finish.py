@@ -10,6 +10,7 @@ from torch import Tensor
 from audiodiff.audio.mel_consistency import MelConsistency
 from audiodiff.config import SynthesisConfig
 from audiodiff.diffusion.inverse_problems import Consistency
+from audiodiff.engine.streaming import Signal
 from audiodiff.engine.windows import with_halo
 from audiodiff.pipelines.mel_initialisation import whitening_reach
 
@@ -36,19 +37,19 @@ class Finish:
         audio = self._consistency.whitening.colour(signal, mel)
         return self._consistency(audio, mel) if self._fits else audio
 
-    def in_pieces(self, signal: Iterable[Tensor], rows: Iterable[Tensor]) -> Iterator[list[Tensor]]:
-        """Do the same with consecutive pieces and the mel of each, transposed, as soon as enough has come."""
+    def in_pieces(self, signal: Iterable[Tensor], rows: Signal[Tensor]) -> Iterator[list[Tensor]]:
+        """Do the same with consecutive pieces of both, the mel transposed, as soon as enough has come."""
         return self._with_mel(self, signal, rows, self._last)
 
     def fit(self, mel: Tensor) -> Consistency | None:
         """Return what makes whitened signals fit their mels between network calls, if that is wanted."""
         return (lambda denoised, sigma: self._consistency.whitened(denoised, mel)) if self._fits else None
 
-    def fit_in_pieces(self, rows: Iterable[Tensor]) -> Callable[[Iterable[Tensor]], Iterator[list[Tensor]]] | None:
+    def fit_in_pieces(self, rows: Signal[Tensor]) -> Callable[[Signal[Tensor]], Iterator[list[Tensor]]] | None:
         """Return the same for consecutive pieces of a signal."""
         if not self._fits:
             return None
-        return lambda signal: self._with_mel(self._consistency.whitened, signal, rows, self._between)
+        return lambda signal: self._with_mel(self._consistency.whitened, iter(signal), rows, self._between)
 
     def reaches(self, network: int, n_calls: int) -> list[int]:
         """Return how many frames each stage looks ahead, from the first network call, of `network` frames, on."""
@@ -59,13 +60,14 @@ class Finish:
         return -(-n_samples // self._hop_length)
 
     def _with_mel(
-        self, function: _FromMel, signal: Iterable[Tensor], rows: Iterable[Tensor], reach: int
+        self, function: _FromMel, signal: Iterable[Tensor], rows: Signal[Tensor], reach: int
     ) -> Iterator[list[Tensor]]:
         look = reach * self._hop_length
         return with_halo(
             lambda stretch, condition: function(stretch, cast(Tensor, condition).mT),
             signal,
             iter(rows),
+            rows.length,
             look_back=look,
             look_ahead=look,
             samples_per_row=self._hop_length,

@@ -19,6 +19,7 @@ from audiodiff.config import ModelConfig, SynthesisConfig
 from audiodiff.diffusion.samplers import StepCallback
 from audiodiff.engine.choose import Dtype
 from audiodiff.engine.streaming import Signal
+from audiodiff.engine.windows import Length
 from audiodiff.errors import ConfigError, ModelError
 from audiodiff.networks import Network
 from audiodiff.networks.base import isolated
@@ -133,9 +134,9 @@ class Generator(Pipeline):
                 noise(0), noise, settings, condition=None, global_condition=global_condition, on_step=on_step
             )
         size = self.engine.piece_frames
-        pieces = Signal(
-            [Piece(first * hop_length, min(size, n_frames - first) * hop_length)] for first in range(0, n_frames, size)
-        )
+        starts = range(0, n_frames, size)
+        batches = ([Piece(start * hop_length, min(size, n_frames - start) * hop_length)] for start in starts)
+        pieces = Signal(batches, Length(n_frames * hop_length))
         sampled = self._sample_in_pieces(
             pieces,
             seeds,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -13,9 +14,15 @@ from audiodiff.audio.mel import align_to_hops
 from audiodiff.audio.mel_features import audible_frames
 from audiodiff.audio.mel_matching import refuse_unlikely
 from audiodiff.audio.transforms import Array, as_tensor
+from audiodiff.choices import SECONDS
 from audiodiff.config import MelConfig
 from audiodiff.engine.windows import Window
-from audiodiff.errors import MelError
+from audiodiff.errors import ConfigError, MelError
+
+CHUNK_SECONDS = 12.0
+"""Chunk length for long mels: long relative to the context of the estimate, short enough to bound memory."""
+LONGEST_CHUNK_SECONDS = 1.0
+"""What chunks of a stream grow to where the mel arrives faster than it is vocoded; longer ones cost hardly less."""
 
 _LONGEST_HELD = 8.0
 """Seconds of a stream that are looked at, at most, until a second is audible."""
@@ -76,23 +83,34 @@ def judged(mels: Iterable[Array], config: MelConfig) -> Iterator[Array]:
         refuse_unlikely(held, config)
 
 
+class ChunkLengths(NamedTuple):
+    """How long chunks are, in frames.
+
+    Attributes:
+        usual: Of a chunk; the last one may be shorter.
+        longest: What they grow to where more frames have come; each is at most twice as long as that before it.
+    """
+
+    usual: int
+    longest: int
+
+
 def chunks(
-    mels: Iterable[Tensor], window: Window, usual: int, longest: int, look_ahead: int, look_back: int
+    mels: Iterable[Tensor], window: Window, lengths: ChunkLengths, look_ahead: int, look_back: int
 ) -> Iterator[tuple[int, int]]:
     """Fill a window with mels and say when a chunk can be made.
 
     Args:
         mels: Pieces `(batch, n_mels, n_frames)`.
         window: Where they go; it keeps what later chunks depend on.
-        usual: Length of a chunk, in frames; the last one may be shorter.
-        longest: What chunks grow to where more frames have come; each is at most twice as long as that before it.
+        lengths: Of the chunks.
         look_ahead: How many frames after it a chunk depends on, at least 1.
         look_back: How many before it.
 
     Yields:
         First frame and end of each chunk as soon as all frames that it depends on are in the window.
     """
-    start = 0
+    start, (usual, longest) = 0, lengths
     length = usual // 2  # so that the first has the usual length
     for mel in mels:
         window.append(mel)
@@ -107,3 +125,17 @@ def chunks(
         yield start, stop
         start = stop
         window.discard_before(start - look_back)
+
+
+def chunk_frames(seconds: float, config: MelConfig) -> int:
+    """Return the length of a chunk in frames.
+
+    Raises:
+        ConfigError: If it is less than one.
+    """
+    seconds = SECONDS.check("chunk_seconds", seconds)
+    n_frames = round(seconds * config.sample_rate / config.hop_length)
+    if n_frames < 1:
+        shortest = config.hop_length / config.sample_rate
+        raise ConfigError(f"chunk_seconds is {seconds}; it must be at least a hop, {shortest:.4f} seconds.")
+    return n_frames

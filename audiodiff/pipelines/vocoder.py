@@ -7,6 +7,7 @@ import copy
 import warnings
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Sequence
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import cast
 
@@ -20,12 +21,11 @@ from audiodiff.audio.mel_consistency import MelConsistency
 from audiodiff.audio.transforms import Array, ArrayLike, as_given, as_tensor
 from audiodiff.audio.whitening import Whitening
 from audiodiff.checkpoint import choose_device, find_model, load_model
-from audiodiff.choices import SECONDS
 from audiodiff.config import MelConfig, ModelConfig, SynthesisConfig
 from audiodiff.diffusion.samplers import NoiseSource, Predictor, StepCallback
 from audiodiff.engine.choose import Dtype
 from audiodiff.engine.streaming import Signal
-from audiodiff.engine.windows import Window
+from audiodiff.engine.windows import Length, Window
 from audiodiff.errors import AudioError, ConfigError, ModelError
 from audiodiff.networks import Network
 from audiodiff.networks.base import isolated
@@ -33,15 +33,17 @@ from audiodiff.networks.conditioning import make_conditions
 from audiodiff.pipelines.base import Piece, Pipeline
 from audiodiff.pipelines.finish import Finish
 from audiodiff.pipelines.given_mels import GivenMels
-from audiodiff.pipelines.mel_chunks import aligned, chunks
+from audiodiff.pipelines.mel_chunks import (
+    CHUNK_SECONDS,
+    LONGEST_CHUNK_SECONDS,
+    ChunkLengths,
+    aligned,
+    chunk_frames,
+    chunks,
+)
 from audiodiff.pipelines.mel_initialisation import MelInitialisation
 from audiodiff.pipelines.push_stream import PushStream
 from audiodiff.pipelines.settings import SynthesisChanges, seeds_of
-
-CHUNK_SECONDS = 12.0
-"""Chunk length for long mels: long relative to the context of the estimate, short enough to bound memory."""
-LONGEST_CHUNK_SECONDS = 1.0
-"""What chunks of a stream grow to where the mel arrives faster than it is vocoded; longer ones cost hardly less."""
 
 
 class Vocoder(Pipeline):
@@ -169,7 +171,7 @@ class Vocoder(Pipeline):
         settings = self.settings(changes)
         mels = align_to_hops(checked.reshape(-1, *checked.shape[-2:]), self.mel_config)
         seeds, n_frames = seeds_of(seed, len(mels)), mels.shape[-1]
-        chunk = self._chunk_frames(CHUNK_SECONDS if chunk_seconds is None else chunk_seconds)
+        chunk = chunk_frames(CHUNK_SECONDS if chunk_seconds is None else chunk_seconds, self.mel_config)
         if chunk_seconds is None and n_frames <= 2 * chunk:
             chunk = n_frames
         batch = self.engine.largest_batch or len(mels)
@@ -187,7 +189,9 @@ class Vocoder(Pipeline):
         """Yield waveforms `(batch, 1, time)` of an aligned mel: whole where possible, or in consecutive pieces."""
         n_frames = mel.shape[-1]
         if not self._is_whole(n_frames, settings, chunk):
-            yield from self._audio_in_pieces([mel], seeds, settings, chunk, on_step, longest=chunk, in_threads=True)
+            yield from self._audio_in_pieces(
+                [mel], seeds, settings, ChunkLengths(chunk, chunk), on_step, in_threads=True
+            )
             return
         mel = mel.to(self.device, torch.float32)
         sample = partial(
@@ -216,7 +220,7 @@ class Vocoder(Pipeline):
             mels: Consecutive pieces of a mel spectrogram `(n_mels, frames)`, of any lengths.
             seed: As in a call.
             chunk_seconds: Length of the chunks: shorter ones come out earlier and cost more. Where more frames have
-                come than the next chunk needs, each is up to twice as long as that before it, up to a second.
+                come, each is up to twice as long as that before it, and a second at most.
             on_step: As in a call.
             **changes: As in a call.
 
@@ -227,8 +231,8 @@ class Vocoder(Pipeline):
             MelError: If a mel does not fit the model.
             ConfigError: If a setting is impossible, or the model sees the whole mel at once.
         """
-        settings, chunk = self.settings(changes), self._chunk_frames(chunk_seconds)
-        longest = max(chunk, self._chunk_frames(LONGEST_CHUNK_SECONDS))
+        settings, chunk = self.settings(changes), chunk_frames(chunk_seconds, self.mel_config)
+        lengths = ChunkLengths(chunk, max(chunk, chunk_frames(LONGEST_CHUNK_SECONDS, self.mel_config)))
         self._reach()
         given: Array
 
@@ -239,7 +243,7 @@ class Vocoder(Pipeline):
 
         consecutive = aligned(self.given.pieces(received()), self.mel_config)
         seeds = seeds_of(seed, 1)
-        pieces = self._audio_in_pieces(consecutive, seeds, settings, chunk, on_step, longest=longest, in_threads=False)
+        pieces = self._audio_in_pieces(consecutive, seeds, settings, lengths, on_step, in_threads=False)
         for piece in self.given.in_time(pieces):
             yield as_given(piece[0, 0], given)
 
@@ -276,7 +280,7 @@ class Vocoder(Pipeline):
 
         It is the chunk length plus the look-ahead of the estimate, of each network call and of what makes it audio.
         """
-        settings, chunk = self.settings(changes), self._chunk_frames(chunk_seconds)
+        settings, chunk = self.settings(changes), chunk_frames(chunk_seconds, self.mel_config)
         reaches = self._finish(settings).reaches(self._reach(), self.network_calls(settings))
         n_frames = chunk + self._look_ahead(settings) + sum(reaches)
         n_frames += self.mel_config.frames_beyond_hops + self.given.look_ahead
@@ -327,14 +331,13 @@ class Vocoder(Pipeline):
         mels: Iterable[Tensor],
         seeds: Sequence[int],
         settings: SynthesisConfig,
-        chunk: int,
+        lengths: ChunkLengths,
         on_step: StepCallback | None,
         *,
-        longest: int,
         in_threads: bool,
     ) -> Iterator[Tensor]:
         """Yield consecutive pieces `(batch, 1, time)` of the waveforms, from pieces of the aligned mel."""
-        pieces = Signal(self._pieces(mels, seeds, settings, chunk, longest))
+        pieces = Signal(self._pieces(mels, seeds, settings, lengths, end := Length()), end)
         own_rows = pieces.map(lambda piece: cast(Tensor, piece.mel)[..., slice(*piece.frame_range)].mT)
         finish = self._finish(settings)
         signals = self._sample_in_pieces(
@@ -343,28 +346,34 @@ class Vocoder(Pipeline):
             settings,
             global_condition=self._expanded_condition(len(seeds)),
             on_step=on_step,
-            chunk=chunk,
+            chunk=lengths.usual,
             in_threads=in_threads,
             fit=finish.fit_in_pieces(own_rows),
         )
-        for batch in finish.in_pieces(signals, own_rows):
-            yield from batch
+        yield from chain.from_iterable(finish.in_pieces(signals, own_rows))
 
     def _pieces(
-        self, mels: Iterable[Tensor], seeds: Sequence[int], settings: SynthesisConfig, chunk: int, longest: int
+        self,
+        mels: Iterable[Tensor],
+        seeds: Sequence[int],
+        settings: SynthesisConfig,
+        lengths: ChunkLengths,
+        end: Length,
     ) -> Iterator[list[Piece]]:
-        """Yield the pieces of one chunk after the other, each with what its samples depend on."""
+        """Yield the pieces of one chunk after the other, each with what its samples depend on; set their `end`."""
         hop_length, look_ahead, window = self.mel_config.hop_length, self._look_ahead(settings), Window(dim=2)
         look_back = max(look_ahead, self.engine.context_frames)
         estimates = self.initialisation.estimates(seeds, settings)
         mels = (mel.to(self.device, torch.float32) for mel in mels)
-        for start, stop in chunks(mels, window, chunk, longest, look_ahead, look_back):
+        for start, stop in chunks(mels, window, lengths, look_ahead, look_back):
             low, high = max(0, start - look_back), min(window.end, stop + look_ahead)
             mel = window.view(low, high)
             estimate = estimates.next(mel, low, last=stop + look_ahead > window.end)
-            pieces = []
-            for first in range(start, stop, self.engine.piece_frames):
-                frame_range = first - low, min(first + self.engine.piece_frames, stop) - low
+            if stop == window.end:  # more frames come after all chunks but the last
+                end.n_samples = stop * hop_length
+            pieces, length = [], self.engine.piece_frames
+            for first in range(start, stop, length):
+                frame_range = first - low, min(first + length, stop) - low
                 samples = slice(frame_range[0] * hop_length, frame_range[1] * hop_length)
                 part = None if estimate is None else estimate[..., samples]
                 pieces.append(Piece(first * hop_length, samples.stop - samples.start, part, mel, frame_range))
@@ -391,11 +400,3 @@ class Vocoder(Pipeline):
         network = self.config.network
         causal = network.kind == "stft" and network.look_ahead is not None  # whose condition is of the past
         return max(0 if causal else self.engine.context_frames, self.initialisation.reach(settings), 1)
-
-    def _chunk_frames(self, seconds: float) -> int:
-        seconds = SECONDS.check("chunk_seconds", seconds)
-        n_frames = round(seconds * self.sample_rate / self.mel_config.hop_length)
-        if n_frames < 1:
-            shortest = self.mel_config.hop_length / self.sample_rate
-            raise ConfigError(f"chunk_seconds is {seconds}; it must be at least a hop, {shortest:.4f} seconds.")
-        return n_frames
