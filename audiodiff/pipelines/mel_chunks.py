@@ -139,3 +139,9 @@ def chunk_frames(seconds: float, config: MelConfig) -> int:
         shortest = config.hop_length / config.sample_rate
         raise ConfigError(f"chunk_seconds is {seconds}; it must be at least a hop, {shortest:.4f} seconds.")
     return n_frames
+
+
+def growing_chunks(seconds: float, config: MelConfig) -> ChunkLengths:
+    """Return how long the chunks of a stream are; errors as of `chunk_frames`."""
+    usual = chunk_frames(seconds, config)
+    return ChunkLengths(usual, max(usual, chunk_frames(LONGEST_CHUNK_SECONDS, config)))

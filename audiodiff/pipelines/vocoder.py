@@ -33,14 +33,7 @@ from audiodiff.networks.conditioning import make_conditions
 from audiodiff.pipelines.base import Piece, Pipeline
 from audiodiff.pipelines.finish import Finish
 from audiodiff.pipelines.given_mels import GivenMels
-from audiodiff.pipelines.mel_chunks import (
-    CHUNK_SECONDS,
-    LONGEST_CHUNK_SECONDS,
-    ChunkLengths,
-    aligned,
-    chunk_frames,
-    chunks,
-)
+from audiodiff.pipelines.mel_chunks import CHUNK_SECONDS, ChunkLengths, aligned, chunk_frames, chunks, growing_chunks
 from audiodiff.pipelines.mel_initialisation import MelInitialisation
 from audiodiff.pipelines.push_stream import PushStream
 from audiodiff.pipelines.settings import SynthesisChanges, seeds_of
@@ -231,8 +224,7 @@ class Vocoder(Pipeline):
             MelError: If a mel does not fit the model.
             ConfigError: If a setting is impossible, or the model sees the whole mel at once.
         """
-        settings, chunk = self.settings(changes), chunk_frames(chunk_seconds, self.mel_config)
-        lengths = ChunkLengths(chunk, max(chunk, chunk_frames(LONGEST_CHUNK_SECONDS, self.mel_config)))
+        settings, lengths = self.settings(changes), growing_chunks(chunk_seconds, self.mel_config)
         self._reach()
         given: Array
 

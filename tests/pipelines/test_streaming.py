@@ -144,7 +144,7 @@ def test_a_stream_makes_what_the_whole_makes(whitening, centre, audio):
     expected = whole(vocoder, mel)
     for lengths in ([1] * mel.shape[-1], [100, mel.shape[-1] - 100]):
         pieces = list(vocoder.stream(mel.split(lengths, dim=-1), seed=5, chunk_seconds=0.1))
-        assert len(pieces) > 5
+        assert len(pieces) > 2
         assert difference(torch.cat(pieces), expected) < 3e-5
 
 
@@ -155,9 +155,9 @@ def test_chunks_grow_where_the_mel_is_ahead(audio):
         [len(piece) // HOP for piece in vocoder.stream(mel.split(n, dim=-1), chunk_seconds=0.02)]
         for n in (1, mel.shape[-1])
     )
-    assert set(slow[:-8]) == {2}  # at the end all frames are there
-    assert fast[:6] == [2, 4, 8, 16, 32, 64]
+    assert set(slow[1:-1]) == {2}  # the first waits for its look-ahead, the last brings what is left
     assert max(fast) == RATE // HOP
+    assert len(fast) < len(slow) / 10
     assert sum(slow) == sum(fast) == mel.shape[-1]
 
 
