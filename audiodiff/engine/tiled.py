@@ -4,7 +4,8 @@ A layer needs its input as far ahead as its dilation, so its output lags the lay
 its last inputs: nothing is computed twice, a tile stays in the cache on its way through all layers, and memory does not
 grow with the signal. The condition of all layers is computed once per utterance, not per step.
 
-Per position and layer of C channels that is 6 C^2 multiply-adds for the taps and 2 C^2 after the gate, and once per utterance 2 C n_mels for the condition. Constants
+Per position and layer of C channels that is 6 C^2 multiply-adds for the taps, half of them in float32 (see
+`audiodiff.engine.winograd`), and 2 C^2 after the gate, and once per utterance 2 C n_mels for the condition. Constants
 are folded so that no pass over the rows is spent on them:
 
 - tanh(s) = 2 sigmoid(2 s) - 1, so one sigmoid serves gate and signal; the factors go into the weights around it.
@@ -22,6 +23,7 @@ import torch
 from torch import Tensor
 
 from audiodiff.engine.streaming import Window
+from audiodiff.engine.winograd import MIN_CHANNELS, N_OUTPUTS, add_convolution, transform_taps
 from audiodiff.networks.diffwave import DiffWave, ResidualLayer
 from audiodiff.networks.layers import SQRT_HALF
 
@@ -33,6 +35,7 @@ class _PackedLayer:
     Attributes:
         dilation: Distance between taps, in positions.
         taps: `(3 C, 2 C)`: past, present and future rows, to gate and doubled signal.
+        winograd_taps: What `transform_taps` made of them `(6, C, 2 C)`; None in bfloat16 and for few channels.
         residual: `(C, C)`.
         skip: `(C, C)`.
         bias: What the taps add to the products of the stored rows at any noise level, `(2 C,)`, float32.
@@ -43,6 +46,7 @@ class _PackedLayer:
 
     dilation: int
     taps: Tensor
+    winograd_taps: Tensor | None
     residual: Tensor
     skip: Tensor
     bias: Tensor
@@ -60,9 +64,11 @@ def _pack_layer(layer: ResidualLayer, offset: Tensor, dtype: torch.dtype) -> tup
     by_tap = taps.unflatten(1, (3, channels)).permute(1, 0, 2)
     output, output_bias = layer.output.weight.float(), layer.output.bias.float()
     level_taps = by_tap.sum(0)
+    has_winograd = dtype == torch.float32 and channels >= MIN_CHANNELS
     packed = _PackedLayer(
         dilation=layer.dilation,
         taps=taps.T.to(dtype).contiguous(),
+        winograd_taps=transform_taps(by_tap.mT) if has_winograd else None,
         residual=(2 * SQRT_HALF * output[:channels]).T.to(dtype).contiguous(),
         skip=(2 * output[channels:]).T.to(dtype).contiguous(),
         bias=layer.taps.bias.float() * double + level_taps @ offset,
@@ -210,12 +216,18 @@ class _Rows:
         return torch.mul(gates[:, :channels], gates[:, channels:].sub_(0.5), out=gated)
 
     def _add_convolution(self, gates: Tensor, packed: _PackedLayer, start: int, stop: int) -> None:
-        dilation, channels = packed.dilation, self._gated.shape[1]
-        taps = self._taps[: stop - start]
-        for i in range(3):
-            shift = (i - 1) * dilation
-            taps[:, i * channels : (i + 1) * channels] = self[start + shift : stop + shift]
-        gates.addmm_(taps, packed.taps)
+        dilation, channels, middle = packed.dilation, self._gated.shape[1], start
+        block = N_OUTPUTS * dilation
+        if packed.winograd_taps is not None and stop - start >= block:
+            middle = stop - (stop - start) % block
+            rows = self[start - dilation : middle + dilation]
+            add_convolution(rows, packed.winograd_taps, dilation, gates[: middle - start], self._taps)
+        if middle < stop:
+            taps = self._taps[: stop - middle]
+            for i in range(3):
+                shift = (i - 1) * dilation
+                taps[:, i * channels : (i + 1) * channels] = self[middle + shift : stop + shift]
+            gates[middle - start :].addmm_(taps, packed.taps)
 
     def final(self, count: int) -> Tensor:
         """Return room for what comes after the layers."""
