@@ -2,15 +2,15 @@
 
 A layer needs its input as far ahead as its dilation, so its output lags the layer before it by that much, and it keeps
 its last inputs: nothing is computed twice, a tile stays in the cache on its way through all layers, and memory does not
-grow with the signal. Three taps are one matrix product; the condition of all layers is computed once per utterance, not
-per step.
+grow with the signal. The condition of all layers is computed once per utterance, not per step.
 
-Per position and layer of C channels that is 6 C^2 multiply-adds for the taps and 2 C^2 after the gate, and once per
-utterance 2 C n_mels for the condition. Constants are folded so that no pass over the rows is spent on them:
+Per position and layer of C channels that is 6 C^2 multiply-adds for the taps, half of them in float32 (see
+`audiodiff.engine.winograd`), and 2 C^2 after the gate, and once per utterance 2 C n_mels for the condition. Constants
+are folded so that no pass over the rows is spent on them:
 
 - tanh(s) = 2 sigmoid(2 s) - 1, so one sigmoid serves gate and signal; the factors go into the weights around it.
 - The residual stream is kept without its biases, h = stored + offset; the offset, and the noise level, enter through
-  the bias of the taps. Where a tap lies outside the signal it must see zero: its contribution is subtracted.
+  the bias of the taps. Rows outside the signal hold what cancels both, so that the taps see zero there.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from audiodiff.engine.windows import Follower, Length, Window, with_last
+from audiodiff.engine.winograd import MIN_CHANNELS, N_OUTPUTS, add_convolution, transform_taps
 from audiodiff.networks.diffwave import DiffWave, ResidualLayer
 from audiodiff.networks.layers import SQRT_HALF
 
@@ -33,22 +34,22 @@ class _PackedLayer:
     Attributes:
         dilation: Distance between taps, in positions.
         taps: `(3 C, 2 C)`: past, present and future rows, to gate and doubled signal.
+        winograd_taps: What `transform_taps` made of them `(6, C, 2 C)`; None in bfloat16 and for few channels.
         residual: `(C, C)`.
         skip: `(C, C)`.
-        bias: What the taps add at any noise level, `(2 C,)`, float32; includes the offset of a full set of taps.
-        past: What the past tap adds to that because of the offset, `(2 C,)`, float32.
-        future: The same of the future tap.
+        bias: What the taps add to the products of the stored rows at any noise level, `(2 C,)`, float32.
+        offset: What the stored rows lack, `(C,)`, float32.
         level: Float32 weight and bias of the noise level, `(C, embedding_width)` and `(C,)`.
-        level_taps: Float32 taps that the noise level passes, `(3, 2 C, C)`.
+        level_taps: Sum of the float32 taps, which the noise level passes, `(2 C, C)`.
     """
 
     dilation: int
     taps: Tensor
+    winograd_taps: Tensor | None
     residual: Tensor
     skip: Tensor
     bias: Tensor
-    past: Tensor
-    future: Tensor
+    offset: Tensor
     level: tuple[Tensor, Tensor]
     level_taps: Tensor
 
@@ -61,36 +62,20 @@ def _pack_layer(layer: ResidualLayer, offset: Tensor, dtype: torch.dtype) -> tup
     taps = layer.taps.weight.float() * double[:, None]
     by_tap = taps.unflatten(1, (3, channels)).permute(1, 0, 2)
     output, output_bias = layer.output.weight.float(), layer.output.bias.float()
-    past, present, future = by_tap @ offset
+    level_taps = by_tap.sum(0)
+    has_winograd = dtype == torch.float32 and channels >= MIN_CHANNELS
     packed = _PackedLayer(
         dilation=layer.dilation,
         taps=taps.T.to(dtype).contiguous(),
+        winograd_taps=transform_taps(by_tap.mT) if has_winograd else None,
         residual=(2 * SQRT_HALF * output[:channels]).T.to(dtype).contiguous(),
         skip=(2 * output[channels:]).T.to(dtype).contiguous(),
-        bias=layer.taps.bias.float() * double + past + present + future,
-        past=past,
-        future=future,
+        bias=layer.taps.bias.float() * double + level_taps @ offset,
+        offset=offset,
         level=(layer.level.weight.float(), layer.level.bias.float()),
-        level_taps=by_tap,
+        level_taps=level_taps,
     )
     return packed, SQRT_HALF * (offset + output_bias[:channels])
-
-
-class _Scratch:
-    """Rows that live for one layer, shared by the layers of a stream."""
-
-    def __init__(self, rows: int, channels: int, dtype: torch.dtype) -> None:
-        self._taps, self._gates, self._gated, self._final = (
-            torch.empty(rows, multiple * channels, dtype=dtype) for multiple in (3, 2, 1, 1)
-        )
-
-    def rows(self, count: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Return room for taps, gates and their product."""
-        return self._taps[:count], self._gates[:count], self._gated[:count]
-
-    def final(self, count: int) -> Tensor:
-        """Return room for what comes after the layers."""
-        return self._final[:count]
 
 
 class TiledDiffWave:
@@ -166,52 +151,87 @@ def _linear(weight: Tensor, bias: Tensor, dtype: torch.dtype) -> tuple[Tensor, T
 
 
 class _LayerStream:
-    """One layer at one noise level: its last inputs, and how far its outputs have got."""
+    """One layer at one noise level: its last inputs, and how far its outputs have got.
 
-    def __init__(self, packed: _PackedLayer, level: Tensor, weights: TiledDiffWave, scratch: _Scratch) -> None:
-        self.packed, self.scratch, dtype = packed, scratch, weights.dtype
-        shift = packed.level_taps @ (packed.level[0] @ level + packed.level[1])
-        self.bias = (packed.bias + shift.sum(0)).to(dtype)
-        self.past, self.future = (packed.past + shift[0]).to(dtype), (packed.future + shift[2]).to(dtype)
-        self.done = 0
-        reach, joining = packed.dilation, max(weights.tile, weights.delay)
-        self.rows = RingBuffer(weights.channels, first=-reach, kept=2 * reach, joining=joining, dtype=dtype)
-        self.rows.append(reach).zero_()  # zeros before the signal
+    Attributes:
+        bias: What is added to the products of the taps, `(2 C,)`.
+        outside: A row outside the signal, `(C,)`.
+        kept: Room for the inputs [done - dilation, end), `(2 * dilation, C)`.
+        done: Position after the last output.
+        end: Position after the last input.
+    """
 
-    def ready(self, length: int | None) -> int:
-        """Return up to which position the inputs that have come allow to compute."""
-        return self.rows.end - self.packed.dilation if length is None else length
+    def __init__(self, packed: _PackedLayer, level: Tensor, dtype: torch.dtype) -> None:
+        shift = packed.level[0] @ level + packed.level[1]
+        self.packed = packed
+        self.bias = (packed.bias + packed.level_taps @ shift).to(dtype)
+        self.outside = -(packed.offset + shift).to(dtype)
+        self.kept = self.outside.repeat(2 * packed.dilation, 1)
+        self.done = self.end = 0
 
-    def gate(self, stop: int, length: int | None, condition: Iterator[tuple[int, Tensor]] | None) -> Tensor:
-        """Return the gated rows [done, stop), which are valid until the next call of any layer.
+
+class _Rows:
+    """The rows of a tile on their way through the layers, and room for what a layer computes of them.
+
+    A layer finds its inputs under their position, and overwrites them by its outputs.
+
+    Args:
+        weights: The packed network.
+        n_rows: Most outputs that a layer computes at once.
+    """
+
+    def __init__(self, weights: TiledDiffWave, n_rows: int) -> None:
+        channels, dtype, dilations = weights.channels, weights.dtype, [layer.dilation for layer in weights.layers]
+        self._before = weights.delay + max(dilations)
+        self._stream = torch.empty(self._before + n_rows + max(dilations), channels, dtype=dtype)
+        self._origin = 0
+        self._taps, self._gates, self._gated = (
+            torch.empty(n_rows, multiple * channels, dtype=dtype) for multiple in (3, 2, 1)
+        )
+
+    def move(self, position: int) -> None:
+        """Make room for a tile that begins at a position."""
+        self._origin = position - self._before
+
+    def __getitem__(self, positions: slice) -> Tensor:
+        return self._stream[positions.start - self._origin : positions.stop - self._origin]
+
+    def gate(self, layer: _LayerStream, stop: int, condition: Iterator[tuple[int, Tensor]] | None) -> Tensor:
+        """Return the gated rows [layer.done, stop), which are valid until the next call.
 
         Args:
-            stop: A position that is ready.
-            length: That of the signal, once it is known.
-            condition: This layer's rows of [done, stop) as (position, rows), or None.
+            layer: The layer, whose inputs are here.
+            stop: A position that its inputs allow.
+            condition: The layer's rows of [layer.done, stop) as (position, rows), or None.
         """
-        start, reach, channels = self.done, self.packed.dilation, self.packed.residual.shape[0]
-        taps, gates, gated = self.scratch.rows(stop - start)
-        for i in range(3):
-            shift = (i - 1) * reach
-            taps[:, i * channels : (i + 1) * channels] = self.rows[start + shift : stop + shift]
+        start, channels = layer.done, self._gated.shape[1]
+        gates, gated = self._gates[: stop - start], self._gated[: stop - start]
         if condition is None:
-            gates.copy_(self.bias)
+            gates.copy_(layer.bias)
         else:
             for first, part in condition:
-                torch.add(part, self.bias, out=gates[first - start : first - start + len(part)])
-        gates.addmm_(taps, self.packed.taps)
-        if start < reach:
-            gates[: reach - start].sub_(self.past)
-        if length is not None and stop > length - reach:
-            gates[max(0, length - reach - start) :].sub_(self.future)
+                torch.add(part, layer.bias, out=gates[first - start : first - start + len(part)])
+        self._add_convolution(gates, layer.packed, start, stop)
         gates.sigmoid_()
         return torch.mul(gates[:, :channels], gates[:, channels:].sub_(0.5), out=gated)
 
-    def finish(self, stop: int) -> None:
-        """Note that the rows before `stop` are done, and discard the inputs that no later row needs."""
-        self.done = stop
-        self.rows.discard_before(stop - self.packed.dilation)
+    def _add_convolution(self, gates: Tensor, packed: _PackedLayer, start: int, stop: int) -> None:
+        dilation, channels, middle = packed.dilation, self._gated.shape[1], start
+        block = N_OUTPUTS * dilation
+        if packed.winograd_taps is not None and stop - start >= block:
+            middle = stop - (stop - start) % block
+            rows = self[start - dilation : middle + dilation]
+            add_convolution(rows, packed.winograd_taps, dilation, gates[: middle - start], self._taps)
+        if middle < stop:
+            taps = self._taps[: stop - middle]
+            for i in range(3):
+                shift = (i - 1) * dilation
+                taps[:, i * channels : (i + 1) * channels] = self[middle + shift : stop + shift]
+            gates[middle - start :].addmm_(taps, packed.taps)
+
+    def final(self, count: int) -> Tensor:
+        """Return room for what comes after the layers."""
+        return self._gated[:count]
 
 
 class _NetworkState:
@@ -230,8 +250,8 @@ class _NetworkState:
         self._weights, self._follower = weights, follower
         level = weights.network.embed_level(log_snr.reshape(1).float(), global_condition)
         delay, joining = weights.delay, max(weights.tile, weights.delay)
-        self._scratch = _Scratch(joining, weights.channels, weights.dtype)
-        self._layers = [_LayerStream(layer, level[0].float(), weights, self._scratch) for layer in weights.layers]
+        self._rows = _Rows(weights, joining)
+        self._layers = [_LayerStream(layer, level[0].float(), weights.dtype) for layer in weights.layers]
         self._skips = RingBuffer(weights.channels, first=0, kept=delay + joining, joining=joining, dtype=weights.dtype)
         self._condition = Window(dim=1)
         self._predicted = Window(dim=2)
@@ -246,6 +266,7 @@ class _NetworkState:
             self._enter(tile)
             self._advance(None)
         if last:
+            self._rows.move(self._received)
             self._advance(self._received)
         return self._complete()
 
@@ -261,41 +282,47 @@ class _NetworkState:
 
     def _enter(self, patches: Tensor) -> None:
         weight, bias = self._weights.input
-        rows = self._layers[0].rows.append(len(patches))
-        torch.addmm(bias, patches.to(self._weights.dtype), weight, out=rows).relu_()
-        self._received += len(patches)
+        start, stop = self._received, self._received + len(patches)
+        self._rows.move(start)
+        torch.addmm(bias, patches.to(self._weights.dtype), weight, out=self._rows[start:stop]).relu_()
+        self._received = stop
 
     def _advance(self, length: int | None) -> None:
         """Take every layer as far as its inputs allow; `length` ends the signal."""
+        end = self._received
         for index, layer in enumerate(self._layers):
+            dilation = layer.packed.dilation
+            first = layer.done - dilation
+            self._rows[first : layer.end].copy_(layer.kept[: layer.end - first])
             if length is not None:
-                layer.rows.append(layer.packed.dilation).zero_()  # zeros after the signal
-            start, stop = layer.done, layer.ready(length)
-            if stop > start:
-                self._run(index, start, stop, length)
-                layer.finish(stop)
+                self._rows[end : end + dilation].copy_(layer.outside)
+                end += dilation
+            stop = max(layer.done, end - dilation)
+            layer.kept[: end - stop + dilation].copy_(self._rows[stop - dilation : end])
+            if stop > layer.done:
+                self._run(index, layer, stop)
+            layer.end, layer.done = end, stop
+            end = stop
         self._finish(self._layers[-1].done)
 
-    def _run(self, index: int, start: int, stop: int, length: int | None) -> None:
-        layer = self._layers[index]
-        condition = None
+    def _run(self, index: int, layer: _LayerStream, stop: int) -> None:
+        start, condition = layer.done, None
         if self._condition.end:
             condition = ((first, part[index]) for first, part in self._condition.parts(start, stop))
-        gated = layer.gate(stop, length, condition)
+        gated = self._rows.gate(layer, stop, condition)
         if index == 0:
             torch.mm(gated, layer.packed.skip, out=self._skips.append(stop - start))
         else:
             self._skips[start:stop].addmm_(gated, layer.packed.skip)
         if index + 1 < len(self._layers):
-            following = self._layers[index + 1].rows.append(stop - start)
-            torch.addmm(layer.rows[start:stop], gated, layer.packed.residual, beta=SQRT_HALF, out=following)
+            self._rows[start:stop].addmm_(gated, layer.packed.residual, beta=SQRT_HALF)
 
     def _finish(self, stop: int) -> None:
         """Turn the complete sums of skips before `stop` into predictions."""
         start = self._skips.start
         if stop <= start:
             return
-        hidden = self._scratch.final(stop - start)
+        hidden = self._rows.final(stop - start)
         torch.addmm(self._weights.skip[1], self._skips[start:stop], self._weights.skip[0], out=hidden).relu_()
         output = torch.addmm(self._weights.output[1], hidden, self._weights.output[0])
         self._predicted.append(output.float().reshape(1, 1, -1))

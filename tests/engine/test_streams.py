@@ -13,6 +13,7 @@ from audiodiff.engine import choose
 from audiodiff.engine.choose import IncrementalEngine, PlainEngine, TiledEngine, choose_dtype, make_engine
 from audiodiff.engine.tiled import TiledDiffWave
 from audiodiff.engine.windows import Length, with_halo
+from audiodiff.engine.winograd import MIN_CHANNELS
 from audiodiff.errors import ConfigError
 from audiodiff.networks import Network, build_network
 from audiodiff.networks.conditioning import GlobalConditions
@@ -27,6 +28,7 @@ NETWORKS = {
     "patches": {"channels": 8, "layers": 4, "patch": 8},
     "upsampled": {"channels": 8, "layers": 4, "upsampling": "transposed", "upsampling_factors": [8, 8]},
     "one layer": {"channels": 4, "layers": 1},
+    "wide": {"channels": MIN_CHANNELS, "layers": 6, "dilation_cycle": 5},
     "radial": {"channels": 8, "layers": 4, "patch": 8, "activation": "rbf"},
     "stft": {"kind": "stft", "channels": 8, "layers": 3, "n_fft": 256, "hop_length": 64},
     "causal": {"channels": 8, "layers": 7, "dilation_cycle": 4, "patch": 8, "look_ahead": 1},
@@ -51,7 +53,7 @@ NETWORKS = {
         "attention": 1,
     },
 }
-TILED = ("diffwave", "patches", "upsampled", "one layer")
+TILED = ("diffwave", "patches", "upsampled", "one layer", "wide")
 INCREMENTAL = ("stft", "causal stft", "branched stft")
 
 
@@ -144,9 +146,10 @@ def test_the_clips_of_an_incremental_batch_have_conditions_of_their_own(name):
     assert error(made, exchanged) > 1e-3
 
 
+@pytest.mark.parametrize("name", ["diffwave", "wide"])
 @pytest.mark.parametrize("tile", [1, 5, 64, 4096])
-def test_the_size_of_a_tile_changes_nothing(tile):
-    network, _ = make("diffwave", mel=False)
+def test_the_size_of_a_tile_changes_nothing(name, tile):
+    network, _ = make(name, mel=False)
     x = torch.randn(1, 1, 700)
     with torch.inference_mode():
         made = alone(TiledDiffWave(network, torch.float32, tile), x)
