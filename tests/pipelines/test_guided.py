@@ -12,6 +12,7 @@ from audiodiff.diffusion.process import noise_from
 from audiodiff.diffusion.variance import prediction_from
 from audiodiff.engine.choose import PlainEngine
 from audiodiff.engine.streaming import Signal, Stages
+from audiodiff.engine.windows import Length
 from audiodiff.networks import build_network
 from audiodiff.networks.conditioning import GlobalConditions
 
@@ -42,7 +43,8 @@ def make(name, target="epsilon", variance="fixed"):
 
 def predict_pieces(generator, x, labels, guidance, cuts):
     """Return the guided prediction of x in pieces, its noise and variance."""
-    stages, pieces = Stages(), Signal([piece] for piece in x.split([HOP * length for length in cuts], dim=-1))
+    lengths = [HOP * length for length in cuts]
+    stages, pieces = Stages(), Signal(([piece] for piece in x.split(lengths, dim=-1)), Length(x.shape[-1]))
     bind = partial(generator._signal_predictor, stages, pieces.map(lambda piece: None))
     settings = SynthesisConfig(guidance=guidance.scale, guidance_interval=guidance.interval)
     prediction = generator.guided(bind, generator.network.embed(GlobalConditions(labels)), settings)(pieces, LOG_SNR)
@@ -69,7 +71,7 @@ def test_pieces_are_guided_like_the_whole(name, target, guidance, cuts):
     conditional, null = (noise_from(output, x, log_snr, target) for output in outputs)
     expected = guidance.combine(conditional, null, x, log_snr)
     pieces, _ = predict_pieces(generator, x, labels, guidance, cuts)
-    assert [piece.shape[-1] for piece in pieces] == [HOP * length for length in cuts]
+    assert all(piece.shape[-1] % HOP == 0 for piece in pieces)
     found = torch.cat(pieces, dim=-1)
     assert float((found - expected).norm() / expected.norm()) < 1e-5
     assert float((found - conditional).norm() / expected.norm()) > 3e-3
