@@ -203,7 +203,8 @@ class IncrementalEngine(PlainEngine):
 
     def whole(self, x: Tensor, condition: Tensor | None, log_snr: Tensor, global_condition: Tensor | None) -> Tensor:
         """Run the network over a whole signal; see `Engine.whole`."""
-        return _joined(self.stream([x], [condition], Length(x.shape[2]), log_snr, global_condition))
+        ((output,),) = self.stream([x], [condition], Length(x.shape[2]), log_snr, global_condition)
+        return output
 
     def stream(
         self,
@@ -244,7 +245,8 @@ class TiledEngine:
 
     def whole(self, x: Tensor, condition: Tensor | None, log_snr: Tensor, global_condition: Tensor | None) -> Tensor:
         """Run the network over a whole signal; see `Engine.whole`."""
-        return _joined(self.stream([x], [condition], Length(x.shape[2]), log_snr, global_condition))
+        ((output,),) = self.stream([x], [condition], Length(x.shape[2]), log_snr, global_condition)
+        return output
 
     def stream(
         self,
@@ -256,7 +258,3 @@ class TiledEngine:
     ) -> Iterator[list[Tensor]]:
         """Run the network over a signal in pieces; see `Engine.stream`."""
         return self._weights.stream(signal, conditions, length, log_snr, global_condition)
-
-
-def _joined(batches: Iterable[list[Tensor]]) -> Tensor:
-    return torch.cat([output for batch in batches for output in batch], dim=2)

@@ -6,7 +6,7 @@ the whole signal: rows outside it count as zero, and a window that reaches beyon
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple, cast
 
 import torch
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from audiodiff.audio.transforms import FramedSTFT
-from audiodiff.engine.windows import Follower, Length, Window, with_last
+from audiodiff.engine.windows import Length, Window, fill, with_last
 from audiodiff.networks.conditioning import FrameConditioner
 from audiodiff.networks.diffwave import ResidualLayer
 from audiodiff.networks.layers import SQRT_HALF
@@ -174,10 +174,10 @@ class IncrementalSTFT:
     ) -> Iterator[list[Tensor]]:
         """Run the network over a signal in pieces; see `audiodiff.engine.choose.Engine.stream`."""
         state: _NetworkState | None = None
-        follower = Follower(conditions, self.network.stft.hop_length, dim=1)
+        conditions = iter(conditions)
         for x, last in with_last(signal, length):
             if state is None:
-                state = _NetworkState(self, log_snr.to(x).expand(len(x)), global_condition, follower)
+                state = _NetworkState(self, log_snr.to(x).expand(len(x)), global_condition, conditions)
             yield state.push(x, last=last)
 
 
@@ -285,7 +285,7 @@ class _BranchState:
         self._overlap: Tensor | None = None
         self._ahead_of = self._stft.margin
 
-    def push(self, x: Tensor, conditions: Sequence[Tensor], *, last: bool) -> Tensor:
+    def push(self, x: Tensor, condition: Tensor | None, *, last: bool) -> Tensor:
         """Take the next samples `(batch, time)` and more of the condition; return what of y is complete now."""
         edge = x.new_zeros(len(x), self._stft.margin)
         if not self._samples.end:
@@ -293,7 +293,7 @@ class _BranchState:
         self._samples.append(x)
         if last:
             self._samples.append(edge)
-        for condition in conditions:
+        if condition is not None:
             self._conditions.append(condition[..., self._branch.columns])
         spectrum = self._analyse(x)
         self._spectra.append(spectrum)
@@ -362,21 +362,29 @@ class _NetworkState:
     """The network at one noise level, between two pieces of a signal."""
 
     def __init__(
-        self, weights: IncrementalSTFT, log_snr: Tensor, global_condition: Tensor | None, follower: Follower
+        self,
+        weights: IncrementalSTFT,
+        log_snr: Tensor,
+        global_condition: Tensor | None,
+        conditions: Iterator[Tensor | None],
     ) -> None:
-        embedding, self._follower = weights.network.embed_level(log_snr, global_condition), follower
+        embedding, self._conditions = weights.network.embed_level(log_snr, global_condition), conditions
         self._branches = [_BranchState(branch, embedding, weights.condition_bias) for branch in weights.branches]
         self._alpha, self._sigma = (torch.sigmoid(sign * log_snr).sqrt().view(-1, 1, 1) for sign in (1, -1))
-        self._x = Window(dim=2)
+        self._x, self._condition = Window(dim=2), Window(dim=1)
         self._y = [Window(dim=1) for _ in weights.branches]
         self._done, self._hop_length = 0, weights.network.stft.hop_length
 
     def push(self, x: Tensor, *, last: bool) -> list[Tensor]:
         """Take the next piece `(batch, 1, time)`; return the predictions of whole hops that have become complete."""
         self._x.append(x)
-        conditions = list(self._follower.until(self._x.end))
+        condition, given = None, self._condition.end
+        fill(self._condition, self._conditions, self._x.end // self._hop_length)
+        if self._condition.end > given:  # all of it goes on to the branches
+            condition = self._condition.view(given, self._condition.end)
+            self._condition.discard_before(self._condition.end)
         for branch, y in zip(self._branches, self._y, strict=True):
-            y.append(branch.push(x[:, 0], conditions, last=last))
+            y.append(branch.push(x[:, 0], condition, last=last))
         start, stop = self._done, min(y.end for y in self._y) // self._hop_length * self._hop_length
         if stop <= start:
             return []

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from audiodiff.engine.windows import Follower, Length, Window, with_last
+from audiodiff.engine.windows import Length, Window, fill, with_last
 from audiodiff.engine.winograd import MIN_CHANNELS, N_OUTPUTS, add_convolution, transform_taps
 from audiodiff.networks.diffwave import DiffWave, ResidualLayer
 from audiodiff.networks.layers import SQRT_HALF
@@ -141,7 +141,7 @@ class TiledDiffWave:
 
         `global_condition` is what the network's `embed` returned of one clip `(1, width)`, or None.
         """
-        state = _NetworkState(self, log_snr, global_condition, Follower(conditions, 1, dim=1))
+        state = _NetworkState(self, log_snr, global_condition, iter(conditions))
         for piece, last in with_last(signal, length):
             yield state.push(piece, last=last)
 
@@ -241,13 +241,17 @@ class _NetworkState:
         weights: The packed network.
         log_snr: The noise level, a scalar.
         global_condition: What the network's `embed` returned of one clip `(1, width)`, or None.
-        follower: Where the condition of each position comes from.
+        conditions: Consecutive pieces of the condition, a row per position, or None for each.
     """
 
     def __init__(
-        self, weights: TiledDiffWave, log_snr: Tensor, global_condition: Tensor | None, follower: Follower
+        self,
+        weights: TiledDiffWave,
+        log_snr: Tensor,
+        global_condition: Tensor | None,
+        conditions: Iterator[Tensor | None],
     ) -> None:
-        self._weights, self._follower = weights, follower
+        self._weights, self._conditions = weights, conditions
         level = weights.network.embed_level(log_snr.reshape(1).float(), global_condition)
         delay, joining = weights.delay, max(weights.tile, weights.delay)
         self._rows = _Rows(weights, joining)
@@ -260,8 +264,7 @@ class _NetworkState:
     def push(self, x: Tensor, *, last: bool) -> list[Tensor]:
         """Take the next piece `(1, 1, time)`; return the predictions that have become complete."""
         patches = x[0, 0].reshape(-1, self._weights.network.patch)
-        for part in self._follower.until(self._received + len(patches)):
-            self._condition.append(part)
+        fill(self._condition, self._conditions, self._received + len(patches))
         for tile in patches.split(self._weights.tile):
             self._enter(tile)
             self._advance(None)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -69,32 +68,18 @@ def with_last(signal: Iterable[Tensor], length: Length) -> Iterator[tuple[Tensor
         yield piece, end == length.n_samples
 
 
-class Follower:
-    """What belongs to a signal, read as far as that has come, however each of them is cut.
-
-    Args:
-        pieces: Consecutive pieces of it, or None for each if there is nothing.
-        samples_per_row: Samples of the signal per index of the pieces.
-        dim: Their axis of time.
-    """
-
-    def __init__(self, pieces: Iterable[Any], samples_per_row: int, dim: int) -> None:
-        self._pieces, self._samples_per_row, self._dim, self._n_samples = iter(pieces), samples_per_row, dim, 0
-
-    def until(self, n_samples: int) -> Iterator[Tensor]:
-        """Yield the next pieces, up to the one that belongs to the last of so many samples."""
-        while self._n_samples < n_samples and (piece := next(self._pieces, None)) is not None:
-            self._n_samples += piece.shape[self._dim] * self._samples_per_row
-            yield piece
+def fill(window: Window, pieces: Iterator[Tensor | None], end: int) -> None:
+    """Append the next pieces to a window until it reaches an index; None is that there is nothing to append."""
+    while window.end < end and (piece := next(pieces, None)) is not None:
+        window.append(piece)
 
 
-def with_stretches(signal: Iterable[Tensor], other: Iterable[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield every piece of a signal and the same stretch of another."""
-    follower, window, start = Follower(other, 1, dim=2), Window(dim=2), 0
+def with_stretches(signal: Iterable[Tensor], other: Iterator[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield every piece of a signal and the same stretch of another, which may be cut elsewhere."""
+    window, start = Window(dim=2), 0
     for piece in signal:
         stop = start + piece.shape[2]
-        for part in follower.until(stop):
-            window.append(part)
+        fill(window, other, stop)
         yield piece, window.view(start, stop)
         start = stop
         window.discard_before(start)
@@ -126,7 +111,7 @@ def with_halo(
         After every piece, the results that have become complete, if any; after the last, all that are left.
     """
     x, rows, done = Window(dim=2), Window(dim=1), 0
-    follower = Follower(conditions, samples_per_row, dim=1)
+    conditions = iter(conditions)
 
     def until(stop: int) -> list[Tensor]:
         nonlocal done
@@ -142,6 +127,5 @@ def with_halo(
 
     for piece, last in with_last(signal, length):
         x.append(piece)
-        for part in follower.until(x.end):
-            rows.append(part)
+        fill(rows, conditions, x.end // samples_per_row)
         yield until(x.end if last else x.end - look_ahead)
